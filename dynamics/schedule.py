@@ -1,0 +1,65 @@
+"""When to measure: a schedule is a value, known before the run starts. No torch here."""
+
+from dataclasses import dataclass
+
+from dynamics.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base: a set of optimiser steps; step 0 (before any update) and the last step always belong to it."""
+
+    def inner(self, last: int) -> set[int]:
+        """Steps in 1..last-1 that the concrete schedule asks for."""
+        raise NotImplementedError
+
+    def steps(self, last: int) -> tuple[int, ...]:
+        """All steps to measure at, ascending, for a run of `last` optimiser updates.
+
+        >>> LogSpaced().steps(10)
+        (0, 1, 2, 4, 8, 10)
+        """
+        if last < 0:
+            raise Refusal(f"a schedule needs a known number of steps: set trainer.max_steps (got {last}).")
+        return tuple(sorted({0, last} | {s for s in self.inner(last) if 0 < s < last}))
+
+
+@dataclass(frozen=True)
+class Every(Schedule):
+    """Every `interval` steps.
+
+    >>> Every(4).steps(10)
+    (0, 4, 8, 10)
+    """
+
+    interval: int = 100
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise Refusal(f"schedule interval must be at least 1 step (got {self.interval}).")
+
+    def inner(self, last: int) -> set[int]:
+        return set(range(self.interval, last, self.interval))
+
+
+@dataclass(frozen=True)
+class LogSpaced(Schedule):
+    """Powers of two, or `per_decade` steps in every factor of ten.
+
+    >>> LogSpaced(per_decade=2).steps(100)
+    (0, 1, 3, 10, 32, 100)
+    """
+
+    per_decade: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_decade is not None and self.per_decade < 1:
+            raise Refusal(f"schedule per_decade must be at least 1 (got {self.per_decade}).")
+
+    def inner(self, last: int) -> set[int]:
+        ratio = 2.0 if self.per_decade is None else 10 ** (1 / self.per_decade)
+        steps, exponent = set(), 0
+        while (step := round(ratio**exponent)) < last:
+            steps.add(step)
+            exponent += 1
+        return steps
