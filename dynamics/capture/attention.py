@@ -1,0 +1,131 @@
+"""What entered one attention, and its exact logits for any range of queries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamics.capture.function_mode import Scores
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What entered one attention, in the model's precision and on its device; nothing is copied.
+
+    layer      1..L, counted in the order in which the layers run. A model with local attention (CANINE) gives
+               several calls a layer, each with the queries of one chunk.
+    query      (B, H, T, d) as it enters the dot product, without the scaling.
+    key        (B, H_kv, S, d); H is a multiple of H_kv, and query head h reads key head h // (H / H_kv).
+    scaling    logits = scaling * query @ key^T + bias
+    mask       as the model handed it over: None, boolean (true = visible) or additive, broadcastable to
+               (B, H, T, S). None for a model that computes its own softmax; `scores` then holds its input.
+    is_causal  query i sees the keys 0..i only, on top of `mask`.
+    valid      (B, T) boolean: the queries that are not padding. Rows of padding may see no key at all.
+    cross      the keys come from another sequence.
+    """
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None
+    is_causal: bool
+    valid: Tensor
+    cross: bool = False
+    scores: Tensor | None = None
+
+    @property
+    def groups(self) -> int:
+        """Query heads for each key head."""
+        return self.query.shape[1] // self.key.shape[1]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The mask, additive: boolean masks turned into 0 and -inf."""
+        if self.mask is None or self.mask.dtype != torch.bool:
+            return self.mask
+        return torch.zeros_like(self.mask, dtype=self.query.dtype).masked_fill_(~self.mask, -torch.inf)
+
+    def expanded_key(self) -> Tensor:
+        """The keys with one head for every query head: (B, H, S, d), a copy if heads are shared."""
+        return self.key.repeat_interleave(self.groups, 1)
+
+    def reach(self, stop: int) -> int:
+        """How many of the first keys are enough for the queries before `stop`."""
+        return min(stop, self.key.shape[2]) if self.is_causal else self.key.shape[2]
+
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
+        """The masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
+
+        Shape (B, H, stop - start, keys), float32, or float64 if the queries are; hidden keys hold -inf.
+        The result is the caller's own to overwrite. `keys=call.reach(stop)` saves a causal model half the work.
+        """
+        keys = self.key.shape[2] if keys is None else keys
+        dtype = torch.promote_types(self.query.dtype, torch.float32)
+        if self.scores is not None:
+            logits = self.scores[:, :, start:stop, :keys].to(dtype, copy=True)
+            return _hide(logits, logits <= torch.finfo(self.scores.dtype).min / 2)
+        query = self.query[:, :, start:stop].to(dtype) * self.scaling
+        batch, heads, rows, width = query.shape
+        query = query.reshape(batch, self.key.shape[1], -1, width)
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query @ self.key[:, :, :keys].to(dtype).transpose(-1, -2)
+        logits = logits.view(batch, heads, rows, keys)
+        if self.mask is not None:
+            mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., start:stop, :]
+            mask = mask if mask.shape[-1] == 1 else mask[..., :keys]
+            if mask.dtype == torch.bool:
+                logits = _hide(logits, ~mask)
+            else:
+                logits = _hide(logits.add_(mask), mask <= torch.finfo(mask.dtype).min / 2)
+        if self.is_causal:
+            at = torch.arange(keys, device=logits.device)
+            logits = _hide(logits, at[None, :] > at.new_tensor(range(start, start + rows))[:, None])
+        return logits
+
+
+def _hide(logits: Tensor, hidden: Tensor) -> Tensor:
+    return logits.masked_fill_(hidden, -torch.inf)
+
+
+def attention_call(
+    layer: int,
+    module: Any,
+    scores: Scores,
+    shape: tuple[int, int],
+    cross: bool,
+    valid: Callable[[int, int, torch.device], Tensor],
+) -> AttentionCall:
+    """The call that `module` made, in the one form above, however the model laid its tensors out.
+
+    `shape` is the batch and the length of the layer's input; `valid(batch, rows, device)` tells padded queries.
+    """
+    batch, tokens = shape
+    query, key, logits = (_four(x, batch) for x in (scores.query, scores.key, scores.logits))
+    mask, scaling = scores.mask, scores.scaling
+    if mask is not None and scores.query.ndim == 3 and mask.ndim == 3:
+        mask = _four(mask, min(batch, mask.shape[0]))
+    groups = getattr(module, "num_key_value_groups", 1)
+    if groups > 1 and query.shape[1] == key.shape[1]:
+        if tokens == 1 and query.shape[2] == groups:
+            # transformers lays the heads of a group along the token axis when there is one query
+            query = query.flatten(1, 2).unsqueeze(2)
+            if mask is not None and mask.ndim == 4 and mask.shape[2] == groups:
+                mask = mask.flatten(1, 2).unsqueeze(2)
+        else:
+            key = key[:, ::groups]
+    own = getattr(module, "scaling", None)
+    if scaling == 1.0 and isinstance(own, float) and own != 1.0:
+        # OPT and Whisper scale their queries before the attention
+        query, scaling = query / own, own
+    real = valid(query.shape[0], query.shape[2], query.device)
+    return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits)
+
+
+def _four(x: Tensor | None, batch: int) -> Tensor | None:
+    """(batch * heads, T, d) or (batch, windows, ..., heads, T, d) as (batch, heads, T, d)."""
+    if x is None or x.ndim == 4:
+        return x
+    return x.unflatten(0, (batch, -1)) if x.ndim == 3 else x.flatten(0, -4)

@@ -1,0 +1,66 @@
+"""Holds a model still while it is measured, and puts everything back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def held_still(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no compilation, no cache, scores within sight; all of it undone at the end.
+
+    Undone whatever happens: the mode of every submodule, the random states of CPU and GPUs, `use_cache` and the
+    attention implementation of every config.
+    """
+    modes = {module: module.training for module in model.modules()}
+    configs = _configs(model)
+    implementations = {id(config): config._attn_implementation for config in configs}
+    caches = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    gpus = sorted({x.device.index for x in model.parameters() if x.device.type == "cuda"})
+    try:
+        with torch.no_grad(), torch.random.fork_rng(gpus), torch.compiler.set_stance("force_eager"):
+            for module in modes:
+                module.training = False
+            for config, _ in caches:
+                config.use_cache = False
+            torch.backends.mha.set_fastpath_enabled(False)
+            _show_scores(model)
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for config, cache in caches:
+            config.use_cache = cache
+        for config in configs:
+            if config._attn_implementation != implementations[id(config)]:
+                config._attn_implementation = implementations[id(config)]
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _show_scores(model: nn.Module) -> None:
+    """Run every transformers model on its sdpa path where it has one.
+
+    Fused kernels (flash, flex) hide what enters the softmax; falcon's eager path adds its alibi twice.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module._supports_sdpa:
+            if module.config._attn_implementation != "sdpa":
+                module.set_attn_implementation("sdpa")
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every config of the model, those of its parts included, each once, outer before inner."""
+    found: dict[int, Any] = {}
+    waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    while waiting:
+        config = waiting.pop(0)
+        if id(config) not in found:
+            found[id(config)] = config
+            parts = (getattr(config, name, None) for name in config.sub_configs)
+            waiting += [part for part in parts if part is not None]
+    return list(found.values())

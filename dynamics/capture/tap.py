@@ -1,0 +1,240 @@
+"""The tap: runs a model as it is and hands over what passes, layer by layer, on the spot."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dynamics.capture.attention import AttentionCall, attention_call
+from dynamics.capture.function_mode import Scores, ScoreWatch
+from dynamics.capture.layers import Call, Layout, at_work, find_layers
+from dynamics.capture.padding import Padding
+from dynamics.capture.state import held_still
+from dynamics.errors import Refusal
+
+STATE_SITES = frozenset({"residual", "output"})
+ATTENTION_SITES = frozenset({"query", "key", "attention"})
+
+OnStates = Callable[[str, int, Tensor, Tensor], None]
+OnAttention = Callable[[AttentionCall], None]
+
+_LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, Layout]] = WeakKeyDictionary()
+
+
+class Tap:
+    """What a capture knows of the model: filled at its first forward pass."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: frozenset[str],
+        on_states: OnStates | None,
+        on_attention: OnAttention | None,
+        cross: bool,
+    ) -> None:
+        self.name = type(model).__name__
+        self._model, self._sites, self._cross = model, sites, cross
+        self._on_states, self._on_attention = on_states, on_attention
+        self._padding = Padding()
+        self._layout: Layout | None = None
+        self._hooks = ExitStack()
+        self._attentions: list[Call] = []
+        self._passes = 0
+
+    @property
+    def layout(self) -> Layout:
+        """Where the layers are."""
+        if self._layout is None:
+            raise Refusal(f"The layers of {self.name} are known after its first forward pass.")
+        return self._layout
+
+    @property
+    def layers(self) -> int:
+        """The number of layers L, counted as they run: a shared layer counts every time."""
+        return self.layout.layers
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Query heads of each layer; 0 for a layer without self-attention."""
+        return self.layout.heads
+
+    @property
+    def has_attention(self) -> bool:
+        """False for convolutional models: they give states only."""
+        return any(self.heads)
+
+    @property
+    def passes(self) -> int:
+        """Complete forward passes so far."""
+        return self._passes
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(held_still(self._model))
+            stack.enter_context(self._hooks)
+            self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
+            yield
+        if not self._passes:
+            raise Refusal(f"Nothing was captured: {self.name} was not run inside the capture.")
+
+    def _hook(self, handle: Any) -> None:
+        self._hooks.callback(handle.remove)
+
+    def _begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self._layout is None:
+            self._layout = _layout(model, lambda: model.forward(*args, **kwargs))
+            self._install()
+        self._padding.mask = None
+        self._padding.read(model, args, kwargs)
+        self._layer, self._shape, self._seen = 0, (0, 0), set()
+        self._attentions.clear()
+
+    def _install(self) -> None:
+        layout, modules = self.layout, dict(self._model.named_modules())
+        if self._sites <= ATTENTION_SITES and not self.has_attention:
+            raise Refusal(
+                f"{self.name} computes no attention that can be captured: ask for the residual or output site."
+            )
+        for module in modules.values():
+            if isinstance(module, PreTrainedModel) and module is not self._model:
+                self._hook(module.register_forward_pre_hook(self._padding.read, with_kwargs=True))
+        for name in layout.blocks:
+            self._hook(modules[name].register_forward_pre_hook(self._enter, with_kwargs=True))
+            if "residual" in self._sites:
+                self._hook(modules[name].register_forward_hook(self._leave))
+        if "output" in self._sites:
+            self._hook(_base(self._model).register_forward_hook(self._output))
+        if self._sites & ATTENTION_SITES and self.has_attention:
+            attentions = {name: modules[name] for name in layout.attentions}
+            self._hooks.enter_context(at_work(attentions, self._attentions))
+            owner = lambda: self._attentions[-1] if self._attentions else None  # noqa: E731
+            self._hooks.enter_context(ScoreWatch(owner, lambda call: call in self._attentions, self._scores))
+        self._hook(self._model.register_forward_hook(self._end))
+
+    def _enter(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        x = _tokens(_first_tensor((kwargs.get("hidden_states"), *args, *kwargs.values())))
+        self._shape, self._queries = (x.shape[0], x.shape[1]), 0
+        if self._layer == 0 and "residual" in self._sites:
+            self._hand_over("residual", 0, x)
+        self._layer += 1
+
+    def _leave(self, block: nn.Module, args: tuple, output: Any) -> None:
+        self._hand_over("residual", self._layer, _tokens(_first_tensor(output)))
+
+    def _output(self, model: nn.Module, args: tuple, output: Any) -> None:
+        x = getattr(output, "last_hidden_state", None)
+        self._hand_over("output", self.layers, _tokens(_first_tensor(output) if x is None else x))
+
+    def _hand_over(self, site: str, layer: int, x: Tensor) -> None:
+        assert self._on_states is not None
+        self._on_states(site, layer, x, self._padding.valid(self._model, *x.shape[:2], x.device))
+
+    def _scores(self, owner: Call, scores: Scores) -> None:
+        if owner.cross and not self._cross:
+            return
+        assert self._on_attention is not None
+        if not owner.cross:
+            self._seen.add(self._layer)
+        call = attention_call(self._layer, owner.module, scores, self._shape, owner.cross, self._valid)
+        self._on_attention(call)
+
+    def _valid(self, batch: int, rows: int, device: Any) -> Tensor:
+        """Of the queries of a call: all tokens of the layer, its next chunk, or windows, which are all real."""
+        if batch != self._shape[0]:
+            return self._padding.valid(self._model, batch, rows, device)
+        start = self._queries
+        self._queries += rows
+        length = max(rows, self._shape[1])
+        return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
+
+    def _end(self, *_: Any) -> None:
+        expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads}
+        if self._layer != self.layers:
+            raise Refusal(f"Only {self._layer} of the {self.layers} layers of {self.name} ran.")
+        if self._sites & ATTENTION_SITES and self._seen != expected:
+            missing = ", ".join(map(str, sorted(expected - self._seen)))
+            raise Refusal(f"The attention of {self.name} was silent in layers {missing}.")
+        self._passes += 1
+
+
+def _layout(model: nn.Module, forward: Callable[[], Any]) -> Layout:
+    """Learnt once for a model, and again when its modules have changed."""
+    size = sum(1 for _ in model.modules())
+    known = _LAYOUTS.get(model)
+    if known is None or known[0] != size:
+        known = _LAYOUTS[model] = (size, find_layers(model, forward))
+    return known[1]
+
+
+def _base(model: nn.Module) -> nn.Module:
+    """The part whose output is the last hidden state: without a language-model or classification head."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module.base_model
+    return model
+
+
+def _first_tensor(values: Any) -> Tensor:
+    """The hidden states among what a layer is given or gives back."""
+    if isinstance(values, Tensor):
+        return values
+    values = values.values() if isinstance(values, dict) else values
+    return next(x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) as tokens (B, H * W, C)."""
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    sites: Iterable[str],
+    on_states: OnStates | None = None,
+    on_attention: OnAttention | None = None,
+    *,
+    cross: bool = False,
+) -> Iterator[Tap]:
+    """Run `model` inside this block, and its tensors are handed over as they pass; none is kept or copied.
+
+    The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its
+    first pass ever runs once more, unheard, to find the layers.
+
+    model        any module; a compiled one is measured uncompiled.
+    sites        of "residual", "output", "query", "key", "attention"; only what they need is tapped.
+    on_states    called as (site, layer, x, valid) with x of shape (B, T, D) and valid (B, T), boolean, false for
+                 padding. "residual": layer 0 is what enters the first layer, 1..L what each layer gives, before
+                 any final norm. "output": layer L, the last hidden state of the model. Images are flattened.
+    on_attention called with every `AttentionCall`; attention to another sequence only if `cross`.
+
+    Everything is put back at the end, also after an exception. Refused: unknown sites, a model without layers,
+    attention sites alone of a model without attention, and a model that gave less than it should.
+
+    >>> import torch
+    >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    >>> model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    >>> shapes = []
+    >>> with capture(model, ["attention"], on_attention=lambda call: shapes.append(call.query.shape)) as tap:
+    ...     _ = model(torch.randn(1, 5, 8))
+    >>> tap.layers, tap.heads, shapes
+    (2, (2, 2), [torch.Size([1, 2, 5, 4]), torch.Size([1, 2, 5, 4])])
+    """
+    sites = frozenset(sites)
+    unknown = sorted(sites - STATE_SITES - ATTENTION_SITES)
+    if unknown or not sites:
+        known = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
+        raise Refusal(
+            f"There is no site to capture called {', '.join(unknown) or 'nothing'}; choose from {known}."
+        )
+    if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
+        raise Refusal(
+            "Capturing residual or output needs on_states; query, key or attention needs on_attention."
+        )
+    tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, cross)
+    with tap._open():
+        yield tap
