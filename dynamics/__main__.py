@@ -1,0 +1,5 @@
+"""`python -m dynamics`."""
+
+from dynamics.cli import main
+
+main()

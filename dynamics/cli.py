@@ -1,0 +1,46 @@
+"""The command line: verbs, each imported when it is called."""
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from dynamics.errors import Refusal
+
+VERBS = {
+    "fit": "train a model and measure it while it learns",
+    "validate": "loss of a run on the validation split",
+    "test": "loss of a run on the whole test split",
+    "data": "show what a corpus holds after cleaning",
+    "report": "draw one page that compares runs",
+}
+USAGE = "usage: dynamics VERB [options]\n\n" + "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
+
+
+def _verb(name: str) -> Callable[[Sequence[str]], None]:
+    if name in ("fit", "validate", "test"):
+        from dynamics import fit
+
+        return lambda argv: fit.main(name, argv)
+    from dynamics import verbs
+
+    return getattr(verbs, name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE + "\n\n`dynamics VERB --help` lists the options of a verb.")
+        return
+    try:
+        if argv[0] not in VERBS:
+            near = get_close_matches(argv[0], VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}."
+            raise Refusal(f"there is no verb {argv[0]}: {hint}")
+        _verb(argv[0])(argv[1:])
+    except Refusal as refusal:
+        print(f"dynamics: {refusal}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dynamics: interrupted.", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,104 @@
+"""The command line's own options and the merging of configurations. No torch here."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+
+from dynamics.errors import Refusal
+
+OWN_OPTIONS = """
+dynamics' own options:
+  --config FILE           configuration (several are merged, later ones win); explicit keys win over all
+  --size tiny|small|base  a configuration from the folder `sizes` beside the first --config
+  --run NAME              the run's folder under checkpoints/ (made up when missing)
+  --resume auto|PATH      go on from the run's newest training state, or from this one
+
+Lightning's options, with the classes of --config:
+"""
+
+
+class Options(NamedTuple):
+    """The options that are ours; `rest` goes to LightningCLI."""
+
+    configs: list[str]
+    size: str | None
+    run: str | None
+    resume: str | None
+    rest: list[str]
+
+
+def split_options(argv: Sequence[str]) -> Options:
+    """Take our own options out of a command line.
+
+    >>> split_options(["--run", "a", "--trainer.max_steps", "3", "--size=tiny"])
+    Options(configs=[], size='tiny', run='a', resume=None, rest=['--trainer.max_steps', '3'])
+    """
+    own: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": []}
+    rest, words = [], iter(argv)
+    for word in words:
+        match = re.fullmatch(r"--(config|size|run|resume)(?:=(.*))?", "--config" if word == "-c" else word)
+        if match is None:
+            rest.append(word)
+            continue
+        value = match[2] if match[2] is not None else next(words, None)
+        if not value or value.startswith("--"):
+            raise Refusal(f"--{match[1]} needs a value.")
+        own[match[1]].append(value)
+    last = {name: values[-1] if values else None for name, values in own.items()}
+    return Options(own["config"], last["size"], last["run"], last["resume"], rest)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A YAML configuration as nested dicts.
+
+    Raises:
+        Refusal: it is missing or not a YAML mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(config, dict):
+        raise Refusal(f"{path} holds no settings: it must be a YAML mapping.")
+    return config
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of `over` winning.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def gather_config(options: Options) -> dict[str, Any]:
+    """All configuration files and the size, merged in the order of their precedence."""
+    if not options.configs:
+        raise Refusal("say what to train: --config configs/decoder.yaml, for example.")
+    paths = [Path(config) for config in options.configs]
+    if options.size is not None:
+        sizes = paths[0].parent / "sizes"
+        path = sizes / f"{options.size}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml"))) or f"none in {sizes}/"
+            raise Refusal(f"there is no size {options.size}: choose one of {known}.")
+        paths.append(path)
+    config: dict[str, Any] = {}
+    for path in paths:
+        config = merge(config, read_config(path))
+    return config
+
+
+def refuse_parsing(message: str, error: Exception | None = None) -> NoReturn:
+    """Refuse what jsonargparse complains of, in one sentence and without its list of every option."""
+    raise Refusal(" ".join(message.split())) from error

@@ -1,0 +1,111 @@
+"""The learning curves and the cost of a run, written to the record and handed to the loggers."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dynamics.loggers.names import flat_name
+from dynamics.record import Record, Row
+
+CHUNK = 10
+"""Steps whose losses leave the device together; a divisor of the record's block."""
+FLUSH_SECONDS = 3.0
+
+
+class Curves(L.Callback):
+    """Training loss at every step, validation loss at every pass, and what a step costs.
+
+    The row at step s (after s updates) is the loss that produced update s, averaged over ranks and accumulated
+    shares.
+    """
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+        """Newest values by flat name, for whoever shows them."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the record; forget what lies beyond the step that the run starts from."""
+        folder = Path(trainer.default_root_dir)
+        self._run = folder.name
+        self._record = Record(folder)
+        self._step = trainer.global_step
+        self._losses: list[tuple[int, Tensor]] = []
+        self._shares: list[Tensor] = []
+        self._seconds, self._flushed = 0.0, time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock of the step; measuring and validating happen outside of it."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss on its device; fetch a chunk of them at a time."""
+        self._seconds += time.monotonic() - self._started
+        self._shares.append(outputs["loss"].detach())
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self._losses.append((self._step, torch.stack(self._shares).mean()))
+        self._shares.clear()
+        if self._step % CHUNK == 0 or self._step == trainer.max_steps:
+            self._collect(trainer)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the validation rows at the step that they belong to."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._collect(trainer)
+        values = {
+            key.removeprefix("validation/"): float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith("validation/")
+        }
+        self._add(trainer, trainer.global_step, "validation", values)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what is left."""
+        self._collect(trainer)
+        self._record.flush()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write what is known before the run ends early."""
+        if trainer.is_global_zero and getattr(self, "_record", None) is not None:
+            self._record.flush()
+
+    def _collect(self, trainer: L.Trainer) -> None:
+        if not self._losses:
+            return
+        started = time.monotonic()
+        steps = [step for step, _ in self._losses]
+        losses = trainer.strategy.reduce(torch.stack([loss for _, loss in self._losses])).tolist()
+        self._losses.clear()
+        if not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        # A device works behind the host's back: what it still owes is waited for in the fetch above.
+        seconds, self._seconds = (self._seconds + now - started) / len(steps), 0.0
+        for step, loss in zip(steps, losses, strict=True):
+            self._add(trainer, step, "train", {"loss": loss, "bits_per_character": loss / math.log(2)})
+        self._add(trainer, steps[-1], "cost", {"step_seconds": seconds})
+        if now - self._flushed > FLUSH_SECONDS:
+            self._record.flush()
+            self._flushed = now
+
+    def _add(self, trainer: L.Trainer, step: int, site: str, values: Mapping[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
+        self._record.add_curves(rows)
+        flat = {flat_name(row): row.value for row in rows}
+        self.latest.update(flat)
+        for logger in trainer.loggers:
+            logger.log_metrics(flat, step)

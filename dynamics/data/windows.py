@@ -1,0 +1,212 @@
+"""Windows of a corpus for training, evaluation and measuring, as a LightningDataModule.
+
+A batch travels as offsets into the corpus, which stays in one array on the device: (seed, step) decides the
+windows of an optimiser step and nothing else does, so that twins see the same windows in the same order, and
+resuming, ranks and gradient accumulation are arithmetic.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.data import corpus as corpora
+from dynamics.data.corpus import Corpus
+from dynamics.errors import Refusal
+
+TRAIN_STREAM = 0
+"""Keeps the draw of windows apart from other draws under the same (seed, step)."""
+
+
+class Batch(NamedTuple):
+    """Windows of one share of a step.
+
+    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each. Before the
+    batch reaches the device it is (B,) offsets into the corpus. `step` is the index of the optimiser step (0
+    before the first update) or of the evaluation batch, `first` the row of the whole step's batch that this
+    share begins with, `total` the rows of the whole.
+    """
+
+    windows: Tensor
+    step: int
+    first: int
+    total: int
+
+
+def training_offsets(seed: int, step: int, count: int, high: int) -> np.ndarray:
+    """Starts of the `count` windows of optimiser step `step`: (count,) in [0, high), from (seed, step) alone.
+
+    >>> bool((training_offsets(0, 7, 4, 1000) == training_offsets(0, 7, 4, 1000)).all())
+    True
+    """
+    return np.random.default_rng((seed, TRAIN_STREAM, step)).integers(high, size=count)
+
+
+def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -> np.ndarray:
+    """Starts of non-overlapping windows of `span` tokens, evenly spread over [start, stop).
+
+    All that fit when `count` is None or larger than that.
+
+    >>> spread_offsets(100, 200, 10, 4).tolist()
+    [100, 130, 160, 190]
+    """
+    fit = (stop - start) // span
+    count = fit if count is None else min(count, fit)
+    return start + np.linspace(0, fit - 1, count).round().astype(np.int64) * span
+
+
+class _Shares:
+    """The batches of a stage for one rank: sized and re-iterable, as Lightning wants its loaders."""
+
+    def __init__(self, length: int, batches: Callable[[], Iterator[Batch]]) -> None:
+        self._length, self._batches = length, batches
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the step says it all. (Lightning asks loaders that resume in mid-epoch for their state.)"""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class CharData(L.LightningDataModule):
+    """Windows of characters from one corpus.
+
+    Args:
+        corpus: `enwik8`, `sample`, `auto`, or a path (see `dynamics data --help`).
+        context: characters in a window, T.
+        batch_size: windows in an optimiser step, over all ranks and accumulated shares.
+        vocabulary: `characters` (the most frequent of the training split, and `<unk>`) or `bytes`.
+        vocabulary_size: rows of the table for text, `<unk>` included.
+        validation_windows: windows of each validation pass, evenly spread over the split.
+        probe_tokens: characters that the geometry is measured on, at least; also held out, never corrupted.
+        seed: decides the training windows, together with the step.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "auto",
+        context: int = 256,
+        batch_size: int = 32,
+        vocabulary: str = "characters",
+        vocabulary_size: int = 205,
+        validation_windows: int = 256,
+        probe_tokens: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in (("context", context), ("batch_size", batch_size), ("probe_tokens", probe_tokens)):
+            if value < 1:
+                raise Refusal(f"data.{key} must be at least 1 (got {value}).")
+        self.save_hyperparameters()
+        self.text: Corpus | None = None
+        self._tokens: Tensor | None = None
+
+    def prepare_data(self) -> None:
+        """Fetch, clean and encode the corpus once; every rank finds it in the cache."""
+        self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the encoded corpus.
+
+        Raises:
+            Refusal: a split is shorter than one window.
+        """
+        if self.text is not None:
+            return
+        self.text = self._load()
+        for name, split in self.text.splits.items():
+            if split.stop - split.start <= self.hparams.context:
+                raise Refusal(
+                    f"the {name} split of {self.text.name} has {split.stop - split.start} characters, less than "
+                    f"one window of data.context + 1 = {self.hparams.context + 1}: give more text or a "
+                    "shorter context."
+                )
+        # Copied: torch wants memory that it may write to. One byte a character.
+        ids = torch.from_numpy(np.array(self.text.ids))
+        self._tokens = ids if ids.dtype == torch.uint8 else ids.to(torch.int32)
+
+    def _load(self) -> Corpus:
+        return corpora.load(self.hparams.corpus, self.hparams.vocabulary, self.hparams.vocabulary_size)
+
+    def train_dataloader(self) -> _Shares:
+        """Shares of the steps that are still to be made, each (seed, step)'s windows split over the ranks."""
+        trainer = self.trainer
+        accumulate = trainer.accumulate_grad_batches
+        shares = trainer.world_size * accumulate
+        total = self.hparams.batch_size
+        if total % shares:
+            raise Refusal(
+                f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
+                "accumulated batches: choose a multiple."
+            )
+        size, split = total // shares, self.text.splits["train"]
+        high = split.stop - split.start - self.hparams.context
+
+        def batches() -> Iterator[Batch]:
+            for step in range(trainer.global_step, trainer.max_steps):
+                offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
+                for part in range(accumulate):
+                    first = (trainer.global_rank * accumulate + part) * size
+                    yield Batch(torch.from_numpy(offsets[first : first + size]), step, first, total)
+
+        return _Shares(trainer.max_steps * accumulate, batches)
+
+    def val_dataloader(self) -> _Shares:
+        """The same windows at every pass, evenly spread over the validation split."""
+        return self._evaluation("validation", self.hparams.validation_windows)
+
+    def test_dataloader(self) -> _Shares:
+        """Every window of the test split, side by side."""
+        return self._evaluation("test", None)
+
+    def _evaluation(self, name: str, count: int | None) -> _Shares:
+        split, span = self.text.splits[name], self.hparams.context + 1
+        offsets = torch.from_numpy(spread_offsets(split.start, split.stop, span, count))
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        chunks = offsets.split(self.hparams.batch_size)
+        # Each rank takes whole chunks; ranks that would run out repeat none, the sums are weighted.
+        mine = range(rank, len(chunks), ranks)
+
+        def batches() -> Iterator[Batch]:
+            for index in mine:
+                yield Batch(chunks[index], index, 0, len(chunks[index]))
+
+        return _Shares(len(mine), batches)
+
+    def probe_batches(self) -> list[dict[str, Tensor]]:
+        """Model inputs for measuring: `input_ids` (B, T) of the validation split, on the CPU.
+
+        The first T characters of evenly spread windows, clean, at least `probe_tokens` of them where the split
+        is that long: the same for every twin, objective and step.
+        """
+        split, context = self.text.splits["validation"], self.hparams.context
+        count = -(-self.hparams.probe_tokens // context)
+        offsets = torch.from_numpy(spread_offsets(split.start, split.stop, context + 1, count))
+        return [{"input_ids": self._gather(part)[:, :-1]} for part in offsets.split(self.hparams.batch_size)]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Replace offsets by the windows themselves, gathered where the offsets are."""
+        if self._tokens.device != batch.windows.device and self._fits(batch.windows.device):
+            self._tokens = self._tokens.to(batch.windows.device)
+        return batch._replace(windows=self._gather(batch.windows))
+
+    def _fits(self, device: torch.device) -> bool:
+        if device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(device)
+        return self._tokens.nbytes < free / 4
+
+    def _gather(self, offsets: Tensor) -> Tensor:
+        """Offsets (B,) to windows (B, T + 1), int64, on the device of the offsets."""
+        positions = offsets[:, None] + torch.arange(self.hparams.context + 1, device=offsets.device)
+        return self._tokens[positions.to(self._tokens.device)].to(offsets.device, torch.int64)

@@ -1,0 +1,256 @@
+"""`dynamics fit`, `validate` and `test`: LightningCLI with runs, sizes, resuming and one-sentence refusals."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from dynamics.checkpoint import Checkpoints, resolve_resume
+from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
+from dynamics.curves import Curves
+from dynamics.errors import Refusal
+from dynamics.monitor import Monitor
+from dynamics.progress import ProgressBar
+from dynamics.provenance import provenance
+from dynamics.record import CHECKPOINTS, Record, Row, resolve, write_atomically, write_run
+
+
+class RunParser(LightningArgumentParser):
+    """Lightning's parser, refusing in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong, without the usage text."""
+        refuse_parsing(message, ex)
+
+
+def pick_precision() -> str:
+    """bf16 where the hardware multiplies it faster than float32, else float32."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+class RunCLI(LightningCLI):
+    """Model, data, trainer and callbacks of one run, from one configuration."""
+
+    def __init__(self, folder: Path, args: list[str]) -> None:
+        self.folder = folder
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=RunParser,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our callbacks, the metrics block, and one seed for everything."""
+        parser.add_argument(
+            "--metrics",
+            type=dict[str, dict[str, Any] | None] | list[str] | None,
+            help="what to measure: names, or names with options",
+        )
+        parser.add_lightning_class_args(Monitor, "monitor")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.link_arguments("metrics", "monitor.metrics")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse the arguments given, never those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what depends on the machine and on the run's name."""
+        trainer = self.config.trainer
+        if trainer.max_steps < 1:
+            raise Refusal(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
+        trainer.default_root_dir = str(self.folder)
+        if trainer.precision is None:
+            trainer.precision = pick_precision()
+            print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.folder)
+                logger.init_args.name = logger.init_args.name or self.folder.name
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer with every callback, in the order in which they must act."""
+        curves, monitor = Curves(), self.config_init["monitor"]
+        callbacks = [curves, monitor, self.config_init["checkpoints"]]
+        config = {**self.config_init["trainer"], **kwargs}
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(ProgressBar(curves, monitor))
+        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
+        return self.trainer_class(**config)
+
+
+def _quiet() -> None:
+    """Keep Lightning's tips out of the way: they bury what the run itself has to say."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _describe(cli: RunCLI) -> dict[str, Any]:
+    """`run.json`: everything that the run was made of."""
+    hparams, data = cli.model.hparams, cli.datamodule.hparams
+    text, trainer = cli.datamodule.text, cli.trainer
+    mask = "causal" if hparams.is_causal else "bidirectional"
+    return {
+        "run": cli.folder.name,
+        "kind": "fit",
+        "status": "running",
+        **provenance(),
+        "label": f"{mask}, {hparams.objective}",
+        "objective": hparams.objective,
+        "is_causal": hparams.is_causal,
+        "layers": hparams.depth,
+        "width": hparams.width,
+        "heads": hparams.heads,
+        "parameters": cli.model.network.num_parameters(),
+        "context": data.context,
+        "batch_size": data.batch_size,
+        "max_steps": trainer.max_steps,
+        "learning_rate": hparams.learning_rate,
+        "seed": hparams.seed,
+        "precision": trainer.precision,
+        "devices": trainer.world_size,
+        "model": dict(hparams),
+        "data": {
+            "corpus": data.corpus,
+            "source": text.source,
+            "sha256": text.sha256,
+            "recipe": text.recipe,
+            "notes": text.notes,
+            "characters": len(text.ids),
+            "vocabulary": text.vocabulary.size,
+            **{name: split.stop - split.start for name, split in text.splits.items()},
+        },
+        "probe": {
+            "split": "validation",
+            "tokens": sum(batch["input_ids"].numel() for batch in cli.datamodule.probe_batches()),
+            "precision": "float32",
+        },
+        "metrics": cli.config_init["monitor"].suite.describe(),
+    }
+
+
+def _made_up_name(options: Options) -> str:
+    stem = Path(options.configs[0]).stem if options.configs else "run"
+    parts = [stem, options.size, datetime.now(UTC).strftime("%Y%m%d-%H%M%S")]
+    return "-".join(part for part in parts if part)
+
+
+def _announce(cli: RunCLI, described: dict[str, Any], state: Path | None) -> None:
+    data, monitor = described["data"], cli.config_init["monitor"]
+    measured = monitor.schedule.steps(described["max_steps"])
+    kept = {"all": len(measured), "last": 1, "none": 0}[monitor.keep_weights]
+    print(
+        f"run {cli.folder.name}: {described['label']}, {described['layers']} x {described['width']}, "
+        f"{described['heads']} heads, {described['parameters'] / 1e6:.1f} M parameters, "
+        f"seed {described['seed']}\n"
+        f"corpus {data['source']}: {data['characters']:,} characters, vocabulary {data['vocabulary']}\n"
+        f"{described['max_steps']} steps; measured at {len(measured)} of them on "
+        f"{described['probe']['tokens']} characters; weights kept: "
+        f"{kept} x {described['parameters'] * 4 / 1e6:.0f} MB"
+    )
+    for note in data["notes"]:
+        print(note)
+    if state is not None:
+        print(f"going on from {state}")
+
+
+def _start_folder(cli: RunCLI, described: dict[str, Any]) -> None:
+    text = yaml.safe_dump(cli.config_dump, sort_keys=False)
+    write_atomically(cli.folder / "config.yaml", lambda file: file.write(text.encode()))
+    cli.datamodule.text.vocabulary.save(cli.folder)
+    write_run(cli.folder, described)
+
+
+def _finish(folder: Path, described: dict[str, Any], status: str) -> None:
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    write_run(folder, {**described, "status": status, "finished": finished})
+
+
+def fit(options: Options) -> None:
+    """Train one run, from its beginning or from where it stopped."""
+    folder = CHECKPOINTS / (options.run or _made_up_name(options))
+    existed = folder.exists() and any(folder.iterdir())
+    if existed and options.resume is None:
+        raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
+    if not options.configs and (folder / "config.yaml").is_file():
+        options = options._replace(configs=[str(folder / "config.yaml")])
+    cli = RunCLI(folder, ["--config", yaml.safe_dump(gather_config(options)), *options.rest])
+    state = resolve_resume(options.resume, folder) if options.resume else None
+    # Everything that can be refused is refused here, before the run leaves a trace.
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.model.build(cli.datamodule)
+    described = _describe(cli)
+    _announce(cli, described, state)
+    _start_folder(cli, described)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    except BaseException as error:
+        if isinstance(error, Refusal) and not existed:
+            shutil.rmtree(folder)
+        else:
+            _finish(folder, described, "failed")
+        raise
+    _finish(folder, described, "interrupted" if cli.trainer.interrupted else "done")
+    print(f"run {folder.name} is in {folder}/; draw it with: dynamics report {folder.name}")
+
+
+def evaluate(verb: str, options: Options) -> None:
+    """Loss of a run's newest state on the validation windows, or on the whole test split."""
+    if options.run is None:
+        raise Refusal(f"say which run to {verb}: --run NAME.")
+    folder = resolve(options.run)
+    if not options.configs:
+        options = options._replace(configs=[str(folder / "config.yaml")])
+    state = resolve_resume(options.resume or "auto", folder)
+    if state is None:
+        raise Refusal(f"the run {folder.name} has no training state to {verb} (nothing in {folder}/state/).")
+    args = ["--config", yaml.safe_dump(gather_config(options)), *options.rest, "--trainer.logger", "false"]
+    cli = RunCLI(folder, args)
+    (values,) = getattr(cli.trainer, verb)(
+        cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
+    )
+    step = torch.load(state, weights_only=True, map_location="cpu")["global_step"]
+    condition = "split=test" if verb == "test" else ""
+    rows = [
+        Row(folder.name, "", condition, step, "validation", -1, -1, name.split("/")[1], value)
+        for name, value in values.items()
+    ]
+    record = Record(folder)
+    record.add_curves(rows)
+    record.flush()
+    for name, value in values.items():
+        print(f"{name} at step {step}: {value:.4f}")
+
+
+def main(verb: str, argv: Sequence[str]) -> None:
+    """Run `dynamics fit`, `validate` or `test`."""
+    _quiet()
+    if {"-h", "--help"} & set(argv):
+        print(f"usage: dynamics {verb} --config FILE [options]\n{OWN_OPTIONS}")
+    options = split_options(argv)
+    if verb == "fit":
+        fit(options)
+    else:
+        evaluate(verb, options)

@@ -1,0 +1,24 @@
+"""The flat name of a row in a logger: what a dashboard calls a metric. No torch here."""
+
+from dynamics.record import Row
+
+PLAIN_SITES = ("residual", "attention", "weight", "train", "validation", "cost")
+"""Sites whose metrics have names of their own, or that lead the name anyway; others go in front of the name."""
+
+
+def flat_name(row: Row) -> str:
+    """A row's key for loggers: exact, zero-padded so that alphabetical order is layer order.
+
+    >>> flat_name(Row("r", "", "", 0, "residual", 3, -1, "anisotropy", 0.5))
+    'anisotropy/layer_03'
+    >>> flat_name(Row("r", "", "", 0, "query", 3, 2, "drift", 0.5))
+    'query_drift_head/L03H02'
+    >>> flat_name(Row("r", "", "", 0, "train", -1, -1, "loss", 0.5))
+    'train/loss'
+    """
+    if row.layer < 0:
+        return f"{row.site}/{row.metric}"
+    name = row.metric if row.site in PLAIN_SITES else f"{row.site}_{row.metric}"
+    if row.head >= 0:
+        return f"{name}_head/L{row.layer:02d}H{row.head:02d}"
+    return f"{name}/layer_{row.layer:02d}"

@@ -1,0 +1,228 @@
+"""`LanguageModel`: character-level training with either objective, as a LightningModule.
+
+The mask (`is_causal`) and the objective (`clm` or `mlm`) are two switches. Causal + clm is the decoder,
+bidirectional + mlm the encoder, causal + mlm tells the effect of the mask from that of the objective.
+"""
+
+import math
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynamics.data.windows import Batch, CharData
+from dynamics.errors import Refusal
+from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
+
+OBJECTIVES = ("clm", "mlm")
+MASKED_SHARE = 0.15
+MASK_STREAM, EVALUATION_STREAM = 1, 2
+"""Keep these draws apart from those of the windows under the same (seed, step)."""
+
+
+def corrupt(
+    ids: np.ndarray, draws: np.random.Generator, mask_id: int, characters: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask for the MLM objective (BERT, 1810.04805, section 3.1).
+
+    Exactly round(0.15 T) positions of every window, drawn without replacement: of these, each becomes `<mask>`
+    with probability 0.8, a uniform random character with 0.1, and stays with 0.1.
+
+    Args:
+        ids: token ids (B, T).
+        draws: the generator; a fixed number of draws is taken, whatever `ids` holds.
+        mask_id: id of `<mask>`.
+        characters: ids below this one are characters.
+
+    Returns:
+        The corrupted ids (B, T) and the chosen positions (B, round(0.15 T)), ascending.
+    """
+    chosen = round(MASKED_SHARE * ids.shape[1])
+    positions = np.sort(draws.random(ids.shape).argsort(axis=1)[:, :chosen], axis=1)
+    fate = draws.random(positions.shape)
+    random = draws.integers(characters, size=positions.shape)
+    kept = np.take_along_axis(ids, positions, axis=1)
+    corrupted = ids.copy()
+    replacement = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, random, kept))
+    np.put_along_axis(corrupted, positions, replacement, axis=1)
+    return corrupted, positions
+
+
+class LanguageModel(L.LightningModule):
+    """Trains one `CharTransformer`.
+
+    Args:
+        objective: `clm` predicts the next character, `mlm` the masked ones.
+        is_causal: whether a position sees only its past.
+        depth: blocks, L.
+        width: width of the residual stream, D.
+        heads: attention heads, H.
+        norm: `pre`, `post` or `none`.
+        positions: `learned`, `rope` or `none`.
+        qk_norm: whether queries and keys are normalised.
+        bias: whether linear maps and norms have biases (a key bias drifts by rounding noise: see the docs).
+        dropout: dropout probability.
+        learning_rate: peak learning rate of AdamW.
+        final_learning_rate: where the cosine ends, as a share of the peak.
+        warmup_steps: optimiser steps of linear warm-up.
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+        compile: whether training runs through torch.compile (measuring never does).
+        seed: decides the initial weights and the MLM masks; twins share it.
+
+    Raises:
+        Refusal: an unknown objective, or bidirectional + clm.
+    """
+
+    def __init__(
+        self,
+        objective: str = "clm",
+        is_causal: bool = True,
+        depth: int = 6,
+        width: int = 256,
+        heads: int = 8,
+        norm: str = "pre",
+        positions: str = "learned",
+        qk_norm: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+        learning_rate: float = 1e-3,
+        final_learning_rate: float = 0.1,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise Refusal(f"model.objective must be clm or mlm (got {objective}).")
+        if objective == "clm" and not is_causal:
+            raise Refusal(
+                "a bidirectional model with objective clm sees the character that it must predict: "
+                "set model.objective mlm or model.is_causal true."
+            )
+        self.save_hyperparameters()
+        self.network: CharTransformerLM | None = None
+
+    # -- building -------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the network once the trainer has set the data up."""
+        if self.network is None:
+            self.build(self.trainer.datamodule)
+
+    def build(self, data: CharData) -> None:
+        """Build the network for the data module's vocabulary and context, from `seed` alone."""
+        vocabulary = data.text.vocabulary
+        hparams = self.hparams
+        self._build(
+            CharTransformerConfig(
+                vocab_size=len(vocabulary.tokens),
+                hidden_size=hparams.width,
+                num_hidden_layers=hparams.depth,
+                num_attention_heads=hparams.heads,
+                max_position_embeddings=data.hparams.context,
+                is_causal=hparams.is_causal,
+                norm=hparams.norm,
+                positions=hparams.positions,
+                qk_norm=hparams.qk_norm,
+                bias=hparams.bias,
+                dropout=hparams.dropout,
+                pad_token_id=vocabulary.pad_id,
+            ),
+            {"mask_id": vocabulary.mask_id, "characters": vocabulary.size},
+        )
+
+    def _build(self, config: CharTransformerConfig, tokens: dict[str, int]) -> None:
+        with torch.random.fork_rng(devices=[]):
+            # Not the global generator: twins must start from equal weights whatever was drawn before.
+            torch.manual_seed(self.hparams.seed)
+            self.network = CharTransformerLM(config).train()
+        self._tokens = tokens
+        self._trunk = torch.compile(self._states) if self.hparams.compile else self._states
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
+        checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens}
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network if need be, and put the RNG back."""
+        if self.network is None:
+            config = {k: v for k, v in checkpoint["network"]["config"].items() if k != "model_type"}
+            self._build(CharTransformerConfig(**config), checkpoint["network"]["tokens"])
+        torch.set_rng_state(checkpoint["rng"].cpu())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, decay on matrices only; linear warm-up, then cosine to `final_learning_rate`."""
+        parameters = list(self.network.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.hparams.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.hparams.learning_rate, betas=self.hparams.betas, fused=True
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate for the update that follows step `step`."""
+        warmup, final = self.hparams.warmup_steps, self.hparams.final_learning_rate
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.trainer.max_steps - warmup)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def _states(self, ids: Tensor) -> Tensor:
+        return self.network.model(ids).last_hidden_state
+
+    def _loss(self, batch: Batch, stream: int, trunk: Any) -> Tensor:
+        """Mean cross-entropy in nats a predicted character, over this share of the batch."""
+        ids = batch.windows[:, :-1]
+        if self.hparams.objective == "clm":
+            states, targets = trunk(ids), batch.windows[:, 1:]
+        else:
+            corrupted, positions = self._corrupt(ids, batch, stream)
+            states = trunk(corrupted)
+            states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+            targets = ids.gather(1, positions)
+        logits = self.network.lm_head(states).float()
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def _corrupt(self, ids: Tensor, batch: Batch, stream: int) -> tuple[Tensor, Tensor]:
+        # Drawn for the whole step and cut to this share, so that ranks and accumulation do not matter.
+        draws = np.random.default_rng((self.hparams.seed, stream, batch.step))
+        whole = np.zeros((batch.total, ids.shape[1]), dtype=np.int64)
+        rows = slice(batch.first, batch.first + len(ids))
+        whole[rows] = ids.numpy(force=True)
+        corrupted, positions = corrupt(
+            whole, draws, mask_id=self._tokens["mask_id"], characters=self._tokens["characters"]
+        )
+        return (
+            torch.from_numpy(corrupted[rows]).to(ids.device),
+            torch.from_numpy(positions[rows]).to(ids.device),
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one share of the step's windows, in nats a character."""
+        return self._loss(batch, MASK_STREAM, self._trunk)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and bits per character over fixed windows (and fixed masks)."""
+        self._evaluate(batch, "validation")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and bits per character over the whole test split."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, name: str) -> None:
+        loss = self._loss(batch, EVALUATION_STREAM, self._states)
+        values = {f"{name}/loss": loss, f"{name}/bits_per_character": loss / math.log(2)}
+        # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
+        self.log_dict(values, batch_size=len(batch.windows), sync_dist=True, logger=False)

@@ -1,0 +1,278 @@
+"""`CharTransformer`: one architecture whose causal mask is a switch, as a transformers model.
+
+Shapes: B batch, T tokens, D width, H heads, K head width (D / H), V rows of the embedding table.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from dynamics.errors import Refusal
+
+NORMS = ("pre", "post", "none")
+POSITIONS = ("learned", "rope", "none")
+
+
+class CharTransformerConfig(PreTrainedConfig):
+    """Configuration of `CharTransformer`; names follow transformers' own.
+
+    `is_causal` is the only thing that may differ between twins. Linear maps and norms have no biases by
+    default: the gradient of a key bias is zero (softmax is shift-invariant), so Adam would move it by rounding
+    noise and fake a drift.
+    """
+
+    model_type = "char_transformer"
+
+    vocab_size: int = 207
+    hidden_size: int = 256
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 256
+    is_causal: bool = True
+    norm: str = "pre"
+    positions: str = "learned"
+    rope_theta: float = 10_000.0
+    qk_norm: bool = False
+    bias: bool = False
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    norm_eps: float = 1e-5
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, key) < 1:
+                raise Refusal(f"{key} must be at least 1 (got {getattr(self, key)}).")
+        if self.hidden_size % self.num_attention_heads:
+            raise Refusal(
+                f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: "
+                "choose a number of heads that divides it."
+            )
+        for key, choices in (("norm", NORMS), ("positions", POSITIONS)):
+            if getattr(self, key) not in choices:
+                raise Refusal(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
+
+
+def _norm(config: CharTransformerConfig, width: int) -> nn.Module:
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (RoFormer, 2104.09864, eq. 34). x: (B, H, T, K); cos, sin: (T, K/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class ResidualLinear(nn.Linear):
+    """A linear map that ends a residual branch; its own class because it is initialised differently."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through transformers' attention interface."""
+
+    def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = config.is_causal
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        width = config.hidden_size
+        self.q_proj = nn.Linear(width, width, bias=config.bias)
+        self.k_proj = nn.Linear(width, width, bias=config.bias)
+        self.v_proj = nn.Linear(width, width, bias=config.bias)
+        self.o_proj = ResidualLinear(width, width, bias=config.bias)
+        self.q_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x: (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
+        value = self.v_proj(x).view(heads).transpose(1, 2)
+        if rotation is not None:
+            query, key = _rotate(query, *rotation), _rotate(key, *rotation)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
+        mixed, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            mask,
+            dropout=self.config.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=self.is_causal,
+        )
+        return self.o_proj(mixed.reshape(x.shape)), weights
+
+
+def _eager(
+    module: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, Tensor]:
+    logits = query @ key.transpose(-1, -2) * scaling
+    weights = (logits if mask is None else logits + mask).softmax(dim=-1)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a residual branch, normalised before, after or not at all."""
+
+    def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.pre = config.norm == "pre"
+        self.post = config.norm == "post"
+        self.attention_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.attention = Attention(config, layer_idx)
+        self.mlp_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.up = nn.Linear(width, 4 * width, bias=config.bias)
+        self.down = ResidualLinear(4 * width, width, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x: (B, T, D) to (B, T, D), the residual stream after this block."""
+        x = x + self.dropout(self.attention(self.attention_norm(x) if self.pre else x, mask, rotation)[0])
+        x = self.attention_norm(x) if self.post else x
+        hidden = self.up(self.mlp_norm(x) if self.pre else x)
+        x = x + self.dropout(self.down(nn.functional.gelu(hidden)))
+        return self.mlp_norm(x) if self.post else x
+
+
+class CharTransformerPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading, shared by the trunk and the language model."""
+
+    config: CharTransformerConfig
+    config_class = CharTransformerConfig
+    base_model_prefix = "model"
+    _no_split_modules = ("Block",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """GPT-2's initialisation: N(0, 0.02), residual projections scaled by 1/sqrt(2 L)."""
+        super()._init_weights(module)
+        if isinstance(module, ResidualLinear):
+            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            init.normal_(module.weight, std=std)
+
+
+class CharTransformer(CharTransformerPreTrainedModel):
+    """The trunk: token ids to the residual stream after the last block and its final norm."""
+
+    def __init__(self, config: CharTransformerConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.final_norm = _norm(config, config.hidden_size) if config.norm == "pre" else nn.Identity()
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool = False,
+        **_: object,
+    ) -> BaseModelOutput:
+        """Token ids (B, T), or embeddings (B, T, D), to `last_hidden_state` (B, T, D), after the final norm.
+
+        `attention_mask` (B, T) is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
+
+        Raises:
+            Refusal: T is longer than the learned positions reach.
+        """
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        positions = torch.arange(x.shape[1], device=x.device)
+        make_mask = create_causal_mask if self.config.is_causal else create_bidirectional_mask
+        past = {"past_key_values": None} if self.config.is_causal else {}
+        mask = make_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask, **past)
+        if self.config.positions == "learned":
+            if x.shape[1] > self.config.max_position_embeddings:
+                raise Refusal(
+                    f"the input has {x.shape[1]} tokens, the model {self.config.max_position_embeddings} "
+                    "learned positions: cut the input or train with a larger data.context."
+                )
+            x = x + self.embed_positions(positions)
+        rotation = self._rotation(positions, x.dtype) if self.config.positions == "rope" else None
+        x = self.dropout(x)
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, mask, rotation)
+            if output_hidden_states:
+                states.append(x)
+        return BaseModelOutput(
+            last_hidden_state=self.final_norm(x), hidden_states=tuple(states) if output_hidden_states else None
+        )
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of RoPE, each (T, K/2)."""
+        width = self.config.hidden_size // self.config.num_attention_heads
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        angles = positions.float()[:, None] * self.config.rope_theta**-exponents
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class CharTransformerLM(CharTransformerPreTrainedModel):
+    """The trunk with its tied output embedding; serves both objectives."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers' contract)
+
+    def __init__(self, config: CharTransformerConfig) -> None:
+        super().__init__(config)
+        self.model = CharTransformer(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The tied output embedding."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the output embedding."""
+        self.lm_head = new_embeddings
+
+    def forward(self, input_ids: Tensor | None = None, **inputs: Any) -> MaskedLMOutput:
+        """Token ids (B, T) to `logits` (B, T, V); `inputs` as `CharTransformer.forward` takes them."""
+        output = self.model(input_ids, **inputs)
+        return MaskedLMOutput(logits=self.lm_head(output.last_hidden_state), hidden_states=output.hidden_states)
+
+
+AutoConfig.register("char_transformer", CharTransformerConfig)
+AutoModel.register(CharTransformerConfig, CharTransformer)
+AutoModelForCausalLM.register(CharTransformerConfig, CharTransformerLM)
+AutoModelForMaskedLM.register(CharTransformerConfig, CharTransformerLM)

@@ -1,0 +1,62 @@
+"""What a run was made of: versions, commit, hardware."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    *("dynamics", "torch", "lightning", "transformers", "tokenizers", "torchmetrics", "scikit-dimension"),
+    *("numpy", "wandb", "mwparserfromhell"),
+)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*command: str) -> str | None:
+    """What git says of the source tree; None where there is no git or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _hardware() -> str:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.open() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    cpu = (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {processor}"
+    )
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join([cpu, *gpus])
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit (`+` behind it: with changes), hardware, command and time."""
+    commit = _git("rev-parse", "HEAD")
+    if commit and _git("status", "--porcelain", "--untracked-files=no"):
+        commit += "+"
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit,
+        "hardware": _hardware(),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+    }

@@ -1,0 +1,88 @@
+"""Imports run one way: a room imports only what stands below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "dynamics"
+
+BELOW = {
+    "errors": set(),
+    "schedule": {"errors"},
+    "record": {"errors"},
+    "config": {"errors"},
+    "provenance": set(),
+    "metrics": {"errors"},
+    "capture": {"errors"},
+    "data": {"errors"},
+    "models": {"errors", "data"},
+    "measure": {"errors", "record", "metrics", "capture"},
+    "loggers": {"errors", "record"},
+    "report": {"errors", "record"},
+    "checkpoint": {"errors"},
+    "curves": {"errors", "record", "loggers"},
+    "monitor": {"errors", "record", "schedule", "loggers", "checkpoint", "measure"},
+    "progress": {"curves", "monitor"},
+    "fit": {
+        *("errors", "record", "config", "provenance", "checkpoint", "curves", "monitor", "progress"),
+        *("data", "models", "loggers"),
+    },
+    "verbs": {"errors", "config", "data", "report"},
+    "cli": {"errors", "fit", "verbs"},
+}
+"""What each room may import. A room that is missing here fails: decide where it stands."""
+
+WITHOUT_TORCH = ("errors", "schedule", "record", "config", "report", "verbs", "cli")
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, lazily or not."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    here = room(path)
+    if here in ("__init__", "__main__"):
+        return
+    imported = {name.split(".")[1] for name in imports(path) if name.startswith("dynamics.")}
+    assert imported - {here} <= BELOW[here]
+
+
+def test_the_table_has_no_cycle():
+    def reach(name: str, seen: tuple[str, ...] = ()) -> None:
+        assert name not in seen, f"cycle: {seen}"
+        for below in BELOW.get(name, ()):
+            reach(below, (*seen, name))
+
+    for name in BELOW:
+        reach(name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_record_and_the_report_know_no_torch(path):
+    if room(path) in WITHOUT_TORCH:
+        heavy = {"torch", "lightning", "transformers", "torchmetrics"}
+        assert not {name.split(".")[0] for name in imports(path)} & heavy
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_imports_a_concrete_metric(path):
+    concrete = {
+        p.stem for p in (PACKAGE / "metrics").glob("*.py") if "(Metric)" in p.read_text() and p.stem != "base"
+    }
+    if room(path) != "metrics":
+        imported = {name.split(".")[2] for name in imports(path) if name.startswith("dynamics.metrics.")}
+        assert not imported & concrete

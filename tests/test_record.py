@@ -1,0 +1,126 @@
+"""The record: what is written is read, nothing twice, nothing half."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics import record
+from dynamics.errors import Refusal
+from dynamics.record import COLUMNS, KEY, Array, Record, Row
+
+
+def row(step=0, layer=0, metric="anisotropy", value=0.5, site="residual", head=-1):
+    return Row("r", "", "", step, site, layer, head, metric, value, n=10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def test_reading_gives_the_columns_and_the_rows(folder):
+    written = Record(folder)
+    written.write(0, [row(layer=1), row(layer=0)])
+    written.write(4, [row(step=4, value=float("nan"))])
+    frame = record.read(folder)
+    assert list(frame.columns) == COLUMNS
+    assert frame[["step", "layer"]].values.tolist() == [[0, 0], [0, 1], [4, 0]]
+    assert np.isnan(frame.value.iloc[2])
+    assert frame.low.isna().all()
+
+
+def test_the_same_step_again_replaces_its_part(folder):
+    Record(folder).write(4, [row(step=4, value=1.0)])
+    Record(folder).write(4, [row(step=4, value=2.0)])
+    assert record.read(folder).value.tolist() == [2.0]
+
+
+def test_parts_of_one_step_stand_side_by_side(folder):
+    for subject in ("a", "b"):
+        Record(folder).write(0, [row()._replace(subject=subject)], part=subject)
+    assert record.read(folder).subject.tolist() == ["a", "b"]
+
+
+def test_a_key_given_twice_is_an_error(folder):
+    with pytest.raises(ValueError, match="share the key"):
+        Record(folder).write(0, [row(), row()])
+    assert not list((folder / "record").glob("*")) if (folder / "record").exists() else True
+
+
+@given(steps=st.lists(st.integers(1, 450), min_size=1, max_size=60))
+def test_curves_keep_the_newest_value_of_every_key(tmp_path_factory, steps):
+    folder = tmp_path_factory.mktemp("run")
+    written = Record(folder)
+    newest = {}
+    for order, step in enumerate(steps):
+        written.add_curves([row(step=step, value=float(order), site="train", metric="loss")])
+        newest[step] = float(order)
+    written.flush()
+    frame = record.read(folder)
+    assert dict(zip(frame.step, frame.value, strict=True)) == newest
+
+
+def test_curves_go_on_in_a_block_begun_by_another_process(folder):
+    for step in (1, 2):
+        written = Record(folder)
+        written.add_curves([row(step=step, site="train", metric="loss")])
+        written.flush()
+    assert record.read(folder).step.tolist() == [1, 2]
+    assert len(list((folder / "record").glob("curves-*"))) == 1
+
+
+def test_cutting_forgets_what_lies_beyond_the_step(folder):
+    written = Record(folder)
+    for step in (0, 64, 128):
+        written.write(step, [row(step=step)], [Array(*row(step=step)[:8], values=np.zeros((2, 3)))])
+    written.add_curves(row(step=step, site="train", metric="loss") for step in range(1, 251))
+    written.flush()
+    Record(folder).cut(100)
+    frame = record.read(folder)
+    assert frame[frame.site == "residual"].step.tolist() == [0, 64]
+    assert frame[frame.site == "train"].step.tolist() == list(range(1, 101))
+    assert [a.step for a in record.read_arrays(folder)] == [0, 64]
+
+
+def test_arrays_keep_their_shape(folder):
+    values = np.arange(6.0).reshape(2, 3)
+    Record(folder).write(0, [row()], [Array(*row()[:8], values=values)])
+    (array,) = record.read_arrays(folder)
+    assert np.array_equal(array.values, values)
+    assert tuple(getattr(array, name) for name in KEY) == row()[:8]
+
+
+def test_many_runs_are_one_frame(tmp_path):
+    for name in ("a", "b"):
+        Record(tmp_path / name).write(0, [row()._replace(run=name)])
+    assert record.read([tmp_path / "a", tmp_path / "b"]).run.tolist() == ["a", "b"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        record.write_atomically(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_a_missing_run_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record.write_run(tmp_path / "checkpoints" / "decoder-a", {"run": "decoder-a"})
+    with pytest.raises(Refusal, match="did you mean decoder-a"):
+        record.read("decoder-b")
+
+
+def test_a_damaged_part_is_refused_by_name(folder):
+    Record(folder).write(0, [row()])
+    (part,) = (folder / "record").glob("geometry-*")
+    part.write_bytes(b"not parquet")
+    with pytest.raises(Refusal, match=part.name):
+        record.read(folder)
