@@ -1,0 +1,319 @@
+"""A corpus by name or path: cleaned, encoded, cut into three splits, and cached. No torch here.
+
+Everything derived is kept in the cache folder under the hash of the input and of the recipe, each file written
+beside its place and renamed, so the second load opens a memory map and no kill leaves half a corpus.
+
+A `.txt` is taken as it is, but for line ends (`\\n`), characters that do not print (dropped) and exotic spaces
+(made spaces): blank lines and indentation stay.
+"""
+
+import codecs
+import hashlib
+import io
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+from dynamics.data.sources import Source, bar, cache_folder, locate
+from dynamics.data.vocabulary import KINDS, Vocabulary
+from dynamics.data.wiki import SEPARATOR, clean_dump
+from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
+from dynamics.data.wikitext import plain
+from dynamics.errors import Refusal
+from dynamics.record import write_atomically
+
+SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
+"""Per cent of the characters, by position."""
+PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
+LAYOUT = "cache 1"
+"""Changes with what the files of the cache look like."""
+T = TypeVar("T")
+_CHARACTERS = 1 << 22
+"""Characters of text that are handled at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A clean text as token ids.
+
+    Args:
+        ids: (tokens,) of the whole text, unsigned, memory-mapped; positions are characters or bytes.
+        splits: `train`, `validation`, `test` as slices of `ids`; every vocabulary cuts at the same character.
+        vocabulary: what the ids mean.
+        name: what the corpus is called; never `auto`.
+        source: the file that it came from.
+        sha256: of the raw input, decompressed.
+        recipe: how it was cleaned, with versions.
+        notes: what was decided on the way, in sentences.
+        counts: `input bytes`, `characters`, `bytes`; of a dump also `pages`, `articles`, `redirects` ...
+        removed: what was taken out of the articles, by kind.
+    """
+
+    ids: np.ndarray
+    splits: dict[str, slice]
+    vocabulary: Vocabulary
+    name: str
+    source: str
+    sha256: str
+    recipe: str
+    notes: tuple[str, ...]
+    counts: dict[str, int]
+    removed: dict[str, int]
+    path: Path = field(repr=False)
+    byte_splits: dict[str, slice] = field(repr=False)
+
+    def text(self, split: str = "") -> str:
+        """The clean text of one split, or all of it."""
+        utf8 = np.memmap(self.path, dtype=np.uint8, mode="r")
+        return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
+
+
+def load(
+    name: str,
+    vocabulary: str = "characters",
+    vocabulary_size: int = 205,
+    processes: int | None = None,
+    progress: bool = True,
+) -> Corpus:
+    """Find, clean and encode a corpus, or open what the cache has of it.
+
+    Args:
+        name: `enwik8`, `sample`, `auto`, or a path (`dynamics.data.sources`).
+        vocabulary: `characters`, the most frequent of the training split, or `bytes`.
+        vocabulary_size: characters at most, `<unk>` included; bytes are always 256.
+        processes: workers that clean; one for each core by default.
+        progress: whether to show progress bars on stderr.
+
+    Raises:
+        Refusal: the corpus cannot be had, is empty or not UTF-8, or the cache cannot be written.
+    """
+    if vocabulary not in KINDS:
+        raise Refusal(f"there is no vocabulary {vocabulary}: choose {' or '.join(KINDS)}.")
+    if vocabulary_size < 2:
+        raise Refusal(f"vocabulary_size must be at least 2, a character and <unk> (got {vocabulary_size}).")
+    with _cache() as cache:
+        source = locate(name, progress)
+        raw = _identify(source, cache, progress)
+        recipe = WIKI_RECIPE if raw["dump"] else PLAIN_RECIPE
+        key = hashlib.sha256(f"{raw['sha256']} {recipe} {LAYOUT}".encode()).hexdigest()[:24]
+        path = cache / key / "text.txt"
+        facts = _once(
+            lambda: _read_facts(path), lambda: _write_text(source, raw, path, processes, progress), path.parent
+        )
+        if vocabulary == "bytes":
+            vocab = Vocabulary.bytes()
+            ids: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r")
+        else:
+            vocab = Vocabulary.characters({int(k): n for k, n in facts["alphabet"].items()}, vocabulary_size)
+            npy, shape = path.with_name(f"characters-{vocabulary_size}.npy"), (facts["counts"]["characters"],)
+            ids = _once(
+                lambda: _read_ids(npy, shape),
+                lambda: _write_ids(npy, shape, path, vocab, progress),
+                path.parent,
+            )
+    splits = {kind: {name: slice(*ends) for name, ends in facts["splits"][kind].items()} for kind in KINDS}
+    return Corpus(
+        ids=ids,
+        splits=splits[vocabulary],
+        vocabulary=vocab,
+        name=source.name,
+        source=f"{'the Wikipedia dump' if raw['dump'] else 'the text'} {source.path}",
+        sha256=raw["sha256"],
+        recipe=recipe,
+        notes=source.notes,
+        counts={"input bytes": raw["size"], **facts["counts"]},
+        removed=facts["removed"],
+        path=path,
+        byte_splits=splits["bytes"],
+    )
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise Refusal(
+            f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another."
+        ) from error
+
+
+def _once(read: Callable[[], T | None], write: Callable[[], object], folder: Path) -> T:
+    """What `read` finds; where it finds nothing, `write` makes it, in one process at a time."""
+    found = read()
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if read() is None:
+                write()
+        found = read()
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+
+def _identify(source: Source, cache: Path, progress: bool) -> dict[str, Any]:
+    """`sha256` and `size` of the decompressed content, whether it is a `dump`; known until the file changes.
+
+    Raises:
+        Refusal: the content is not what it must be; a file in the cache is then removed.
+    """
+    try:
+        stat = source.path.stat()
+    except OSError as error:
+        raise Refusal(f"{source.path} cannot be read ({error.strerror}).") from error
+    stamp = [str(source.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    memory = cache / "inputs" / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:24]}.json"
+    known = _read_json(memory)
+    if known is not None and known.get("stamp") == stamp:
+        return known
+    dump, size = source.is_dump(), 0
+    hashes = {"sha256": hashlib.sha256(), "sha1": hashlib.sha1()}
+    with bar(f"reading {source.path.name}", None, progress) as advance:
+        for block in source.blocks():
+            size += len(block)
+            for each in hashes.values():
+                each.update(block)
+            advance(len(block))
+    found = {name: each.hexdigest() for name, each in hashes.items()}
+    if source.official and (size, found["sha1"]) != (source.official.size, source.official.sha1):
+        source.path.unlink()
+        raise Refusal(
+            f"{source.path} is not {source.name} ({size:,} bytes with sha1 {found['sha1']}, not "
+            f"{source.official.size:,} with {source.official.sha1}) and was removed: run again to fetch it."
+        )
+    known = {"stamp": stamp, "sha256": found["sha256"], "size": size, "dump": dump}
+    _write_json(memory, known)
+    return known
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    facts = _read_json(path.with_name("facts.json"))
+    return facts if facts and path.exists() and path.stat().st_size == facts["counts"]["bytes"] else None
+
+
+def _write_text(source: Source, raw: dict[str, Any], path: Path, processes: int | None, progress: bool) -> None:
+    """Write the clean text, then the facts about it, which make it valid."""
+    facts: dict[str, Any] = {"counts": {}, "removed": {}}
+
+    def write(file: IO[bytes]) -> None:
+        with bar(f"cleaning {source.name}", raw["size"], progress) as advance:
+            if raw["dump"]:
+                facts["counts"], facts["removed"] = _write_dump(source, file, processes, advance)
+            else:
+                _write_plain(source, file, advance)
+        if not file.tell():  # a plain text of blanks is wound back
+            raise Refusal(
+                f"{source.path} holds no {'article' if raw['dump'] else ''} text: give another corpus."
+            )
+
+    write_atomically(path, write)
+    _write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
+
+
+def _write_dump(
+    source: Source, file: IO[bytes], processes: int | None, advance: Callable[[int], None]
+) -> tuple[Counter[str], Counter[str]]:
+    counts: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    for part in clean_dump(source.blocks(), processes):
+        for article in part.articles:
+            file.write(((SEPARATOR if file.tell() else "") + article).encode())
+        counts.update(part.counts)
+        removed.update(part.removed)
+        advance(part.size)
+    return counts, removed
+
+
+def _write_plain(source: Source, file: IO[bytes], advance: Callable[[int], None]) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    done, blank = 0, True
+    for block in chain(source.blocks(), [b""]):
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise Refusal(
+                f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (iconv can)."
+            ) from error
+        text = plain(line_ends.decode(text, final=not block))
+        blank = blank and not text.strip()
+        file.write(text.encode())
+        done += len(block)
+        advance(len(block))
+    if blank:
+        file.seek(0)
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        while block := file.read(_CHARACTERS):
+            yield block
+
+
+def _survey(path: Path, counts: dict[str, int]) -> dict[str, Any]:
+    """Size and splits of a clean text in characters and bytes, and the code points of its training split."""
+    characters = sum(map(len, _blocks(path)))
+    ends = {characters * per_cent // 100 for pair in SPLITS.values() for per_cent in pair}
+    in_bytes, points = {0: 0}, np.zeros(0x110000, dtype=np.int64)
+    done = size = 0
+    training = characters * SPLITS["train"][1] // 100
+    for block in _blocks(path):
+        codes = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
+        points += np.bincount(codes[: max(training - done, 0)], minlength=len(points))
+        for end in ends:
+            if done < end <= done + len(block):
+                in_bytes[end] = size + len(block[: end - done].encode())
+        done += len(block)
+        size += len(block.encode())
+    in_characters = {name: [characters * end // 100 for end in pair] for name, pair in SPLITS.items()}
+    return {
+        "counts": {**counts, "characters": characters, "bytes": size},
+        "splits": {
+            "characters": in_characters,
+            "bytes": {name: [in_bytes[end] for end in pair] for name, pair in in_characters.items()},
+        },
+        "alphabet": {int(point): int(points[point]) for point in np.flatnonzero(points)},
+    }
+
+
+def _read_ids(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        ids = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return ids if ids.shape == shape else None
+
+
+def _write_ids(path: Path, shape: tuple[int, ...], text: Path, vocabulary: Vocabulary, progress: bool) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(vocabulary.dtype), "fortran_order": False, "shape": shape}
+
+    def write(file: IO[bytes]) -> None:
+        np.lib.format.write_array_header_1_0(file, header)
+        with bar("encoding", shape[0], progress) as advance:
+            for block in _blocks(text):
+                file.write(vocabulary.encode(block).tobytes())
+                advance(len(block))
+
+    write_atomically(path, write)

@@ -1,0 +1,162 @@
+"""The alphabet of a model: the most frequent characters of a text, or the 256 bytes. No torch here.
+
+Ids of text come first, `<mask>` and `<pad>` after them: a model of text alone needs the first `size` rows.
+The `tokenizer.json` that `save` writes gives the same ids in `transformers`, but for a convention of that
+library: where a text spells `<mask>` out, it reads the special token (not with `split_special_tokens=True`).
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from dynamics.errors import Refusal
+from dynamics.record import write_atomically
+
+KINDS = ("characters", "bytes")
+UNKNOWN, MASK, PAD = "<unk>", "<mask>", "<pad>"
+_CODE_POINTS = 0x110000
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that `tokenizers` writes for each byte (the byte alphabet of GPT-2)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id, the specials left out.
+
+    Args:
+        kind: `characters` (the last token is `<unk>`) or `bytes` (every id is the byte itself).
+        tokens: spelling of each id as `tokenizer.json` has it.
+
+    >>> vocabulary = Vocabulary.characters({ord("a"): 9, ord("b"): 9, ord("c"): 1}, size=3)
+    >>> vocabulary.tokens, vocabulary.mask_id, vocabulary.encode("bac").tolist()
+    (('a', 'b', '<unk>'), 3, [1, 0, 2])
+    """
+
+    kind: str
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def characters(cls, counts: dict[int, int], size: int) -> "Vocabulary":
+        """The `size` - 1 most frequent code points, or as many as occur, and `<unk>`; the smaller of equals first.
+
+        Args:
+            counts: occurrences of each code point.
+            size: tokens at most, `<unk>` included.
+        """
+        ranked = sorted(counts, key=lambda point: (-counts[point], point))[: size - 1]
+        return cls("characters", (*map(chr, ranked), UNKNOWN))
+
+    @classmethod
+    def bytes(cls) -> "Vocabulary":
+        """The 256 bytes of UTF-8."""
+        return cls("bytes", tuple(_byte_letters()))
+
+    @property
+    def size(self) -> int:
+        """How many ids text has; the ids of the specials follow."""
+        return len(self.tokens)
+
+    @property
+    def mask_id(self) -> int:
+        """Id of `<mask>`."""
+        return self.size
+
+    @property
+    def pad_id(self) -> int:
+        """Id of `<pad>`."""
+        return self.size + 1
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of `<unk>`, within the ids of text; no byte is unknown."""
+        return self.size - 1 if self.kind == "characters" else None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every id of text."""
+        return np.min_scalar_type(self.size - 1)
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        """Id of each code point."""
+        ids = np.full(_CODE_POINTS, self.size - 1, dtype=self.dtype)
+        ids[[ord(token) for token in self.tokens[:-1]]] = np.arange(self.size - 1)
+        return ids
+
+    @cached_property
+    def _spelling(self) -> list[bytes]:
+        """What each id, specials included, decodes to."""
+        if self.kind == "bytes":
+            text = [bytes([byte]) for byte in range(256)]
+        else:
+            text = [token.encode() for token in self.tokens]
+        return [*text, MASK.encode(), PAD.encode()]
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text, shape (characters,) or (bytes,), in `dtype`."""
+        if self.kind == "bytes":
+            return np.frombuffer(text.encode(), dtype=np.uint8)
+        return self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of ids; unknown characters and specials are spelled out."""
+        spelling = self._spelling
+        return b"".join([spelling[i] for i in np.asarray(ids).tolist()]).decode(errors="replace")
+
+    def save(self, folder: Path) -> Path:
+        """Write `tokenizer.json` and a `tokenizer_config.json` that names the specials; returns the former.
+
+        `AutoTokenizer.from_pretrained(folder)` reads them.
+        """
+        by_token = {token: i for i, token in enumerate((*self.tokens, MASK, PAD))}
+        tokenizer = Tokenizer(models.BPE(by_token, [], unk_token=UNKNOWN if self.unk_id is not None else None))
+        if self.kind == "bytes":
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.decoder = decoders.ByteLevel()
+        else:
+            tokenizer.decoder = decoders.Fuse()
+        specials = {"mask_token": MASK, "pad_token": PAD}
+        if self.unk_id is not None:
+            specials["unk_token"] = UNKNOWN
+        tokenizer.add_special_tokens(list(specials.values()))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **specials,
+        }
+        path = Path(folder) / "tokenizer.json"
+        write_atomically(path, lambda file: file.write(tokenizer.to_str(pretty=True).encode()))
+        write_atomically(
+            path.with_name("tokenizer_config.json"),
+            lambda file: file.write(json.dumps(config, indent=2).encode()),
+        )
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabulary":
+        """Read what `save` wrote into `folder`.
+
+        Raises:
+            Refusal: there is no such file, or it is not of this kind.
+        """
+        path = Path(folder) / "tokenizer.json"
+        try:
+            model = json.loads(path.read_text(encoding="utf-8"))["model"]
+            tokens = sorted(model["vocab"], key=model["vocab"].get)
+            kind = "characters" if model["unk_token"] else "bytes"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refusal(f"{path} is not a vocabulary of characters or bytes ({error}).") from error
+        vocabulary = cls(kind, tuple(tokens[:-2]))
+        expected = vocabulary.tokens[-1:] == (UNKNOWN,) if kind == "characters" else vocabulary == cls.bytes()
+        if tokens[-2:] != [MASK, PAD] or not expected or model.get("merges"):
+            raise Refusal(f"{path} is not a vocabulary of characters or bytes: it is some other tokenizer.")
+        return vocabulary

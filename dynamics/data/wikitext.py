@@ -1,0 +1,270 @@
+"""The wikitext of an article in, what a reader sees out: no markup, code, media, tables, references, addresses.
+
+What is done, in this order:
+
+1. `mwparserfromhell` parses the wikitext, all but its quote marks: an unbalanced `'''` in a template's argument
+   would break the template open.
+2. One walk over the nodes writes what is seen and counts what goes. Of the tags in `EMPTIED` the contents go
+   too, of any other tag the tag alone. A table goes, but its prose stays: some articles wrap a section in
+   `<table>` to draw a frame around it, so a line of a table with `PROSE` characters or more is kept.
+3. What the parser could not pair is mopped up: stray tags, brackets, lines of tables, `__TOC__`, parentheses
+   whose contents went; quote marks go by MediaWiki's own rule.
+4. HTML entities are decoded, once and after the tags have gone: `&lt;b&gt;` and `&amp;#65;` are text.
+5. Characters that do not print go (Unicode Cc, Cf, Co, Cs), runs of white space become one space and runs
+   of line ends one line end: no article holds a blank line.
+"""
+
+import html
+import re
+import unicodedata
+from collections import Counter
+
+import mwparserfromhell
+from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Tag, Template, Text, Wikilink
+from mwparserfromhell.parser import ParserError, use_c
+from mwparserfromhell.wikicode import Wikicode
+
+assert use_c, "mwparserfromhell lacks its C tokenizer (cleaning would take hours): install its wheel"
+
+RECIPE = f"wikitext 1, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
+"""Changes whenever the same article may give other text; caches are keyed by it."""
+PROSE = 300
+"""Characters from which a line of a table counts as prose."""
+
+NAMESPACES = {
+    **{"media": -2, "special": -1, "talk": 1, "user": 2, "user talk": 3, "wikipedia": 4, "wikipedia talk": 5},
+    **{"project": 4, "project talk": 5, "file": 6, "file talk": 7, "image": 6, "image talk": 7, "mediawiki": 8},
+    **{"mediawiki talk": 9, "template": 10, "template talk": 11, "help": 12, "help talk": 13, "category": 14},
+    **{"category talk": 15, "portal": 100, "portal talk": 101},
+}
+"""Namespaces that every wiki knows by their English names, in lower case; a dump may declare more."""
+
+EMPTIED = {
+    **dict.fromkeys(("ref", "references"), "references"),
+    **dict.fromkeys(("gallery", "imagemap", "timeline", "graph", "score"), "media"),
+    **dict.fromkeys(("math", "chem", "ce", "hiero"), "formulas"),
+    **dict.fromkeys(("code", "source", "syntaxhighlight", "pre", "script", "style"), "code"),
+    **dict.fromkeys(("categorytree", "inputbox", "section", "templatedata"), "code"),
+}
+"""Tags whose contents go too, and what they are counted as."""
+_BREAKS = {
+    *("br", "hr", "p", "div", "center", "blockquote", "ul", "ol", "dl"),
+    *("li", "dt", "dd", "tr", "td", "th"),
+}
+_OTHER_TAGS = {
+    *(
+        "a",
+        "abbr",
+        "b",
+        "big",
+        "caption",
+        "cite",
+        "col",
+        "colgroup",
+        "del",
+        "dfn",
+        "em",
+        "font",
+        "i",
+        "img",
+        "ins",
+    ),
+    *(
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "includeonly",
+        "kbd",
+        "noinclude",
+        "nowiki",
+        "onlyinclude",
+        "rb",
+        "rp",
+    ),
+    *("rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "table", "tbody", "tfoot"),
+    *("thead", "tt", "u", "var", "wbr"),
+}
+_NODES = {Template: "templates", Argument: "templates", Comment: "comments", ExternalLink: "addresses"}
+
+_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
+_INNERMOST = re.compile(r"\{\{[^{}]*\}\}")
+_ADDRESS = re.compile(r"\b(?:(?:https?|ftp|gopher|news|telnet)://|mailto:)[^\s\[\]<>|{}\"]*", re.IGNORECASE)
+_TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
+_BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
+_BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
+_TAG = re.compile(
+    rf"</?(?:{'|'.join(sorted(EMPTIED.keys() | _BREAKS | _OTHER_TAGS))})(?:[\s/][^<>]*)?>", re.IGNORECASE
+)
+_STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
+_LIST_MARKS = re.compile(r"^[*#:;]+", re.MULTILINE)
+_HOLLOW = re.compile(r" \([\s,;]*\)")
+_QUOTES = re.compile(r"('{2,})")
+_BLANKS = re.compile(r"[^\S\n]+")
+_LINE_ENDS = re.compile(r" ?\n[ \n]*")
+
+
+def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Counter[str] | None = None) -> str:
+    """The text of one article; empty where nothing is left, or where the parser gives up.
+
+    Args:
+        wikitext: as MediaWiki stores it, already decoded from XML.
+        namespaces: numbers of the namespaces by their names in lower case.
+        removed: counts what goes, by kind.
+
+    >>> clean("'''Anarchism''' is [[politics|political]].<ref>Smith</ref> {{stub}}[[fr:Anarchisme]]")
+    'Anarchism is political.'
+    """
+    removed = Counter() if removed is None else removed
+    seen: list[str] = []
+    try:
+        _walk(mwparserfromhell.parse(wikitext, skip_style_tags=True), seen, namespaces, removed)
+    except (ParserError, RecursionError):
+        removed["unparsed articles"] += 1
+        return ""
+    return _tidy(html.unescape(_mop_up("".join(seen), removed)))
+
+
+def plain(text: str) -> str:
+    """Text without the characters that do not print, line ends as `\\n`, any other kind of space as a space.
+
+    >>> plain("a\\u200bb\\r\\nc\\xa0\\td")
+    'ab\\nc \\td'
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    table: dict[int, str | None] = {}
+    for character in set(text) - {"\n", "\t"}:
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cf", "Co", "Cs"):
+            table[ord(character)] = None
+        elif category.startswith("Z"):
+            table[ord(character)] = " "
+    return text.translate(table) if table else text
+
+
+def residue(text: str) -> dict[str, float]:
+    """Markup that is left, in occurrences per million bytes of UTF-8.
+
+    >>> residue("{{a}}" + "b" * 999_995)["{{ }}"]
+    2.0
+    """
+    patterns = {
+        "{{ }}": r"\{\{|\}\}",
+        "[[ ]]": r"\[\[|\]\]",
+        "tags": r"</?[a-zA-Z][^<>]*>",
+        "tables": r"\{\||\|\}",
+        "quotes": r"'''",
+        "http": r"https?://",
+        "interwiki": r"^(?:\[\[)?[a-z]{2,3}(?:-[a-z]+)*:[^\s/].*$",
+    }
+    size = max(len(text.encode()), 1) / 1e6
+    return {name: len(re.findall(pattern, text, re.MULTILINE)) / size for name, pattern in patterns.items()}
+
+
+def _walk(code: Wikicode, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
+    for node in code.nodes:
+        kind = type(node)
+        if kind is Text:
+            seen.append(node.value)
+        elif kind is Wikilink:
+            shown = _shown(node, namespaces, removed)
+            if shown is not None:
+                _walk(shown, seen, namespaces, removed)
+        elif kind is Tag:
+            _walk_tag(node, seen, namespaces, removed)
+        elif kind is Heading:
+            seen.append("\n")
+            _walk(node.title, seen, namespaces, removed)
+            seen.append("\n")
+        elif kind in _NODES:
+            removed[_NODES[kind]] += 1
+            if kind is ExternalLink and node.brackets and node.title is not None:
+                _walk(node.title, seen, namespaces, removed)
+        else:
+            seen.append(str(node))
+
+
+def _shown(link: Wikilink, namespaces: dict[str, int], removed: Counter[str]) -> Wikicode | None:
+    """What a `[[link]]` shows, None for nothing."""
+    title = str(link.title).strip()
+    prefix, colon, _ = title.partition(":")
+    if colon:
+        namespace = namespaces.get(prefix.strip().replace("_", " ").lower())
+        if namespace in (-2, 6):
+            removed["files"] += 1
+            return None
+        if namespace == 14:
+            removed["categories"] += 1
+            return None
+        if link.text is None and _LANGUAGE.match(title):
+            removed["language links"] += 1
+            return None
+    return link.text if link.text is not None and link.text.nodes else link.title
+
+
+def _walk_tag(tag: Tag, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
+    name = str(tag.tag).strip().lower()
+    if name in EMPTIED:
+        removed[EMPTIED[name]] += 1
+    elif name == "table":
+        removed["tables"] += 1
+        inside: list[str] = []
+        _walk(tag.contents, inside, namespaces, removed)
+        prose = [line for line in "".join(inside).split("\n") if len(line.strip()) >= PROSE]
+        seen.append("\n".join(["", *prose, ""]))
+    else:
+        removed["tags"] += tag.wiki_markup is None
+        if name in _BREAKS:
+            seen.append("\n")
+        if tag.contents is not None:
+            _walk(tag.contents, seen, namespaces, removed)
+        if name in _BREAKS:
+            seen.append("\n")
+
+
+def _mop_up(text: str, removed: Counter[str]) -> str:
+    """Drop the markup that the parser left as text because its other half is missing."""
+    found = 1
+    while found:
+        text, found = _INNERMOST.subn("", text)
+        removed["templates"] += found
+    text = _TAG.sub("", text)
+    text, found = _ADDRESS.subn("", text)
+    removed["addresses"] += found
+    text = _TABLE_LINE.sub(_prose_of_line, text)
+    if "[[" in text:
+        text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
+    text = _HOLLOW.sub("", _LIST_MARKS.sub("", _STRAY.sub("", text)))
+    return "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
+
+
+def _prose_of_line(line: re.Match[str]) -> str:
+    cell = line[0].rpartition("|")[2]
+    return cell if len(cell) >= PROSE else ""
+
+
+def _unquote(line: str) -> str:
+    """Drop the marks of bold and italics; MediaWiki's rule tells which `'` of an unbalanced line is a letter.
+
+    >>> _unquote("''Hamlet'''s author, '''l''''Avare'''")
+    "Hamlet's author, l'Avare"
+    """
+    parts = _QUOTES.split(line)
+    marks = {i: len(parts[i]) for i in range(1, len(parts), 2)}
+    bold = [i for i, n in marks.items() if n in (3, 4)]
+    both = sum(n >= 5 for n in marks.values())
+    italic = sum(n == 2 for n in marks.values())
+    letter = None
+    if (len(bold) + both) % 2 and (italic + both) % 2 and bold:
+        after_letter = [i for i in bold if parts[i - 1][-1:].strip()]
+        after_single = [i for i in after_letter if parts[i - 1][-2:-1] == " "]
+        letter = (after_single or after_letter or bold)[0]
+    for i, n in marks.items():
+        parts[i] = "'" if i == letter or n == 4 or n > 5 else ""
+    return "".join(parts)
+
+
+def _tidy(text: str) -> str:
+    return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", plain(text))).strip()
