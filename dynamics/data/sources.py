@@ -220,9 +220,9 @@ def _enwik8(progress: bool) -> Source:
     return Source("enwik8", archive, official=ENWIK8)
 
 
-@cache
+@cache  # or every load of an offline run would wait
 def _answers(url: str) -> bool:
-    """Whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang. Asked once."""
+    """Whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
     heard = threading.Event()
 
     def ask() -> None:

@@ -46,7 +46,7 @@ class Vocabulary:
 
     @classmethod
     def characters(cls, counts: dict[int, int], size: int) -> "Vocabulary":
-        """The `size` - 1 most frequent code points, or as many as occur, and `<unk>`; the smaller of equals first.
+        """The `size` - 1 most frequent code points, or as many as occur, and `<unk>`; of equals the smaller.
 
         Args:
             counts: occurrences of each code point.

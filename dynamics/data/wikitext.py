@@ -99,7 +99,7 @@ _TAG = re.compile(
     rf"</?(?:{'|'.join(sorted(EMPTIED.keys() | _BREAKS | _OTHER_TAGS))})(?:[\s/][^<>]*)?>", re.IGNORECASE
 )
 _STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
-_LIST_MARKS = re.compile(r"^[*#:;]+", re.MULTILINE)
+_LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
 _HOLLOW = re.compile(r" \([\s,;]*\)")
 _QUOTES = re.compile(r"('{2,})")
 _BLANKS = re.compile(r"[^\S\n]+")
@@ -248,8 +248,8 @@ def _prose_of_line(line: re.Match[str]) -> str:
 def _unquote(line: str) -> str:
     """Drop the marks of bold and italics; MediaWiki's rule tells which `'` of an unbalanced line is a letter.
 
-    >>> _unquote("''Hamlet'''s author, '''l''''Avare'''")
-    "Hamlet's author, l'Avare"
+    >>> _unquote("''Hamlet'''s author"), _unquote("L''''Avare'''")
+    ("Hamlet's author", "L'Avare")
     """
     parts = _QUOTES.split(line)
     marks = {i: len(parts[i]) for i in range(1, len(parts), 2)}

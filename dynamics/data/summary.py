@@ -1,0 +1,96 @@
+"""What a corpus holds after cleaning: the page that `dynamics data CORPUS` prints. No torch here."""
+
+import bz2
+import gzip
+import lzma
+
+import numpy as np
+import pyppmd
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dynamics.data import corpus as corpora
+from dynamics.data.corpus import Corpus
+from dynamics.data.wikitext import residue
+
+COMPRESSORS = {
+    "gzip -9": lambda data: gzip.compress(data, 9),
+    "bzip2 -9": lambda data: bz2.compress(data, 9),
+    "xz -9": lambda data: lzma.compress(data, preset=9),
+    "ppmd, order 8": lambda data: pyppmd.compress(data, max_order=8, mem_size=64 << 20),
+}
+EXCERPT = 600
+"""Characters of the text that are shown."""
+
+
+def main(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
+    """Load a corpus and print what it holds."""
+    Console().print(describe(corpora.load(corpus, vocabulary, vocabulary_size)))
+
+
+def describe(corpus: Corpus) -> RenderableType:
+    """Counts, what was removed and what is left of it, the vocabulary's coverage, compressors, an excerpt."""
+    parts: list[RenderableType] = [Text(f"{corpus.name}: {corpus.source}"), *map(Text, corpus.notes)]
+    parts += [Text(f"sha256 {corpus.sha256}"), Text(f"recipe: {corpus.recipe}"), _counts(corpus)]
+    if corpus.removed:
+        parts.append(
+            _table("removed from the articles", sorted(corpus.removed.items(), key=lambda item: -item[1]))
+        )
+    left = [(name, f"{rate:.1f}") for name, rate in residue(corpus.text()).items()]
+    parts += [_table("markup left, per MB", left), _splits(corpus)]
+    bits = [(name, f"{value:.3f}") for name, value in bits_per_character(corpus.text("test")).items()]
+    parts.append(_table("test split alone, bits per character", bits))
+    excerpt = corpus.text("validation")[:EXCERPT]
+    return Group(*parts, Panel(Text(excerpt), title="validation split begins", box=box.SQUARE))
+
+
+def bits_per_character(text: str) -> dict[str, float]:
+    """Size of a text under each compressor, in bits per character; NaN for an empty text.
+
+    Each starts knowing nothing, so this bounds a model that learns from the text itself; a trained model has
+    seen the training split too.
+
+    >>> bits_per_character("ab" * 5000)["gzip -9"] < 0.1
+    True
+    """
+    data, characters = text.encode(), len(text) or float("nan")
+    return {name: 8 * len(compress(data)) / characters for name, compress in COMPRESSORS.items()}
+
+
+def coverage(corpus: Corpus) -> dict[str, float]:
+    """Share of each split's tokens that the vocabulary knows; NaN for an empty split."""
+    unknown, known = corpus.vocabulary.unk_id, {}
+    for name, split in corpus.splits.items():
+        ids = corpus.ids[split]
+        known[name] = 1.0 - np.count_nonzero(ids == unknown) / len(ids) if len(ids) else float("nan")
+    return known
+
+
+def _counts(corpus: Corpus) -> Table:
+    counts = dict(corpus.counts)
+    share = counts["bytes"] / counts["input bytes"]
+    return _table("counts", [*counts.items(), ("bytes / input bytes", f"{share:.3f}")])
+
+
+def _splits(corpus: Corpus) -> Table:
+    vocabulary = corpus.vocabulary
+    table = Table(title=f"splits, {vocabulary.size} {vocabulary.kind}", title_justify="left", box=box.SIMPLE)
+    for column in ("", "tokens", "known", "unknown"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, share in coverage(corpus).items():
+        split = corpus.splits[name]
+        tokens = split.stop - split.start
+        table.add_row(name, f"{tokens:,}", f"{share:.4%}", f"{round(tokens * (1 - share)) if tokens else 0:,}")
+    return table
+
+
+def _table(title: str, rows: list[tuple[str, int | str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows:
+        table.add_row(Text(name), f"{value:,}" if isinstance(value, int) else value)
+    return table
