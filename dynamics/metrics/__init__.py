@@ -1,0 +1,76 @@
+"""The quantities, found by name.
+
+A quantity lives in the module that bears its name, as a function of that name and as the streaming `Metric`
+whose class bears it too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one
+before it is asked for: a new file is a new metric.
+
+>>> resolve("mean_cosine").name
+'mean_cosine'
+"""
+
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import Refusal
+
+if TYPE_CHECKING:
+    from dynamics.metrics.base import Metric
+
+_HELPERS = {"accumulators", "attention", "base", "intervals", "neighbors", "sampling", "spectrum"}
+
+DEFAULT: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("residual", "output", "sentence", "token"),
+        (
+            "anisotropy",
+            "effective_rank",
+            "mean_cosine",
+            "norm_of_mean",
+            "intrinsic_dimension",
+        ),
+    ),
+    **dict.fromkeys(("query", "key"), ("norm_of_mean", "drift", "mean_cosine")),
+    "attention": ("qk_alignment", "entropy", "normalized_entropy"),
+}
+"""What is measured at each site unless something else is asked for."""
+
+
+def names() -> list[str]:
+    """The names of all quantities, sorted."""
+    return sorted(module.name for module in iter_modules(__path__) if module.name not in _HELPERS)
+
+
+def resolve(name: str, **options: Any) -> "Metric":
+    """A new metric by its name (`anisotropy`), a variant's (`intrinsic_dimension_mle`) or a class path.
+
+    Raises Refusal for a name that nothing bears, or options that the metric does not take.
+    """
+    found = _find(name)
+    if found is None:
+        near = get_close_matches(name, names(), n=3) or names()
+        raise Refusal(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
+    metric, fixed = found
+    try:
+        signature(metric).bind(**fixed, **options)
+    except TypeError as error:
+        raise Refusal(f"metric {name} does not take its options: {error}.") from error
+    return metric(**fixed, **options)
+
+
+def _find(name: str) -> tuple[type["Metric"], dict[str, Any]] | None:
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        try:
+            return getattr(import_module(module), attribute), {}
+        except (ImportError, AttributeError, ValueError):
+            return None
+    for stem in sorted(names(), key=len, reverse=True):
+        if name == stem or name.startswith(f"{stem}_"):
+            metric = getattr(import_module(f"{__name__}.{stem}"), stem.title().replace("_", ""))
+            options = {} if name == stem else metric.variant(name[len(stem) + 1 :])
+            if options is not None:
+                return metric, options
+    return None

@@ -1,0 +1,270 @@
+"""What is kept of a stream of token states: sums, moments, a sample of tokens.
+
+Each accumulator is the common base of the metrics that read it. Its state is a handful of tensors, each with
+its reduction, so that batches, their order and the ranks change nothing beyond rounding. All work stays on the
+device of the states. Legend: n tokens, h heads, d width, W windows.
+"""
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, States, once
+from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
+
+
+def floating(x: Tensor) -> Tensor:
+    """`x` in float32 or float64: half precision is no place to sum squares."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def scalar() -> Tensor:
+    """An empty sum: takes the shape and device of the first thing added to it."""
+    return torch.zeros((), dtype=torch.float64)
+
+
+class Sums(Metric):
+    """First moments: sums of the states, of their directions and of their norms, in all and for each window.
+
+    Layout of a sum's last axis: state (d), direction (d), norm (1), number of tokens (1).
+    """
+
+    sites = (*STATE_SITES, *HEAD_SITES)
+
+    def __init__(self, windows: int = 512) -> None:
+        super().__init__()
+        self.budget = windows
+        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (h, 2d + 2)
+        self.add_state(
+            "own", scalar(), dist_reduce_fx="sum"
+        )  # (h, 2): pairs within windows, cosines and number
+        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, h, 2d + 2)
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
+
+    @property
+    def accumulator(self) -> Hashable:
+        return Sums, self.budget
+
+    def update(self, batch: States) -> None:
+        x = batch.x.double()
+        norm = x.norm(dim=-1, keepdim=True)
+        sums, ids = window_sums(torch.cat([x, x / norm, norm, torch.ones_like(norm)], dim=-1), batch.windows)
+        direction, number = sums[..., x.shape[-1] : -2], sums[..., -1]
+        self.total = self.total + sums.sum(0)
+        self.own = self.own + torch.stack([direction.square().sum((0, -1)), number.square().sum(0)], dim=-1)
+        self.windows = self.windows + len(ids)
+        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
+        mask = kept_windows(ids, self.budget)
+        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+
+    @property
+    def heads(self) -> int:
+        return len(self.total) if self.total.ndim else 1
+
+    @property
+    def width(self) -> int:
+        return self.total.shape[-1] // 2 - 1
+
+    @property
+    def n(self) -> int:
+        return int(self.total[0, -1]) if self.total.ndim else 0
+
+    @property
+    @once
+    def trouble(self) -> str:
+        """Why nothing can be read off the sums; empty where all is well."""
+        if self.n < 2:
+            return "fewer than two tokens"
+        if not self.total[:, : self.width].isfinite().all():
+            return "a state is not finite"
+        return ""
+
+    @property
+    @once
+    def mean(self) -> Tensor:
+        """Means of (state, direction, norm), shape (h, 2d + 1)."""
+        return self.total[:, :-1] / self.n
+
+    @property
+    @once
+    def deviations(self) -> Tensor:
+        """Influence on `mean` of the windows kept, shape (W, h, 2d + 1)."""
+        ids = dim_zero_cat(self.kept_ids)
+        kept = dim_zero_cat(self.kept)[kept_windows(ids, self.budget)]
+        return (kept[..., :-1] - kept[..., -1:] * self.mean) * (self.windows / self.n)
+
+
+def merge_moments(parts: Tensor) -> Tensor:
+    """Moments of the whole from those of its parts, shape (R, h, d + 1, d + 1) -> (h, d + 1, d + 1).
+
+    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however
+    far the mean lies from the origin. Layout: number of tokens at [0, 0], mean at [0, 1:], sum of centred outer
+    products at [1:, 1:].
+    """
+    n = parts[..., 0, :1]
+    merged = parts.sum(0)
+    middle = (parts[..., 0, 1:] * n).sum(0) / merged[..., 0, :1]
+    apart = (parts[..., 0, 1:] - middle) * n.sqrt()
+    merged[..., 1:, 1:] += torch.einsum("rhi,rhj->hij", apart, apart)
+    merged[..., 0, 1:] = middle
+    return merged
+
+
+class Moments(Metric):
+    """Second moments, and a sample of whole windows from which the intervals are read.
+
+    In float64: the Gram matrix squares the condition, and small singular values matter to some of the metrics.
+    """
+
+    sites = STATE_SITES
+
+    def __init__(self, tokens: int = 8192) -> None:
+        super().__init__()
+        self.budget = tokens
+        self.precision = torch.float32
+        self.add_state("moments", scalar(), dist_reduce_fx=merge_moments)  # (h, d + 1, d + 1)
+        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")  # (m, h, d)
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (m,)
+
+    @property
+    def accumulator(self) -> Hashable:
+        return Moments, self.budget
+
+    def update(self, batch: States) -> None:
+        x = floating(batch.x)
+        self.precision = x.dtype
+        n, h, d = x.shape
+        exact = x.double().transpose(0, 1)
+        mean = exact.mean(1)
+        centred = exact - mean[:, None]
+        part = exact.new_zeros(h, d + 1, d + 1)
+        part[:, 0, 0] = n
+        part[:, 0, 1:] = mean
+        part[:, 1:, 1:] = centred.mT @ centred
+        self.moments = merge_moments(torch.stack([self.moments, part])) if self.moments.ndim else part
+        self.windows = self.windows + len(batch.windows.unique())
+        kept, ids = torch.cat([*self.kept, x]), torch.cat([*self.kept_ids, batch.windows])
+        mask = kept_windows(ids, self.budget)
+        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+
+    @property
+    def heads(self) -> int:
+        return len(self.moments) if self.moments.ndim else 1
+
+    @property
+    def n(self) -> int:
+        return int(self.moments[0, 0, 0]) if self.moments.ndim else 0
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean state, shape (h, d)."""
+        return self.moments[:, 0, 1:]
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance (divided by n), shape (h, d, d)."""
+        return self.moments[:, 1:, 1:] / self.n
+
+    @property
+    @once
+    def trouble(self) -> str:
+        """Why nothing can be read off the moments; empty where all is well."""
+        if self.n < 2:
+            return "fewer than two tokens"
+        if not self.moments.isfinite().all():
+            return "a state is not finite"
+        power = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if (power <= unresolved(self.mean.square().sum(-1), self.precision)).any():
+            return "all states are equal"
+        return ""
+
+    @property
+    @once
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """The tokens of the windows kept, (h, m, d) in float64, and their window ids (m,)."""
+        ids = dim_zero_cat(self.kept_ids)
+        mask = kept_windows(ids, self.budget)
+        return dim_zero_cat(self.kept)[mask].double().transpose(0, 1), ids[mask]
+
+    @property
+    @once
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of the covariance, descending, (h, d), and their influence (W, h, d)."""
+        return self._spectrum(self.covariance, self.mean)
+
+    @property
+    @once
+    def spectrum_uncentered(self) -> tuple[Tensor, Tensor]:
+        """The same of the second moment about the origin."""
+        return self._spectrum(self.covariance + self.mean[:, :, None] * self.mean[:, None, :], 0 * self.mean)
+
+    def _spectrum(self, matrix: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1)
+        x, windows = self.sample
+        along = ((x - centre[:, None]) @ vectors).square() - values[:, None]
+        return values, self.influence(along, windows)
+
+    def influence(self, of_tokens: Tensor, windows: Tensor) -> Tensor:
+        """Influence of windows (W, h, ...) from the influence of their tokens (h, m, ...)."""
+        sums, _ = window_sums(of_tokens.transpose(0, 1), windows)
+        return sums * (self.windows / self.n)
+
+
+def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:
+    """Variance below which rows of mean square `power` are equal up to the rounding of `precision`."""
+    return power * (4 * torch.finfo(precision).eps) ** 2
+
+
+class Sample(Metric):
+    """A seeded sample of tokens (one head), for what needs their neighbours."""
+
+    sites = STATE_SITES
+
+    def __init__(self, size: int = 4096, seed: int = 0) -> None:
+        super().__init__()
+        self.size, self.seed = size, seed
+        self.add_state("kept", [], dist_reduce_fx="cat")  # (m, d)
+        self.add_state("order", [], dist_reduce_fx="cat")  # (m,)
+
+    @property
+    def accumulator(self) -> Hashable:
+        return Sample, self.size, self.seed
+
+    def update(self, batch: States) -> None:
+        place = priority(occurrence(batch.windows), self.seed)
+        kept = torch.cat([*self.kept, floating(batch.x[:, 0])])
+        order = torch.cat([*self.order, priority(batch.windows ^ place, self.seed)])
+        first = order.argsort()[: self.size]
+        self.kept, self.order = [kept[first]], [order[first]]
+
+    @property
+    @once
+    def sample(self) -> Tensor:
+        """The tokens, (m, d), in an order that the stream's order does not touch."""
+        if not len(self.order):
+            return torch.zeros(0, 1)
+        return dim_zero_cat(self.kept)[dim_zero_cat(self.order).argsort()[: self.size]]
+
+    @property
+    @once
+    def trouble(self) -> str:
+        """Why nothing can be read off the sample; empty where all is well."""
+        return "" if self.sample.isfinite().all() else "a state is not finite"
+
+    @property
+    @once
+    def different(self) -> Tensor:
+        """The sample without its exact duplicates, (u, d)."""
+        return self.sample[unique_rows(self.sample)]
+
+    @property
+    @once
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The two nearest neighbours of each of the different tokens: distances and indices, (u, 2)."""
+        return nearest(self.different, 2)

@@ -1,0 +1,43 @@
+"""Share of duplicates: states that are exactly equal to an earlier one."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sample
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.neighbors import unique_rows
+
+
+def duplicate_share(x: Tensor) -> Tensor:
+    """The share of states that equal an earlier state exactly.
+
+    Formula: 1 - (number of different rows) / n.
+    Range: 0 to 1 - 1 / n; no unit.
+    Source: what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates.
+    Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
+    Interval: none is known.
+
+    Args:
+        x: states, shape (n, d).
+
+    Returns:
+        0-d, float64. NaN without states.
+
+    >>> duplicate_share(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    return 1 - torch.tensor(len(unique_rows(x)) / (len(x) or torch.nan), dtype=torch.float64, device=x.device)
+
+
+class DuplicateShare(Sample):
+    """Streams `duplicate_share` over the sample that the intrinsic dimension is estimated on."""
+
+    name = "duplicate_share"
+
+    def estimate(self, states: Sample) -> Estimate:
+        n = len(states.sample)
+        if states.trouble or not n:
+            return undefined(1, n, states.trouble or "no token was seen")
+        value = np.array([1 - len(states.different) / n])
+        return Estimate(value, value * np.nan, value * np.nan, n)

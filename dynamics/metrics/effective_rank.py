@@ -1,0 +1,42 @@
+"""Effective rank: how many directions the states use, by the entropy of their singular values."""
+
+from torch import Tensor
+
+from dynamics.metrics.spectrum import Spectral, eigenvalues
+
+
+def effective_rank(x: Tensor) -> Tensor:
+    """The exponential of the entropy of the singular values' shares.
+
+    Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred
+        states.
+    Range: 1 to min(n - 1, d); a number of dimensions.
+    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007), definition 1; RankMe (Garrido et al., arXiv
+        2210.02885, equation 3) is the same quantity of states that are not centred.
+    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`).
+    Interval: windows' influence functions, Student's t on the log scale; sampling error only.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+
+    >>> import torch
+    >>> effective_rank(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
+    tensor(2., dtype=torch.float64)
+    """
+    return EffectiveRank.of_eigenvalues(eigenvalues(x))
+
+
+class EffectiveRank(Spectral):
+    """Streams `effective_rank`."""
+
+    name = "effective_rank"
+    scale = "log"
+
+    @staticmethod
+    def of_eigenvalues(values: Tensor) -> Tensor:
+        sigma = values.sqrt()
+        p = sigma / sigma.sum(-1, keepdim=True)
+        return (-p.xlogy(p).sum(-1)).exp()

@@ -1,0 +1,54 @@
+"""Mean cosine: how much the directions of any two states agree."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sums
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def mean_cosine(x: Tensor) -> Tensor:
+    """The mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
+
+    Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
+    Range: -1 / (n - 1) to 1 (all in one direction); no unit; 0 in the mean for isotropic states.
+    Source: Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143),
+        section 2; Ethayarajh (arXiv 1909.00512).
+    Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
+        of one window count (`mean_cosine_across_windows` leaves them out).
+    Interval: windows' influence functions, Student's t on the atanh scale.
+
+    Args:
+        x: states, shape (..., n, d), not centred.
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two states or where a state is zero or not finite.
+
+    >>> import torch
+    >>> mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
+    tensor(0.3333, dtype=torch.float64)
+    """
+    x = x.double()
+    n = x.shape[-2]
+    total = (x / x.norm(dim=-1, keepdim=True)).sum(-2)
+    return (total.square().sum(-1) - n) / (n * (n - 1) or float("nan"))
+
+
+class MeanCosine(Sums):
+    """Streams `mean_cosine`."""
+
+    name = "mean_cosine"
+
+    def estimate(self, states: Sums) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        n, part = states.n, slice(states.width, -1)
+        mean = states.mean[:, part]
+        return estimate(
+            (n * mean.square().sum(-1) - 1) / (n - 1),
+            n,
+            influence=2 * (states.deviations[..., part] * mean).sum(-1),
+            windows=int(states.windows),
+            scale="atanh",
+            reason="a state is zero: it has no direction",
+        )

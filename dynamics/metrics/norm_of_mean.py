@@ -1,0 +1,49 @@
+"""Norm of the mean state: how far the cloud's centre has drifted from the origin."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sums
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def norm_of_mean(x: Tensor) -> Tensor:
+    """The Euclidean norm of the mean state.
+
+    Formula: |sum_i x_i| / n.
+    Range: 0 to infinity; in the states' own unit.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 3: the drift of the mean.
+    Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0.
+        Rotary positions average a mean away. The norm of the mean key is a gauge freedom of softmax.
+    Interval: windows' influence functions, Student's t on the log scale; misleading where the mean is within
+        noise of 0.
+
+    Args:
+        x: states, shape (..., n, d), not centred.
+
+    Returns:
+        Shape (...), float64. NaN without states or where one is not finite.
+
+    >>> import torch
+    >>> norm_of_mean(torch.tensor([[3.0, 0.0], [3.0, 8.0]]))
+    tensor(5., dtype=torch.float64)
+    """
+    return _nan_if_infinite(x.double().mean(-2).norm(dim=-1))
+
+
+def _nan_if_infinite(value: Tensor) -> Tensor:
+    return value.where(value.isfinite(), float("nan"))
+
+
+class NormOfMean(Sums):
+    """Streams `norm_of_mean`, on queries and keys for each head."""
+
+    name = "norm_of_mean"
+
+    def estimate(self, states: Sums) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        mean = states.mean[:, : states.width]
+        value = mean.norm(dim=-1)
+        influence = (states.deviations[..., : states.width] * mean).sum(-1) / value
+        return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")

@@ -1,0 +1,42 @@
+"""Normalized attention entropy: how widely a query looks, of what it could see."""
+
+from torch import Tensor
+
+from dynamics.metrics.attention import AttentionStatistics
+from dynamics.metrics.base import Estimate
+
+
+def normalized_entropy(probabilities: Tensor) -> Tensor:
+    """The mean over queries of the attention entropy, divided by the log of the number of keys seen.
+
+    Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
+        that see one key are left out.
+    Range: 0 (one key takes all) to 1 (uniform); no unit.
+    Source: the entropy of Ghader and Monz (arXiv 1710.03348), equation 6, over its own maximum.
+    Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones.
+    Interval: variance of the ratio over windows, Student's t on the logit scale.
+
+    Args:
+        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them: it
+            counts the keys that the mask shows.)
+
+    Returns:
+        Shape (...), float64. NaN where every query sees one key.
+
+    >>> import torch
+    >>> normalized_entropy(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.25, 0.25]]))
+    tensor(0.9732, dtype=torch.float64)
+    """
+    p = probabilities.double()
+    seen = (p > 0).sum(-1)
+    share = -p.xlogy(p).sum(-1) / seen.log()
+    return share.where(seen > 1, 0).sum(-1) / (seen > 1).sum(-1)
+
+
+class NormalizedEntropy(AttentionStatistics):
+    """Streams `normalized_entropy` over the queries that are not padding."""
+
+    name = "normalized_entropy"
+
+    def estimate(self, states: AttentionStatistics) -> Estimate:
+        return states.mean_of("normalized_entropy", scale="logit")

@@ -1,0 +1,57 @@
+"""Alignment of queries and keys: the cosine of the mean query and the mean key."""
+
+import torch
+from torch import Tensor
+
+from dynamics.metrics.attention import QueryKeySums
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
+    """The cosine between the mean query and the mean key of a head.
+
+    Formula: <q, k> / (|q| |k|), q = sum_i q_i / n, k = sum_j k_j / m, as they enter the dot product.
+    Range: -1 (opposed) to 1 (parallel); no unit.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 5.
+    Pitfalls: the mean key is a gauge freedom of softmax; rotary positions average a mean away, and the cosine
+        of two means near 0 is noise.
+    Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within
+        noise of 0.
+
+    Args:
+        query: shape (..., n, d_h).
+        key: shape (..., m, d_h).
+
+    Returns:
+        Shape (...), float64.
+
+    >>> qk_alignment(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor(0.7071, dtype=torch.float64)
+    """
+    q, k = query.double().mean(-2), key.double().mean(-2)
+    return torch.linalg.vecdot(q, k) / (q.norm(dim=-1) * k.norm(dim=-1))
+
+
+class QkAlignment(QueryKeySums):
+    """Streams `qk_alignment` for each head; the layer's value is the mean over heads."""
+
+    name = "qk_alignment"
+
+    def estimate(self, states: QueryKeySums) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        mean, influence = states.means
+        norm = mean.norm(dim=-1, keepdim=True)
+        (q, _, k, _), (q_norm, _, k_norm, _) = mean / norm, norm
+        value = (q * k).sum(-1)
+        along = (influence[:, 0] * (k - value[:, None] * q) / q_norm).sum(-1)
+        along += (influence[:, 2] * (q - value[:, None] * k) / k_norm).sum(-1)
+        return estimate(
+            value,
+            states.n,
+            influence=along,
+            windows=int(states.windows),
+            scale="atanh",
+            reason="a mean query or key is zero: it has no direction",
+        )
