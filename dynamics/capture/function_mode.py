@@ -163,10 +163,15 @@ def _product(owner: Any, func: Callable, args: tuple, kwargs: dict[str, Any]) ->
 
 def _einsum_pair(equation: Any, operands: Any) -> tuple[Tensor, Tensor] | None:
     """The operands of `...tk,...sk->...ts`, in whatever letters and order, as (..., T, d) and (..., S, d)."""
-    if not isinstance(equation, str) or "." in equation or "->" not in equation or len(operands) != 2:
+    if not isinstance(equation, str) or "->" not in equation or len(operands) != 2:
         return None
     inputs, output = equation.replace(" ", "").split("->")
     left, right = inputs.split(",")
+    if "..." in output:
+        rest = "".join(map(chr, range(0x100, 0x100 + operands[0].ndim + 3 - len(left))))
+        left, right, output = (letters.replace("...", rest) for letters in (left, right, output))
+    if (len(left), len(right)) != (operands[0].ndim, operands[1].ndim):
+        return None
     shared = set(left) & set(right) - set(output)
     if len(output) < 3 or len(shared) != 1:
         return None

@@ -43,13 +43,14 @@ def held_still(model: nn.Module) -> Iterator[None]:
 
 
 def _show_scores(model: nn.Module) -> None:
-    """Run every transformers model on its sdpa path where it has one.
-
-    Fused kernels (flash, flex) hide what enters the softmax; falcon's eager path adds its alibi twice.
-    """
+    """Run every transformers model on its sdpa path where it has one: fused kernels hide their scores."""
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and module._supports_sdpa:
-            if module.config._attn_implementation != "sdpa":
+        able = isinstance(module, PreTrainedModel) and module._supports_sdpa
+        if able and module.config._attn_implementation != "sdpa":
+            if module.config.model_type == "falcon" and module.config._attn_implementation == "eager":
+                # adds its alibi twice there; it has no official switch, but reads its config as it runs
+                module.config._attn_implementation = "sdpa"
+            else:
                 module.set_attn_implementation("sdpa")
 
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.capture.attention import AttentionCall, attention_call
+from dynamics.capture.calls import Call, at_work
 from dynamics.capture.function_mode import Scores, ScoreWatch
-from dynamics.capture.layers import Call, Layout, at_work, find_layers
+from dynamics.capture.layers import Layout, find_layers
 from dynamics.capture.padding import Padding
 from dynamics.capture.state import held_still
 from dynamics.errors import Refusal
@@ -42,6 +45,11 @@ class Tap:
         self._layout: Layout | None = None
         self._hooks = ExitStack()
         self._attentions: list[Call] = []
+        self._layer = 0
+        self._shape = (0, 0)  # batch and length of the layer at work
+        self._queries: dict[str, int] = {}  # rows that each attention of it has had
+        self._seen: set[int] = set()
+        self._time_first = False
         self._passes = 0
 
     @property
@@ -88,9 +96,8 @@ class Tap:
         if self._layout is None:
             self._layout = _layout(model, lambda: model.forward(*args, **kwargs))
             self._install()
-        self._padding.mask = None
-        self._padding.read(model, args, kwargs)
-        self._layer, self._shape, self._seen = 0, (0, 0), set()
+        self._padding.start(model, args, kwargs)
+        self._layer, self._shape, self._queries, self._seen = 0, (0, 0), {}, set()
         self._attentions.clear()
 
     def _install(self) -> None:
@@ -108,26 +115,42 @@ class Tap:
                 self._hook(modules[name].register_forward_hook(self._leave))
         if "output" in self._sites:
             self._hook(_base(self._model).register_forward_hook(self._output))
+        attentions = [modules[name] for name in layout.attentions]
+        self._time_first = any(isinstance(x, nn.MultiheadAttention) and not x.batch_first for x in attentions)
         if self._sites & ATTENTION_SITES and self.has_attention:
-            attentions = {name: modules[name] for name in layout.attentions}
-            self._hooks.enter_context(at_work(attentions, self._attentions))
-            owner = lambda: self._attentions[-1] if self._attentions else None  # noqa: E731
-            self._hooks.enter_context(ScoreWatch(owner, lambda call: call in self._attentions, self._scores))
+            stack = self._attentions
+            self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
+            self._hooks.enter_context(
+                ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, self._scores)
+            )
         self._hook(self._model.register_forward_hook(self._end))
 
     def _enter(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        x = _tokens(_first_tensor((kwargs.get("hidden_states"), *args, *kwargs.values())))
-        self._shape, self._queries = (x.shape[0], x.shape[1]), 0
+        x = self._tokens((kwargs.get("hidden_states"), *args, *kwargs.values()))
+        self._shape, self._queries = (x.shape[0], x.shape[1]), {}
         if self._layer == 0 and "residual" in self._sites:
             self._hand_over("residual", 0, x)
         self._layer += 1
 
     def _leave(self, block: nn.Module, args: tuple, output: Any) -> None:
-        self._hand_over("residual", self._layer, _tokens(_first_tensor(output)))
+        self._hand_over("residual", self._layer, self._tokens(output))
 
     def _output(self, model: nn.Module, args: tuple, output: Any) -> None:
         x = getattr(output, "last_hidden_state", None)
-        self._hand_over("output", self.layers, _tokens(_first_tensor(output) if x is None else x))
+        self._hand_over("output", self.layers, self._tokens(output if x is None else x))
+
+    def _tokens(self, values: Any) -> Tensor:
+        """The hidden states (B, T, D) among what a module takes or gives; images (B, C, H, W) are flattened."""
+        values = values.values() if isinstance(values, dict) else values
+        values = [values] if isinstance(values, Tensor) else values
+        x = next(
+            (x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None
+        )
+        if x is None:
+            raise Refusal(f"{self.name} has no hidden states of shape (batch, tokens, width) to capture.")
+        if x.ndim == 4:
+            return x.flatten(2).transpose(1, 2)
+        return x.transpose(0, 1) if self._time_first else x
 
     def _hand_over(self, site: str, layer: int, x: Tensor) -> None:
         assert self._on_states is not None
@@ -139,22 +162,24 @@ class Tap:
         assert self._on_attention is not None
         if not owner.cross:
             self._seen.add(self._layer)
-        call = attention_call(self._layer, owner.module, scores, self._shape, owner.cross, self._valid)
-        self._on_attention(call)
+        valid = partial(self._valid, owner)
+        self._on_attention(attention_call(self._layer, owner.module, scores, self._shape, owner.cross, valid))
 
-    def _valid(self, batch: int, rows: int, device: Any) -> Tensor:
-        """Of the queries of a call: all tokens of the layer, its next chunk, or windows, which are all real."""
+    def _valid(self, owner: Call, batch: int, rows: int, device: torch.device) -> Tensor:
+        """Of a call's queries: all tokens of the layer, or its next chunk; windows have no padding."""
         if batch != self._shape[0]:
             return self._padding.valid(self._model, batch, rows, device)
-        start = self._queries
-        self._queries += rows
         length = max(rows, self._shape[1])
+        start = self._queries.get(owner.name, 0)
+        start = start if start + rows <= length else 0
+        self._queries[owner.name] = start + rows
         return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
 
     def _end(self, *_: Any) -> None:
         expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads}
         if self._layer != self.layers:
-            raise Refusal(f"Only {self._layer} of the {self.layers} layers of {self.name} ran.")
+            _LAYOUTS.pop(self._model)
+            raise Refusal(f"{self._layer} layers of {self.name} ran where {self.layers} were expected.")
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
             raise Refusal(f"The attention of {self.name} was silent in layers {missing}.")
@@ -178,19 +203,6 @@ def _base(model: nn.Module) -> nn.Module:
     return model
 
 
-def _first_tensor(values: Any) -> Tensor:
-    """The hidden states among what a layer is given or gives back."""
-    if isinstance(values, Tensor):
-        return values
-    values = values.values() if isinstance(values, dict) else values
-    return next(x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """Images (B, C, H, W) as tokens (B, H * W, C)."""
-    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-
-
 @contextmanager
 def capture(
     model: nn.Module,
@@ -207,9 +219,9 @@ def capture(
 
     model        any module; a compiled one is measured uncompiled.
     sites        of "residual", "output", "query", "key", "attention"; only what they need is tapped.
-    on_states    called as (site, layer, x, valid) with x of shape (B, T, D) and valid (B, T), boolean, false for
-                 padding. "residual": layer 0 is what enters the first layer, 1..L what each layer gives, before
-                 any final norm. "output": layer L, the last hidden state of the model. Images are flattened.
+    on_states    called as (site, layer, x, valid): x of shape (B, T, D), images flattened; valid (B, T),
+                 boolean, false for padding. "residual": layer 0 is what enters the first layer, 1..L what
+                 each layer gives, before any final norm. "output": layer L, the model's last hidden state.
     on_attention called with every `AttentionCall`; attention to another sequence only if `cross`.
 
     Everything is put back at the end, also after an exception. Refused: unknown sites, a model without layers,

@@ -1,0 +1,75 @@
+"""The modules at work during a forward pass, and what they were given."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+_SOURCES = ("key_value_states", "encoder_hidden_states", "cross_attention_states")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A module at work."""
+
+    name: str
+    module: nn.Module
+    args: tuple
+    kwargs: dict[str, Any]
+
+    @property
+    def batch(self) -> int:
+        """The number of sequences it works on: the first axis of its first tensor."""
+        return next(x.shape[0] for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor))
+
+    @property
+    def cross(self) -> bool:
+        """Whether the module, an attention, takes its keys from another sequence."""
+        if isinstance(self.module, nn.MultiheadAttention):
+            query, key = (*self.args, self.kwargs.get("query"), self.kwargs.get("key"))[:2]
+            return query is not key
+        given = arguments(self.module, self.args, self.kwargs)
+        return any(isinstance(given.get(name), Tensor) for name in _SOURCES)
+
+
+def arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a module was given, by the names of its `forward`."""
+    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+
+
+@lru_cache(maxsize=1024)
+def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+@contextmanager
+def at_work(
+    modules: dict[str, nn.Module], stack: list[Call], seen: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Keep in `stack` the calls of `modules` that are at work, innermost last; tell `seen` the name of each."""
+
+    def enter(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            stack.append(Call(name, module, args, kwargs))
+            if seen is not None:
+                seen(name)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        stack.clear()

@@ -1,0 +1,252 @@
+"""What the capture promises of any model: nothing missed, nothing left behind."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModel, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from dynamics.capture import capture
+from dynamics.errors import Refusal
+from tests.capture.zoo import build, inputs
+
+
+def residuals(model, batch):
+    heard = {}
+    with capture(model, ["residual"], lambda site, layer, x, valid: heard.update({layer: x})):
+        model(**batch)
+    return heard
+
+
+class Broken(nn.Module):
+    def forward(self, *_, **__):
+        raise ZeroDivisionError
+
+
+def test_everything_is_put_back_when_a_layer_raises():
+    model = build("llama", "eager").train()
+    model.layers[0].eval()
+    model.layers[1].mlp = Broken()
+    modes = [module.training for module in model.modules()]
+    random = torch.get_rng_state()
+    for _ in range(2):  # once while the layers are being found, once with all hooks in place
+        with (
+            pytest.raises(ZeroDivisionError),
+            capture(model, ["residual", "attention"], lambda *_: torch.rand(2), lambda _: torch.rand(2)),
+        ):
+            model(**inputs("llama"))
+        assert [module.training for module in model.modules()] == modes
+        assert model.config._attn_implementation == "eager"
+        assert model.config.use_cache is True
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert torch.equal(torch.get_rng_state(), random)
+        assert torch.is_grad_enabled()
+        assert torch.backends.mha.get_fastpath_enabled()
+        assert torch.overrides._get_current_function_mode() is None
+        model.layers[1].mlp = nn.Identity()
+        residuals(model, inputs("llama"))
+        model.layers[1].mlp = Broken()
+
+
+def test_a_consumer_that_raises_is_heard_and_leaves_nothing_behind():
+    model = build("bert")
+    with pytest.raises(ZeroDivisionError), capture(model, ["attention"], on_attention=lambda _: 1 / 0):
+        model(**inputs("bert"))
+    assert torch.overrides._get_current_function_mode() is None
+    assert len(residuals(model, inputs("bert"))) == 3
+
+
+def test_a_foreign_implementation_is_measured_through_sdpa_and_restored():
+    def hidden(*args, **kwargs):
+        with torch._C.DisableTorchFunction():
+            return sdpa_attention_forward(*args, **kwargs)
+
+    AttentionInterface.register("hidden", hidden)
+    AttentionMaskInterface.register("hidden", sdpa_mask)
+    model = build("whisper")
+    model.set_attn_implementation("hidden")
+    with torch.no_grad():
+        before = model(**inputs("whisper")).last_hidden_state
+    calls = []
+    with capture(model, ["attention"], on_attention=calls.append):
+        inside = model(**inputs("whisper")).last_hidden_state
+    assert len(calls) == 2
+    assert model.config._attn_implementation == "hidden"
+    assert torch.equal(inside, before)
+
+
+def test_parts_with_implementations_of_their_own_get_them_back():
+    wrapper = nn.ModuleDict({"first": build("bert", "eager"), "second": build("bert", "sdpa")})
+    wrapper.forward = lambda **batch: [part(**batch) for part in wrapper.values()]
+    heard = []
+    with capture(wrapper, ["attention"], on_attention=heard.append) as tap:
+        wrapper(**inputs("bert"))
+    assert [call.layer for call in heard] == [1, 2, 3, 4]
+    assert tap.layers == 4
+    assert heard[0].valid.sum() == inputs("bert")["attention_mask"].sum()
+    assert [part.config._attn_implementation for part in wrapper.values()] == ["eager", "sdpa"]
+
+
+@pytest.mark.parametrize("how", ["whole", "in place", "children"])
+def test_a_compiled_model_is_measured_uncompiled_and_stays_compiled(how):
+    frames = []
+
+    def backend(graph, _):
+        frames.append(graph)
+        return graph.forward
+
+    model, batch = build("llama"), {"input_ids": inputs("llama")["input_ids"]}
+    wanted = residuals(build("llama"), batch)
+    if how == "whole":
+        run = torch.compile(model, backend=backend)
+    else:
+        run = model
+        for module in [model] if how == "in place" else model.layers:
+            module.compile(backend=backend)
+    with torch.no_grad():
+        before = run(**batch).last_hidden_state
+        compiled = len(frames)
+        heard = residuals(run, batch)
+        assert torch.equal(run(**batch).last_hidden_state, before)
+    assert compiled > 0
+    assert len(frames) == compiled
+    assert heard.keys() == wanted.keys()
+    for layer, x in heard.items():
+        torch.testing.assert_close(x, wanted[layer])
+
+
+def test_a_head_on_top_changes_nothing():
+    config = build("llama").config
+    model = LlamaForCausalLM(config)
+    heard, batch = {}, inputs("llama")
+    with capture(model, ["output", "query"], lambda *x: heard.update({x[:2]: x[2]}), lambda call: None) as tap:
+        model(**batch, labels=batch["input_ids"])
+    with torch.no_grad():
+        assert torch.equal(heard["output", 2], model.model.eval()(**batch).last_hidden_state)
+    assert tap.layout.blocks == ("model.layers.0", "model.layers.1")
+
+
+def test_two_batches_in_one_capture_share_one_search():
+    model, shapes = build("gpt2"), []
+    ids = torch.randint(5, 60, (2, 9))
+    with capture(model, ["residual"], lambda site, layer, x, valid: shapes.append((layer, *x.shape))) as tap:
+        model(ids)
+        model(input_ids=ids[:1, :5])
+    assert tap.passes == 2
+    assert shapes == [(layer, b, t, 32) for b, t in ((2, 9), (1, 5)) for layer in range(3)]
+
+
+def test_unpadded_causal_text_needs_no_mask():
+    model, calls = build("qwen3"), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(torch.randint(5, 60, (2, 9)))
+    for call in calls:
+        assert (call.mask, call.is_causal, call.groups) == (None, True, 4)
+        hidden = call.logits(0, 9).isinf()
+        assert torch.equal(hidden[0, 0], torch.ones(9, 9).triu(1).bool())
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1], [1]])])
+def test_one_token_with_shared_key_heads(mask):
+    model, calls = build("qwen3"), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(torch.tensor([[7], [9]]), attention_mask=mask)
+    assert [(call.query.shape, call.key.shape) for call in calls] == [((2, 4, 1, 8), (2, 1, 1, 8))] * 2
+    assert all(call.logits(0, 1).shape == (2, 4, 1, 1) for call in calls)
+
+
+def encoder_decoder(name):
+    if name == "t5":
+        config = build("t5").config
+        config.is_encoder_decoder, config.num_decoder_layers = True, 1
+        model = AutoModel.from_config(config)
+        batch = {**inputs("t5"), "decoder_input_ids": torch.randint(5, 60, (3, 4))}
+    else:
+        config = build("whisper").config
+        model = AutoModel.from_config(config)
+        batch = {**inputs("whisper"), "decoder_input_ids": torch.randint(5, 60, (2, 4))}
+    return model, batch
+
+
+@pytest.mark.parametrize("name", ["t5", "whisper"])
+def test_cross_attention_is_heard_only_on_demand(name):
+    model, batch = encoder_decoder(name)
+    own, everything = [], []
+    with capture(model, ["attention"], on_attention=own.append) as tap:
+        model(**batch)
+    with capture(model, ["attention"], on_attention=everything.append, cross=True):
+        model(**batch)
+    assert tap.layers == 3
+    assert [(call.layer, call.cross) for call in own] == [(1, False), (2, False), (3, False)]
+    assert [(call.layer, call.cross) for call in everything] == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    last = everything[-1]
+    assert last.key.shape[2] != last.query.shape[2]
+    assert last.valid.all()
+    assert last.valid.shape == (len(batch["decoder_input_ids"]), 4)
+
+
+def test_local_attention_comes_in_chunks_that_cover_the_layer():
+    model, calls = build("canine"), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(**inputs("canine"))
+    first = [call for call in calls if call.layer == 1]
+    assert len(first) == 4
+    assert torch.equal(torch.cat([call.valid for call in first], 1), inputs("canine")["attention_mask"].bool())
+
+
+def test_refusals_say_what_is_wrong():
+    model, linear = build("bert"), nn.Linear(2, 2)
+
+    def run(module, sites, *consumers, x=None):
+        with capture(module, sites, *consumers):
+            return None if x is None else module(x)
+
+    with pytest.raises(Refusal, match="no site to capture called atention"):
+        run(model, ["atention"], print)
+    with pytest.raises(Refusal, match="needs on_states"):
+        run(model, ["residual"])
+    with pytest.raises(Refusal, match="BertModel was not run"):
+        run(model, ["residual"], print)
+    with pytest.raises(Refusal, match="No layers were found in Linear"):
+        run(linear, ["output"], print, x=torch.randn(1, 3, 2))
+
+
+def test_a_silent_attention_is_named():
+    """A layer whose attention hides from the tap after the search."""
+    model = build("bert")
+    residuals(model, inputs("bert"))
+    attention = model.encoder.layer[1].attention.self
+    visible = attention.forward
+
+    def hidden(*args, **kwargs):
+        with torch._C.DisableTorchFunction():
+            return visible(*args, **kwargs)
+
+    attention.forward = hidden
+    with (
+        pytest.raises(Refusal, match="attention of BertModel was silent in layers 2"),
+        capture(model, ["attention"], on_attention=lambda _: None),
+    ):
+        model(**inputs("bert"))
+
+
+def test_a_pass_that_runs_other_layers_is_refused():
+    model = build("albert")
+    residuals(model, inputs("albert"))
+    model.config.num_hidden_layers = 2
+    with pytest.raises(Refusal, match="2 layers of AlbertModel ran where 3"):
+        residuals(model, inputs("albert"))
+    assert len(residuals(model, inputs("albert"))) == 3
+
+
+def test_measured_models_can_be_freed():
+    model = build("gpt2")
+    residuals(model, inputs("gpt2"))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
