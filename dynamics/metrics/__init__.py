@@ -25,15 +25,18 @@ DEFAULT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("residual", "output", "sentence", "token"),
         (
-            "anisotropy",
-            "effective_rank",
-            "mean_cosine",
-            "norm_of_mean",
-            "intrinsic_dimension",
+            *("anisotropy", "anisotropy_uncentered", "singular_value_share", "isoscore", "participation_ratio"),
+            *("effective_rank", "kurtosis", "mean_cosine", "mean_cosine_across_windows", "mean_norm"),
+            *("norm_of_mean", "intrinsic_dimension", "duplicate_share", "local_anisotropy"),
+            "local_anisotropy_random",
         ),
     ),
     **dict.fromkeys(("query", "key"), ("norm_of_mean", "drift", "mean_cosine")),
-    "attention": ("qk_alignment", "entropy", "normalized_entropy"),
+    "attention": (
+        *("qk_alignment", "qk_mean_cosine", "entropy", "normalized_entropy", "max_probability"),
+        *("sink_mass", "logit_max"),
+    ),
+    "weight": ("qk_symmetry",),
 }
 """What is measured at each site unless something else is asked for."""
 

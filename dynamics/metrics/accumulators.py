@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, States, once
+from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
 from dynamics.metrics.neighbors import nearest, unique_rows
 from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
 
@@ -91,11 +91,15 @@ class Sums(Metric):
 
     @property
     @once
+    def sample(self) -> Tensor:
+        """Sums for each of the windows kept, shape (W, h, 2d + 2)."""
+        return dim_zero_cat(self.kept)[kept_windows(dim_zero_cat(self.kept_ids), self.budget)]
+
+    @property
+    @once
     def deviations(self) -> Tensor:
         """Influence on `mean` of the windows kept, shape (W, h, 2d + 1)."""
-        ids = dim_zero_cat(self.kept_ids)
-        kept = dim_zero_cat(self.kept)[kept_windows(ids, self.budget)]
-        return (kept[..., :-1] - kept[..., -1:] * self.mean) * (self.windows / self.n)
+        return (self.sample[..., :-1] - self.sample[..., -1:] * self.mean) * (self.windows / self.n)
 
 
 def merge_moments(parts: Tensor) -> Tensor:
@@ -214,6 +218,34 @@ class Moments(Metric):
         """Influence of windows (W, h, ...) from the influence of their tokens (h, m, ...)."""
         sums, _ = window_sums(of_tokens.transpose(0, 1), windows)
         return sums * (self.windows / self.n)
+
+
+class CrossMoments(Moments):
+    """Second moments of two representations together, fed `Pair`s by hand: no site has two."""
+
+    sites = ()
+
+    def __init__(self) -> None:
+        super().__init__(tokens=0)
+        self.split = 0
+
+    @property
+    def accumulator(self) -> Hashable:
+        return CrossMoments
+
+    def update(self, batch: Pair) -> None:
+        self.split = batch.x.shape[-1]
+        super().update(States(torch.cat([batch.x, batch.y], dim=-1), batch.windows))
+
+    @property
+    def blocks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariances x x (h, d, d), y x (h, e, d) and y y (h, e, e)."""
+        both = self.covariance
+        return (
+            both[:, : self.split, : self.split],
+            both[:, self.split :, : self.split],
+            both[:, self.split :, self.split :],
+        )
 
 
 def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:

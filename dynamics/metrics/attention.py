@@ -40,7 +40,7 @@ def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor, T
     e = s.exp()
     z = e.sum(-1)
     entropy = z.log() - torch.linalg.vecdot(e, s) / z
-    sink = torch.as_tensor(sink, device=e.device).expand(len(e))
+    sink = torch.as_tensor(sink, device=e.device).clamp(max=e.shape[-1] - 1).expand(len(e))
     on_sink = e.gather(-1, sink[:, None, None, None].expand(*e.shape[:-1], 1))[..., 0] / z
     return torch.stack([entropy, entropy / seen.log(), 1 / z, on_sink]), seen, greatest
 
@@ -72,19 +72,17 @@ class AttentionStatistics(Metric):
     def update(self, batch: Attention) -> None:
         call, windows = batch
         rows, heads, queries, _ = call.query.shape
-        valid = call.valid if call.valid is not None else call.query.new_ones(rows, queries, dtype=torch.bool)
-        sink = (
-            valid.int().argmax(1) if call.key.shape[2] == queries else valid.new_zeros(rows, dtype=torch.long)
-        )
-        total = torch.zeros(2, 4, rows, heads, dtype=torch.float64, device=valid.device)
+        sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
+        total = torch.zeros(2, 4, rows, heads, dtype=torch.float64, device=sink.device)
         for start in range(0, queries, CHUNK):
             stop = min(start + CHUNK, queries)
-            logits = floating(call.logits(start, stop))
-            self._count(logits[:, :, :: self.stride], valid[:, start : stop : self.stride])
+            logits = floating(call.logits(start, stop, call.reach(stop)))
+            valid = call.valid[:, None, start:stop]
+            self._count(logits[:, :, :: self.stride], valid[..., :: self.stride])
             values, seen, greatest = summarise(logits, sink)
-            used = valid[:, None, start:stop] & (greatest != -torch.inf)
-            later = torch.arange(start, stop, device=valid.device) != sink[:, None]
-            masks = torch.stack([used, used & (seen != 1), used, used & later[:, None]])
+            used = valid & (greatest != -torch.inf)
+            later = torch.arange(start, stop, device=sink.device) != sink[:, None, None]
+            masks = torch.stack([used, used & (seen != 1), used, used & later])
             total[0] += values.where(masks, 0).sum(-1)
             total[1] += masks.sum(-1)
             highest = greatest.where(used, -torch.inf).amax((0, 2))
@@ -96,7 +94,7 @@ class AttentionStatistics(Metric):
 
     def _count(self, logits: Tensor, valid: Tensor) -> None:
         """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
-        seen = (logits > -torch.inf) & valid[:, None, :, None]
+        seen = (logits > -torch.inf) & valid[..., None]
         for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
             edges = getattr(self, f"{name}_edges").to(values)
             bins = torch.bucketize(values.contiguous(), edges, right=True)  # 0: below all edges; NaN: above
@@ -155,14 +153,10 @@ class QueryKeySums(Metric):
         call, windows = batch
         query = call.query.double()
         key = call.key.double().repeat_interleave(query.shape[1] // call.key.shape[1], dim=1)
-        valid = (
-            call.valid if call.valid is not None else query.new_ones(query[:, 0, :, 0].shape, dtype=torch.bool)
-        )
-        valid_key = (
-            valid if key.shape[2] == query.shape[2] else key.new_ones(key[:, 0, :, 0].shape, dtype=torch.bool)
-        )
+        same = key.shape[2] == query.shape[2]
+        valid_key = call.valid if same else call.valid.new_ones(len(key), key.shape[2])
         parts, numbers = [], []
-        for x, mask in ((query, valid), (key, valid_key)):
+        for x, mask in ((query, call.valid), (key, valid_key)):
             for values in (x, x / x.norm(dim=-1, keepdim=True)):
                 parts.append(values.where(mask[:, None, :, None], 0).sum(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))

@@ -41,19 +41,22 @@ class AttentionCall(Protocol):
     """One call of an attention layer, as the capture hands it over.
 
     query (B, H, T, d_h) and key (B, H_kv, S, d_h) as they enter the dot product, H a multiple of H_kv;
-    `scaling` is the factor of their product; `valid` (B, T) is False at padding (None: no padding).
+    `scaling` is the factor of their product; `valid` (B, T) is False at padding.
     """
 
     query: Tensor
     key: Tensor
     scaling: float
-    valid: Tensor | None
+    valid: Tensor
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """What enters the softmax for the queries start..stop: (B, H, stop - start, S), masked entries -inf.
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
+        """What enters the softmax for the queries start..stop over the first `keys` keys (all by default).
 
-        The tensor is new: the caller may overwrite it.
+        Shape (B, H, stop - start, keys), masked entries -inf. The tensor is new: the caller may overwrite it.
         """
+
+    def reach(self, stop: int) -> int:
+        """How many of the first keys are enough for the queries before `stop`."""
 
 
 class Attention(NamedTuple):
@@ -63,8 +66,16 @@ class Attention(NamedTuple):
     windows: Tensor
 
 
+class Pair(NamedTuple):
+    """Two representations of the same tokens, (n, heads, d) and (n, heads, e), and the tokens' windows (n,)."""
+
+    x: Tensor
+    y: Tensor
+    windows: Tensor
+
+
 class Weights(NamedTuple):
-    """The query and key projections of one layer, each of shape (heads, d_h, d)."""
+    """The projections of one layer, W_q (H, d_h, d) and W_k (H_kv, d_h, d), H a multiple of H_kv."""
 
     query: Tensor
     key: Tensor

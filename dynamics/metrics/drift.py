@@ -47,7 +47,9 @@ class Drift(Sums):
     def reference_state(self, states: Sums | None = None) -> Tensor | None:
         """The mean to keep as the reference, (heads, d) on the host; None where there is no sound one."""
         states = states or self
-        return None if states.trouble else states.mean[:, : states.width].cpu()
+        states._known.clear()
+        with states.sync_context():
+            return None if states.trouble else states.mean[:, : states.width].cpu()
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble or self.reference is None:

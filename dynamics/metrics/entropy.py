@@ -3,11 +3,18 @@
 import torch
 from torch import Tensor
 
+from dynamics.metrics.accumulators import floating
 from dynamics.metrics.attention import CHUNK, AttentionStatistics, summarise
 from dynamics.metrics.base import Estimate
 
 
-def entropy(query: Tensor, key: Tensor, scaling: float | None = None, mask: Tensor | None = None) -> Tensor:
+def entropy(
+    query: Tensor,
+    key: Tensor,
+    scaling: float | None = None,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
     """The mean entropy of the attention distributions of a layer's queries, never forming the whole matrix.
 
     Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as
@@ -24,6 +31,7 @@ def entropy(query: Tensor, key: Tensor, scaling: float | None = None, mask: Tens
         scaling: factor of the product; default 1 / sqrt(d_h).
         mask: added to the logits (float), or True where a query sees a key (bool); broadcasts to (B, H, T, S).
             Queries that see nothing are left out.
+        is_causal: query i sees the keys 0..i only, on top of the mask.
 
     Returns:
         Shape (H,), float64, the mean over B and T.
@@ -35,11 +43,15 @@ def entropy(query: Tensor, key: Tensor, scaling: float | None = None, mask: Tens
     shape = (*query.shape[:-1], key.shape[-2])
     total = count = torch.zeros(query.shape[1], dtype=torch.float64, device=query.device)
     for start in range(0, query.shape[2], CHUNK):
-        part = slice(start, start + CHUNK)
-        logits = (query[:, :, part].float() * scaling) @ key.float().mT
+        stop = min(start + CHUNK, query.shape[2])
+        keys = min(stop, key.shape[2]) if is_causal else key.shape[2]
+        logits = (floating(query[:, :, start:stop]) * scaling) @ floating(key[:, :, :keys]).mT
         if mask is not None:
-            shown = mask.expand(shape)[:, :, part]
+            shown = mask.expand(shape)[:, :, start:stop, :keys]
             logits = logits.masked_fill_(~shown, -torch.inf) if mask.dtype == torch.bool else logits.add_(shown)
+        if is_causal:
+            at = torch.arange(stop, device=logits.device)
+            logits.masked_fill_(at[:keys] > at[start:, None], -torch.inf)
         values, _, greatest = summarise(logits)
         used = greatest != -torch.inf
         total = total + values[0].where(used, 0).double().sum((0, 2))

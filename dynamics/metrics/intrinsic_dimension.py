@@ -102,7 +102,7 @@ def two_nn_error(distances: Tensor, neighbours: Tensor, value: float, keep: floa
 
 
 def by_estimator(x: Tensor, estimator: str) -> float:
-    """The dimension of `x` (n, d), without duplicates, by an estimator of scikit-dimension, seeded; else NaN."""
+    """The dimension of `x` (n, d), without duplicates, by a seeded estimator of scikit-dimension, or NaN."""
     import skdim.id
 
     kind = getattr(skdim.id, estimator)

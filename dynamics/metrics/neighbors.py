@@ -71,7 +71,7 @@ def nearest(x: Tensor, k: int, rows: Tensor | None = None) -> tuple[Tensor, Tens
 def _search(
     x: Tensor, rows: Tensor, k: int, precision: torch.dtype | None
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Neighbours of `rows` by products in `precision` (None: by differences), and for which they are certain."""
+    """Neighbours of `rows` by products in `precision` (None: by differences), and where they are certain."""
     n, d = x.shape
     y = x if precision is None else x.to(precision)
     half = 0.5 * x.square().sum(-1)

@@ -1,0 +1,76 @@
+"""IsoScore: how evenly the variance is spread over all directions; IsoScore*, its stable form for training."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import floating
+from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
+from dynamics.metrics.spectrum import Spectral
+
+
+def isoscore(x: Tensor) -> Tensor:
+    """How evenly the states' variance is spread over all d directions.
+
+    Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the
+        published ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)),
+        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed.
+    Range: 0 (one direction) to 1 (isotropic); k equal directions of d give (k - 1) / (d - 1); no unit.
+    Source: Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the
+        same.
+    Pitfalls: n Gaussian states in width d give about n / (n + d): always say n.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN for d = 1, fewer than two states, equal states, or states that are not finite.
+
+    >>> import torch
+    >>> isoscore(torch.tensor([[3.0, 0, 0], [-3.0, 0, 0], [0, 3.0, 0], [0, -3.0, 0]]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    return (participation_ratio(x) - 1) / (x.shape[-1] - 1 or float("nan"))
+
+
+def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: float = 0.2) -> Tensor:
+    """IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
+
+    Formula: (PR - 1) / (d - 1) of S = (1 - reference_weight) cov(x) + reference_weight reference.
+    Range: 0 to 1; no unit.
+    Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358), equation 2.
+        `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
+        batch instead, so its zeta is 1 - reference_weight.
+    Pitfalls: differentiable but at S = 0. Without shrinkage a batch of m states gives about m / (m + d).
+    Interval: none; a loss.
+
+    Args:
+        x: states, shape (m, d); gradients flow to them.
+        reference: covariance (d, d), for example of states of the whole epoch; None: no shrinkage.
+        reference_weight: share of the reference, 0 to 1.
+
+    Returns:
+        0-d, in the precision of x (float32 for half precision).
+
+    >>> import torch
+    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+    >>> isoscore_star(x), isoscore_star(x, torch.diag(torch.tensor([0.0, 8.0])), reference_weight=0.5)
+    (tensor(0.), tensor(1.))
+    """
+    x = floating(x)
+    centred = x - x.mean(0)
+    covariance = centred.mT @ centred / (len(x) - 1)
+    if reference is not None:
+        covariance = (1 - reference_weight) * covariance + reference_weight * reference.to(covariance)
+    ratio = covariance.trace().square() / covariance.square().sum()
+    return (ratio - 1) / (x.shape[-1] - 1)
+
+
+class Isoscore(Spectral):
+    """Streams `isoscore`."""
+
+    name = "isoscore"
+    scale = "logit"
+
+    @staticmethod
+    def of_eigenvalues(values: Tensor) -> Tensor:
+        return (ParticipationRatio.of_eigenvalues(values) - 1) / (values.shape[-1] - 1 or float("nan"))

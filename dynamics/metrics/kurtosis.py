@@ -1,0 +1,47 @@
+"""Kurtosis of neuron norms: whether few coordinates carry the states' size (outlier features)."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Moments
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def kurtosis(x: Tensor) -> Tensor:
+    """The kurtosis of the coordinates' root mean squares.
+
+    Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d.
+    Range: 1 (all coordinates alike) to d (one carries all); no unit.
+    Source: He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279), equation 2.
+    Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
+    Interval: windows' influence functions, Student's t on the log scale.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN without states, for zero states, or states that are not finite.
+
+    >>> import torch
+    >>> kurtosis(torch.tensor([[1.0, 1.0, 1.0, 1.0]])), kurtosis(torch.tensor([[0.0, 5.0, 0.0, 0.0]]))
+    (tensor(1., dtype=torch.float64), tensor(4., dtype=torch.float64))
+    """
+    squares = x.double().square().mean(-2)
+    return squares.square().mean(-1) / squares.mean(-1).square()
+
+
+class Kurtosis(Moments):
+    """Streams `kurtosis`."""
+
+    name = "kurtosis"
+
+    def estimate(self, states: Moments) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        squares = states.covariance.diagonal(dim1=-2, dim2=-1) + states.mean.square()
+        value = squares.square().mean(-1) / squares.mean(-1).square()
+        slope = 2 * (squares / squares.mean(-1, keepdim=True) - value[:, None]) / squares.sum(-1, keepdim=True)
+        x, windows = states.sample
+        along = ((x.square() - squares[:, None]) @ slope[..., None])[..., 0]
+        influence = states.influence(along, windows)
+        return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")

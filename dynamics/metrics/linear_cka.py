@@ -1,0 +1,49 @@
+"""Linear CKA: how similar two representations of the same tokens are, up to rotation and scale."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import CrossMoments
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """The similarity of two representations of the same tokens: centred kernel alignment with linear kernels.
+
+    Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F), both centred.
+    Range: 0 to 1 (equal up to rotation, translation and scale); no unit.
+    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414), section
+        3.
+    Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
+    Interval: none is known here.
+
+    Args:
+        x: shape (..., n, d).
+        y: shape (..., n, e), of the same tokens.
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two tokens or where all are equal.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
+    >>> linear_cka(x, 3 * x.flip(-1) + 1).round(decimals=3), linear_cka(x, torch.ones(3, 1))
+    (tensor(1., dtype=torch.float64), tensor(nan, dtype=torch.float64))
+    """
+    x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
+    return _of_blocks(x.mT @ x, y.mT @ x, y.mT @ y)
+
+
+def _of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
+    norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]
+    return norms[1] / (norms[0] * norms[2]).sqrt()
+
+
+class LinearCka(CrossMoments):
+    """Streams `linear_cka` of pairs."""
+
+    name = "linear_cka"
+
+    def estimate(self, states: CrossMoments) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        return estimate(_of_blocks(*states.blocks), states.n, reason="all tokens are equal")

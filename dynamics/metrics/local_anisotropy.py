@@ -1,0 +1,79 @@
+"""Local anisotropy: the anisotropy within neighbourhoods, beside that of as many random states."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sample, floating
+from dynamics.metrics.anisotropy import anisotropy
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.sampling import priority
+
+BLOCK = 32
+"""Neighbourhoods that exist at a time."""
+
+
+def local_anisotropy(
+    x: Tensor, neighbors: int = 64, queries: int = 256, random: bool = False, seed: int = 0
+) -> Tensor:
+    """The mean anisotropy of the nearest neighbours of a state.
+
+    Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with
+        `random` of 64 states drawn at random, the value to compare with (named `local_anisotropy_random`).
+        Exact duplicates are dropped first.
+    Range: 1 / 63 to 1; no unit.
+    Source: the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et
+        al., Isotropy in the Contextual Embedding Space (ICLR 2021).
+    Pitfalls: 64 states are never near 0, even isotropic ones: read it against the random value.
+    Interval: none is known: neighbourhoods share states.
+
+    Args:
+        x: states, shape (n, d).
+        neighbors: states in a neighbourhood.
+        queries: neighbourhoods that the mean is taken over, at most.
+        random: draw the states instead.
+        seed: of the sample and the draws.
+
+    Returns:
+        0-d, float64. NaN for no more than 64 different states, or states that are not finite.
+
+    >>> line = torch.arange(100.0)[:, None] * torch.tensor([[1.0, 2.0]])
+    >>> local_anisotropy(line)
+    tensor(1., dtype=torch.float64)
+    """
+    x = floating(x)
+    if not x.isfinite().all() or len(x := x[unique_rows(x)]) <= neighbors:
+        return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
+    chosen = priority(torch.arange(len(x), device=x.device), seed).argsort()[:queries]
+    if random:
+        generator = torch.Generator().manual_seed(seed)
+        members = torch.rand(len(chosen), len(x), generator=generator).topk(neighbors).indices.to(x.device)
+    else:
+        _, members = nearest(x, neighbors, chosen)
+    return torch.cat([anisotropy(x[block]) for block in members.split(BLOCK)]).mean()
+
+
+class LocalAnisotropy(Sample):
+    """Streams `local_anisotropy` over a seeded sample of the tokens."""
+
+    def __init__(
+        self, neighbors: int = 64, queries: int = 256, random: bool = False, size: int = 4096, seed: int = 0
+    ) -> None:
+        super().__init__(size, seed)
+        self.neighbors, self.queries, self.random = neighbors, queries, random
+        self.name = "local_anisotropy_random" if random else "local_anisotropy"
+
+    @classmethod
+    def variant(cls, suffix: str) -> dict[str, Any] | None:
+        return {"random": True} if suffix == "random" else None
+
+    def estimate(self, states: Sample) -> Estimate:
+        n = len(states.different) if not states.trouble else 0
+        if n <= self.neighbors:
+            return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
+        value = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
+        found = np.array([float(value)])
+        return Estimate(found, found * np.nan, found * np.nan, n)

@@ -1,0 +1,46 @@
+"""Greatest attention logit."""
+
+from torch import Tensor
+
+from dynamics.metrics.attention import AttentionStatistics
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def logit_max(logits: Tensor) -> Tensor:
+    """The greatest attention logit of a head, as it enters the softmax.
+
+    Formula: max_ij s_ij, s the scaled logits with mask and bias.
+    Range: any; no unit.
+    Source: Dehghani et al. (arXiv 2302.05442), section 3.1: the growth that precedes a collapse of the entropy.
+    Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
+    Interval: none is known for a maximum.
+
+    Args:
+        logits: shape (..., T, S), masked entries -inf.
+
+    Returns:
+        Shape (...), float64.
+
+    >>> import torch
+    >>> logit_max(torch.tensor([[1.0, -torch.inf], [0.5, 3.0]]))
+    tensor(3., dtype=torch.float64)
+    """
+    return logits.double().amax((-2, -1))
+
+
+class LogitMax(AttentionStatistics):
+    """Streams `logit_max`; the layer's value is the mean over heads.
+
+    Arrays: counts of the logits of every 16th query by size, with what lies outside at both ends, and the bins'
+    edges.
+    """
+
+    name = "logit_max"
+
+    def estimate(self, states: AttentionStatistics) -> Estimate:
+        if not states.greatest.ndim:
+            return undefined(1, 0, "no attention call was seen")
+        n = round(float(states.sums[1, 0, -1]))
+        found = estimate(states.greatest, n, reason="no query, or a logit is not finite")
+        return found if found.reason else found._replace(arrays=states.histogram("logit"))

@@ -1,0 +1,42 @@
+"""Maximum attention probability: how much of its attention a query gives to one key."""
+
+from torch import Tensor
+
+from dynamics.metrics.attention import AttentionStatistics
+from dynamics.metrics.base import Estimate
+
+
+def max_probability(probabilities: Tensor) -> Tensor:
+    """The mean over queries of their greatest attention probability.
+
+    Formula: mean_i max_j p_ij, p = softmax of the masked logits.
+    Range: 1 / (keys seen) to 1; no unit.
+    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4.
+    Pitfalls: the first query of a causal model sees one key and gives 1.
+    Interval: variance of the ratio over windows, Student's t on the logit scale.
+
+    Args:
+        probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
+
+    Returns:
+        Shape (...), float64.
+
+    >>> import torch
+    >>> max_probability(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor(0.7500, dtype=torch.float64)
+    """
+    return probabilities.double().amax(-1).mean(-1)
+
+
+class MaxProbability(AttentionStatistics):
+    """Streams `max_probability` over the queries that are not padding.
+
+    Arrays: counts of the probabilities of every 16th query by size, with what lies outside at both ends, and
+    the bins' edges.
+    """
+
+    name = "max_probability"
+
+    def estimate(self, states: AttentionStatistics) -> Estimate:
+        found = states.mean_of("max_probability", scale="logit")
+        return found if found.reason else found._replace(arrays=states.histogram("probability"))

@@ -1,0 +1,47 @@
+"""Mean norm of the states."""
+
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sums
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def mean_norm(x: Tensor) -> Tensor:
+    """The mean Euclidean norm of the states.
+
+    Formula: sum_i |x_i| / n.
+    Range: 0 to infinity; in the states' own unit.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with.
+    Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
+    Interval: windows' influence functions, Student's t on the log scale.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN without states or where one is not finite.
+
+    >>> import torch
+    >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor(3., dtype=torch.float64)
+    """
+    value = x.double().norm(dim=-1).mean(-1)
+    return value.where(value.isfinite(), float("nan"))
+
+
+class MeanNorm(Sums):
+    """Streams `mean_norm`."""
+
+    name = "mean_norm"
+
+    def estimate(self, states: Sums) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        return estimate(
+            states.mean[:, -1],
+            states.n,
+            influence=states.deviations[..., -1],
+            windows=int(states.windows),
+            scale="log",
+        )

@@ -1,0 +1,39 @@
+"""Participation ratio: how many directions carry the variance."""
+
+from torch import Tensor
+
+from dynamics.metrics.spectrum import Spectral, gram
+
+
+def participation_ratio(x: Tensor) -> Tensor:
+    """The number of directions among which the states' variance is shared out.
+
+    Formula: tr(S)^2 / |S|_F^2 = (sum_i v_i)^2 / sum_i v_i^2, v the eigenvalues of the covariance S.
+    Range: 1 to min(n - 1, d); a number of dimensions.
+    Source: Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262), equation 3.
+    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d: always say n.
+    Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+
+    >>> import torch
+    >>> participation_ratio(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
+    tensor(2., dtype=torch.float64)
+    """
+    product = gram(x)
+    return product.diagonal(dim1=-2, dim2=-1).sum(-1).square() / product.square().sum((-2, -1))
+
+
+class ParticipationRatio(Spectral):
+    """Streams `participation_ratio`."""
+
+    name = "participation_ratio"
+    scale = "log"
+
+    @staticmethod
+    def of_eigenvalues(values: Tensor) -> Tensor:
+        return values.sum(-1).square() / values.square().sum(-1)

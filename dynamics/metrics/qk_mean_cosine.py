@@ -1,0 +1,52 @@
+"""Mean cosine between queries and keys."""
+
+from torch import Tensor
+
+from dynamics.metrics.attention import QueryKeySums
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+
+
+def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
+    """The mean cosine similarity over all pairs of a query and a key of a head, exactly.
+
+    Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
+    Range: -1 to 1; no unit.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 5.
+    Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
+        two clouds, not about the attention. Rotary positions average a mean away.
+    Interval: windows' influence functions, Student's t on the atanh scale.
+
+    Args:
+        query: shape (..., n, d_h).
+        key: shape (..., m, d_h).
+
+    Returns:
+        Shape (...), float64. NaN where a query or key is zero or not finite.
+
+    >>> import torch
+    >>> qk_mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    query, key = query.double(), key.double()
+    directions = [(x / x.norm(dim=-1, keepdim=True)).mean(-2) for x in (query, key)]
+    return (directions[0] * directions[1]).sum(-1)
+
+
+class QkMeanCosine(QueryKeySums):
+    """Streams `qk_mean_cosine` for each head; the layer's value is the mean over heads."""
+
+    name = "qk_mean_cosine"
+
+    def estimate(self, states: QueryKeySums) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        (_, query, _, key), influence = states.means
+        return estimate(
+            (query * key).sum(-1),
+            states.n,
+            influence=(influence[:, 1] * key + influence[:, 3] * query).sum(-1),
+            windows=int(states.windows),
+            scale="atanh",
+            reason="a query or key is zero: it has no direction",
+        )

@@ -1,0 +1,69 @@
+"""Symmetry of the query-key form: whether attention from i to j is attention from j to i."""
+
+from collections.abc import Hashable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.base import Estimate, Metric, Weights, undefined
+
+
+def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
+    """How symmetric the bilinear form of a head's query and key projections is.
+
+    Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) =
+        tr(A A), A = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
+    Range: 1 (symmetric), 0 (random) to -1 (antisymmetric); no unit.
+    Source: Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the
+        difference of the squared norms of the symmetric and the antisymmetric part over their sum.
+    Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
+        not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
+        theirs.
+    Interval: none: the weights are all there is.
+
+    Args:
+        query: W_q, shape (..., d_h, d), so that q = W_q x.
+        key: W_k, shape (..., d_h, d).
+
+    Returns:
+        Shape (...), float64. NaN for zero weights.
+
+    >>> w = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    >>> qk_symmetry(w, w), qk_symmetry(w, torch.tensor([[0.0, 1.0], [-1.0, -2.0]]))
+    (tensor(1., dtype=torch.float64), tensor(-1., dtype=torch.float64))
+    """
+    query, key = query.double(), key.double()
+    crossed = key @ query.mT
+    square = (query @ query.mT * (key @ key.mT)).sum((-2, -1))
+    return (crossed * crossed.mT).sum((-2, -1)) / square
+
+
+class QkSymmetry(Metric):
+    """Keeps `qk_symmetry` of the weights it was given last, for each head and for all heads as one."""
+
+    name = "qk_symmetry"
+    sites = ("weight",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # every rank holds the same weights, and the maximum of equals is exact
+        self.add_state("scores", torch.full((), torch.nan, dtype=torch.float64), dist_reduce_fx="max")
+
+    @property
+    def accumulator(self) -> Hashable:
+        return QkSymmetry
+
+    def update(self, batch: Weights) -> None:
+        query, key = batch
+        key = key.repeat_interleave(len(query) // len(key), dim=0)
+        heads = qk_symmetry(query, key)
+        together = qk_symmetry(query.flatten(0, 1), key.flatten(0, 1))
+        self.scores = torch.cat([heads, together[None]]) if len(heads) > 1 else heads
+
+    def estimate(self, states: "QkSymmetry") -> Estimate:
+        if not states.scores.ndim:
+            return undefined(1, 0, "no weights were given")
+        value = states.scores.cpu().numpy()
+        reason = "" if np.isfinite(value).all() else "the weights are zero or not finite"
+        return Estimate(value, value * np.nan, value * np.nan, 1, reason)

@@ -1,0 +1,67 @@
+"""Scale dependence of the intrinsic dimension: what it becomes when the states are thinned out."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.accumulators import Sample, floating
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn
+from dynamics.metrics.neighbors import nearest, unique_rows
+
+THINNINGS = (1, 2, 4, 8)
+
+
+def scale_dependence(x: Tensor) -> Tensor:
+    """The intrinsic dimension of an eighth of the states over that of all of them.
+
+    Formula: d(n / 8) / d(n), d the `intrinsic_dimension` (TwoNN), averaged over the disjoint eighths; the
+        estimates at n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
+    Range: above 0; about 1 where the dimension does not depend on the scale; no unit.
+    Source: decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets.
+    Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the
+        downward bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
+    Interval: none is known.
+
+    Args:
+        x: states, shape (n, d), in random order.
+
+    Returns:
+        0-d, float64. NaN for fewer than 80 different states, or states that are not finite.
+
+    >>> x = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
+    >>> round(float(scale_dependence(x)), 1)
+    1.0
+    """
+    x = floating(x)
+    if not x.isfinite().all() or len(x := x[unique_rows(x)]) < THINNINGS[-1] * FEWEST:
+        return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
+    dimensions, _ = by_scale(x)
+    return torch.tensor(dimensions[-1] / dimensions[0], dtype=torch.float64, device=x.device)
+
+
+def by_scale(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Dimensions and scales of the different states `x`, thinned by each of `THINNINGS`."""
+    found = []
+    for thinning in THINNINGS:
+        pairs = [nearest(x[part::thinning], 2)[0] for part in range(thinning)]
+        found.append(np.mean([(two_nn(pair), float(pair[:, 1].mean())) for pair in pairs], axis=0))
+    dimensions, scales = np.transpose(found)
+    return dimensions, scales
+
+
+class ScaleDependence(Sample):
+    """Streams `scale_dependence` over a seeded sample of the tokens."""
+
+    name = "scale_dependence"
+
+    def estimate(self, states: Sample) -> Estimate:
+        n = len(states.different) if not states.trouble else 0
+        fewest = THINNINGS[-1] * FEWEST
+        if n < fewest:
+            return undefined(1, n, states.trouble or f"fewer than {fewest} different states")
+        dimensions, scales = by_scale(states.different)
+        value = dimensions[-1:] / dimensions[0]
+        reason = "" if np.isfinite(value).all() else "the neighbour distances leave it undefined"
+        arrays = {"dimensions": dimensions[None], "scales": scales[None], "points": n / np.array([THINNINGS])}
+        return Estimate(value, value * np.nan, value * np.nan, n, reason, arrays)

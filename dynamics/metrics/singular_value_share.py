@@ -1,0 +1,40 @@
+"""Share of the first singular value: anisotropy as it is sometimes worded."""
+
+from torch import Tensor
+
+from dynamics.metrics.spectrum import Spectral, eigenvalues
+
+
+def singular_value_share(x: Tensor) -> Tensor:
+    """The largest singular value of the centred states over the sum of all of them.
+
+    Formula: sigma_1 / sum_i sigma_i, sigma the singular values of the centred states (n, d).
+    Range: 1 / min(n - 1, d) to 1; no unit.
+    Source: the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code
+        squares, as `anisotropy` does.
+    Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
+
+    Args:
+        x: states, shape (..., n, d).
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+
+    >>> import torch
+    >>> singular_value_share(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+    tensor(0.7500, dtype=torch.float64)
+    """
+    return SingularValueShare.of_eigenvalues(eigenvalues(x))
+
+
+class SingularValueShare(Spectral):
+    """Streams `singular_value_share`."""
+
+    name = "singular_value_share"
+    scale = "logit"
+
+    @staticmethod
+    def of_eigenvalues(values: Tensor) -> Tensor:
+        sigma = values.sqrt()
+        return sigma[..., 0] / sigma.sum(-1)
