@@ -42,6 +42,12 @@ class AttentionCall:
         return self.query.shape[1] // self.key.shape[1]
 
     @property
+    def key_valid(self) -> Tensor:
+        """(B, S) boolean: the keys that are not padding, as far as the queries tell; else all."""
+        same = self.key.shape[2] == self.query.shape[2] and not self.cross
+        return self.valid if same else self.valid.new_ones(len(self.key), self.key.shape[2])
+
+    @property
     def bias(self) -> Tensor | None:
         """The mask, additive: boolean masks turned into 0 and -inf."""
         if self.mask is None or self.mask.dtype != torch.bool:
@@ -81,8 +87,8 @@ class AttentionCall:
             else:
                 logits = _hide(logits.add_(mask), mask <= torch.finfo(mask.dtype).min / 2)
         if self.is_causal:
-            at = torch.arange(keys, device=logits.device)
-            logits = _hide(logits, at[None, :] > at.new_tensor(range(start, start + rows))[:, None])
+            at = torch.arange(max(keys, start + rows), device=logits.device)
+            logits = _hide(logits, at[None, :keys] > at[start : start + rows, None])
         return logits
 
 

@@ -21,7 +21,7 @@ from dynamics.errors import Refusal
 _MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
 _EINSUM = {torch.einsum}
-_SOFTMAX = {torch.softmax, torch.nn.functional.softmax, Tensor.softmax}
+_SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 _OVER = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 _MIXING = {*_MATMUL, *_BADDBMM, *_EINSUM, F.linear}

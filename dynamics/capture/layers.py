@@ -1,8 +1,8 @@
 """Finds the layers of any model by watching one forward pass.
 
-A layer is the outermost class of list children (`ModuleList`, `Sequential`) that holds exactly one attention
-module each. Names say little: the longest list of wav2vec2 holds its convolutions, ALBERT calls one shared
-module again and again, CANINE keeps its layers in three encoders.
+A layer is the outermost class of list children (`ModuleList`, `Sequential`; of any modules where there are no
+lists) that holds exactly one attention module each. Names say little: the longest list of wav2vec2 holds its
+convolutions, ALBERT calls one shared module again and again, CANINE keeps its layers in three encoders.
 """
 
 from collections import Counter
@@ -68,7 +68,9 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:
     """The layers around these modules, and what else stands in the same lists (layers of another kind)."""
     modules = dict(model.named_modules())
-    chains = {name: [x for x in _prefixes(name) if _in_list(modules, x)] for name in attentions}
+    chains = {
+        name: [x for x in _prefixes(name) if _in_list(modules, x)] or _prefixes(name) for name in attentions
+    }
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
     blocks = {

@@ -12,6 +12,7 @@ from transformers.masking_utils import sdpa_mask
 
 from dynamics.capture import capture
 from dynamics.errors import Refusal
+from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from tests.capture.zoo import build, inputs
 
 
@@ -250,3 +251,42 @@ def test_measured_models_can_be_freed():
     del model
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_our_own_transformer(is_causal, padded):
+    config = CharTransformerConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        positions="rope",
+        qk_norm=True,
+        is_causal=is_causal,
+    )
+    model = CharTransformerLM(config).train()
+    batch = inputs("bert") if padded else {"input_ids": inputs("bert")["input_ids"]}
+    calls, states, true = [], {}, []
+
+    def on_states(site, layer, x, valid):
+        states[site, layer] = x
+
+    with capture(model, ["residual", "output", "attention"], on_states, calls.append) as tap:
+        model(**batch)
+    model.eval().set_attn_implementation("eager")
+    for layer in model.model.layers:
+        layer.attention.register_forward_hook(lambda module, args, output: true.append(output[1]))
+    with torch.no_grad():
+        hidden = model(**batch, output_hidden_states=True).hidden_states
+        last = model.model(**batch).last_hidden_state
+    assert tap.heads == (4, 4)
+    for call, weights in zip(calls, true[:2], strict=True):
+        error = (call.logits(0, 11).softmax(-1) - weights).abs().amax((1, 3))
+        assert error[call.valid].max() < 1e-6
+        assert call.valid.sum() == (23 if padded else 33)
+        assert call.is_causal == (is_causal and not padded)
+    real = calls[0].valid
+    for layer in range(3):
+        torch.testing.assert_close(states["residual", layer][real], hidden[layer][real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(states["output", 2][real], last[real], rtol=1e-5, atol=1e-5)
