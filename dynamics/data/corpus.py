@@ -10,20 +10,18 @@ A `.txt` is taken as it is, but for line ends (`\\n`), characters that do not pr
 import codecs
 import hashlib
 import io
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock
 
-from dynamics.data.sources import Source, bar, cache_folder, locate
+from dynamics.data.cache import bar, once, read_json, writable_cache, write_json
+from dynamics.data.sources import Identity, Source, locate
 from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
@@ -36,7 +34,6 @@ SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
 LAYOUT = "cache 1"
 """Changes with what the files of the cache look like."""
-T = TypeVar("T")
 _CHARACTERS = 1 << 22
 """Characters of text that are handled at a time."""
 
@@ -100,13 +97,13 @@ def load(
         raise Refusal(f"there is no vocabulary {vocabulary}: choose {' or '.join(KINDS)}.")
     if vocabulary_size < 2:
         raise Refusal(f"vocabulary_size must be at least 2, a character and <unk> (got {vocabulary_size}).")
-    with _cache() as cache:
+    with writable_cache() as cache:
         source = locate(name, progress)
-        raw = _identify(source, cache, progress)
-        recipe = WIKI_RECIPE if raw["dump"] else PLAIN_RECIPE
-        key = hashlib.sha256(f"{raw['sha256']} {recipe} {LAYOUT}".encode()).hexdigest()[:24]
+        raw = source.identify(progress)
+        recipe = WIKI_RECIPE if raw.dump else PLAIN_RECIPE
+        key = hashlib.sha256(f"{raw.sha256} {recipe} {LAYOUT}".encode()).hexdigest()[:24]
         path = cache / key / "text.txt"
-        facts = _once(
+        facts = once(
             lambda: _read_facts(path), lambda: _write_text(source, raw, path, processes, progress), path.parent
         )
         if vocabulary == "bytes":
@@ -115,7 +112,7 @@ def load(
         else:
             vocab = Vocabulary.characters({int(k): n for k, n in facts["alphabet"].items()}, vocabulary_size)
             npy, shape = path.with_name(f"characters-{vocabulary_size}.npy"), (facts["counts"]["characters"],)
-            ids = _once(
+            ids = once(
                 lambda: _read_ids(npy, shape),
                 lambda: _write_ids(npy, shape, path, vocab, progress),
                 path.parent,
@@ -126,109 +123,37 @@ def load(
         splits=splits[vocabulary],
         vocabulary=vocab,
         name=source.name,
-        source=f"{'the Wikipedia dump' if raw['dump'] else 'the text'} {source.path}",
-        sha256=raw["sha256"],
+        source=f"{'the Wikipedia dump' if raw.dump else 'the text'} {source.path}",
+        sha256=raw.sha256,
         recipe=recipe,
         notes=source.notes,
-        counts={"input bytes": raw["size"], **facts["counts"]},
+        counts={"input bytes": raw.size, **facts["counts"]},
         removed=facts["removed"],
         path=path,
         byte_splits=splits["bytes"],
     )
 
 
-@contextmanager
-def _cache() -> Iterator[Path]:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except OSError as error:
-        raise Refusal(
-            f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another."
-        ) from error
-
-
-def _once(read: Callable[[], T | None], write: Callable[[], object], folder: Path) -> T:
-    """What `read` finds; where it finds nothing, `write` makes it, in one process at a time."""
-    found = read()
-    if found is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            if read() is None:
-                write()
-        found = read()
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
-
-
-def _identify(source: Source, cache: Path, progress: bool) -> dict[str, Any]:
-    """`sha256` and `size` of the decompressed content, whether it is a `dump`; known until the file changes.
-
-    Raises:
-        Refusal: the content is not what it must be; a file in the cache is then removed.
-    """
-    try:
-        stat = source.path.stat()
-    except OSError as error:
-        raise Refusal(f"{source.path} cannot be read ({error.strerror}).") from error
-    stamp = [str(source.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    memory = cache / "inputs" / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:24]}.json"
-    known = _read_json(memory)
-    if known is not None and known.get("stamp") == stamp:
-        return known
-    dump, size = source.is_dump(), 0
-    hashes = {"sha256": hashlib.sha256(), "sha1": hashlib.sha1()}
-    with bar(f"reading {source.path.name}", None, progress) as advance:
-        for block in source.blocks():
-            size += len(block)
-            for each in hashes.values():
-                each.update(block)
-            advance(len(block))
-    found = {name: each.hexdigest() for name, each in hashes.items()}
-    if source.official and (size, found["sha1"]) != (source.official.size, source.official.sha1):
-        source.path.unlink()
-        raise Refusal(
-            f"{source.path} is not {source.name} ({size:,} bytes with sha1 {found['sha1']}, not "
-            f"{source.official.size:,} with {source.official.sha1}) and was removed: run again to fetch it."
-        )
-    known = {"stamp": stamp, "sha256": found["sha256"], "size": size, "dump": dump}
-    _write_json(memory, known)
-    return known
-
-
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    facts = _read_json(path.with_name("facts.json"))
+    facts = read_json(path.with_name("facts.json"))
     return facts if facts and path.exists() and path.stat().st_size == facts["counts"]["bytes"] else None
 
 
-def _write_text(source: Source, raw: dict[str, Any], path: Path, processes: int | None, progress: bool) -> None:
+def _write_text(source: Source, raw: Identity, path: Path, processes: int | None, progress: bool) -> None:
     """Write the clean text, then the facts about it, which make it valid."""
     facts: dict[str, Any] = {"counts": {}, "removed": {}}
 
     def write(file: IO[bytes]) -> None:
-        with bar(f"cleaning {source.name}", raw["size"], progress) as advance:
-            if raw["dump"]:
+        with bar(f"cleaning {source.name}", raw.size, progress) as advance:
+            if raw.dump:
                 facts["counts"], facts["removed"] = _write_dump(source, file, processes, advance)
             else:
                 _write_plain(source, file, advance)
         if not file.tell():  # a plain text of blanks is wound back
-            raise Refusal(
-                f"{source.path} holds no {'article' if raw['dump'] else ''} text: give another corpus."
-            )
+            raise Refusal(f"{source.path} holds no {'article' if raw.dump else ''} text: give another corpus.")
 
     write_atomically(path, write)
-    _write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
+    write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
 
 
 def _write_dump(

@@ -11,10 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from xml.etree import ElementTree
 
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 
 from dynamics.data.wikitext import NAMESPACES, clean
 
@@ -50,11 +50,12 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
         processes: how many workers; one for each core by default.
     """
     chunks = _chunks(dump)
-    first = next(chunks, [])
-    namespaces = NAMESPACES | _declared(first[0] if first else b"")
+    workers = processes or cpu_count()
+    head = list(islice(chunks, workers))
+    namespaces = NAMESPACES | _declared(head[0][0] if head else b"")
     # joblib starts its workers afresh (nothing is forked under torch's threads) and needs no __main__ guard.
-    workers = Parallel(processes or -1, return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")
-    yield from workers(delayed(_clean_chunk)(chunk, namespaces) for chunk in chain([first], chunks))
+    pool = Parallel(max(1, min(workers, len(head))), return_as="generator", batch_size=1)
+    yield from pool(delayed(_clean_chunk)(chunk, namespaces) for chunk in chain(head, chunks))
 
 
 def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -85,6 +86,8 @@ def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
     for page in pages:
         part.size += len(page) + len(_END)
         part.counts["pages"] += 1
+        if (lost := page.count(b"<page>") - 1) > 0:  # their </page> is damaged
+            part.counts.update(pages=lost, damaged=lost)
         article = _clean_page(page, namespaces, part)
         if article is None:
             continue

@@ -38,6 +38,7 @@ NAMESPACES = {
     **{"category talk": 15, "portal": 100, "portal talk": 101},
 }
 """Namespaces that every wiki knows by their English names, in lower case; a dump may declare more."""
+_MEDIA, _CATEGORY = (-2, 6), 14
 
 EMPTIED = {
     **dict.fromkeys(("ref", "references"), "references"),
@@ -91,16 +92,15 @@ _NODES = {Template: "templates", Argument: "templates", Comment: "comments", Ext
 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
 _INNERMOST = re.compile(r"\{\{[^{}]*\}\}")
-_ADDRESS = re.compile(r"\b(?:(?:https?|ftp|gopher|news|telnet)://|mailto:)[^\s\[\]<>|{}\"]*", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:(?:https?|ftp|gopher|news|telnet)://|mailto:)[^\s\[\]<>|{}\"]*", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
 _BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
 _TAG = re.compile(
     rf"</?(?:{'|'.join(sorted(EMPTIED.keys() | _BREAKS | _OTHER_TAGS))})(?:[\s/][^<>]*)?>", re.IGNORECASE
 )
-_STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
+_STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__| \([\s,;]*\)|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
-_HOLLOW = re.compile(r" \([\s,;]*\)")
 _QUOTES = re.compile(r"('{2,})")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
@@ -120,7 +120,7 @@ def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Count
     removed = Counter() if removed is None else removed
     seen: list[str] = []
     try:
-        _walk(mwparserfromhell.parse(wikitext, skip_style_tags=True), seen, namespaces, removed)
+        _walk(mwparserfromhell.parse(plain(wikitext), skip_style_tags=True), seen, namespaces, removed)
     except (ParserError, RecursionError):
         removed["unparsed articles"] += 1
         return ""
@@ -169,9 +169,7 @@ def _walk(code: Wikicode, seen: list[str], namespaces: dict[str, int], removed: 
         if kind is Text:
             seen.append(node.value)
         elif kind is Wikilink:
-            shown = _shown(node, namespaces, removed)
-            if shown is not None:
-                _walk(shown, seen, namespaces, removed)
+            _walk_link(node, seen, namespaces, removed)
         elif kind is Tag:
             _walk_tag(node, seen, namespaces, removed)
         elif kind is Heading:
@@ -186,22 +184,23 @@ def _walk(code: Wikicode, seen: list[str], namespaces: dict[str, int], removed: 
             seen.append(str(node))
 
 
-def _shown(link: Wikilink, namespaces: dict[str, int], removed: Counter[str]) -> Wikicode | None:
-    """What a `[[link]]` shows, None for nothing."""
+def _walk_link(link: Wikilink, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
     title = str(link.title).strip()
     prefix, colon, _ = title.partition(":")
-    if colon:
-        namespace = namespaces.get(prefix.strip().replace("_", " ").lower())
-        if namespace in (-2, 6):
-            removed["files"] += 1
-            return None
-        if namespace == 14:
-            removed["categories"] += 1
-            return None
-        if link.text is None and _LANGUAGE.match(title):
-            removed["language links"] += 1
-            return None
-    return link.text if link.text is not None and link.text.nodes else link.title
+    namespace = namespaces.get(prefix.strip().replace("_", " ").lower()) if colon else None
+    if namespace in _MEDIA:
+        removed["files"] += 1
+    elif namespace == _CATEGORY:
+        removed["categories"] += 1
+    elif colon and link.text is None and _LANGUAGE.match(title):
+        removed["language links"] += 1
+    elif link.text is not None and link.text.nodes:
+        _walk(link.text, seen, namespaces, removed)
+    else:
+        start = len(seen)
+        _walk(link.title, seen, namespaces, removed)
+        if title.startswith(":") and start < len(seen):  # [[:Category:X]] shows Category:X
+            seen[start] = seen[start].lstrip().removeprefix(":")
 
 
 def _walk_tag(tag: Tag, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
@@ -236,7 +235,10 @@ def _mop_up(text: str, removed: Counter[str]) -> str:
     text = _TABLE_LINE.sub(_prose_of_line, text)
     if "[[" in text:
         text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
-    text = _HOLLOW.sub("", _LIST_MARKS.sub("", _STRAY.sub("", text)))
+    found = 1
+    while found:
+        text, found = _STRAY.subn("", text)
+    text = _LIST_MARKS.sub("", text)
     return "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
 
 

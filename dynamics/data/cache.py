@@ -1,0 +1,81 @@
+"""The folder where corpora are kept, and the bars that show them arrive. No torch here."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dynamics.errors import Refusal
+from dynamics.record import write_atomically
+
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """`$DYNAMICS_CACHE`, else `~/.cache/dynamics`."""
+    return Path(os.environ.get("DYNAMICS_CACHE") or "~/.cache/dynamics").expanduser()
+
+
+@contextmanager
+def writable_cache() -> Iterator[Path]:
+    """The cache folder; what fails to be written inside the block is refused in one sentence."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise Refusal(
+            f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another."
+        ) from error
+
+
+def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path) -> T:
+    """What `read` finds; where it finds nothing, `write` makes it, in one process at a time."""
+    found = read()
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            found = read()
+            if found is None:
+                write()
+                found = read()
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is nothing that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+
+@contextmanager
+def bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar over bytes with an ETA, on stderr; gives a function that advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), disable=not show
+    ) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda size: progress.advance(task, size)
+        progress.update(task, total=total if total is not None else progress.tasks[task].completed)
+        progress.update(task, completed=progress.tasks[task].total)

@@ -1,0 +1,108 @@
+"""A file from the web, taken up where a broken connection left it. No torch here."""
+
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+from functools import cache
+from pathlib import Path
+from queue import Empty, Queue
+
+from dynamics.data.cache import bar
+from dynamics.errors import Refusal
+
+REACH = 3.0
+"""Seconds that a host has to answer."""
+ATTEMPTS = 5
+"""Times that the download is taken up."""
+PAUSE = 1.0
+"""Seconds before it is taken up again; twice as many before the next time, and so on."""
+
+
+@cache  # or every load of an offline run would wait
+def answers(url: str) -> bool:
+    """Whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
+    answer: Queue[bool] = Queue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH):
+                answer.put(True)
+        except (OSError, http.client.HTTPException):
+            answer.put(False)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.get(timeout=REACH)
+    except Empty:
+        return False
+
+
+class _Broken(Exception):
+    """The connection, not the disk, failed."""
+
+
+def download(url: str, target: Path, progress: bool = True) -> None:
+    """Fetch `url` into `target`, by way of `target.part`, which a broken download leaves for the next.
+
+    Raises:
+        Refusal: the host cannot be reached, refuses, or breaks off `ATTEMPTS` times.
+        OSError: `target` cannot be written.
+    """
+    part = target.with_name(target.name + ".part")
+    for attempt in range(ATTEMPTS):
+        before = _size(part)
+        try:
+            _fetch(url, part, progress)
+        except _Broken as broken:
+            reason = broken
+        else:
+            part.replace(target)
+            return
+        if attempt == 0 and _size(part) == before:
+            break  # the host is not there at all
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE * 2**attempt)
+    kept = f" {_size(part):,} bytes are kept and a new try goes on from there;" if _size(part) else ""
+    raise Refusal(
+        f"{url} cannot be downloaded ({reason}):{kept} try later, put the file at {target} by hand, or use the "
+        "corpus `sample`."
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch(url: str, part: Path, progress: bool) -> None:
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        reply = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing lies beyond what we have: it is whole, or its checksum will tell
+            return
+        raise _Broken(f"the host answers {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(getattr(error, "reason", error)) from error
+    with reply:
+        resumed = reply.status == 206
+        have = have if resumed else 0
+        length = reply.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with part.open("ab" if resumed else "wb") as file, bar(f"fetching {url}", total, progress) as advance:
+            advance(have)
+            while block := _read(reply):
+                file.write(block)
+                have += len(block)
+                advance(len(block))
+            if total is not None and have < total:
+                raise _Broken(f"the connection broke after {have:,} of {total:,} bytes")
+
+
+def _read(reply: http.client.HTTPResponse) -> bytes:
+    try:
+        return reply.read(1 << 16)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(error) from error
