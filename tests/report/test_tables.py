@@ -1,0 +1,143 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dynamics.report import tables
+from dynamics.report.tables import COLUMNS
+
+
+def frame(*rows):
+    """Rows of (arm, seed, at, layer, head, value[, low, high])."""
+    full = [(*row, *(np.nan, np.nan)[: 8 - len(row)], 100) for row in rows]
+    return pd.DataFrame(full, columns=COLUMNS).astype(
+        {"at": float, "value": float, "low": float, "high": float}
+    )
+
+
+def test_a_single_seed_keeps_its_own_interval():
+    means = tables.over_seeds(frame(("a", "0", 1, 2, -1, 0.5, 0.4, 0.7)))
+    assert means[["value", "low", "high", "seeds"]].values.tolist() == [[0.5, 0.4, 0.7, 1]]
+
+
+def test_several_seeds_have_the_t_interval_of_their_mean():
+    values = [0.5, 0.8, 0.65, 0.7]
+    means = tables.over_seeds(
+        frame(*(("a", str(i), 1, 2, -1, v, 0.0, 9.0) for i, v in enumerate(values)))
+    ).iloc[0]
+    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert means["value"] == pytest.approx(np.mean(values))
+    assert (means["low"], means["high"]) == pytest.approx(expected)
+
+
+def test_a_mean_over_seeds_stops_where_one_of_them_stops():
+    table = frame(
+        ("a", "0", 1, 1, -1, 1), ("a", "0", 2, 1, -1, 2), ("a", "1", 1, 1, -1, 3), ("b", "0", 2, 1, -1, 4)
+    )
+    means = tables.over_seeds(table)
+    assert means[["arm", "at", "value"]].values.tolist() == [["a", 1.0, 2.0], ["b", 2.0, 4.0]]
+
+
+def test_a_gap_in_one_seed_is_a_gap_in_the_mean():
+    missing_row = frame(("a", "0", 1, 1, -1, 1), ("a", "0", 1, 2, -1, 1), ("a", "1", 1, 2, -1, 3))
+    undefined = frame(
+        ("a", "0", 1, 1, -1, 1), ("a", "1", 1, 1, -1, np.nan), ("a", "0", 1, 2, -1, 1), ("a", "1", 1, 2, -1, 3)
+    )
+    for table in (missing_row, undefined):
+        means = tables.over_seeds(table).set_index("layer")["value"]
+        assert np.isnan(means[1])
+        assert means[2] == 2
+
+
+def test_layers_have_the_recorded_mean_over_heads_and_else_their_own():
+    table = frame(
+        ("a", "0", 1, 1, -1, 9, 8, 10), ("a", "0", 1, 1, 0, 1), ("a", "0", 1, 2, 0, 1), ("a", "0", 1, 2, 1, 3)
+    )
+    found = tables.without_heads(table)
+    assert found[["layer", "head", "value"]].values.tolist() == [[1, -1, 9], [2, -1, 2]]
+    assert found["low"].tolist()[0] == 8
+    assert np.isnan(found["low"].tolist()[1])
+
+
+def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value():
+    rows = [
+        ("a", "0", at, layer, -1, value) for at in (1, 2) for layer, value in ((0, 50), (1, at), (2, 3 * at))
+    ]
+    rows += [("a", "0", 1, 3, -1, np.nan), ("a", "0", 2, 3, -1, np.nan)]
+    assert tables.over_layers(frame(*rows))["value"].tolist() == [2, 4]
+
+
+def test_the_mean_over_layers_has_a_gap_where_a_layer_has_one():
+    rows = [
+        ("a", "0", 1, 1, -1, 1),
+        ("a", "0", 1, 2, -1, np.nan),
+        ("a", "0", 2, 1, -1, 1),
+        ("a", "0", 2, 2, -1, 3),
+    ]
+    assert tables.over_layers(frame(*rows))["value"].tolist() == pytest.approx([np.nan, 2], nan_ok=True)
+
+
+def test_a_quantity_with_layer_0_alone_is_its_own_mean():
+    assert tables.over_layers(frame(("a", "0", 1, 0, -1, 7)))["value"].tolist() == [7]
+
+
+def test_the_highest_layer_is_clear_only_where_its_interval_excludes_the_runner_up():
+    table = frame(
+        ("a", "0", 1, 1, -1, 0.5, 0.4, 0.6), ("a", "0", 1, 2, -1, 0.9, 0.6, 0.95),
+        ("a", "0", 2, 1, -1, 0.5, 0.4, 0.6), ("a", "0", 2, 2, -1, 0.4, 0.3, 0.5),
+        ("a", "0", 3, 1, -1, 0.5), ("a", "0", 3, 2, -1, 0.1), ("a", "0", 4, 1, -1, np.nan),
+    )  # fmt: skip
+    found = tables.highest(table)
+    assert found[["at", "layer"]].values.tolist() == [[1, 2], [2, 1], [3, 1]]
+    assert found["clear"].tolist() == [True, False, False]
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=120), st.integers(2, 20))
+def test_thinning_keeps_both_ends_and_its_promise(steps, most):
+    positions = sorted(steps)
+    kept = [positions[i] for i in tables.chosen(positions, most)]
+    assert len(kept) <= max(most, 1)
+    assert {positions[0], positions[-1]} <= set(kept)
+    assert kept == positions or len(positions) > most
+
+
+def curve(length):
+    steps = np.arange(1, length + 1)
+    blank = {"arm": "a", "seed": "0", "site": "train", "low": np.nan, "high": np.nan}
+    return pd.DataFrame({"at": steps, "value": np.sin(steps), **blank})
+
+
+def test_a_long_curve_is_averaged_and_its_first_steps_stay():
+    binned = tables.binned(curve(5000))
+    assert len(binned) < 250
+    assert binned["at"].tolist()[:8] == list(range(1, 9))
+    assert binned["value"].tolist()[:8] == pytest.approx(np.sin(np.arange(1, 9)))
+
+
+@given(st.integers(1, 400), st.integers(0, 400))
+def test_seeds_of_different_lengths_share_their_bins(length, more):
+    short, long = tables.binned(curve(length)), tables.binned(curve(length + more))
+    same = len(short) - 1
+    assert short[["at", "value"]].values[:same].tolist() == long[["at", "value"]].values[:same].tolist()
+
+
+def test_the_core_comes_first_and_what_is_unknown_last():
+    found = [
+        ("residual", "zeta"),
+        ("attention", "entropy"),
+        ("query", "drift"),
+        ("residual", "anisotropy"),
+        ("train", "loss"),
+        ("odd", "anisotropy"),
+    ]
+    rows = pd.DataFrame(found, columns=["site", "metric"]).assign(along="step")
+    ordered = [quantity[1:] for quantity in tables.quantities(rows)]
+    assert ordered == [
+        ("residual", "anisotropy"),
+        ("query", "drift"),
+        ("residual", "zeta"),
+        ("attention", "entropy"),
+        ("odd", "anisotropy"),
+    ]
