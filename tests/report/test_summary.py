@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from dynamics import record
+from dynamics.record import Row
+from dynamics.report import origin, summary, tables
+from dynamics.report.arms import load
+from tests.report.conftest import STEPS
+
+
+def cells(lines, label):
+    return next(line.cells for line in lines if line.label == label)
+
+
+def test_bits_on_masked_characters_have_a_line_of_their_own(twins):
+    numbers = summary.key_numbers(load(twins))
+    every = cells(numbers, "validation bits per character, every character (clm)")
+    masked = cells(numbers, "validation bits per character, masked characters only (mlm)")
+    assert [cell == summary.DASH for cell in every] == [False, True, True]
+    assert [cell == summary.DASH for cell in masked] == [True, False, False]
+
+
+def test_the_peak_of_the_last_profile_is_told_with_its_layer(twins):
+    study = load(twins)
+    told = cells(summary.key_numbers(study), "Anisotropy (residual stream), highest layer at the end")
+    rows = tables.geometry(study.rows, "residual", "anisotropy")
+    last = rows[(rows["arm"] == study.arms[0].name) & (rows["at"] == STEPS[-1])]
+    peak = last.loc[last["value"].idxmax()]
+    assert told[0].startswith(f"layer {peak['layer']}: {peak['value']:.3f} [")
+
+
+def test_a_reading_names_every_arm_with_its_change(twins):
+    study = load(twins)
+    table = tables.geometry(study.rows, "residual", "anisotropy")
+    names = [arm.name for arm in study.arms]
+    text = summary.reading(table, names, "step")
+    assert all(f"{name}: 0.0" in text for name in names)
+    assert text.count("→") == text.count("highest at layer 2") == 3
+
+
+def test_a_caption_tells_estimator_settings_points_layers_and_gaps(twins):
+    study = load(twins)
+    table = tables.geometry(study.rows, "residual", "intrinsic_dimension")
+    text = summary.caption(study, table, "residual", "intrinsic_dimension")
+    for part in (
+        "TwoNN",
+        "discard = 0.1",
+        "n = 205 to 3900",
+        "before the final norm",
+        "6 of 150 values",
+        "sampling error",
+    ):
+        assert part in text
+
+
+def test_a_caption_says_that_seeds_are_averaged(make):
+    study = load([make(f"d{seed}", seed=seed) for seed in (0, 1)])
+    table = tables.without_heads(tables.geometry(study.rows, "attention", "qk_alignment"))
+    text = summary.caption(study, table, "attention", "qk_alignment")
+    assert "t interval over seeds" in text
+    assert "opposite signs cancel" in text
+    assert "sampling error" not in text
+
+
+def test_settings_that_differ_come_first_and_are_marked(twins):
+    lines = origin.settings(load(twins))
+    marks = [line.differs for line in lines]
+    assert {line.label for line in lines if line.differs} == {"label", "objective", "is_causal"}
+    assert marks == sorted(marks, reverse=True)
+    assert cells(lines, "width") == ("64",) * 3
+
+
+def test_settings_that_repeat_or_are_private_are_told_once(make):
+    run = make("d", model={"width": 64, "depth": 4, "_class_path": "x", "seed": 0})
+    labels = [line.label for line in origin.settings(load([run]))]
+    assert "model.depth" in labels
+    assert not {"model.width", "model._class_path", "model.seed"} & set(labels)
+
+
+def test_the_cost_of_measuring_is_a_share_of_the_run(twins):
+    lines = origin.cost(load(twins)).lines
+    assert cells(lines, "training, seconds")[0] == "22.0"
+    assert cells(lines, "measuring, seconds (share of the run)")[0] == "4.00 (15%)"
+    assert cells(lines, "of it: intrinsic dimension")[0] == "3.10 (78%)"
+
+
+def test_history_has_a_column_for_each_run(twins):
+    table = origin.history(load(twins))
+    assert table.columns == ("decoder", "encoder", "masked")
+    assert cells(table.lines, "status") == ("done",) * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"status": "failed"}, "marked failed"),
+        ({"probe": {"sha256": "2" * 64}}, "do not share their probe tokens"),
+        ({"data": {"sha256": "2" * 64}}, "do not share their training text"),
+    ],
+)
+def test_what_hinders_a_comparison_is_noted(make, settings, said):
+    study = load([make("d"), make("e", "encoder", **settings)])
+    assert any(said in note for note in summary.notes(study))
+
+
+def test_nothing_is_noted_where_nothing_is_wrong(twins):
+    assert summary.notes(load(twins)) == []
+
+
+def test_a_quantity_without_any_value_is_noted(make):
+    run = make("d")
+    record.Record(run).write(300, [Row("d", "", "", 300, "query", 1, -1, "mean_cosine", np.nan)])
+    assert summary.notes(load([run])) == [
+        "Mean cosine (queries) is undefined wherever it was measured: it has no figure."
+    ]
+
+
+def test_seeds_of_different_lengths_are_noted(make):
+    runs = [make("a", seed=0), make("b", seed=1)]
+    record.Record(runs[1]).cut(64)
+    assert "end at different steps (64 to 200)" in summary.notes(load(runs))[0]
