@@ -110,7 +110,10 @@ def _clean_page(page: bytes, namespaces: dict[str, int], part: Part) -> str | No
     if named or (root.findtext("ns") or "0").strip() != "0":
         part.counts["namespaced"] += 1
         return None
-    text = root.findtext("revision/text") or ""
+    text = root.findtext("revision/text")
+    if text is None:
+        part.counts["damaged"] += 1
+        return None
     if root.find("redirect") is not None or _REDIRECT.match(text):
         part.counts["redirects"] += 1
         return None
