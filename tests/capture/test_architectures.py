@@ -86,6 +86,22 @@ def test_logits_are_made_of_queries_keys_and_bias(name):
         torch.testing.assert_close(made[seen], logits[seen], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["opt", "whisper", "bert", "t5"])
+def test_queries_are_what_the_projection_gives(name):
+    """Models that scale their queries beforehand are brought to the form of the others."""
+    model, projected = build(name), []
+    for module in model.modules():
+        for attribute in ("q_proj", "query", "q"):
+            if hasattr(module, attribute):
+                getattr(module, attribute).register_forward_hook(lambda module, x, y: projected.append(y))
+    calls = []
+    with capture(model, ["query"], on_attention=calls.append):
+        model(**inputs(name))
+    for call, query in zip(calls, projected[-2:], strict=True):
+        torch.testing.assert_close(call.query.transpose(1, 2).flatten(2), query)
+        assert call.scaling == pytest.approx(1.0 if name == "t5" else 8**-0.5)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_layers_and_states(name):
     tiny = ZOO[name]

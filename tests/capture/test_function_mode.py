@@ -192,6 +192,40 @@ def test_factorised_attention_is_not_attention():
     assert not tap.has_attention
 
 
+class Head(nn.Module):
+    """A softmax over channels, right after an attention."""
+
+    def forward(self, x):
+        return torch.softmax(x, -1)
+
+
+class Linear(nn.Module):
+    """Attention without a softmax."""
+
+    def forward(self, x):
+        return x @ (x.mT @ x)
+
+
+def test_a_softmax_over_channels_is_not_attention():
+    model, layers = nn.Sequential(nn.Sequential(Linear(), Head()), nn.Sequential(Linear(), Head())), []
+    model.append(nn.Sequential(nn.Linear(WIDTH, WIDTH)))
+    with capture(model, ["residual", "key"], lambda *x: layers.append(x[1]), print) as tap:
+        model(torch.randn(2, 5, WIDTH))
+    assert not tap.has_attention
+    assert layers == [0, 1, 2, 3]
+
+
+def with_heads_among_the_rows(module, q, k, v):
+    true = torch.softmax((q @ k.mT).flatten(1, 2), -1).view(*q.shape[:3], -1)
+    return true @ v, true
+
+
+def test_an_unknown_form_is_refused_and_not_misread():
+    model = stack(with_heads_among_the_rows)
+    with pytest.raises(Refusal, match="no attention that"), capture(model, ["key"], on_attention=print):
+        model(torch.randn(2, 5, WIDTH))
+
+
 @given(st.integers(0, 6), st.integers(0, 6), st.sampled_from([by_sdpa, by_flat_sdpa, by_scaled_in_place]))
 def test_logits_of_a_range_are_the_range_of_the_logits(a, b, attend):
     start, stop = sorted((a, b))

@@ -151,7 +151,7 @@ def test_unpadded_causal_text_needs_no_mask():
         assert torch.equal(hidden[0, 0], torch.ones(9, 9).triu(1).bool())
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([[1], [1]])])
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1], [1]]), torch.tensor([[1], [0]])])
 def test_one_token_with_shared_key_heads(mask):
     model, calls = build("qwen3"), []
     with capture(model, ["attention"], on_attention=calls.append):

@@ -53,7 +53,7 @@ def image() -> dict[str, Tensor]:
 
 def wave() -> dict[str, Tensor]:
     mask = torch.ones(2, 320, dtype=torch.long)
-    mask[1, 200:] = 0
+    mask[1, 190:] = 0
     return {"input_values": torch.randn(2, 320) * mask, "attention_mask": mask}
 
 
