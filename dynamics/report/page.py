@@ -16,7 +16,7 @@ from dynamics.report import figures, origin, summary, tables
 from dynamics.report.arms import Study, load
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
-from dynamics.report.style import SOFT, TEMPLATE, looks
+from dynamics.report.style import SOFT, TEMPLATE, looks, plain
 
 COLUMNS = 6
 """Arms that stand side by side; more are laid over one another."""
@@ -31,6 +31,7 @@ class Figure:
     meaning: str = ""
     reading: str = ""
     caption: str = ""
+    columns: int = 4
     detail: "Figure | None" = None
     open: bool = False
 
@@ -161,7 +162,7 @@ def _glance(study: Study, look: Looks) -> list[Figure]:
     profiles, along = [], []
     for position, place, metric in [q for q in known if q[1:] in CORE] or known[: len(CORE)]:
         table = tables.without_heads(tables.geometry(study.rows, place, metric, position))
-        title = f"<b>{words(metric).title}</b><br><span style='color:{SOFT}'>{site(place)}</span>"
+        title = f"<b>{plain(words(metric).title)}</b><br><span style='color:{SOFT}'>{plain(site(place))}</span>"
         if np.isfinite(table["value"]).any():
             profiles += [Panel(title, table)] * (table["layer"].nunique() > 1)
             along += [Panel(title, table, position)] * (table["at"].nunique() > 1)
@@ -193,9 +194,11 @@ def _geometry(study: Study, look: Looks) -> tuple[list[Figure], list[Figure]]:
         if not np.isfinite(rows["value"]).any():
             continue
         title = heading(place, metric) + ("" if along == "step" else f", along {along}")
-        many = table["at"].nunique() > 1 and len(shown) <= COLUMNS
-        if not (many and table["layer"].nunique() > 1):
-            small.append((place, metric, Panel(title, table, along if table["at"].nunique() > 1 else "")))
+        deep, long = table["layer"].nunique() > 1, table["at"].nunique() > 1
+        if not (deep and long and len(shown) <= COLUMNS):
+            name = f"<b>{plain(words(metric).title)}</b>"
+            small += [(place, metric, Panel(name, table, along))] * long
+            small += [(place, metric, Panel(name, table))] * (deep or not long)
             continue
         made = Figure(
             title,
@@ -203,6 +206,7 @@ def _geometry(study: Study, look: Looks) -> tuple[list[Figure], list[Figure]]:
             words(metric).meaning,
             summary.reading(table, list(shown), along),
             summary.caption(study, table, place, metric),
+            len(shown) + 1,
         )
         by_head = rows[rows["head"] >= 0]
         if by_head["head"].nunique() > 1:
@@ -211,6 +215,7 @@ def _geometry(study: Study, look: Looks) -> tuple[list[Figure], list[Figure]]:
                 figures.heads(by_head, metric, shown, along),
                 words(metric).meaning,
                 caption=summary.caption(study, by_head, place, metric),
+                columns=len(shown),
                 open=quantity in first and words(metric).signed,
             )
             made = replace(made, detail=detail)
@@ -223,12 +228,16 @@ def _small(study: Study, quantities: Sequence[tuple[str, str, Panel]], look: Loo
     made = []
     for place in dict.fromkeys(place for place, _, _ in quantities):
         mine = [(metric, panel) for where, metric, panel in quantities if where == place]
-        parts = [f"{words(m).title}: {words(m).estimator or m}, {summary.points(p.table)}." for m, p in mine]
+        tables_of = {metric: panel.table for metric, panel in mine}
+        parts = [
+            f"{words(m).title}: {words(m).estimator or m}, {summary.points(t)}" for m, t in tables_of.items()
+        ]
+        shown = summary.intervals(pd.concat(tables_of.values()), "bars and bands")
         made.append(
             Figure(
                 capital(site(place)),
                 figures.grid([panel for _, panel in mine], look),
-                caption=summary.join([*map(capital, parts), LAYERS.get(place, "")]),
+                caption=summary.join([*parts, LAYERS.get(place, ""), shown]),
             )
         )
     return made

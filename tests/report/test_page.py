@@ -166,3 +166,14 @@ def test_the_report_never_loads_torch(small, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_many_arms_are_laid_over_one_another(small, tmp_path):
+    runs = [small(f"d{width}", label="arm", width=width) for width in range(7)]
+    html = page.write(runs, tmp_path / "r.html").read_text()
+    last = figures(html)[-1]
+    axes = [last["layout"][axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
+    assert axes == ["step", "layer"]
+    assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {
+        f"arm, width {w}" for w in range(7)
+    }
