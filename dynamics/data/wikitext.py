@@ -92,7 +92,7 @@ _NODES = {Template: "templates", Argument: "templates", Comment: "comments", Ext
 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
 _INNERMOST = re.compile(r"\{\{[^{}]*\}\}")
-_ADDRESS = re.compile(r"(?:(?:https?|ftp|gopher|news|telnet)://|mailto:)[^\s\[\]<>|{}\"]*", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?|ftp|gopher|news|telnet)://[^\s\[\]<>|{}\"]*", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
 _BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
@@ -102,7 +102,8 @@ _TAG = re.compile(
 _STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__| \([\s,;]*\)|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
 _QUOTES = re.compile(r"('{2,})")
-_BLANKS = re.compile(r"[^\S\n]+")
+_UNUSUAL = re.compile(r"[^\n\t -~]")
+_BLANKS = re.compile(r"[ \t]{2,}|\t")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
@@ -124,7 +125,10 @@ def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Count
     except (ParserError, RecursionError):
         removed["unparsed articles"] += 1
         return ""
-    return _tidy(html.unescape(_mop_up("".join(seen), removed)))
+    text = _mop_up("".join(seen), removed)
+    if "&" in text:
+        text = plain(html.unescape(text))
+    return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 
 def plain(text: str) -> str:
@@ -134,14 +138,13 @@ def plain(text: str) -> str:
     'ab\\nc \\td'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    table: dict[int, str | None] = {}
-    for character in set(text) - {"\n", "\t"}:
+    for character in set(_UNUSUAL.findall(text)):
         category = unicodedata.category(character)
         if category in ("Cc", "Cf", "Co", "Cs"):
-            table[ord(character)] = None
+            text = text.replace(character, "")
         elif category.startswith("Z"):
-            table[ord(character)] = " "
-    return text.translate(table) if table else text
+            text = text.replace(character, " ")
+    return text
 
 
 def residue(text: str) -> dict[str, float]:
@@ -225,21 +228,23 @@ def _walk_tag(tag: Tag, seen: list[str], namespaces: dict[str, int], removed: Co
 
 def _mop_up(text: str, removed: Counter[str]) -> str:
     """Drop the markup that the parser left as text because its other half is missing."""
-    found = 1
-    while found:
-        text, found = _INNERMOST.subn("", text)
-        removed["templates"] += found
-    text = _TAG.sub("", text)
-    text, found = _ADDRESS.subn("", text)
-    removed["addresses"] += found
-    text = _TABLE_LINE.sub(_prose_of_line, text)
-    if "[[" in text:
-        text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
-    found = 1
-    while found:
-        text, found = _STRAY.subn("", text)
-    text = _LIST_MARKS.sub("", text)
-    return "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
+    before = ""
+    while text != before:  # what goes may bring together what was apart, as in `{'''{`
+        before, found = text, 1
+        while found:
+            text, found = _INNERMOST.subn("", text)
+            removed["templates"] += found
+        text = _TAG.sub("", text)
+        if "://" in text:
+            text, found = _ADDRESS.subn("", text)
+            removed["addresses"] += found
+        text = _TABLE_LINE.sub(_prose_of_line, text)
+        if "[[" in text:
+            text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
+        text = _LIST_MARKS.sub("", _STRAY.sub("", text))
+        if "''" in text:
+            text = "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
+    return text
 
 
 def _prose_of_line(line: re.Match[str]) -> str:
@@ -266,7 +271,3 @@ def _unquote(line: str) -> str:
     for i, n in marks.items():
         parts[i] = "'" if i == letter or n == 4 or n > 5 else ""
     return "".join(parts)
-
-
-def _tidy(text: str) -> str:
-    return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", plain(text))).strip()
