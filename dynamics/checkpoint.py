@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import lightning as L
+from safetensors.torch import save_model
 from transformers import PreTrainedModel
 
 from dynamics.errors import Refusal
@@ -46,7 +47,8 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
     """Save config and weights (safetensors) into the folder `path`, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        network.save_pretrained(temporary)
+        network.config.save_pretrained(temporary)
+        save_model(network, temporary / "model.safetensors", metadata={"format": "pt"})
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:

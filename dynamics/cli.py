@@ -1,5 +1,6 @@
 """The command line: verbs, each imported when it is called."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -12,6 +13,10 @@ VERBS = {
     "test": "loss of a run on the whole test split",
     "data": "show what a corpus holds after cleaning",
     "report": "draw one page that compares runs",
+}
+UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
 USAGE = "usage: dynamics VERB [options]\n\n" + "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
 
@@ -38,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}."
             raise Refusal(f"there is no verb {argv[0]}: {hint}")
         _verb(argv[0])(argv[1:])
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = error.filename or "the disk"
+        print(
+            f"dynamics: cannot write {where}: {error.strerror}; make room or choose another place.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except Refusal as refusal:
         print(f"dynamics: {refusal}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,8 @@
 """The command line's own options and the merging of configurations. No torch here."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -99,6 +100,50 @@ def gather_config(options: Options) -> dict[str, Any]:
     return config
 
 
-def refuse_parsing(message: str, error: Exception | None = None) -> NoReturn:
-    """Refuse what jsonargparse complains of, in one sentence and without its list of every option."""
-    raise Refusal(" ".join(message.split())) from error
+def refuse_parsing(message: str, error: Exception | None = None, known: Iterable[str] = ()) -> NoReturn:
+    """Refuse what jsonargparse complains of, in one sentence and without its list of every option.
+
+    Args:
+        message: the complaint; for a union or a class it lists one cause for each alternative.
+        error: what it was raised from.
+        known: full names of the options that exist, to offer the nearest one.
+    """
+    key = match[1] if (match := re.match(r'Parser key "([^"]+)":\s*', message)) else ""
+    causes = re.findall(r"^\s*- (.+)$", message, re.MULTILINE) or [message[match.end() if match else 0 :]]
+    causes = [cause for cause in causes if "NoneType" not in cause] or causes
+    got = re.search(r"(?:Given value|Got value): (.+)", message)
+    if match := re.search(r"(?:Group '(.+)' does not accept option|Option) '([^']+)'", causes[0]):
+        _refuse_option(".".join(part for part in (key, match[1], match[2]) if part), known, error)
+    if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", causes[0]):
+        _refuse_option(match[1], known, error)
+    if match := re.match(r'Parser key "([^"]+)": (.+)', causes[0]):
+        key, causes = f"{key}.{match[1]}", [match[2]]
+    if match := re.search(r"import path string: (\S+)", causes[0]):
+        raise Refusal(f"{key}: there is no class {match[1]}: give its full import path.") from error
+    if not causes[0].startswith("Expected"):
+        what = "give class_path and init_args" if "subclass" in causes[0] else " ".join(causes[0].split())
+        raise Refusal(f"{key}: {what}") from error
+    expected = " or ".join(_expectation(cause) for cause in causes if cause.startswith("Expected"))
+    raise Refusal(f"{key} must be {expected} (got {got[1] if got else 'something else'}).") from error
+
+
+def _expectation(cause: str) -> str:
+    """What jsonargparse expected, in words.
+
+    >>> _expectation("Expected a typing.Literal['all', 'none']. Got value: some")
+    'one of all, none'
+    >>> _expectation("Expected a <class 'int'>")
+    'int'
+    """
+    if match := re.search(r"Literal\[(.+?)\]", cause):
+        return "one of " + match[1].replace("'", "")
+    if match := re.search(r"<class '(?:.*\.)?(\w+)'>", cause):
+        return match[1]
+    return cause.removeprefix("Expected a ").split(". Got value")[0].split(":")[0]
+
+
+def _refuse_option(name: str, known: Iterable[str], error: Exception | None) -> NoReturn:
+    plain = {option.replace(".init_args", ""): option for option in known}
+    near = get_close_matches(name.replace(".init_args", ""), plain, n=1)
+    hint = f": did you mean {near[0]}?" if near else ": see dynamics fit --help."
+    raise Refusal(f"there is no option {name}{hint}") from error

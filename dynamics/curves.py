@@ -54,7 +54,8 @@ class Curves(L.Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._losses.append((self._step, torch.stack(self._shares).mean()))
+        # Lightning has divided each share by their number already.
+        self._losses.append((self._step, torch.stack(self._shares).sum()))
         self._shares.clear()
         if self._step % CHUNK == 0 or self._step == trainer.max_steps:
             self._collect(trainer)

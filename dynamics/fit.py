@@ -28,7 +28,8 @@ class RunParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, without the usage text."""
-        refuse_parsing(message, ex)
+        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
+        refuse_parsing(message, ex, known=options)
 
 
 def pick_precision() -> str:
@@ -53,6 +54,7 @@ class RunCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_class=RunParser,
+            parser_kwargs={"allow_abbrev": False},
             args=args,
         )
 
@@ -87,6 +89,16 @@ class RunCLI(LightningCLI):
             if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.folder)
                 logger.init_args.name = logger.init_args.name or self.folder.name
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and callbacks; what one of them refuses comes through as it was said."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, Refusal):
+                cause = cause.__cause__ or cause.__context__
+            raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with every callback, in the order in which they must act."""
@@ -228,9 +240,10 @@ def evaluate(verb: str, options: Options) -> None:
         raise Refusal(f"the run {folder.name} has no training state to {verb} (nothing in {folder}/state/).")
     args = ["--config", yaml.safe_dump(gather_config(options)), *options.rest, "--trainer.logger", "false"]
     cli = RunCLI(folder, args)
-    (values,) = getattr(cli.trainer, verb)(
+    getattr(cli.trainer, verb)(
         cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
     )
+    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     step = torch.load(state, weights_only=True, map_location="cpu")["global_step"]
     condition = "split=test" if verb == "test" else ""
     rows = [

@@ -18,11 +18,14 @@ from dynamics import metrics as registry
 from dynamics.capture import AttentionCall, capture
 from dynamics.errors import Refusal
 from dynamics.metrics.base import Attention, Estimate, Group, Metric, States, groups
-from dynamics.record import SITES, Array, Row
+from dynamics.record import Array, Row
 
 log = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
+
+CAPTURED = {"residual", "output", "query", "key", "attention"}
+"""Sites that a forward pass fills."""
 
 
 class Suite(NamedTuple):
@@ -41,24 +44,24 @@ class Suite(NamedTuple):
             Refusal: an unknown metric, option or site.
         """
         if metrics is None:
-            chosen: dict[str, Settings] = {name: {} for name in registry.DEFAULT}
-        elif isinstance(metrics, Mapping):
-            chosen = {name: dict(settings or {}) for name, settings in metrics.items()}
-        else:
-            chosen = {name: {} for name in metrics}
+            return cls({site: [(name, {}) for name in names] for site, names in registry.DEFAULT.items()})
+        chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
         if not chosen:
             raise Refusal("metrics is empty: name at least one, or leave the block out for the default suite.")
         sites: dict[str, list[tuple[str, Settings]]] = defaultdict(list)
         for name, settings in chosen.items():
-            options = {key: value for key, value in settings.items() if key != "sites"}
+            options = dict(settings or {})
+            wanted = options.pop("sites", None)
             possible = registry.resolve(name, **options).sites
-            for site in settings.get("sites", possible):
+            for site in wanted or possible:
                 if site not in possible:
-                    raise Refusal(
-                        f"metrics.{name}.sites: {site} is not one of its sites ({', '.join(possible)})."
-                    )
+                    raise Refusal(f"metrics.{name}.sites: {site} is not one of {', '.join(possible)}.")
                 sites[site].append((name, options))
-        return cls({site: sites[site] for site in SITES if site in sites})
+        return cls(dict(sites))
+
+    def describe(self) -> dict[str, dict[str, Settings]]:
+        """Sites, names and options, for the record."""
+        return {site: dict(members) for site, members in self.sites.items()}
 
     def build(self, site: str) -> list[Group]:
         """Fresh metrics for one layer of a site."""
@@ -149,8 +152,6 @@ class _Meter:
         key = (site, layer)
         if key not in self.groups:
             self.groups[key] = self._suite.build(site)
-            for group in self.groups[key]:
-                group.to(self._device)
         for group in self.groups[key]:
             with self.timed(group.metrics):
                 group.update(batch)
@@ -192,7 +193,8 @@ def measure(
         batches: keyword arguments of the model's forward, `input_ids` (B, T) and the like, on any device.
         metrics: a parsed suite, names, or names with options; the default suite when None.
         run, subject, condition, step: the first columns of the rows.
-        references: what an earlier measurement of the same model returned, for metrics that compare with it.
+        references: what the measurement at step 0 returned, for metrics that compare with it; an empty mapping
+            at step 0 makes this measurement the reference. Without one such metrics are NaN.
         dtype: precision to measure in; None keeps the model's own.
 
     Returns:
@@ -202,12 +204,13 @@ def measure(
         Refusal: the model captures nothing of what the metrics need, or there is no batch.
     """
     suite = metrics if isinstance(metrics, Suite) else Suite.parse(metrics)
+    is_reference = step == 0 and references is not None and not references
     references = references or {}
     with exact(model, dtype) as network:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         meter = _Meter(suite, device)
         started = time.perf_counter()
-        with capture(network, set(suite.sites) - {"weight"}, meter.on_states, meter.on_attention):
+        with capture(network, CAPTURED & set(suite.sites), meter.on_states, meter.on_attention):
             for batch in batches:
                 network(**{key: value.to(device) for key, value in batch.items()})
                 meter.next_batch()
@@ -218,15 +221,13 @@ def measure(
         for (site, layer), members in sorted(meter.groups.items()):
             for group in members:
                 for metric in group.metrics:
-                    name = f"{site}/{layer}/{metric.name}"
                     if hasattr(metric, "reference"):
-                        metric.reference = references.get(name)
+                        name = f"{site}/{layer}/{metric.name}"
+                        if is_reference:
+                            new_references[name] = metric.reference_state(group.states)
+                        metric.reference = references.get(name, new_references.get(name))
                 with meter.timed(group.metrics):
                     estimates = group.compute()
-                for metric in group.metrics:
-                    name = f"{site}/{layer}/{metric.name}"
-                    if hasattr(metric, "reference") and name not in references:
-                        new_references[name] = metric.reference_state(group.states)
                 for metric_name, estimate in estimates.items():
                     key = (run, subject, condition, step, site, layer)
                     if estimate.reason:

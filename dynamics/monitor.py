@@ -22,19 +22,19 @@ class Monitor(L.Callback):
 
     Args:
         metrics: names (or class paths) to measure, with their settings; the default suite when None.
-        schedule: when to measure; step 0 and the last step always belong to it.
+        schedule: when to measure, step 0 and the last step always; powers of two when None.
         keep_weights: keep the weights of `all` measured steps, of the `last` one, or `none`, so that a metric
             invented later can be measured on the past.
     """
 
     def __init__(
         self,
-        metrics: dict[str, dict[str, Any]] | None = None,
-        schedule: Schedule = LogSpaced(),  # noqa: B008 (frozen)
+        metrics: dict[str, dict[str, Any] | None] | list[str] | None = None,
+        schedule: Schedule | None = None,
         keep_weights: Literal["all", "last", "none"] = "all",
     ) -> None:
         self.suite = Suite.parse(metrics)
-        self.schedule = schedule
+        self.schedule = schedule or LogSpaced()
         self.keep_weights = keep_weights
         self.seconds = 0.0
         """Time spent measuring so far."""

@@ -1,9 +1,11 @@
 """The progress bar of training: ETA, bits per character, and the time spent measuring."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from dynamics.curves import Curves
 from dynamics.monitor import Monitor
@@ -20,6 +22,17 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self, curves: Curves, monitor: Monitor) -> None:
         super().__init__(refresh_rate=10)
         self._curves, self._monitor = curves, monitor
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """No second bar: validation takes moments and has its number behind the first."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Name the bar after the run: there is one epoch, and it is the run."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(Path(trainer.default_root_dir).name)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""

@@ -1,17 +1,17 @@
 """When to measure: a schedule is a value, known before the run starts. No torch here."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from dynamics.errors import Refusal
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """Base: a set of optimiser steps; step 0 (before any update) and the last step always belong to it."""
 
+    @abstractmethod
     def inner(self, last: int) -> set[int]:
         """Steps in 1..last-1 that the concrete schedule asks for."""
-        raise NotImplementedError
 
     def steps(self, last: int) -> tuple[int, ...]:
         """All steps to measure at, ascending, for a run of `last` optimiser updates.

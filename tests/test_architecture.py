@@ -15,7 +15,7 @@ BELOW = {
     "provenance": set(),
     "metrics": {"errors"},
     "capture": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "record"},
     "models": {"errors", "data"},
     "measure": {"errors", "record", "metrics", "capture"},
     "loggers": {"errors", "record"},

@@ -70,11 +70,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar over bytes with an ETA, on stderr; gives a function that advances it."""
+    """A progress bar over bytes with an ETA, on the terminal alone; gives a function that advances it."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), disable=not show
-    ) as progress:
+    columns = (*columns, TextColumn("ETA"), TimeRemainingColumn())
+    hidden = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda size: progress.advance(task, size)
         progress.update(task, total=total if total is not None else progress.tasks[task].completed)

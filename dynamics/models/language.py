@@ -110,8 +110,8 @@ class LanguageModel(L.LightningModule):
     # -- building -------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Build the network once the trainer has set the data up."""
-        if self.network is None:
+        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
+        if self.network is None and self._trainer is not None:
             self.build(self.trainer.datamodule)
 
     def build(self, data: CharData) -> None:
@@ -120,7 +120,7 @@ class LanguageModel(L.LightningModule):
         hparams = self.hparams
         self._build(
             CharTransformerConfig(
-                vocab_size=len(vocabulary.tokens),
+                vocab_size=1 + max(vocabulary.mask_id, vocabulary.pad_id),
                 hidden_size=hparams.width,
                 num_hidden_layers=hparams.depth,
                 num_attention_heads=hparams.heads,

@@ -1,0 +1,129 @@
+"""The two objectives: what is masked, what is predicted, what is refused."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dynamics.data.windows import Batch
+from dynamics.errors import Refusal
+from dynamics.models.language import LanguageModel, corrupt
+
+CHARACTERS, MASK, PAD = 20, 20, 21
+
+
+def data(context=16):
+    vocabulary = SimpleNamespace(tokens=list(range(22)), size=CHARACTERS, mask_id=MASK, pad_id=PAD)
+    return SimpleNamespace(
+        text=SimpleNamespace(vocabulary=vocabulary), hparams=SimpleNamespace(context=context)
+    )
+
+
+def model(**settings):
+    made = LanguageModel(depth=2, width=16, heads=2, **settings)
+    made.build(data())
+    return made
+
+
+def batch(step=0, rows=4, context=16):
+    ids = torch.randint(CHARACTERS, (rows, context + 1), generator=torch.Generator().manual_seed(step))
+    return Batch(ids, step, 0, rows)
+
+
+@given(
+    seed=st.integers(0, 1000), step=st.integers(0, 1000), rows=st.integers(1, 8), context=st.integers(4, 200)
+)
+def test_exactly_fifteen_per_cent_of_every_window_is_chosen(seed, step, rows, context):
+    ids = np.random.default_rng(0).integers(CHARACTERS, size=(rows, context))
+    corrupted, positions = corrupt(ids, np.random.default_rng((seed, step)), MASK, CHARACTERS)
+    assert positions.shape == (rows, round(0.15 * context))
+    assert all(len(set(row)) == len(row) for row in positions.tolist())
+    untouched = np.ones_like(ids, dtype=bool)
+    np.put_along_axis(untouched, positions, False, axis=1)
+    assert (corrupted == ids)[untouched].all()
+    assert ((corrupted < CHARACTERS) | (corrupted == MASK)).all()
+
+
+def test_fates_are_eighty_ten_ten():
+    ids = np.zeros((400, 200), dtype=np.int64)
+    corrupted, positions = corrupt(ids, np.random.default_rng(0), MASK, CHARACTERS)
+    chosen = np.take_along_axis(corrupted, positions, axis=1)
+    n = chosen.size
+    for share, expected in (
+        ((chosen == MASK).mean(), 0.8),
+        ((chosen == 0).mean(), 0.1 + 0.1 / CHARACTERS),
+        (((chosen > 0) & (chosen < CHARACTERS)).mean(), 0.1 * (1 - 1 / CHARACTERS)),
+    ):
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
+
+
+def test_masks_do_not_depend_on_how_the_batch_is_shared():
+    whole = model(objective="mlm")
+    ids = batch(rows=6).windows[:, :-1]
+    together, where = whole._corrupt(ids, Batch(ids, 3, 0, 6), 1)
+    parts = [whole._corrupt(ids[first : first + 2], Batch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
+    assert torch.equal(together, torch.cat([part for part, _ in parts]))
+    assert torch.equal(where, torch.cat([position for _, position in parts]))
+
+
+def test_clm_loss_is_the_cross_entropy_of_the_next_character():
+    made, given_batch = model(objective="clm"), batch()
+    logits = made.network(given_batch.windows[:, :-1]).logits
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), given_batch.windows[:, 1:].flatten())
+    assert made.training_step(given_batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert expected.item() == pytest.approx(math.log(22), rel=0.05)
+
+
+def test_mlm_loss_is_the_cross_entropy_at_masked_positions_only():
+    made, given_batch = model(objective="mlm", is_causal=False), batch()
+    ids = given_batch.windows[:, :-1]
+    corrupted, positions = made._corrupt(ids, given_batch, 1)
+    logits = made.network(corrupted).logits
+    chosen = torch.zeros_like(ids, dtype=torch.bool).scatter(1, positions, True)
+    expected = nn.functional.cross_entropy(logits[chosen], ids[chosen])
+    assert made.training_step(given_batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    one = model(objective="clm", seed=5)
+    torch.manual_seed(2)
+    torch.rand(7)
+    before = torch.get_rng_state()
+    other = model(objective="mlm", is_causal=False, seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+    pairs = zip(one.network.parameters(), other.network.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
+    third = model(objective="clm", seed=6)
+    assert not torch.equal(next(one.network.parameters()), next(third.network.parameters()))
+
+
+def test_learning_rate_warms_up_and_decays_along_a_cosine():
+    made = model(warmup_steps=10, final_learning_rate=0.1)
+    made._trainer = SimpleNamespace(max_steps=110)
+    factors = [made._learning_rate_factor(step) for step in range(111)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[110] == pytest.approx(0.1)
+
+
+def test_only_matrices_decay():
+    groups = model().configure_optimizers()["optimizer"].param_groups
+    assert {p.ndim for p in groups[0]["params"]} == {2}
+    assert groups[1]["weight_decay"] == 0
+    assert {p.ndim for p in groups[1]["params"]} == {1}
+
+
+def test_bidirectional_clm_is_refused():
+    with pytest.raises(Refusal, match="sees the character that it must predict"):
+        LanguageModel(objective="clm", is_causal=False)
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(Refusal, match="clm or mlm"):
+        LanguageModel(objective="rtd")
