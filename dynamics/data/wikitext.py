@@ -24,9 +24,12 @@ from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Tag
 from mwparserfromhell.parser import ParserError, use_c
 from mwparserfromhell.wikicode import Wikicode
 
-assert use_c, "mwparserfromhell lacks its C tokenizer (cleaning would take hours): install its wheel"
+from dynamics.errors import Refusal
 
-RECIPE = f"wikitext 1, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
+if not use_c:
+    raise Refusal("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
+
+RECIPE = f"wikitext 2, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
 """Changes whenever the same article may give other text; caches are keyed by it."""
 PROSE = 300
 """Characters from which a line of a table counts as prose."""
@@ -48,46 +51,11 @@ EMPTIED = {
     **dict.fromkeys(("categorytree", "inputbox", "section", "templatedata"), "code"),
 }
 """Tags whose contents go too, and what they are counted as."""
-_BREAKS = {
-    *("br", "hr", "p", "div", "center", "blockquote", "ul", "ol", "dl"),
-    *("li", "dt", "dd", "tr", "td", "th"),
-}
-_OTHER_TAGS = {
-    *(
-        "a",
-        "abbr",
-        "b",
-        "big",
-        "caption",
-        "cite",
-        "col",
-        "colgroup",
-        "del",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "img",
-        "ins",
-    ),
-    *(
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "includeonly",
-        "kbd",
-        "noinclude",
-        "nowiki",
-        "onlyinclude",
-        "rb",
-        "rp",
-    ),
-    *("rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "table", "tbody", "tfoot"),
-    *("thead", "tt", "u", "var", "wbr"),
-}
+_BREAKS = {"br", "hr", "p", "div", "center", "blockquote", "ul", "ol", "dl", "li", "dt", "dd", "tr", "td", "th"}
+_OTHER_TAGS = (
+    "a|abbr|b|big|caption|cite|col|colgroup|del|dfn|em|font|h[1-6]|i|img|includeonly|ins|kbd|noinclude|nowiki|"
+    "onlyinclude|rb|rp|rt|ruby|s|samp|small|span|strike|strong|sub|sup|table|tbody|tfoot|thead|tt|u|var|wbr"
+)
 _NODES = {Template: "templates", Argument: "templates", Comment: "comments", ExternalLink: "addresses"}
 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
@@ -97,7 +65,7 @@ _TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
 _BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
 _TAG = re.compile(
-    rf"</?(?:{'|'.join(sorted(EMPTIED.keys() | _BREAKS | _OTHER_TAGS))})(?:[\s/][^<>]*)?>", re.IGNORECASE
+    rf"</?(?:{'|'.join(EMPTIED)}|{'|'.join(sorted(_BREAKS))}|{_OTHER_TAGS})(?:[\s/][^<>]*)?>", re.IGNORECASE
 )
 _STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__| \([\s,;]*\)|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
