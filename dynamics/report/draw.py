@@ -11,6 +11,7 @@ from dynamics.report import tables
 from dynamics.report.canvas import Canvas, Cell
 from dynamics.report.names import compact
 from dynamics.report.style import DEPTH, TIME, Look, Scale, plain
+from dynamics.report.values import Values
 
 
 def line(
@@ -131,22 +132,25 @@ def peaks(
     line(canvas, cell, scale, part, plain(names[i]), values="layer", line=thin, marker=marker)
 
 
-def heat(canvas: Canvas, cell: Cell, values: pd.DataFrame, along: str, what: str) -> None:
-    """A map of `values` (index: layer or head; columns: positions, equally wide) in the shared colours."""
-    labels = [f"{at:.10g}" for at in values.columns]
+def heat(canvas: Canvas, cell: Cell, means: pd.DataFrame, what: str, along: str, values: Values) -> None:
+    """A map in the shared colours: `what` (the column `layer` or `head`) by the positions, equally wide."""
+    table = means.pivot(index=what, columns="at", values="value")
+    labels = [f"{at:.10g}" for at in table.columns]
     shown = np.arange(len(labels))
     if len(labels) > 7:
         shown = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int))
+    told = "customdata" if values.log else "z"
     canvas.add(
         cell,
         type="heatmap",
         x=labels,
-        y=values.index.to_numpy(),
-        z=values.to_numpy(),
+        y=table.index.to_numpy(),
+        z=values.shade(table.to_numpy()),
+        **({"customdata": table.to_numpy()} if values.log else {}),
         coloraxis="coloraxis3",
         hoverongaps=False,
-        hovertemplate=f"{plain(along)} %{{x}}, {what} %{{y}}: %{{z:.4g}}<extra></extra>",
+        hovertemplate=f"{plain(along)} %{{x}}, {what} %{{y}}: %{{{told}:.4g}}<extra></extra>",
     )
-    ticks = {"tickvals": [labels[i] for i in shown], "ticktext": [compact(values.columns[i]) for i in shown]}
+    ticks = {"tickvals": [labels[i] for i in shown], "ticktext": [compact(table.columns[i]) for i in shown]}
     canvas.x(cell, type="category", showgrid=False, tickangle=0, **ticks)
     canvas.y(cell, showgrid=False)

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from dynamics.report import draw, tables
 from dynamics.report.canvas import Canvas
 from dynamics.report.names import words
-from dynamics.report.style import DEPTH, MAGNITUDE, SIGNED, SOFT, TIME, Look, Scale, plain
+from dynamics.report.style import DEPTH, SOFT, TIME, Look, Scale, plain
+from dynamics.report.values import Values
 
 Looks = dict[str, Look]
 
@@ -25,6 +26,7 @@ class Panel:
     """A small panel for all arms: over the layers at the last position or, with `along`, over the positions."""
 
     title: str
+    metric: str
     table: pd.DataFrame
     along: str = ""
 
@@ -77,7 +79,7 @@ def geometry(table: pd.DataFrame, metric: str, look: Looks, along: str = "step")
     """
     table = tables.thin(table)
     means, scale, names = tables.over_seeds(table), Scale.of(table["at"]), list(look)
-    layers = sorted(table["layer"].unique())
+    layers, values = sorted(table["layer"].unique()), Values.of(metric, means["value"])
     last = len(names)
     heads = [_headline(name, look[name]) for name in names]
     blank = [""] * last
@@ -89,7 +91,7 @@ def geometry(table: pd.DataFrame, metric: str, look: Looks, along: str = "step")
         mine = means[means["arm"] == name]
         draw.profiles(canvas, (0, col), mine, scale, along)
         draw.each_layer(canvas, (1, col), mine, scale, layers)
-        draw.heat(canvas, (2, col), mine.pivot(index="layer", columns="at", values="value"), along, "layer")
+        draw.heat(canvas, (2, col), mine, "layer", along, values)
         canvas.x((2, col), title={"text": plain(along)})
     highest, over_layers = tables.highest(means), tables.over_layers(table)
     for i, name in enumerate(names):
@@ -99,11 +101,13 @@ def geometry(table: pd.DataFrame, metric: str, look: Looks, along: str = "step")
     for col in range(last + 1):
         canvas.x((0, col), **depth, range=[layers[0] - 0.25, layers[-1] + 0.25])
         canvas.x((1, col), **scale.axis(plain(along)))
+        canvas.y((0, col), **values.axis())
+        canvas.y((1, col), **values.axis())
         canvas.y((2, col), range=span, **_layer_ticks(layers))
     canvas.x((2, last), **scale.axis(plain(along)))
-    for row, title in enumerate((words(metric).axis, words(metric).axis, "layer")):
-        canvas.y((row, 0), title={"text": plain(title, 24)})
-    _bars(canvas, means, metric, scale, layers, along)
+    for row, title in enumerate((values.title, values.title, "layer")):
+        canvas.y((row, 0), title={"text": plain(title, 26)})
+    _bars(canvas, values, scale, layers, along)
     return canvas.figure()
 
 
@@ -112,18 +116,16 @@ def heads(table: pd.DataFrame, metric: str, look: Looks, along: str = "step") ->
     means = tables.over_seeds(tables.thin(table[table["head"] >= 0]))
     names, layers = list(look), sorted(means["layer"].unique())
     titles = [_headline(name, look[name]) for name in names]
-    count = means["head"].nunique()
+    count, values = means["head"].nunique(), Values.of(metric, means["value"])
     canvas = Canvas(len(layers), len(names), titles, panel=max(58, 9 * count), gap=16, right=96)
     for row, layer in enumerate(layers):
         for col, name in enumerate(names):
             mine = means[(means["arm"] == name) & (means["layer"] == layer)]
-            draw.heat(canvas, (row, col), mine.pivot(index="head", columns="at", values="value"), along, "head")
+            draw.heat(canvas, (row, col), mine, "head", along, values)
             bottom = row == len(layers) - 1
             canvas.x((row, col), showticklabels=bottom, title={"text": plain(along) if bottom else ""})
         canvas.y((row, 0), title={"text": f"layer {layer}<br>head"}, tickformat="d", dtick=-(-count // 5))
-    canvas.set(
-        coloraxis3={**_colours(means["value"], metric), "colorbar": canvas.bar(plain(words(metric).axis, 30))}
-    )
+    canvas.set(coloraxis3=values.colours(canvas.bar("")))
     return canvas.figure()
 
 
@@ -136,12 +138,14 @@ def grid(panels: Sequence[Panel], look: Looks, columns: int = 4) -> go.Figure:
     for i, panel in enumerate(panels):
         cell, table = divmod(i, columns), tables.thin(panel.table)
         scale, layers = Scale.of(table["at"]), sorted(table["layer"].unique())
-        over_layers = tables.over_layers(table) if panel.along else table
+        shown = tables.over_layers(table) if panel.along else tables.final(table)
         for name in look:
             if panel.along:
-                draw.along(canvas, cell, scale, over_layers, name, look[name])
+                draw.along(canvas, cell, scale, shown, name, look[name])
             else:
                 draw.final(canvas, cell, table, name, look[name])
+        values = Values.of(panel.metric, shown["value"])
+        canvas.y(cell, **values.axis(), title={"text": "log axis" if values.log else ""})
         depth = {"title": {"text": "layer"}, **_layer_ticks(layers)}
         canvas.x(cell, **(scale.axis(plain(panel.along)) if panel.along else depth))
     for i in range(len(panels), rows * columns):
@@ -173,9 +177,7 @@ def _legend(canvas: Canvas, look: Looks) -> None:
     canvas.set(showlegend=True)
 
 
-def _bars(
-    canvas: Canvas, means: pd.DataFrame, metric: str, scale: Scale, layers: Sequence[int], along: str
-) -> None:
+def _bars(canvas: Canvas, values: Values, scale: Scale, layers: Sequence[int], along: str) -> None:
     """The three colour bars, each as high as its row of panels."""
     low, high = scale.ends
     time: dict[str, Any] = {
@@ -191,25 +193,12 @@ def _bars(
     canvas.set(
         coloraxis=time,
         coloraxis2={**depth, "colorbar": {**canvas.bar("layer", 1), **_layer_ticks(layers)}},
-        coloraxis3={
-            **_colours(means["value"], metric),
-            "colorbar": canvas.bar(plain(words(metric).axis, 24), 2),
-        },
+        coloraxis3=values.colours(canvas.bar("", 2)),
     )
     for row, axis in ((0, "coloraxis"), (1, "coloraxis2")):
         # Lines carry no colour bar of their own: an empty trace brings it.
         marker = {"color": [0], "coloraxis": axis}
         canvas.add((row, 0), type="scatter", mode="markers", x=[None], y=[None], marker=marker)
-
-
-def _colours(values: pd.Series, metric: str) -> dict[str, Any]:
-    """One scale for all arms: diverging about 0 where a signed quantity truly takes both signs."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    reach = max(abs(low), abs(high))
-    if words(metric).signed and low < -0.05 * reach:
-        return {"colorscale": SIGNED, "cmin": -reach, "cmax": reach}
-    return {"colorscale": MAGNITUDE, "cmin": low, "cmax": high if high > low else low + (reach or 1.0)}
 
 
 def _layer_ticks(layers: Sequence[int]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ class Words(NamedTuple):
 
     `estimator` says how the number is made and whether the states are centred; `meaning` what it tells, in a
     line. `signed` quantities have a meaningful zero: where they take both signs, colours diverge from it.
+    `wide` ones are positive and may span decades: then their axis is logarithmic.
     """
 
     title: str
@@ -17,6 +18,7 @@ class Words(NamedTuple):
     meaning: str = ""
     estimator: str = ""
     signed: bool = False
+    wide: bool = False
 
     @property
     def axis(self) -> str:
@@ -61,18 +63,22 @@ METRICS = {
         "dimensions",
         meaning="How many directions share the variance.",
         estimator="tr(S)² / ‖S‖² of the covariance S",
+        wide=True,
     ),
     "effective_rank": Words(
         "effective rank",
         "dimensions",
         meaning="How many directions the states use (also known as RankMe).",
         estimator="exp of the entropy of σᵢ / Σσ",
+        wide=True,
     ),
     "intrinsic_dimension": Words(
         "intrinsic dimension",
         meaning="Dimension of the sheet on which the states lie, as seen between nearest neighbours.",
         estimator="TwoNN (ratio of the first two neighbour distances); exact duplicates dropped, so n counts "
-        "unique points; biased low from about 15 dimensions on, and the interval does not cover that bias",
+        "unique points; near duplicates (a token that recurs at its position) pull it down, and it is biased low "
+        "from about 15 dimensions on; the interval covers neither",
+        wide=True,
     ),
     "duplicate_share": Words(
         "share of duplicates",
@@ -104,16 +110,20 @@ METRICS = {
         meaning="1 where one representation is a linear map of the other.",
         estimator="share of the variance that the best linear map explains, both centred",
     ),
-    "mean_norm": Words("mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred"),
+    "mean_norm": Words(
+        "mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred", wide=True
+    ),
     "norm_of_mean": Words(
         "norm of the mean",
         meaning="How far the whole cloud lies from the origin.",
         estimator="‖mean of the states‖, not centred",
+        wide=True,
     ),
     "kurtosis": Words(
         "kurtosis of the neurons",
         meaning="1 where all coordinates are alike; high where a few are outliers.",
         estimator="mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred",
+        wide=True,
     ),
     "drift": Words(
         "drift",

@@ -134,6 +134,7 @@ def _curves(study: Study, look: Looks) -> list[Figure]:
             "with values on every character."
             if len(panels) > 1
             else "",
+            "" if (table["site"] == "validation").any() else "no validation was run",
             summary.intervals(table[table["site"] == "validation"], "bands"),
         )
         made.append(
@@ -164,8 +165,8 @@ def _glance(study: Study, look: Looks) -> list[Figure]:
         table = tables.without_heads(tables.geometry(study.rows, place, metric, position))
         title = f"<b>{plain(words(metric).title)}</b><br><span style='color:{SOFT}'>{plain(site(place))}</span>"
         if np.isfinite(table["value"]).any():
-            profiles += [Panel(title, table)] * (table["layer"].nunique() > 1)
-            along += [Panel(title, table, position)] * (table["at"].nunique() > 1)
+            profiles += [Panel(title, metric, table)] * (table["layer"].nunique() > 1)
+            along += [Panel(title, metric, table, position)] * (table["at"].nunique() > 1)
     made = []
     if profiles:
         made.append(
@@ -197,8 +198,8 @@ def _geometry(study: Study, look: Looks) -> tuple[list[Figure], list[Figure]]:
         deep, long = table["layer"].nunique() > 1, table["at"].nunique() > 1
         if not (deep and long and len(shown) <= COLUMNS):
             name = f"<b>{plain(words(metric).title)}</b>"
-            small += [(place, metric, Panel(name, table, along))] * long
-            small += [(place, metric, Panel(name, table))] * (deep or not long)
+            small += [(place, metric, Panel(name, metric, table, along))] * long
+            small += [(place, metric, Panel(name, metric, table))] * (deep or not long)
             continue
         made = Figure(
             title,

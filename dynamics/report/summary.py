@@ -182,7 +182,7 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
             LAYERS.get(site, ""),
             heads,
             "" if by_head else intervals(table, "bars and bands"),
-            "" if by_head else "highest layer: filled where its interval excludes the runner-up",
+            "" if by_head else "highest layer: filled where it has an interval and this excludes the runner-up",
             f"{drawn} of {measured} measured positions are drawn" if drawn < measured else "",
             gaps(table),
         ]

@@ -106,7 +106,7 @@ def test_an_interval_that_is_missing_breaks_the_band(study, look):
 def test_seeds_are_thin_lines_beside_their_mean(make):
     study = load([make(f"d{seed}", seed=seed) for seed in (0, 1, 2)])
     table = quantity(study, "residual", "anisotropy")
-    figure = figures.grid([Panel("p", table)], looks([study.arms[0].name]))
+    figure = figures.grid([Panel("p", "anisotropy", table)], looks([study.arms[0].name]))
     widths = [trace.line.width for trace in drawn(figure, "scatter")]
     assert widths == [0.8, 0.8, 0.8, 1.8]
 
