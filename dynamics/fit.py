@@ -16,11 +16,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from dynamics.checkpoint import Checkpoints, resolve_resume
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
+from dynamics.data.summary import bits_per_character
 from dynamics.errors import Refusal
 from dynamics.monitor import Monitor
 from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
 from dynamics.record import CHECKPOINTS, Record, Row, resolve, write_atomically, write_run
+
+COMPRESSED = 1_000_000
+"""Characters of the test split that the compressors are tried on, for the record."""
 
 
 class RunParser(LightningArgumentParser):
@@ -123,6 +127,7 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
     hparams, data = cli.model.hparams, cli.datamodule.hparams
     text, trainer = cli.datamodule.text, cli.trainer
     mask = "causal" if hparams.is_causal else "bidirectional"
+    compressors = bits_per_character(text.text("test")[:COMPRESSED])
     return {
         "run": cli.folder.name,
         "kind": "fit",
@@ -152,6 +157,8 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
             "characters": len(text.ids),
             "vocabulary": text.vocabulary.size,
             **{name: split.stop - split.start for name, split in text.splits.items()},
+            "compressors": compressors,
+            "gzip_bits_per_character": compressors["gzip -9"],
         },
         "probe": {
             "split": "validation",
@@ -170,7 +177,7 @@ def _made_up_name(options: Options) -> str:
 
 def _announce(cli: RunCLI, described: dict[str, Any], state: Path | None) -> None:
     data, monitor = described["data"], cli.config_init["monitor"]
-    measured = monitor.schedule.steps(described["max_steps"])
+    measured = sorted({step for steps in monitor.steps(described["max_steps"]).values() for step in steps})
     kept = {"all": len(measured), "last": 1, "none": 0}[monitor.keep_weights]
     print(
         f"run {cli.folder.name}: {described['label']}, {described['layers']} x {described['width']}, "

@@ -31,6 +31,7 @@ SITES = (
 )
 
 NAN = float("nan")
+Filters = list[tuple[str, str, Any]] | None
 
 
 class Row(NamedTuple):
@@ -196,11 +197,11 @@ def resolve(run: str | Path) -> Path:
     raise Refusal(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
 
 
-def _parts(folders: Iterable[Path], pattern: str) -> Iterator[pa.Table]:
+def _parts(folders: Iterable[Path], pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
     for folder in folders:
         for path in sorted((folder / "record").glob(pattern)):
             try:
-                yield pq.read_table(path)
+                yield pq.read_table(path, filters=filters)
             except (pa.ArrowInvalid, OSError) as error:
                 raise Refusal(f"{path} is not a readable Parquet part ({error}): delete it.") from error
 
@@ -221,10 +222,15 @@ def read(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     return frame.sort_values(KEY, ignore_index=True)
 
 
-def read_arrays(runs: str | Path | Sequence[str | Path]) -> list[Array]:
-    """Every array of one run or of many."""
+def read_arrays(runs: str | Path | Sequence[str | Path], filters: Filters = None) -> list[Array]:
+    """Every array of one run or of many.
+
+    Args:
+        runs: a name under `checkpoints/` or a path, or a sequence of them.
+        filters: read only rows that pass, for example `[("head", "=", -1)]`: there are many arrays.
+    """
     found = []
-    for table in _parts(_as_folders(runs), "arrays-*.parquet"):
+    for table in _parts(_as_folders(runs), "arrays-*.parquet", filters):
         for row in table.to_pylist():
             values = np.asarray(row.pop("values"), dtype=float).reshape(row.pop("shape"))
             found.append(Array(**row, values=values))

@@ -9,6 +9,26 @@ from dynamics.errors import Refusal
 class Schedule(ABC):
     """Base: a set of optimiser steps; step 0 (before any update) and the last step always belong to it."""
 
+    @staticmethod
+    def parse(spec: object, key: str) -> "Schedule":
+        """A schedule from its short form, `{every: 50}` or `{per_decade: 5}`.
+
+        Raises:
+            Refusal: it is neither; `key` says where it stands.
+
+        >>> Schedule.parse({"every": 50}, "monitor.schedule")
+        Every(interval=50)
+        """
+        kinds = {"every": Every, "per_decade": LogSpaced}
+        if isinstance(spec, Schedule):
+            return spec
+        if not (isinstance(spec, dict) and len(spec) == 1 and spec.keys() <= kinds.keys()):
+            raise Refusal(f"{key} must be {{every: STEPS}} or {{per_decade: NUMBER}} (got {spec}).")
+        ((kind, number),) = spec.items()
+        if not isinstance(number, int):
+            raise Refusal(f"{key}.{kind} must be a whole number (got {number}).")
+        return kinds[kind](number)
+
     @abstractmethod
     def inner(self, last: int) -> set[int]:
         """Steps in 1..last-1 that the concrete schedule asks for."""

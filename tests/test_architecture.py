@@ -17,18 +17,27 @@ BELOW = {
     "capture": {"errors"},
     "data": {"errors", "record"},
     "models": {"errors", "data"},
-    "measure": {"errors", "record", "metrics", "capture"},
+    "plan": set(),
+    "suite": {"errors", "schedule", "metrics"},
+    "meter": {"capture", "metrics", "suite"},
+    "measure": {"errors", "record", "capture", "metrics", "suite", "meter"},
     "loggers": {"errors", "record"},
     "report": {"errors", "record"},
     "checkpoint": {"errors"},
     "curves": {"errors", "record", "loggers"},
-    "monitor": {"errors", "record", "schedule", "loggers", "checkpoint", "measure"},
+    "monitor": {
+        *("errors", "record", "schedule", "loggers", "checkpoint", "measure", "plan", "suite"),
+    },
     "progress": {"curves", "monitor"},
+    "experiments": {
+        *("errors", "record", "schedule", "config", "provenance", "metrics", "capture", "suite", "measure"),
+        *("data", "models"),
+    },
     "fit": {
         *("errors", "record", "config", "provenance", "checkpoint", "curves", "monitor", "progress"),
         *("data", "models", "loggers"),
     },
-    "verbs": {"errors", "config", "data", "report"},
+    "verbs": {"errors", "config", "data", "report", "experiments"},
     "cli": {"errors", "fit", "verbs"},
 }
 """What each room may import. A room that is missing here fails: decide where it stands."""

@@ -1,0 +1,144 @@
+"""Metrics for every site and layer, fed as the capture hands tensors over.
+
+Shapes: B rows of a batch, T tokens, D width, H heads, K head width.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dynamics.capture import AttentionCall
+from dynamics.metrics.base import Attention, Group, Metric, Pair, States, Weights
+from dynamics.suite import Suite
+
+PAIR = "pair"
+"""Metrics of two representations of the same tokens. Their rows stand at `residual`."""
+
+
+@dataclass
+class _Budgeted:
+    """A group that takes tokens up to its budget, in whole windows."""
+
+    group: Group
+    budget: int | None
+    seen: int = 0
+
+    def take(self, batch: States | Pair | Attention) -> States | Pair | Attention | None:
+        """What of the batch the group still has room for."""
+        if self.budget is None:
+            return batch
+        room = self.budget - self.seen
+        if room <= 0:
+            return None
+        if isinstance(batch, Attention):
+            tokens = batch.call.valid.sum(1).cumsum(0)
+            rows = int((tokens < room).sum()) + 1
+            self.seen += int(tokens[:rows][-1])
+            return Attention(_rows(batch.call, rows), batch.windows[:rows])
+        # Tokens come window by window: cut behind the window that fills the budget.
+        kept = batch.windows <= batch.windows[min(room, len(batch.windows)) - 1]
+        self.seen += int(kept.sum())
+        return type(batch)(*(part[kept] for part in batch))
+
+
+def _rows(call: AttentionCall, rows: int) -> AttentionCall:
+    def cut(x: Tensor | None) -> Tensor | None:
+        return x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
+
+    return replace(
+        call,
+        query=call.query[:rows],
+        key=call.key[:rows],
+        valid=call.valid[:rows],
+        mask=cut(call.mask),
+        scores=cut(call.scores),
+    )
+
+
+class Meter:
+    """Builds the metrics of a suite where tensors arrive, feeds them, and books the time of each."""
+
+    def __init__(self, suite: Suite, device: torch.device) -> None:
+        self._suite, self._device = suite, device
+        self._members: dict[tuple[str, int], list[_Budgeted]] = {}
+        self._previous: Tensor | None = None
+        self._first, self._size = 0, 0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @property
+    def spent(self) -> float:
+        """Seconds spent in metrics so far."""
+        return sum(self.seconds.values())
+
+    @property
+    def groups(self) -> Iterator[tuple[str, int, Group]]:
+        """Site, layer and group of everything that was fed, in order."""
+        for (site, layer), members in sorted(self._members.items()):
+            for member in members:
+                yield site, layer, member.group
+
+    def begin_batch(self, rows: int) -> None:
+        """A batch of `rows` windows follows: they get numbers that are unique over the stream."""
+        self._first += self._size
+        self._size = rows
+
+    def on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:
+        """Token states x (B, T, D), valid (B, T)."""
+        states = self._states(x.unsqueeze(2), valid)
+        if site in self._suite.sites:
+            self.feed(site, layer, states)
+        if site == "residual" and PAIR in self._suite.sites:
+            if layer > 0 and self._previous is not None and len(self._previous) == len(states.x):
+                self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+            self._previous = states.x
+
+    def on_attention(self, call: AttentionCall) -> None:
+        """One attention call: queries, keys and the attention itself are three sites."""
+        if "query" in self._suite.sites:
+            self.feed("query", call.layer, self._states(call.query.transpose(1, 2), call.valid))
+        if "key" in self._suite.sites:
+            self.feed("key", call.layer, self._states(call.key.transpose(1, 2), call.key_valid))
+        if "attention" in self._suite.sites:
+            self.feed("attention", call.layer, Attention(call, self._windows(len(call.query))))
+
+    def feed(self, site: str, layer: int, batch: States | Pair | Attention | Weights) -> None:
+        """Update every metric of a site and layer."""
+        key = (site, layer)
+        if key not in self._members:
+            self._members[key] = [_Budgeted(group, budget) for group, budget in self._suite.build(site)]
+        for member in self._members[key]:
+            with self.timed(member.group.metrics):
+                taken = batch if isinstance(batch, Weights) else member.take(batch)
+                if taken is not None:
+                    member.group.update(taken)
+
+    @contextmanager
+    def timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
+        """Book the time of the block on these metrics, evenly."""
+        started = self._now()
+        yield
+        spent = (self._now() - started) / len(metrics)
+        for metric in metrics:
+            self.seconds[metric.name] += spent
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _windows(self, rows: int) -> Tensor:
+        """Numbers (rows,) of the windows: an image's local windows (Swin) count as the one image."""
+        numbers = torch.arange(self._first, self._first + self._size, device=self._device)
+        return numbers.repeat_interleave(rows // self._size) if rows % self._size == 0 else numbers[:rows]
+
+    def _states(self, x: Tensor, valid: Tensor) -> States:
+        """x (B, T, heads, d) to its valid tokens."""
+        windows = self._windows(len(x))[:, None].expand(x.shape[:2])
+        if bool(valid.all()):
+            return States(x.flatten(0, 1), windows.flatten())
+        return States(x[valid], windows[valid])

@@ -1,0 +1,45 @@
+"""Keeping the cost of measuring under a share of training: a plan made once and obeyed. No torch here."""
+
+from collections.abc import Mapping
+
+Plan = dict[str, tuple[int, ...]]
+"""For every metric the steps at which it is measured, ascending."""
+
+
+def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
+    """Every other of the steps after `now`, counted from the last, which stays.
+
+    >>> thinned((0, 1, 2, 4, 8, 16, 32), 2)
+    (0, 1, 2, 8, 32)
+    """
+    done, ahead = [s for s in steps if s <= now], [s for s in steps if s > now]
+    return (*done, *ahead[::-1][::2][::-1])
+
+
+def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Plan:
+    """The steps of every metric such that what lies after `now` costs at most `budget` seconds.
+
+    The metric that costs most over the rest of the run loses every other of its steps, until all fit; the last
+    step of each stays, so a budget that not even those fit is exceeded.
+
+    Args:
+        steps: the steps that the schedules ask for.
+        costs: seconds that one measurement of each metric takes.
+        budget: seconds for all that lies after step `now`.
+        now: the step at which the plan is made.
+
+    >>> plan({"a": (0, 1, 2, 4, 8), "b": (0, 8)}, {"a": 1.0, "b": 2.0}, budget=4.0, now=1)
+    {'a': (0, 1, 4, 8), 'b': (0, 8)}
+    """
+
+    def cost(name: str) -> float:
+        return costs.get(name, 0.0) * sum(step > now for step in planned[name])
+
+    planned = dict(steps)
+    while sum(map(cost, planned)) > budget:
+        long = [name for name in planned if sum(step > now for step in planned[name]) > 1 and cost(name) > 0]
+        if not long:
+            break
+        worst = max(long, key=cost)
+        planned[worst] = thinned(planned[worst], now)
+    return planned
