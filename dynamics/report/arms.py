@@ -18,6 +18,7 @@ ASIDE = ("probe", "seed", "seed_everything", "source", "notes")
 """Keys, at any depth, that do not make another arm either."""
 
 Settings = dict[str, Any]
+ALL_HEADS = [("head", "=", -1)]
 
 ABOUT = {
     (
@@ -57,10 +58,12 @@ class Study:
     """What the report is about.
 
     `rows` are those of the record, with the columns `arm` (its name), `seed`, `along` (what the geometry is
-    followed along: `step`, or the name of a swept condition) and `at` (where on it, a number).
+    followed along: `step`, or the name of a swept condition) and `at` (where on it, a number). `arrays`
+    are those that stand for all heads of a layer, with the same columns and their numbers in `values`.
     """
 
     rows: pd.DataFrame
+    arrays: pd.DataFrame
     arms: tuple[Arm, ...]
     runs: dict[str, Settings]
 
@@ -104,22 +107,28 @@ def load(runs: Sequence[str | Path]) -> Study:
         raise Refusal(
             "name at least one run to report on, for example `dynamics report NAME --out report.html`."
         )
-    frames, told = {}, {}
+    frames, told, arrays = {}, {}, []
     for folder in folders:
         name = _unique(folder, told)
         told[name] = _settings(folder)
         frames[name] = record.read(folder).assign(run=name)
         if frames[name].empty:
             raise Refusal(f"run {name} has no rows in {folder / 'record'}: nothing has been measured yet.")
+        arrays += [vars(array) | {"run": name} for array in record.read_arrays(folder, ALL_HEADS)]
     entries = [entry for name, frame in frames.items() for entry in _entries(name, frame, told[name])]
     arms, owner = _arms(entries, told)
     labels = pd.DataFrame(
         [(e.run, e.subject, e.condition, owner[e].name, e.seed, e.along, e.at) for e in entries],
         columns=["run", "subject", "condition", "arm", "seed", "along", "at"],
     ).astype({"at": float})
-    rows = pd.concat(frames.values()).merge(labels, on=["run", "subject", "condition"], how="left")
-    rows["at"] = rows["at"].fillna(rows["step"]).astype(float)
-    return Study(rows, arms, told)
+    rows = _label(pd.concat(frames.values()), labels)
+    empty = pd.DataFrame(columns=[*record.KEY, "values"])
+    return Study(rows, _label(pd.DataFrame(arrays) if arrays else empty, labels), arms, told)
+
+
+def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    table = table.merge(labels, on=["run", "subject", "condition"], how="left")
+    return table.assign(at=table["at"].fillna(table["step"]).astype(float))
 
 
 def _unique(folder: Path, taken: Settings) -> str:

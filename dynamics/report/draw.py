@@ -135,15 +135,11 @@ def peaks(
 def heat(canvas: Canvas, cell: Cell, means: pd.DataFrame, what: str, along: str, values: Values) -> None:
     """A map in the shared colours: `what` (the column `layer` or `head`) by the positions, equally wide."""
     table = means.pivot(index=what, columns="at", values="value")
-    labels = [f"{at:.10g}" for at in table.columns]
-    shown = np.arange(len(labels))
-    if len(labels) > 7:
-        shown = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int))
     told = "customdata" if values.log else "z"
     canvas.add(
         cell,
         type="heatmap",
-        x=labels,
+        x=positions(canvas, cell, table.columns),
         y=table.index.to_numpy(),
         z=values.shade(table.to_numpy()),
         **({"customdata": table.to_numpy()} if values.log else {}),
@@ -151,6 +147,15 @@ def heat(canvas: Canvas, cell: Cell, means: pd.DataFrame, what: str, along: str,
         hoverongaps=False,
         hovertemplate=f"{plain(along)} %{{x}}, {what} %{{y}}: %{{{told}:.4g}}<extra></extra>",
     )
-    ticks = {"tickvals": [labels[i] for i in shown], "ticktext": [compact(table.columns[i]) for i in shown]}
+
+
+def positions(canvas: Canvas, cell: Cell, places: Sequence[float], most: int = 7) -> list[str]:
+    """Make the axis of a map one of equally wide positions with `most` labels; gives their categories."""
+    labels = [f"{at:.10g}" for at in places]
+    shown = np.arange(len(labels))
+    if len(labels) > most:
+        shown = np.unique(np.linspace(0, len(labels) - 1, most - 1).round().astype(int))
+    ticks = {"tickvals": [labels[i] for i in shown], "ticktext": [compact(places[i]) for i in shown]}
     canvas.x(cell, type="category", showgrid=False, tickangle=0, **ticks)
     canvas.y(cell, showgrid=False)
+    return labels

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from dynamics import record
 from dynamics.errors import Refusal
-from dynamics.report import figures, origin, summary, tables
+from dynamics.report import figures, histograms, origin, summary, tables
 from dynamics.report.arms import Study, load
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
@@ -80,6 +80,7 @@ def page(study: Study) -> str:
     )
     look = looks([arm.name for arm in study.arms])
     core, more = _geometry(study, look)
+    more += _histograms(study, look)
     return environment.get_template("page.html").render(
         title=f"Geometry through training: {'; '.join(look)}",
         arms=[(arm, look[arm.name]) for arm in study.arms],
@@ -180,6 +181,20 @@ def _glance(study: Study, look: Looks) -> list[Figure]:
     if along:
         caption = "Mean over the layers 1..L; log axis, step 0 (before any update) set apart at its left end."
         made.append(Figure("Through training", figures.grid(along, look), caption=caption))
+    return made
+
+
+def _histograms(study: Study, look: Looks) -> list[Figure]:
+    made = []
+    for along, place, name in histograms.found(study.arrays):
+        table, edges = histograms.table(study.arrays, place, name, along)
+        shown = _present(look, table)
+        figure = histograms.figure(table, edges, name, shown, along)
+        caption = "All heads of a layer together, seeds pooled. Colour: share of the values that fall into a bin, on a "
+        caption += (
+            "square root scale; blank: none. Bins are drawn equally high; the outermost hold what lies beyond."
+        )
+        made.append(Figure(f"Histogram of {name.replace('_', ' ')} ({site(place)})", figure, caption=caption))
     return made
 
 

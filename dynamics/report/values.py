@@ -9,7 +9,7 @@ import numpy as np
 from dynamics.report.names import words
 from dynamics.report.style import MAGNITUDE, SIGNED, Scale, plain
 
-DECADE = 10.0
+SPAN = 5.0
 """Wide quantities (`names.Words`) that span more than this factor have a logarithmic axis."""
 
 
@@ -34,7 +34,7 @@ class Values:
         given = given[np.isfinite(given)]
         low, high = (float(given.min()), float(given.max())) if given.size else (0.0, 1.0)
         known = words(metric)
-        log = known.wide and low > 0 and high > DECADE * low
+        log = known.wide and low > 0 and high > SPAN * low
         # A few slightly negative values leave a one-sided quantity one-sided.
         diverging = known.signed and low < -0.05 * max(abs(low), abs(high))
         return cls(known.axis + (" (log)" if log else ""), low, high, log, diverging)

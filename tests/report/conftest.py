@@ -61,6 +61,20 @@ def geometry(run: str, step: int, bell: float, noise: np.random.Generator) -> li
     return rows
 
 
+def histograms(run: str, step: int, noise: np.random.Generator) -> list[record.Array]:
+    edges = np.linspace(-8, 8, 33)
+    made = []
+    for layer in range(1, LAYERS + 1):
+        for head in (-1, 0):
+            logits = noise.normal(0, 1 + 0.01 * step, 1000)
+            counts = np.bincount(np.digitize(logits, edges), minlength=34)
+            for name, values in (("logit_histogram", counts), ("logit_edges", edges)):
+                made.append(
+                    record.Array(run, "", "", step, "attention", layer, head, f"logit_max/{name}", values)
+                )
+    return made
+
+
 def curves(run: str, start: float, end: float, noise: np.random.Generator) -> list[Row]:
     def bits(step: int) -> float:
         return end + (start - end) / (1 + step / 12)
@@ -89,7 +103,7 @@ def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: obj
     bell = {"decoder": 0.6, "encoder": 0.15, "masked": 0.4}[kind] * (1 + 0.05 * noise.standard_normal())
     out = record.Record(folder)
     for step in STEPS:
-        out.write(step, geometry(folder.name, step, bell, noise))
+        out.write(step, geometry(folder.name, step, bell, noise), histograms(folder.name, step, noise))
     start, end = (7.6, 2.4) if kind == "decoder" else (7.5, 3.1)
     out.add_curves(curves(folder.name, start, end + 0.02 * noise.standard_normal(), noise))
     out.flush()

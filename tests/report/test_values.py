@@ -19,7 +19,7 @@ def test_a_wide_quantity_has_a_logarithmic_axis_and_true_labels():
 
 @pytest.mark.parametrize(
     ("metric", "given"),
-    [("intrinsic_dimension", [5.0, 20.0]), ("norm_of_mean", [0.0, 20.0]), ("anisotropy", [1e-3, 0.9])],
+    [("intrinsic_dimension", [5.0, 24.0]), ("norm_of_mean", [0.0, 20.0]), ("anisotropy", [1e-3, 0.9])],
 )
 def test_narrow_or_zero_or_bounded_ones_have_a_linear_axis(metric, given):
     values = Values.of(metric, given)
