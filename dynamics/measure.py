@@ -93,19 +93,29 @@ def measure(
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         meter = Meter(suite, device)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
-        started, rows = time.perf_counter(), 0
+        started, empty = time.perf_counter(), True
         with capture(network, sites, meter.on_states, meter.on_attention):
             for batch in batches:
-                rows = len(next(iter(batch.values())))
-                meter.begin_batch(rows)
+                empty = False
+                meter.begin_batch(batch)
                 network(**{key: value.to(device) for key, value in batch.items()})
-        if rows == 0:
-            raise Refusal("nothing was measured: there is no batch.")
-        seconds = {"forward": time.perf_counter() - started - meter.spent}
+            if empty:
+                raise Refusal("nothing was measured: there is no batch.")
+        seconds = time.perf_counter() - started - meter.spent
         is_reference = step == 0 and references is not None and not references
-        known = dict(references or {})
-        key = (run, subject, condition, step)
-        found = list(_estimates(meter, known, is_reference))
+        result = read_off(meter, (run, subject, condition, step), references, is_reference)
+    return result._replace(seconds={"forward": seconds, **result.seconds})
+
+
+def read_off(
+    meter: Meter,
+    key: tuple[str, str, str, int],
+    references: Mapping[str, Tensor] | None = None,
+    is_reference: bool = False,
+) -> Measurement:
+    """Rows and arrays of everything that a meter was fed; `key` is their run, subject, condition and step."""
+    known = dict(references or {})
+    found = list(_estimates(meter, known, is_reference))
     return Measurement(
         [row for site, layer, name, estimate in found for row in _rows((*key, site, layer), name, estimate)],
         [
@@ -114,7 +124,7 @@ def measure(
             for array in _arrays((*key, site, layer), name, estimate)
         ],
         known,
-        seconds | dict(meter.seconds),
+        dict(meter.seconds),
     )
 
 

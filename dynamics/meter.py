@@ -5,9 +5,10 @@ Shapes: B rows of a batch, T tokens, D width, H heads, K head width.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -41,9 +42,10 @@ class _Budgeted:
             self.seen += int(tokens[:rows][-1])
             return Attention(_rows(batch.call, rows), batch.windows[:rows])
         # Tokens come window by window: cut behind the window that fills the budget.
-        kept = batch.windows <= batch.windows[min(room, len(batch.windows)) - 1]
-        self.seen += int(kept.sum())
-        return type(batch)(*(part[kept] for part in batch))
+        filling = batch.windows == batch.windows[min(room, len(batch.windows)) - 1]
+        stop = int(filling.nonzero()[-1]) + 1
+        self.seen += stop
+        return type(batch)(*(part[:stop] for part in batch))
 
 
 def _rows(call: AttentionCall, rows: int) -> AttentionCall:
@@ -67,7 +69,7 @@ class Meter:
         self._suite, self._device = suite, device
         self._members: dict[tuple[str, int], list[_Budgeted]] = {}
         self._previous: Tensor | None = None
-        self._first, self._size = 0, 0
+        self._numbers = torch.zeros(0, dtype=torch.int64)
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
@@ -82,10 +84,16 @@ class Meter:
             for member in members:
                 yield site, layer, member.group
 
-    def begin_batch(self, rows: int) -> None:
-        """A batch of `rows` windows follows: they get numbers that are unique over the stream."""
-        self._first += self._size
-        self._size = rows
+    def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
+        """A batch follows: its windows (rows) get numbers.
+
+        A window's number is a hash of its content, so that neither batching, nor the order of batches, nor the
+        ranks change which windows a sample keeps. Two equal windows count as one independent unit.
+        """
+        rows = next(iter(batch.values())).detach().cpu().flatten(1).contiguous()
+        digests = [blake2b(row.view(torch.uint8).numpy().tobytes(), digest_size=8).digest() for row in rows]
+        numbers = [int.from_bytes(digest, "little") >> 1 for digest in digests]
+        self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
     def on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:
         """Token states x (B, T, D), valid (B, T)."""
@@ -104,7 +112,7 @@ class Meter:
         if "key" in self._suite.sites:
             self.feed("key", call.layer, self._states(call.key.transpose(1, 2), call.key_valid))
         if "attention" in self._suite.sites:
-            self.feed("attention", call.layer, Attention(call, self._windows(len(call.query))))
+            self.feed("attention", call.layer, Attention(call, self.windows(len(call.query))))
 
     def feed(self, site: str, layer: int, batch: States | Pair | Attention | Weights) -> None:
         """Update every metric of a site and layer."""
@@ -116,6 +124,11 @@ class Meter:
                 taken = batch if isinstance(batch, Weights) else member.take(batch)
                 if taken is not None:
                     member.group.update(taken)
+
+    def windows(self, rows: int) -> Tensor:
+        """Numbers (rows,) of the windows: an image's local windows (Swin) count as the one image."""
+        size = len(self._numbers)
+        return self._numbers.repeat_interleave(rows // size) if rows % size == 0 else self._numbers[:rows]
 
     @contextmanager
     def timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
@@ -131,14 +144,9 @@ class Meter:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def _windows(self, rows: int) -> Tensor:
-        """Numbers (rows,) of the windows: an image's local windows (Swin) count as the one image."""
-        numbers = torch.arange(self._first, self._first + self._size, device=self._device)
-        return numbers.repeat_interleave(rows // self._size) if rows % self._size == 0 else numbers[:rows]
-
     def _states(self, x: Tensor, valid: Tensor) -> States:
         """x (B, T, heads, d) to its valid tokens."""
-        windows = self._windows(len(x))[:, None].expand(x.shape[:2])
+        windows = self.windows(len(x))[:, None].expand(x.shape[:2])
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])

@@ -21,6 +21,7 @@ BELOW = {
     "suite": {"errors", "schedule", "metrics"},
     "meter": {"capture", "metrics", "suite"},
     "measure": {"errors", "record", "capture", "metrics", "suite", "meter"},
+    "compare": {"errors", "record", "capture", "metrics", "suite", "meter", "measure"},
     "loggers": {"errors", "record"},
     "report": {"errors", "record"},
     "checkpoint": {"errors"},
