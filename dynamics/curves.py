@@ -61,8 +61,8 @@ class Curves(L.Callback):
             self._collect(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the validation rows at the step that they belong to."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        """Write the validation rows at the step that they belong to; Lightning's first check gives step 0."""
+        if trainer.state.fn != "fit":
             return
         self._collect(trainer)
         values = {

@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -127,6 +128,7 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
     hparams, data = cli.model.hparams, cli.datamodule.hparams
     text, trainer = cli.datamodule.text, cli.trainer
     mask = "causal" if hparams.is_causal else "bidirectional"
+    probe = torch.cat([batch["input_ids"] for batch in cli.datamodule.probe_batches()])
     compressors = bits_per_character(text.text("test")[:COMPRESSED])
     return {
         "run": cli.folder.name,
@@ -162,7 +164,9 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
         },
         "probe": {
             "split": "validation",
-            "tokens": sum(batch["input_ids"].numel() for batch in cli.datamodule.probe_batches()),
+            "windows": len(probe),
+            "tokens": probe.numel(),
+            "sha256": sha256(probe.numpy().tobytes()).hexdigest(),
             "precision": "float32",
         },
         "metrics": cli.config_init["monitor"].suite.describe(),

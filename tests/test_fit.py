@@ -59,7 +59,7 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     assert sorted(set(entropy["layer"])) == [1, 2]
     assert sorted(set(entropy["head"])) == [-1, 0, 1]
     assert frame[(frame.site == "train") & (frame.metric == "loss")].step.tolist() == [1, 2, 3, 4, 5, 6]
-    assert sorted(set(frame[frame.site == "validation"].step)) == [3, 6]
+    assert sorted(set(frame[frame.site == "validation"].step)) == [0, 3, 6]
     assert (frame[(frame.metric == "drift") & (frame.step == 0)].value == 0).all()
     provenance = record.read_run("a")
     assert provenance["status"] == "done"

@@ -12,13 +12,18 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
-from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.neighbors import nearest, without_duplicates
 from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
 
 
 def floating(x: Tensor) -> Tensor:
     """`x` in float32 or float64: half precision is no place to sum squares."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def precise(x: Tensor) -> torch.autocast:
+    """A context in which products are taken in the precision of their factors."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def scalar() -> Tensor:
@@ -209,7 +214,7 @@ class Moments(Metric):
 
     def _spectrum(self, matrix: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrix)
-        values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1)
+        values, vectors = above_rounding(values.flip(-1)), vectors.flip(-1)
         x, windows = self.sample
         along = ((x - centre[:, None]) @ vectors).square() - values[:, None]
         return values, self.influence(along, windows)
@@ -223,7 +228,7 @@ class Moments(Metric):
 class CrossMoments(Moments):
     """Second moments of two representations together, fed `Pair`s by hand: no site has two."""
 
-    sites = ()
+    sites = ("pair",)
 
     def __init__(self) -> None:
         super().__init__(tokens=0)
@@ -246,6 +251,11 @@ class CrossMoments(Moments):
             both[:, self.split :, : self.split],
             both[:, self.split :, self.split :],
         )
+
+
+def above_rounding(values: Tensor) -> Tensor:
+    """Eigenvalues, descending, with those set to 0 that are 0 but for the rounding of the decomposition."""
+    return values.where(values > values.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1], 0)
 
 
 def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:
@@ -293,7 +303,7 @@ class Sample(Metric):
     @once
     def different(self) -> Tensor:
         """The sample without its exact duplicates, (u, d)."""
-        return self.sample[unique_rows(self.sample)]
+        return without_duplicates(self.sample)
 
     @property
     @once

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import floating
+from dynamics.metrics.accumulators import floating, precise
 from dynamics.metrics.attention import CHUNK, AttentionStatistics, summarise
 from dynamics.metrics.base import Estimate
 
@@ -45,7 +45,8 @@ def entropy(
     for start in range(0, query.shape[2], CHUNK):
         stop = min(start + CHUNK, query.shape[2])
         keys = min(stop, key.shape[2]) if is_causal else key.shape[2]
-        logits = (floating(query[:, :, start:stop]) * scaling) @ floating(key[:, :, :keys]).mT
+        with precise(query):
+            logits = (floating(query[:, :, start:stop]) * scaling) @ floating(key[:, :, :keys]).mT
         if mask is not None:
             shown = mask.expand(shape)[:, :, start:stop, :keys]
             logits = logits.masked_fill_(~shown, -torch.inf) if mask.dtype == torch.bool else logits.add_(shown)

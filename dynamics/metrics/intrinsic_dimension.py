@@ -12,7 +12,7 @@ from dynamics.errors import Refusal
 from dynamics.metrics.accumulators import Sample, floating
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import t_interval
-from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.neighbors import nearest, without_duplicates
 
 FEWEST = 10
 """Different states below which no dimension is estimated."""
@@ -61,7 +61,7 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
     2.0
     """
     x = floating(x)
-    sound = bool(x.isfinite().all()) and len(x := x[unique_rows(x)]) >= FEWEST
+    sound = bool(x.isfinite().all()) and len(x := without_duplicates(x)) >= FEWEST
     value = two_nn(nearest(x, 2)[0], keep) if sound else torch.nan
     return torch.tensor(value, dtype=torch.float64, device=x.device)
 
@@ -126,8 +126,10 @@ class IntrinsicDimension(Sample):
 
     def __init__(self, estimator: str = "TwoNN", keep: float = 0.9, size: int = 4096, seed: int = 0) -> None:
         super().__init__(size, seed)
-        if not 0 < keep <= 1:
-            raise Refusal(f"intrinsic_dimension keeps a share of the ratios between 0 and 1 (got keep={keep}).")
+        if not 0 < keep < 1:
+            raise Refusal(
+                f"intrinsic_dimension keeps a share of the ratios strictly between 0 and 1 (got keep={keep})."
+            )
         if estimator not in (known := ["TwoNN", *ESTIMATORS.values()]):
             raise Refusal(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
         self.estimator, self.keep = estimator, keep

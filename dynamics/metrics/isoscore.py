@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.accumulators import floating
+from dynamics.metrics.accumulators import floating, precise
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
 from dynamics.metrics.spectrum import Spectral
 
@@ -58,7 +58,8 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
     """
     x = floating(x)
     centred = x - x.mean(0)
-    covariance = centred.mT @ centred / (len(x) - 1)
+    with precise(x):
+        covariance = centred.mT @ centred / (len(x) - 1)
     if reference is not None:
         covariance = (1 - reference_weight) * covariance + reference_weight * reference.to(covariance)
     ratio = covariance.trace().square() / covariance.square().sum()

@@ -9,7 +9,7 @@ from torch import Tensor
 from dynamics.metrics.accumulators import Sample, floating
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.neighbors import nearest, without_duplicates
 from dynamics.metrics.sampling import priority
 
 BLOCK = 32
@@ -45,7 +45,7 @@ def local_anisotropy(
     tensor(1., dtype=torch.float64)
     """
     x = floating(x)
-    if not x.isfinite().all() or len(x := x[unique_rows(x)]) <= neighbors:
+    if not x.isfinite().all() or len(x := without_duplicates(x)) <= neighbors:
         return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
     chosen = priority(torch.arange(len(x), device=x.device), seed).argsort()[:queries]
     if random:

@@ -1,10 +1,13 @@
 """Exact nearest neighbours by blocked matrix products, wherever the tokens are.
 
-The squared distance of x_i and x_j is, but for a term of x_i alone, |x_j|^2 - 2 x_i.x_j: one product in float32
-about the mean gives a few candidates more than asked for, whose distances are then recomputed in float64 from
-the differences. A row whose candidates the product's rounding cannot vouch for is searched again, one precision
-up; so the result is that of float64 differences over all pairs (ties aside).
+The squared distance of x_i and x_j is, but for a term of x_i alone, |x_j|^2 - 2 x_i.x_j: one product about
+the mean, in float32 (bfloat16 where the CPU multiplies that much faster), gives a few candidates more than asked
+for, whose distances are then recomputed in float64 from the differences. A row whose candidates the product's
+rounding cannot vouch for is searched again, one precision up; so the result is that of float64 differences over
+all pairs (ties aside).
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +15,11 @@ from torch import Tensor
 BLOCK = 1 << 22
 """Entries of the distance matrix that exist at a time."""
 
-SPARE = 2
-"""Candidates beyond the k asked for."""
+SPARE = {torch.bfloat16: 6}
+"""Candidates beyond the k asked for, by the product's precision; else two."""
+
+FEW = 1 / 512
+"""Share of rows that are cheaper to compare by differences than by a product of all."""
 
 GROUP = 32
 """Columns of which the product's minimum is taken at once, when k is small."""
@@ -38,6 +44,12 @@ def unique_rows(x: Tensor) -> Tensor:
     return _first(inverse).sort().values
 
 
+def without_duplicates(x: Tensor) -> Tensor:
+    """`x` (n, d) without the rows that equal an earlier one; `x` itself where there are none."""
+    different = unique_rows(x)
+    return x if len(different) == len(x) else x[different]
+
+
 def _first(inverse: Tensor) -> Tensor:
     """The lowest position of each value 0..m-1 of `inverse`."""
     first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
@@ -55,62 +67,108 @@ def nearest(x: Tensor, k: int, rows: Tensor | None = None) -> tuple[Tensor, Tens
     ([[1.0, 3.0], [1.0, 2.0], [2.0, 3.0], [4.0, 6.0]], [[1, 2], [0, 2], [1, 0], [2, 1]])
     """
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
-    centred = (x - x.mean(0, dtype=torch.float64)).double()
-    distances = centred.new_empty(len(rows), k)
-    indices = rows.new_empty(len(rows), k)
+    distances = torch.empty(len(rows), k, dtype=torch.float64, device=x.device)
+    indices = torch.empty(len(rows), k, dtype=torch.long, device=x.device)
     left = torch.arange(len(rows), device=x.device)
-    for precision in (torch.float32, torch.float64, None):
-        found, certain = _search(centred, rows[left], k, precision)
-        distances[left], indices[left] = found
-        left = left[~certain]
+    for precision in _precisions(x, k):
         if not len(left):
             break
+        precision = precision if len(left) > FEW * len(x) else None
+        cloud = _Cloud(x.double() if precision == torch.float64 else x)
+        distances[left], indices[left], certain = cloud.search(rows[left], k, precision)
+        left = left[~certain]
     return distances, indices
 
 
-def _search(
-    x: Tensor, rows: Tensor, k: int, precision: torch.dtype | None
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Neighbours of `rows` by products in `precision` (None: by differences), and where they are certain."""
-    n, d = x.shape
-    y = x if precision is None else x.to(precision)
-    half = 0.5 * x.square().sum(-1)
-    size = max(1, BLOCK // n)
-    results = []
-    for block in rows.split(size):
+def _precisions(x: Tensor, k: int) -> list[torch.dtype | None]:
+    """Of the products to try, cheapest first; None stands for differences, which need no product."""
+    tests = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    fast = k <= 4 and x.device.type == "cpu" and any(test is not None and test() for test in tests)
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return [*[torch.bfloat16] * fast, *[torch.float32] * exact, torch.float64, None]
+
+
+_apart = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+"""All distances between the rows of two tensors, from their differences."""
+
+
+class _Cloud:
+    """Rows about their mean, in their own precision, with what all searches among them need."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.centred = x - x.mean(0, dtype=torch.float64).to(x.dtype)
+        self.norm = self.centred.norm(dim=-1).double()
+        self.half = 0.5 * self.norm.square()
+
+    def search(self, rows: Tensor, k: int, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances and indices of the neighbours of `rows`, and where they are certain."""
+        size = max(1, BLOCK // len(self.x))
         if precision is None:
-            score = 0.5 * torch.cdist(x[block], x, compute_mode="donot_use_mm_for_euclid_dist").square()
-            score -= half[block, None]
+            results = [self._by_differences(block, k) for block in rows.split(size)]
         else:
-            score = torch.addmm(half.to(precision), y[block], y.mT, alpha=-1)
-        score.scatter_(1, block[:, None], torch.inf)
-        bound, candidates = _lowest(score, min(k + SPARE, n - 1))
-        apart = x[candidates] - x[block, None]
-        squares, order = torch.linalg.vecdot(apart, apart).sort(dim=-1)
-        certain = torch.ones_like(block, dtype=torch.bool)
-        if precision is not None and n - 1 > k + SPARE:
-            # |error| of a score <= gamma (|x_i| |x_j| + |x_j|^2 / 2); gamma: 4 sqrt(d) roundings, far in the
-            # tail
-            reach = (2 * half.max()).sqrt()
-            slack = 4 * d**0.5 * torch.finfo(precision).eps * reach * ((2 * half[block]).sqrt() + reach)
-            certain = 0.5 * squares[:, k - 1] - half[block] < bound - slack
-        results.append((squares[:, :k].sqrt(), candidates.gather(1, order[:, :k]), certain))
-    distances, indices, certain = (torch.cat(parts) for parts in zip(*results, strict=True))
-    return (distances, indices), certain
+            factors = self._factors(precision)
+            results = [self._by_products(block, k, precision, *factors) for block in rows.split(size)]
+        distances, indices, certain = (torch.cat(part) for part in zip(*results, strict=True))
+        return distances, indices, certain
+
+    def _by_differences(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        apart = _apart(self.x[rows].double(), self.x.double())
+        apart.scatter_(1, rows[:, None], torch.inf)
+        return *apart.topk(k, dim=1, largest=False), torch.ones_like(rows, dtype=torch.bool)
+
+    def _factors(self, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors (n, d + 3) and (d + 3, n) of the scores x_i x_j - |x_j|^2 / 2, and what rounding took, (n,)."""
+        rounded = self.centred.to(precision)
+        parts, rest = [], self.half
+        for _ in range(3):  # |x_j|^2 / 2 to more digits than one column has
+            parts.append(rest.to(precision))
+            rest = rest - parts[-1]
+        left = torch.cat([rounded, rounded.new_full((len(rounded), 3), -1)], dim=1)
+        right = torch.cat([rounded, torch.stack(parts, dim=1)], dim=1).mT
+        return left, right, (self.centred - rounded).norm(dim=-1).double()
+
+    def _by_products(
+        self, rows: Tensor, k: int, precision: torch.dtype, left: Tensor, right: Tensor, lost: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n, d = self.x.shape
+        with torch.autocast(self.x.device.type, enabled=False):
+            score = left[rows] @ right  # greatest for the nearest
+        score.scatter_(1, rows[:, None], -torch.inf)
+        bound, candidates = _highest(score, min(k + SPARE.get(precision, 2), n - 1))
+        parts = zip(rows.split(256), candidates.split(256), strict=True)  # small enough for the cache
+        distances, order = torch.cat([_distances(self.x, *part) for part in parts]).sort(dim=-1)
+        distances = distances[:, :k]
+        # Who is not a candidate scores at most `bound`, rounded on output, but for the rounding of the factors
+        # (Cauchy-Schwarz on what they lost) and of the sum. Only norms up to |x_i| + r_k are within reach.
+        norm = self.norm[rows]
+        reach = norm + distances[:, -1]
+        unit = torch.finfo(precision).eps
+        slack = (lost[rows] + (lost / self.norm).nan_to_num().max() * norm) * reach
+        slack += 4 * (d + 3) ** 0.5 * min(unit, torch.finfo(torch.float32).eps) * (norm + reach) * reach
+        bound = bound.double()
+        score = self.half[rows] - 0.5 * distances[:, -1].square()
+        certain = score > bound + 2 * unit * bound.abs() + slack
+        return distances, candidates.gather(1, order[:, :k]), certain
 
 
-def _lowest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k-th lowest score of each row, and the columns of the k lowest, (m, k)."""
+def _distances(x: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
+    """Distances of `rows` (m,) to their `candidates` (m, k), from the differences, float64."""
+    others = x.index_select(0, candidates.flatten()).view(*candidates.shape, -1)
+    return _apart(x[rows, None].double(), others.double())[:, 0]
+
+
+def _highest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k-th highest score of each row, and the columns of the k highest, (m, k)."""
     m, n = score.shape
     groups = n // GROUP
     if groups < 4 * k:
-        values, columns = score.topk(k, dim=1, largest=False)
+        values, columns = score.topk(k, dim=1)
         return values[:, -1], columns
-    # the k lowest lie in the k groups with the lowest minima, or in the remainder
-    whole = score[:, : groups * GROUP].view(m, GROUP, groups)
-    best = whole.amin(1).topk(k, dim=1, largest=False).indices
+    # the k highest lie in the k groups with the highest maxima, or in the remainder
+    best = score[:, : groups * GROUP].view(m, GROUP, groups).amax(1).topk(k, dim=1).indices
     columns = (best[:, None] + groups * torch.arange(GROUP, device=score.device)[:, None]).flatten(1)
     rest = torch.arange(groups * GROUP, n, device=score.device).expand(m, -1)
     columns = torch.cat([columns, rest], dim=1)
-    values, picked = score.gather(1, columns).topk(k, dim=1, largest=False)
+    values, picked = score.gather(1, columns).topk(k, dim=1)
     return values[:, -1], columns.gather(1, picked)

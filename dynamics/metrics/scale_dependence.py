@@ -7,7 +7,7 @@ from torch import Tensor
 from dynamics.metrics.accumulators import Sample, floating
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn
-from dynamics.metrics.neighbors import nearest, unique_rows
+from dynamics.metrics.neighbors import nearest, without_duplicates
 
 THINNINGS = (1, 2, 4, 8)
 
@@ -34,7 +34,7 @@ def scale_dependence(x: Tensor) -> Tensor:
     1.0
     """
     x = floating(x)
-    if not x.isfinite().all() or len(x := x[unique_rows(x)]) < THINNINGS[-1] * FEWEST:
+    if not x.isfinite().all() or len(x := without_duplicates(x)) < THINNINGS[-1] * FEWEST:
         return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
     dimensions, _ = by_scale(x)
     return torch.tensor(dimensions[-1] / dimensions[0], dtype=torch.float64, device=x.device)

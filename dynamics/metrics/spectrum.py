@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Moments, floating, unresolved
+from dynamics.metrics.accumulators import Moments, above_rounding, floating, precise, unresolved
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import estimate
 
@@ -18,9 +18,11 @@ def gram(x: Tensor, centered: bool = True, precision: torch.dtype | None = None)
     """
     x = floating(x)
     mean = x.mean(-2, keepdim=True, dtype=torch.float64) * centered
-    centred = (x - mean).to(precision or x.dtype)
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    centred = (x - mean).to(precision or (torch.float64 if tf32 else x.dtype))
     n, d = x.shape[-2:]
-    product = (centred.mT @ centred if n >= d else centred @ centred.mT).double()
+    with precise(x):
+        product = (centred.mT @ centred if n >= d else centred @ centred.mT).double()
     power = product.diagonal(dim1=-2, dim2=-1).sum(-1)
     floor = n * unresolved(mean.square().sum((-2, -1)), x.dtype)
     sound = product.isfinite().all(-1).all(-1) & (power > floor) & (n > 1)
@@ -33,8 +35,10 @@ def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None 
     >>> eigenvalues(torch.diag(torch.tensor([2.0, 10.0, 1.0])), centered=False)
     tensor([100.,   4.,   1.], dtype=torch.float64)
     """
+    if not x.shape[-2]:
+        return x.new_full((*x.shape[:-2], 1), torch.nan, dtype=torch.float64)
     matrix = gram(x, centered, precision)
-    values = torch.linalg.eigvalsh(matrix.nan_to_num()).flip(-1).clamp(min=0)
+    values = above_rounding(torch.linalg.eigvalsh(matrix.nan_to_num()).flip(-1))
     return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
 
 
@@ -63,7 +67,7 @@ class Spectral(Moments):
         return estimate(
             value.detach(),
             states.n,
-            influence=(influence * slope.nan_to_num(posinf=0)).sum(-1),
+            influence=(influence * slope.nan_to_num(posinf=0, neginf=0)).sum(-1),
             windows=int(states.windows),
             scale=self.scale,
         )
