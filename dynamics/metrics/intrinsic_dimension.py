@@ -72,7 +72,8 @@ def two_nn(distances: Tensor, keep: float = 0.9) -> float:
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        value = TwoNN(discard_fraction=1 - keep, dist=True).fit(distances.cpu().numpy()).dimension_
+        # a hair more, lest rounding drop the last of the ratios kept
+        value = TwoNN(discard_fraction=1 - keep - 1e-9, dist=True).fit(distances.cpu().numpy()).dimension_
     return float(value) if np.isfinite(value) and value > 0 else float("nan")
 
 

@@ -1,0 +1,39 @@
+"""Minimum attention probability: what a query leaves to the key that it cares for least."""
+
+from torch import Tensor
+
+from dynamics.metrics.base import Estimate
+from dynamics.metrics.score_variance import ScoreSums
+
+
+def min_probability(probabilities: Tensor) -> Tensor:
+    """The mean over queries of their least attention probability, among the keys that they see.
+
+    Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
+    Range: 0 to 1 / (keys seen), where attention is uniform; no unit.
+    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4.
+    Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with
+        logarithms and does not).
+    Interval: windows' influence functions, Student's t on the logit scale.
+
+    Args:
+        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them.)
+
+    Returns:
+        Shape (...), float64.
+
+    >>> import torch
+    >>> min_probability(torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
+    tensor(0.6250, dtype=torch.float64)
+    """
+    p = probabilities.double()
+    return p.where(p > 0, 1).amin(-1).mean(-1)
+
+
+class MinProbability(ScoreSums):
+    """Streams `min_probability` over the queries that are not padding."""
+
+    name = "min_probability"
+
+    def estimate(self, states: ScoreSums) -> Estimate:
+        return states.mean_of(2, scale="logit")

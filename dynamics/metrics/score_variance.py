@@ -1,0 +1,116 @@
+"""Score variance: how far a query's scores lie apart, which is all that softmax sees of them."""
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dynamics.metrics.accumulators import floating, scalar
+from dynamics.metrics.attention import CHUNK
+from dynamics.metrics.base import Attention, Estimate, Metric, undefined
+from dynamics.metrics.intervals import estimate
+from dynamics.metrics.sampling import kept_windows, window_sums
+
+
+def score_variance(logits: Tensor) -> Tensor:
+    """The mean over queries of the variance of a query's attention scores over the keys that it sees.
+
+    Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one
+        key are left out.
+    Range: 0 (uniform attention) to infinity; squared logits. Inputs N(0, I_d) and projections N(0, v) give
+        (v d)^2 in the mean, whatever the number of heads; the entropy is then about log m - variance / 2.
+    Source: the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows:
+        a key bias shifts a whole row, which changes the variance over all pairs and no probability.
+    Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
+    Interval: windows' influence functions, Student's t on the log scale.
+
+    Args:
+        logits: shape (..., T, S), masked entries -inf.
+
+    Returns:
+        Shape (...), float64. NaN where every query sees one key.
+
+    >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
+    (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
+    """
+    variance, _, seen = spread(logits)
+    used = seen > 1
+    return variance.double().where(used, 0).sum(-1) / used.sum(-1)
+
+
+def spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each query (..., T): the variance of its scores, the least one, and the number of keys seen.
+
+    `logits` (..., T, S), masked entries -inf. The variance is taken about the mean: no shift cancels it.
+    """
+    hidden = logits == -torch.inf
+    seen = logits.shape[-1] - hidden.sum(-1)
+    mean = logits.masked_fill(hidden, 0).sum(-1) / seen
+    apart = (logits - mean[..., None]).masked_fill_(hidden, 0)
+    return torch.linalg.vecdot(apart, apart) / (seen - 1), logits.masked_fill(hidden, torch.inf).amin(-1), seen
+
+
+class ScoreSums(Metric):
+    """Sums over queries of the score variance and of the least probability, in all and for each window.
+
+    Padding is left out. Layout of a sum's last axis: variance, number of queries that see several keys, least
+    probability, number of queries.
+    """
+
+    sites = ("attention",)
+
+    def __init__(self, windows: int = 512) -> None:
+        super().__init__()
+        self.budget = windows
+        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (H, 4)
+        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, H, 4)
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
+
+    @property
+    def accumulator(self) -> Hashable:
+        return ScoreSums, self.budget
+
+    def update(self, batch: Attention) -> None:
+        call, windows = batch
+        rows, heads, queries, _ = call.query.shape
+        own = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
+        for start in range(0, queries, CHUNK):
+            stop = min(start + CHUNK, queries)
+            logits = floating(call.logits(start, stop, call.reach(stop)))
+            variance, least, seen = spread(logits)
+            used = call.valid[:, None, start:stop] & (seen > 0)
+            several = used & (seen > 1)
+            probability = (least - logits.logsumexp(-1)).exp()
+            parts = (variance.where(several, 0), several, probability.where(used, 0), used)
+            own += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
+        sums, ids = window_sums(own, windows)
+        self.total = self.total + sums.sum(0)
+        self.windows = self.windows + len(ids)
+        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
+        mask = kept_windows(ids, self.budget)
+        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+
+    def mean_of(self, place: int, scale: str) -> Estimate:
+        """The mean over queries of the sum at `place` of the last axis, with its interval over windows."""
+        if not self.total.ndim:
+            return undefined(1, 0, "no attention call was seen")
+        heads, number = len(self.total), self.total[:, place + 1]
+        if not number.all():
+            return undefined(heads, 0, "no query sees enough keys")
+        value = self.total[:, place] / number
+        kept = dim_zero_cat(self.kept)[kept_windows(dim_zero_cat(self.kept_ids), self.budget)]
+        influence = (kept[..., place] - value * kept[..., place + 1]) * (self.windows / number)
+        n = round(float(number.mean()))
+        reason = "a logit is not a number"
+        return estimate(value, n, influence=influence, windows=int(self.windows), scale=scale, reason=reason)
+
+
+class ScoreVariance(ScoreSums):
+    """Streams `score_variance` over the queries that are not padding."""
+
+    name = "score_variance"
+
+    def estimate(self, states: ScoreSums) -> Estimate:
+        return states.mean_of(0, scale="log")
