@@ -29,7 +29,7 @@ def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Pl
         now: the step at which the plan is made.
 
     >>> plan({"a": (0, 1, 2, 4, 8), "b": (0, 8)}, {"a": 1.0, "b": 2.0}, budget=4.0, now=1)
-    {'a': (0, 1, 4, 8), 'b': (0, 8)}
+    {'a': (0, 1, 2, 8), 'b': (0, 8)}
     """
 
     def cost(name: str) -> float:

@@ -23,6 +23,12 @@ class ProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=10)
         self._curves, self._monitor = curves, monitor
 
+    def init_sanity_tqdm(self) -> Tqdm:
+        """Nor one for the pass before the first step."""
+        bar = super().init_sanity_tqdm()
+        bar.disable = True
+        return bar
+
     def init_validation_tqdm(self) -> Tqdm:
         """No second bar: validation takes moments and has its number behind the first."""
         bar = super().init_validation_tqdm()
