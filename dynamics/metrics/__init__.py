@@ -9,6 +9,7 @@ before it is asked for: a new file is a new metric.
 """
 
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from inspect import signature
 from pkgutil import iter_modules
@@ -41,9 +42,10 @@ DEFAULT: dict[str, tuple[str, ...]] = {
 """What is measured at each site unless something else is asked for."""
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """The names of all quantities, sorted."""
-    return sorted(module.name for module in iter_modules(__path__) if module.name not in _HELPERS)
+    return tuple(sorted(module.name for module in iter_modules(__path__) if module.name not in _HELPERS))
 
 
 def resolve(name: str, **options: Any) -> "Metric":
@@ -51,11 +53,7 @@ def resolve(name: str, **options: Any) -> "Metric":
 
     Raises Refusal for a name that nothing bears, or options that the metric does not take.
     """
-    found = _find(name)
-    if found is None:
-        near = get_close_matches(name, names(), n=3) or names()
-        raise Refusal(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
-    metric, fixed = found
+    metric, fixed = _imported(name) if "." in name else _named(name)
     try:
         signature(metric).bind(**fixed, **options)
     except TypeError as error:
@@ -63,17 +61,25 @@ def resolve(name: str, **options: Any) -> "Metric":
     return metric(**fixed, **options)
 
 
-def _find(name: str) -> tuple[type["Metric"], dict[str, Any]] | None:
-    if "." in name:
-        module, _, attribute = name.rpartition(".")
-        try:
-            return getattr(import_module(module), attribute), {}
-        except (ImportError, AttributeError, ValueError):
-            return None
+def _named(name: str) -> tuple[type["Metric"], dict[str, Any]]:
     for stem in sorted(names(), key=len, reverse=True):
         if name == stem or name.startswith(f"{stem}_"):
             metric = getattr(import_module(f"{__name__}.{stem}"), stem.title().replace("_", ""))
             options = {} if name == stem else metric.variant(name[len(stem) + 1 :])
             if options is not None:
                 return metric, options
-    return None
+    near = get_close_matches(name, names(), n=3) or names()
+    raise Refusal(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
+
+
+def _imported(path: str) -> tuple[type["Metric"], dict[str, Any]]:
+    from dynamics.metrics.base import Metric
+
+    module, _, attribute = path.rpartition(".")
+    try:
+        metric = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refusal(f"metric {path} cannot be imported: {error}.") from error
+    if not (isinstance(metric, type) and issubclass(metric, Metric)):
+        raise Refusal(f"metric {path} is not a Metric (dynamics.metrics.base.Metric).")
+    return metric, {}

@@ -42,7 +42,7 @@ def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor, T
     entropy = z.log() - torch.linalg.vecdot(e, s) / z
     sink = torch.as_tensor(sink, device=e.device).clamp(max=e.shape[-1] - 1).expand(len(e))
     on_sink = e.gather(-1, sink[:, None, None, None].expand(*e.shape[:-1], 1))[..., 0] / z
-    return torch.stack([entropy, entropy / seen.log(), 1 / z, on_sink]), seen, greatest
+    return torch.stack([entropy, entropy / seen.to(z).log(), 1 / z, on_sink]), seen, greatest
 
 
 class AttentionStatistics(Metric):

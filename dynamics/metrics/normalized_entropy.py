@@ -29,7 +29,7 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
     """
     p = probabilities.double()
     seen = (p > 0).sum(-1)
-    share = -p.xlogy(p).sum(-1) / seen.log()
+    share = -p.xlogy(p).sum(-1) / seen.double().log()
     return share.where(seen > 1, 0).sum(-1) / (seen > 1).sum(-1)
 
 

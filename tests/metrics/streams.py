@@ -50,8 +50,9 @@ class Call:
 def attention(windows=6, heads=4, key_heads=2, tokens=70, width=8, seed=0, causal=True, padded=True):
     """A call whose windows differ, with padding on the right of every second row."""
     g = generator(seed)
+    bias = torch.linspace(-0.5, 1.5, width, dtype=torch.float64)
     shift = torch.randn(windows, 1, 1, width, generator=g, dtype=torch.float64)
-    query = torch.randn(windows, heads, tokens, width, generator=g, dtype=torch.float64) + 1 + 0.3 * shift
+    query = torch.randn(windows, heads, tokens, width, generator=g, dtype=torch.float64) + bias + 0.3 * shift
     key = torch.randn(windows, key_heads, tokens, width, generator=g, dtype=torch.float64) + 0.5
     valid = torch.ones(windows, tokens, dtype=torch.bool)
     if padded:

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+
+from dynamics import metrics
+from dynamics.errors import Refusal
+from dynamics.metrics.base import Metric
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_file_function_and_class_bear_the_name(name):
+    module = __import__(f"dynamics.metrics.{name}", fromlist=[name])
+    function = getattr(module, name)
+    metric = metrics.resolve(name)
+    assert isinstance(metric, Metric)
+    assert metric.name == name
+    for section in ("Formula:", "Range:", "Source:", "Pitfalls:", "Interval:", "Args:", "Returns:", ">>> "):
+        assert section in function.__doc__, section
+
+
+@pytest.mark.parametrize(
+    "name", ["intrinsic_dimension_lowest_20", "intrinsic_dimension_mle", "local_anisotropy_random"]
+)
+def test_variants_bear_theirs(name):
+    assert metrics.resolve(name).name == name
+
+
+def test_a_class_path_and_options():
+    metric = metrics.resolve("dynamics.metrics.intrinsic_dimension.IntrinsicDimension", size=100)
+    assert metric.size == 100
+    assert metrics.resolve("intrinsic_dimension", size=100).accumulator == metric.accumulator
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("anisotopy", {}, "did you mean anisotropy"),
+        ("anisotropy_of_mine", {}, "no metric named anisotropy_of_mine"),
+        ("anisotropy", {"sise": 3}, "sise"),
+        ("nowhere.Metric", {}, "nowhere"),
+        ("dynamics.metrics.base.Estimate", {}, "not a Metric"),
+        ("dynamics.metrics.entropy.Entropie", {}, "Entropie"),
+    ],
+)
+def test_refusals(name, options, sentence):
+    with pytest.raises(Refusal, match=sentence) as refusal:
+        metrics.resolve(name, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_looking_names_up_imports_no_torch():
+    code = "import sys; from dynamics import metrics; metrics.names(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,110 @@
+"""Intervals cover what they say: the estimator's expectation, in about 95 of 100 draws of the windows."""
+
+import numpy as np
+import pytest
+import torch
+
+from dynamics import metrics
+from dynamics.metrics.base import Attention, States, groups
+from dynamics.metrics.intervals import SCALES, t_interval
+from tests.metrics import streams
+
+REPETITIONS = 160
+OF_STATES = (
+    *("anisotropy", "anisotropy_uncentered", "singular_value_share", "participation_ratio", "isoscore"),
+    *("effective_rank", "kurtosis", "mean_norm", "norm_of_mean", "mean_cosine", "mean_cosine_across_windows"),
+)
+OF_ATTENTION = (
+    *("entropy", "normalized_entropy", "max_probability", "sink_mass"),
+    *("qk_alignment", "qk_mean_cosine"),
+)
+
+
+def coverage(names, draw):
+    """Share of the draws whose interval holds the estimates' mean, (entries of value,) for each name."""
+    found = {name: [] for name in names}
+    members = groups(metrics.resolve(name) for name in names)
+    for repetition in range(REPETITIONS):
+        batch = draw(repetition)
+        for group in members:
+            group.states.reset()
+            group.update(batch)
+            for name, estimate in group.compute().items():
+                found[name].append(np.stack([estimate.value, estimate.low, estimate.high]))
+    shares = {}
+    for name, estimates in found.items():
+        value, low, high = np.stack(estimates, axis=1)
+        truth = value.mean(axis=0)
+        shares[name] = ((low <= truth) & (truth <= high)).mean(axis=0)
+    return shares
+
+
+@pytest.fixture(scope="module")
+def shares():
+    return {
+        **coverage(OF_STATES, lambda seed: streams.clustered(windows=24, tokens=12, width=4, seed=seed)),
+        **coverage(OF_ATTENTION, whole_windows),
+        **coverage(("intrinsic_dimension",), independent),
+    }
+
+
+def whole_windows(seed):
+    return streams.attention(windows=24, heads=2, tokens=12, seed=seed, padded=False)
+
+
+def independent(seed):
+    x = torch.randn(400, 1, 5, generator=streams.generator(seed))
+    return States(x, torch.arange(400))
+
+
+@pytest.mark.parametrize("name", [*OF_STATES, *OF_ATTENTION, "intrinsic_dimension"])
+def test_coverage(shares, name):
+    assert ((shares[name] >= 0.9) & (shares[name] <= 0.98)).all(), shares[name]
+
+
+def test_tokens_are_not_the_units():
+    """The same states, each called a window of its own: far too sure."""
+    too_sure = coverage(
+        ("mean_cosine",),
+        lambda seed: States(streams.clustered(24, 40, width=4, seed=seed).x, torch.arange(24 * 40)),
+    )
+    assert too_sure["mean_cosine"] < 0.6
+
+
+def test_the_mean_over_heads_knows_that_heads_agree():
+    """Two equal heads are no better than one."""
+    query, windows = streams.attention(heads=1, key_heads=1)
+    doubled = streams.Call(query.query.expand(-1, 2, -1, -1), query.key.expand(-1, 2, -1, -1), query.valid)
+    for name in OF_ATTENTION:
+        metric = metrics.resolve(name)
+        metric.update(Attention(doubled, windows))
+        found = metric.compute()
+        np.testing.assert_allclose(found.low[-1], found.low[0])
+        np.testing.assert_allclose(found.high[-1], found.high[0])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales(scale):
+    there, back, slope = SCALES[scale]
+    v = np.linspace(0.1, 0.9, 9)
+    np.testing.assert_allclose(back(there(v)), v)
+    np.testing.assert_allclose(slope(v), (there(v + 1e-6) - there(v - 1e-6)) / 2e-6, rtol=1e-5)
+
+
+def test_no_interval_is_better_than_a_wrong_one():
+    for scale in ("logit", "log", "atanh"):
+        edge = {"logit": 1.0, "log": 0.0, "atanh": 1.0}[scale]
+        assert np.isnan(t_interval(np.array([edge]), np.array([0.1]), 20, scale)).all()
+    assert np.isnan(t_interval(np.array([0.5]), np.array([0.1]), 0, "logit")).all()
+
+
+def test_a_sample_of_the_windows_gives_about_the_same_interval():
+    batch = streams.clustered(windows=200, tokens=10, width=4)
+    widths = []
+    for tokens in (10_000, 600):
+        metric = metrics.resolve("anisotropy", tokens=tokens)
+        metric.update(batch)
+        found = metric.compute()
+        assert len(torch.cat(metric.kept)) == min(tokens, 2000)
+        widths.append(float(found.high[0] - found.low[0]))
+    assert widths[1] == pytest.approx(widths[0], rel=0.25)
