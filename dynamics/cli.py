@@ -12,6 +12,8 @@ VERBS = {
     "validate": "loss of a run on the validation split",
     "test": "loss of a run on the whole test split",
     "data": "show what a corpus holds after cleaning",
+    "scan": "measure any model: pretrained, intermediate, untrained, or a run's weights",
+    "probe": "feed untrained blocks inputs that share a bias",
     "report": "draw one page that compares runs",
 }
 UNWRITABLE = {

@@ -1,8 +1,9 @@
 """The verbs that need no training: each takes its arguments and hands over to the room that does the work."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -27,6 +28,70 @@ def data(argv: Sequence[str]) -> None:
     from dynamics.data import summary
 
     summary.main(args.corpus, args.vocabulary, args.vocabulary_size)
+
+
+def scan(argv: Sequence[str]) -> None:
+    """`dynamics scan MODEL [MODEL ...]`."""
+    parser = Parser(
+        prog="dynamics scan", description="Measure any model, layer by layer, as training is measured."
+    )
+    add = parser.add_argument
+    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
+    add("--run", help="name of the run under checkpoints/ (made up when missing)")
+    add("--resume", help="auto: go on with the run, leaving out what it has already")
+    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
+    add("--text", help="file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]")
+    add("--lines", action="store_true", help="each line of --text is one input")
+    add("--shuffled", action="store_true", help="synthetic control: the tokens of every input in random order")
+    add("--images", help="folder of images, or noise (a synthetic control, and the default)")
+    add(
+        "--audio",
+        help="folder of .wav (others with soundfile), or noise (a synthetic control, and the default)",
+    )
+    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
+    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
+    add("--tokens", type=int, help="tokens of text at most (a file: all of it)")
+    add("--inputs", type=int, help="lines, windows, images or clips at most")
+    add("--context", type=int, help="tokens in a window (the model's own limit, 512 for running text)")
+    add("--batch_size", type=int, default=16, help="inputs in a batch")
+    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
+    add("--protocol", help="shape-of-learning (2311.05928) or inherent (2401.12143)")
+    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    add("--seed", type=int, default=0, help="of random weights, noise and shuffling")
+    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
+    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
+    plain = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
+    args = parser.parse_args(plain)
+    from dynamics.experiments import scan as experiment
+
+    folder = experiment.scan(experiment.Options(**vars(args)))
+    from dynamics.report import page
+
+    print(f"report: {page.write([folder], folder / 'report.html')}")
+
+
+def probe(argv: Sequence[str]) -> None:
+    """`dynamics probe [--config FILE] [--architecture A]`."""
+    from dynamics.experiments.probe.design import Settings
+
+    parser = Parser(prog="dynamics probe", description="Feed untrained blocks inputs that share a bias.")
+    parser.add_argument(
+        "--config", action="config", help="settings as YAML; what stands behind it wins over it"
+    )
+    parser.add_argument(
+        "--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)"
+    )
+    parser.add_class_arguments(Settings)
+    args = parser.parse_args(list(argv)).as_dict()
+    run, _ = args.pop("run"), args.pop("config")
+    settings = Settings(**args)
+    from dynamics.experiments.probe.run import probe as experiment
+
+    folder = experiment(settings, run)
+    from dynamics.report import page
+
+    print(f"report: {page.write([folder], folder / 'report.html')}")
 
 
 def report(argv: Sequence[str]) -> None:

@@ -1,0 +1,255 @@
+"""Models into memory: from the hub, a folder, a run of ours, a random initialisation or a factory."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
+from dynamics.errors import Refusal
+from dynamics.experiments.scan.options import Options
+from dynamics.experiments.scan.subjects import Subject
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MODALITIES = {
+    **dict.fromkeys(("input_ids", "inputs_embeds"), "text"),
+    "pixel_values": "images",
+    **dict.fromkeys(("input_values", "input_features"), "audio"),
+}
+"""The modality of a model by the name of its main input."""
+
+HEADS = (
+    "pooler",
+    "classifier",
+    "lm_head",
+    "cls.",
+    "projector",
+    "qa_outputs",
+    "masked_spec_embed",
+    "mask_token",
+)
+"""Weights that no layer reads: a checkpoint may lack them."""
+
+ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim", "embedding_size"), 128),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "encoder_ffn_dim"), 512),
+    **{"num_key_value_heads": 4, "num_kv_heads": 4, "head_dim": 32, "d_kv": 32, "rotary_dim": 16},
+    **{"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 512, "num_decoder_layers": 1},
+}
+"""The size of a random model: keys that its configuration has, where it holds a plain number."""
+SPECIAL: dict[str, dict[str, Any]] = {
+    "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280},
+    "byt5": {"feed_forward_proj": "gated-gelu", "vocab_size": 384},
+}
+
+
+@dataclass
+class Loaded:
+    """A model ready to be measured.
+
+    `encode` makes its batches where the model brings its own way (a module by factory); `source` is where its
+    tokenizer or processor lies, empty where it has none.
+    """
+
+    model: nn.Module
+    modality: str
+    source: str = ""
+    config: PreTrainedConfig | None = None
+    encode: Callable[[list[Any]], Mapping[str, Tensor]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main_input(self) -> str:
+        """Name of the argument that carries the input."""
+        return getattr(self.model, "main_input_name", "input_ids")
+
+
+def modality(subject: Subject, options: Options) -> str:
+    """`text`, `images` or `audio`: what a subject takes, told without its weights; "" where only it can tell.
+
+    Raises:
+        Refusal: the model is not found, or its kind is not known.
+    """
+    if subject.kind == "run":
+        return "text"
+    if subject.kind == "module":
+        return ""
+    config = _config(subject, options)
+    if type(config) not in MODEL_MAPPING:
+        if options.trust_remote_code:
+            return ""
+        raise Refusal(f"{subject.model}: transformers has no model for its type {config.model_type}.")
+    kind = MODEL_MAPPING[type(config)]
+    kind = kind[0] if isinstance(kind, list | tuple) else kind
+    return _modality(subject, kind.main_input_name)
+
+
+def _modality(subject: Subject, main_input: str) -> str:
+    if main_input not in MODALITIES:
+        raise Refusal(f"{subject.model} takes {main_input}: only text, images and audio can be scanned.")
+    return MODALITIES[main_input]
+
+
+def load(subject: Subject, options: Options) -> Loaded:
+    """Load a subject in eval mode, on its device, in its precision.
+
+    Raises:
+        Refusal: it is not found, has no such revision, lacks weights, or is not to be trusted.
+    """
+    if options.dtype not in DTYPES:
+        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
+    dtype, device = DTYPES[options.dtype], _device(options.device)
+    if subject.kind == "module":
+        model, encode = _factory(subject.source)
+        kind = MODALITIES.get(getattr(model, "main_input_name", "input_ids"), "text")
+        return Loaded(model.to(device, dtype).eval(), getattr(model, "modality", kind), encode=encode)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        if subject.kind == "random":
+            config = _config(subject, options)
+            model = AutoModel.from_config(config, dtype=dtype)
+            source = ""
+        else:
+            model, source = _pretrained(subject, options, dtype, device), subject.source
+            config = model.config
+    if config.is_encoder_decoder:
+        model = model.get_encoder()
+    if not hasattr(model, "hf_device_map"):
+        model = model.to(device)
+    if subject.kind == "run":
+        source = str(subject.run)
+    main_input = "input_values" if not isinstance(model, PreTrainedModel) else model.main_input_name
+    commit = getattr(config, "_commit_hash", None)
+    return Loaded(
+        model.eval(), _modality(subject, main_input), source, config, facts={"commit": commit} if commit else {}
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise Refusal(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
+
+
+def _config(subject: Subject, options: Options) -> PreTrainedConfig:
+    if subject.kind != "random":
+        return _fetch(subject, options, AutoConfig.from_pretrained)
+    kind = ALIASES.get(subject.source, subject.source)
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+    except ValueError as error:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        near = ", ".join(get_close_matches(kind, list(CONFIG_MAPPING), n=3)) or "bert, gpt2, vit"
+        raise Refusal(f"there is no architecture {subject.source}: did you mean {near}?") from error
+    staged = any(isinstance(known.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
+    plain = {key: value for key, value in SMALL.items() if isinstance(known.get(key), int) and not staged}
+    small = plain | SPECIAL.get(subject.source, {})
+    for key in options.config_overrides:
+        if key not in known:
+            near = ", ".join(get_close_matches(key, known, n=2)) or "a key of its configuration"
+            raise Refusal(f"--config_overrides: {subject.source} has no {key}: did you mean {near}?")
+    try:
+        return AutoConfig.for_model(kind, **(small | dict(options.config_overrides)))
+    except (ValueError, TypeError) as error:
+        raise Refusal(
+            f"--config_overrides do not fit {subject.source}: {' '.join(str(error).split())}."
+        ) from error
+
+
+def _fetch(subject: Subject, options: Options, call: Callable[..., Any], **more: Any) -> Any:
+    """`from_pretrained`, with what goes wrong told in a sentence."""
+    kwargs = {"trust_remote_code": options.trust_remote_code, **more}
+    if subject.kind == "hub" and subject.source == subject.model and subject.revision != "main":
+        kwargs["revision"] = subject.revision
+    try:
+        return call(subject.source, **kwargs)
+    except pickle.UnpicklingError as error:
+        raise Refusal(
+            f"the weights of {subject.model} are pickled and hold more than tensors: they could run code and are "
+            "not loaded; save them as safetensors."
+        ) from error
+    except SafetensorError as error:
+        raise Refusal(f"the weights of {subject.model} are damaged ({error}): fetch them again.") from error
+    except (OSError, ValueError) as error:
+        raise Refusal(_trouble(subject, " ".join(str(error).split()))) from error
+
+
+def _trouble(subject: Subject, message: str) -> str:
+    if "trust_remote_code" in message:
+        return f"{subject.model} brings its own code, not run unasked: add --trust_remote_code if you trust it."
+    if "git identifier" in message or "Revision Not Found" in message:
+        return f"{subject.model} has no revision {subject.revision}: see its branches on the hub."
+    if subject.kind == "hub" and (
+        "connect" in message or "not a local folder" in message or "offline" in message
+    ):
+        revision = f" --revision {subject.revision}" if subject.revision != "main" else ""
+        return (
+            f"{subject.model}{revision and ' at ' + subject.revision} is neither a folder here nor in the cache of the "
+            f"hub, and cannot be fetched now: where there is a network, run `hf download {subject.source}{revision}`."
+        )
+    return f"{subject.model} cannot be loaded: {message[:300].rstrip('.')}."
+
+
+def _pretrained(
+    subject: Subject, options: Options, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    if device.type == "cuda" and _has_accelerate():
+        more["device_map"] = "auto"
+    kind: Any = AutoModel
+    if subject.kind == "run":
+        # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
+        config = _fetch(subject, options, AutoConfig.from_pretrained)
+        kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
+    model, info = _fetch(subject, options, kind.from_pretrained, **more)
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HEADS))
+    missing += sorted(str(key[0]) for key in info.get("mismatched_keys", ()))
+    if missing:
+        raise Refusal(
+            f"the checkpoint of {subject.name} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({missing[0]}): they would be random."
+        )
+    return model
+
+
+def _has_accelerate() -> bool:
+    from transformers.utils import is_accelerate_available
+
+    return is_accelerate_available()
+
+
+def _factory(name: str) -> tuple[nn.Module, Callable[[list[Any]], Mapping[str, Tensor]] | None]:
+    """What `package:factory` gives: a module, or a module and the function that encodes a list of inputs."""
+    package, _, factory = name.partition(":")
+    try:
+        made = getattr(import_module(package), factory)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refusal(
+            f"--module {name}: {error}; give package:factory, a function without arguments."
+        ) from error
+    model, encode = made if isinstance(made, tuple) else (made, getattr(made, "encode", None))
+    if not isinstance(model, nn.Module):
+        raise Refusal(f"--module {name} gives {type(model).__name__}, not a torch module.")
+    return model, encode

@@ -1,0 +1,271 @@
+"""The scan itself: one subject after the other, each measured, written down and let go."""
+
+import gc
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from dynamics.errors import Refusal
+from dynamics.experiments.scan import media, protocols, text
+from dynamics.experiments.scan.bar import progress
+from dynamics.experiments.scan.describe import describe
+from dynamics.experiments.scan.inputs import Batches, Source, limited
+from dynamics.experiments.scan.loading import Loaded, load, modality
+from dynamics.experiments.scan.options import Options
+from dynamics.experiments.scan.references import References, comparing
+from dynamics.experiments.scan.subjects import Subject, expand
+from dynamics.measure import Measurement, measure
+from dynamics.provenance import provenance
+from dynamics.record import CHECKPOINTS, Record, Row, condition, read_run, write_run
+from dynamics.suite import Suite
+
+Facts = dict[str, Any]
+
+
+def scan(options: Options) -> Path:
+    """Measure every subject that the record does not have yet; gives the run's folder.
+
+    Raises:
+        Refusal: bad input of any kind; what was measured before it stays in the record.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    limited(options)
+    subjects = expand(options)
+    suite = _suite(options, subjects)
+    kinds = {subject: modality(subject, options) for subject in subjects}
+    _refuse_mismatch(kinds, options)
+    if options.resume not in (None, "auto"):
+        raise Refusal(f"--resume {options.resume}: a scan goes on with --resume auto.")
+    name = options.run or f"scan-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    folder = CHECKPOINTS / name
+    sources: dict[str, Source] = {}
+    told = _begin(folder, options, suite, _settings(options, suite, kinds, sources))
+    waiting = [subject for subject in subjects if subject.name not in told["subjects"]]
+    if len(waiting) < len(subjects):
+        print(f"run {name}: {len(subjects) - len(waiting)} of {len(subjects)} are in the record already")
+    record = Record(folder)
+    references = References(suite, options, subjects, waiting)
+    try:
+        with progress(len(waiting)) as advance:
+            for subject in waiting:
+                gc.collect()  # the model before this one
+                rows = _one(subject, options, suite, sources, record, name, references, told, advance)
+                write_run(folder, told)
+                print(f"{subject.name}: {rows}")
+    except BaseException as error:
+        if told["subjects"]:
+            write_run(
+                folder, told | {"status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"}
+            )
+        elif folder.exists():
+            shutil.rmtree(folder)
+        raise
+    write_run(folder, told | {"status": "done", "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    return folder
+
+
+def _suite(options: Options, subjects: list[Subject]) -> Suite:
+    if options.protocol not in (None, *protocols.METRICS):
+        raise Refusal(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
+    chosen = options.metrics if options.metrics is not None else protocols.METRICS.get(options.protocol or "")
+    suite = Suite.parse(chosen)
+    if options.metrics is None and not any(subject.series for subject in subjects):
+        # Without a step 0 to compare with, these are undefined: nobody asked for them by name.
+        suite = suite.only(suite.names - comparing(suite))
+    return suite
+
+
+def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
+    given = {"text": options.text, "images": options.images, "audio": options.audio}
+    taken = set(kinds.values())
+    for what, value in given.items():
+        if value is not None and what not in taken and "" not in taken:
+            subject, kind = next(iter(kinds.items()))
+            raise Refusal(
+                f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}."
+            )
+    others = [subject for subject, kind in kinds.items() if kind not in ("text", "")]
+    if options.protocol == protocols.SHAPE and others:
+        raise Refusal(
+            f"--protocol {protocols.SHAPE} measures text, and {others[0].model} takes {kinds[others[0]]}."
+        )
+    if options.shuffled and others:
+        raise Refusal(f"--shuffled is for text, and {others[0].model} takes {kinds[others[0]]}.")
+
+
+def _source(kind: str, options: Options, sources: dict[str, Source]) -> Source:
+    """The inputs of a modality, opened once for all models that take them."""
+    if kind not in sources:
+        sources[kind] = {"text": text.source, "images": media.images, "audio": media.audio}[kind](options)
+    return sources[kind]
+
+
+def _settings(
+    options: Options, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]
+) -> Facts:
+    """What all subjects of a run share: a scan that goes on must agree."""
+    for subject, kind in kinds.items():
+        if kind and not (subject.kind == "run" and options.text is None):
+            _source(kind, options, sources)
+    fields = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
+    asked = {field: getattr(options, field) for field in fields}
+    asked |= {kind: dict(source.facts) for kind, source in sources.items()}
+    return {**asked, "config_overrides": dict(options.config_overrides), "metrics": suite.describe()}
+
+
+def _begin(folder: Path, options: Options, suite: Suite, settings: Facts) -> Facts:
+    """`run.json` of a new run, or of the one that goes on."""
+    made = {
+        "run": folder.name,
+        "kind": "scan",
+        "status": "running",
+        **provenance(),
+        "settings": {key: value for key, value in settings.items() if key != "metrics"},
+        "metrics": settings["metrics"],
+        "subjects": {},
+    }
+    if not folder.exists() or not any(folder.iterdir()):
+        return made
+    if options.resume is None:
+        raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
+    before = read_run(folder)
+    if before.get("kind") != "scan":
+        raise Refusal(f"the run {folder.name} is no scan: choose another --run.")
+    for key in ("settings", "metrics"):
+        differing = [part for part in made[key] if made[key][part] != before.get(key, {}).get(part)]
+        if differing:
+            raise Refusal(
+                f"the run {folder.name} was made with other {key} ({differing[0]}): choose another --run, or say the "
+                "same again."
+            )
+    return before | {"status": "running"}
+
+
+def _one(
+    subject: Subject,
+    options: Options,
+    suite: Suite,
+    sources: dict[str, Source],
+    record: Record,
+    run: str,
+    references: References,
+    told: Facts,
+    advance: Any,
+) -> str:
+    """Measure one subject and write it down; a summary for the terminal."""
+    loaded = load(subject, options)
+    batches = _batches(subject, loaded, options, sources)
+    where = condition(**_condition(batches, options))
+    key = {"run": run, "subject": subject.name, "condition": where, "step": subject.step}
+    if isinstance(batches, Batches):
+        batches.tick = lambda: advance(subject.name, batches.share)
+    started = datetime.now(UTC)
+    with _memory(subject, options):
+        facts = describe(loaded, batches)
+        if options.protocol == protocols.SHAPE:
+            code = text.encoder(loaded, options.tokenizer)
+            found = protocols.groups(_source("text", options, sources), code, options.seed)
+            result, count = protocols.over_groups(
+                found,
+                options.batch_size,
+                code.pad,
+                lambda part: measure(loaded.model, part, suite, dtype=None, **key),
+            )
+            facts["groups"] = count
+            batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
+        else:
+            result = measure(
+                loaded.model, batches, suite, references=references.of(subject, batches), dtype=None, **key
+            )
+            references.keep(subject, result.references)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    record.write(
+        subject.step, [*result.rows, *_costs(key, result, seconds)], result.arrays, f"{subject.name}|{where}"
+    )
+    given = _input_facts(batches)
+    # Models of images and sound make their tokens themselves: as many as the residual stream has.
+    made = max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
+    tokens = given["tokens"] = given["tokens"] or made
+    told["subjects"][subject.name] = {
+        "model": subject.model,
+        "revision": subject.revision,
+        "step": subject.step,
+        "series": subject.series,
+        "kind": subject.kind,
+        "modality": loaded.modality,
+        "dtype": options.dtype,
+        **loaded.facts,
+        **facts,
+        "input": given,
+    }
+    layers = f"{facts['layers']} layers" + (f", {max(facts['heads'])} heads" if any(facts["heads"]) else "")
+    return f"{layers}, {facts['parameters'] / 1e6:.1f} M parameters, {tokens:,} tokens in {seconds:.0f} s"
+
+
+def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[str, Source]) -> Any:
+    if subject.kind == "run" and options.text is None:
+        return _probe(subject.run)
+    given = _source(loaded.modality, options, sources)
+    if loaded.modality == "images":
+        return media.image_batches(loaded, options, given)
+    if loaded.modality == "audio":
+        return media.audio_batches(loaded, options, given)
+    return text.batches(loaded, options, given, options.lines or (options.text or "").startswith(text.HUB))
+
+
+def _probe(run: Path) -> list[dict[str, Tensor]]:
+    """The windows that the run itself was measured on."""
+    config = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    package, _, name = config["class_path"].rpartition(".")
+    data = getattr(import_module(package), name)(**config.get("init_args", {}))
+    data.prepare_data()
+    data.setup("fit")
+    return data.probe_batches()
+
+
+def _condition(batches: Any, options: Options) -> dict[str, str]:
+    synthetic = batches.condition if isinstance(batches, Batches) else {}
+    return synthetic | ({"protocol": options.protocol} if options.protocol else {})
+
+
+def _input_facts(batches: Any) -> Facts:
+    if isinstance(batches, Batches):
+        return batches.facts
+    ids = [batch["input_ids"] for batch in batches]
+    counted = {"inputs": sum(map(len, ids)), "tokens": sum(x.numel() for x in ids)}
+    return {"source": "the run's own probe windows", **counted}
+
+
+def _costs(key: Facts, result: Measurement, seconds: float) -> Iterator[Row]:
+    costs = {"measure_seconds": seconds}
+    costs |= {f"measure_seconds/{name}": spent for name, spent in result.seconds.items()}
+    for name, value in costs.items():
+        yield Row(**key, site="cost", layer=-1, head=-1, metric=name, value=value)
+
+
+@contextmanager
+def _memory(subject: Subject, options: Options) -> Iterator[None]:
+    """Running out of memory, told in a sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        message = str(error).lower()
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in message:
+            raise
+        half = options.batch_size // 2
+        hint = f"try --batch_size {half}" if half else "try a shorter --context or --dtype bf16"
+        raise Refusal(
+            f"{subject.name}: out of memory with --batch_size {options.batch_size}: {hint}."
+        ) from error

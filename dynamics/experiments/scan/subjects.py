@@ -1,0 +1,179 @@
+"""What a scan loads: names on the command line to models, revisions and steps. No weights here."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamics import record
+from dynamics.errors import Refusal
+from dynamics.experiments.scan.options import Options
+
+MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
+"""These checkpoints are models of their own: `google/multiberts-seed_0-step_20k` (2106.16163)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be measured.
+
+    Args:
+        model: its name on the page.
+        revision: of the model; `local` for a folder, `seed0` for a random one.
+        step: its place on the step axis; 0 where there is none.
+        kind: `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`.
+        source: what it is loaded from: a name, a path, an architecture, `package:factory`.
+        series: what models on one step axis share; empty off the axis.
+    """
+
+    model: str
+    revision: str
+    step: int
+    kind: str
+    source: str
+    series: str = ""
+
+    @property
+    def name(self) -> str:
+        """`model@revision`."""
+        return f"{self.model}@{self.revision}"
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that a checkpoint of ours belongs to."""
+        return Path(self.source).parent.parent
+
+
+def step_of(text: str) -> int | None:
+    """The training step that a revision or a name ends with; None where it tells none.
+
+    >>> [step_of(text) for text in ("step512", "multiberts-seed_0-step_20k", "step-0000000004", "main")]
+    [512, 20000, 4, None]
+    """
+    match = re.search(r"step[_-]?(\d+)([km]?)(?![\da-z])", text.lower())
+    return int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]] if match else None
+
+
+def expand(options: Options) -> list[Subject]:
+    """Every subject of a scan; those of one series in the order of their steps.
+
+    Raises:
+        Refusal: nothing is named, a name is given twice, or a revision does not exist.
+    """
+    wanted = [part.strip() for part in (options.revisions or "").split(",") if part.strip()]
+    found = [subject for model in options.models for subject in _subjects(model, wanted, options.seed)]
+    if options.module:
+        found.append(Subject(options.module, "local", 0, "module", options.module))
+    if not found:
+        raise Refusal("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
+    names = [subject.name for subject in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise Refusal(f"{twice} is named twice: name every model and revision once.")
+    return found
+
+
+def _subjects(model: str, wanted: Sequence[str], seed: int) -> Iterator[Subject]:
+    path = Path(model)
+    if model.startswith("random:"):
+        yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix("random:"))
+    elif (run := _own(model)) is not None:
+        yield from _of_run(run, wanted)
+    elif path.exists():
+        yield from _of_folder(path, wanted)
+    elif model.startswith((".", "/", "~", f"{record.CHECKPOINTS}/")):
+        raise Refusal(f"there is no model at {model}: the folder does not exist.")
+    else:
+        yield from _of_hub(model, wanted)
+
+
+def _own(model: str) -> Path | None:
+    """The folder of a run of ours that goes by this name or path."""
+    for folder in (record.CHECKPOINTS / model, Path(model)):
+        if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def _of_run(run: Path, wanted: Sequence[str]) -> Iterator[Subject]:
+    paths = {int(path.name.split("-")[1]): path for path in sorted((run / "weights").glob("step-*"))}
+    if not paths:
+        raise Refusal(
+            f"the run {run.name} kept no weights (nothing in {run / 'weights'}): train with "
+            "--monitor.keep_weights all."
+        )
+    for step in _steps(run.name, paths, wanted):
+        yield Subject(run.name, f"step{step}", step, "run", str(paths[step]), run.name)
+
+
+def _steps(name: str, known: dict[int, Path], wanted: Sequence[str]) -> list[int]:
+    if not wanted or list(wanted) == ["all"]:
+        return sorted(known)
+    steps = [int(part) if part.isdigit() else step_of(part) for part in wanted]
+    for part, step in zip(wanted, steps, strict=True):
+        if step not in known:
+            kept = ", ".join(map(str, sorted(known)))
+            raise Refusal(f"{name} has no revision {part}: it kept the steps {kept}.")
+    return sorted({step for step in steps if step is not None})
+
+
+def _of_folder(path: Path, wanted: Sequence[str]) -> Iterator[Subject]:
+    if not path.is_dir():
+        raise Refusal(f"{path} is no folder: name the folder that holds config.json and the weights.")
+    inside = {part.name: part for part in path.iterdir() if (part / "config.json").is_file()}
+    if not wanted:
+        if not (path / "config.json").is_file():
+            hint = f"; --revisions {','.join(sorted(inside))} are in it" if inside else ""
+            raise Refusal(f"{path} holds no model (there is no config.json in it{hint}).")
+        yield Subject(path.resolve().name, "local", step_of(path.resolve().name) or 0, "folder", str(path))
+        return
+    known = sorted(inside) if list(wanted) == ["all"] else wanted
+    if missing := [part for part in known if part not in inside]:
+        raise Refusal(
+            f"{path} has no revision {missing[0]}: it holds {', '.join(sorted(inside)) or 'no folder with a model'}."
+        )
+    name = path.resolve().name
+    yield from _along(name, [(part, "folder", str(inside[part])) for part in known])
+
+
+def _of_hub(model: str, wanted: Sequence[str]) -> Iterator[Subject]:
+    name, _, revision = model.partition("@")
+    wanted = [revision] if revision else wanted
+    if list(wanted) == ["all"]:
+        wanted = _published(name)
+    multibert = MULTIBERT.fullmatch(name)
+    if multibert and wanted and not multibert[2]:
+        yield from _along(name, [(part, "hub", f"{name}-{part}") for part in wanted])
+    elif wanted:
+        yield from _along(name, [(part, "hub", name) for part in wanted])
+    else:
+        series = multibert[1] if multibert and multibert[2] else ""
+        yield Subject(name, "main", step_of(name) or 0, "hub", name, series)
+
+
+def _along(name: str, found: Sequence[tuple[str, str, str]]) -> list[Subject]:
+    """Revisions (revision, kind, source) in the order of their steps; one without a step stands off the axis."""
+    made = []
+    for revision, kind, source in found:
+        step = step_of(revision)
+        made.append(Subject(name, revision, step or 0, kind, source, "" if step is None else name))
+    return sorted(made, key=lambda subject: (subject.series == "", subject.step))
+
+
+def _published(name: str) -> list[str]:
+    """The branches of a hub repository that tell a step; of the cached ones where there is no network."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        found = [branch.name for branch in HfApi().list_repo_refs(name).branches]
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
+        cached = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs"
+        found = [path.name for path in cached.glob("*")]
+    steps = [branch for branch in found if step_of(branch) is not None]
+    if not steps:
+        raise Refusal(
+            f"the revisions of {name} cannot be listed (no network and none in the cache, or none names a step): "
+            "name them, as in --revisions step0,step512."
+        )
+    return steps

@@ -1,0 +1,285 @@
+"""Text to token ids: files, corpora and data sets, cut into windows or taken line by line."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynamics.data import corpus as corpora
+from dynamics.errors import Refusal
+from dynamics.experiments.scan.inputs import Batches, Source, chunks, digest, limited
+from dynamics.experiments.scan.loading import Loaded
+from dynamics.experiments.scan.options import Options
+
+CONTEXT = 512
+"""Tokens in a window of running text, where the model reaches that far."""
+BLOCK = 1 << 16
+"""Characters that are read and tokenised at a time."""
+SORTED = 16
+"""Batches of lines that are put in order of length together: less padding, the same tokens."""
+CORPUS_TOKENS = 65_536
+"""Tokens taken of a corpus or a data set where --tokens does not say."""
+HUB = "hub:"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Text to ids: `ids` without special tokens, and what a window begins and ends with.
+
+    `limit` is the longest window in tokens that the model takes; 0 for no limit.
+    """
+
+    ids: Callable[[str], list[int]]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad: int
+    limit: int
+    name: str
+
+    def window(self, ids: list[int]) -> list[int]:
+        """Ids with the special tokens around them."""
+        return [*self.prefix, *ids, *self.suffix]
+
+    @property
+    def specials(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
+
+def encoder(loaded: Loaded, named: str | None) -> Encoder:
+    """The tokenizer of a model, or the one named; bytes where there is none (a note goes with it)."""
+    reach = _reach(loaded.model)
+    source = named or loaded.source
+    if source and source != "bytes":
+        tokenizer = _tokenizer(source, loaded, required=named is not None)
+        if tokenizer is not None:
+            return _wrap(tokenizer, reach)
+    kind = getattr(loaded.config, "model_type", "")
+    size = getattr(loaded.config, "vocab_size", None) or 259
+    if kind == "canine":
+        return Encoder(
+            lambda text: [ord(letter) for letter in text], (0xE000,), (0xE001,), 0, reach, "code points"
+        )
+    span = min(256, max(size - 3, 1))
+    name = "UTF-8 bytes + 3" if span == 256 else f"UTF-8 bytes + 3, folded into {span} ids"
+    return Encoder(lambda text: [3 + byte % span for byte in text.encode()], (), (), 0, reach, name)
+
+
+def _tokenizer(source: str, loaded: Loaded, required: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    path = Path(source)
+    vocabulary = any(path.glob("*token*")) or any(path.glob("vocab*")) or any(path.glob("*.model"))
+    if path.is_dir() and not vocabulary and not required:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise Refusal(
+            f"the tokenizer of {source} cannot be loaded ({message}): name another with --tokenizer."
+        ) from error
+
+
+def _wrap(tokenizer: Any, reach: int) -> Encoder:
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), None)
+    prefix, suffix = ((), ()) if at is None else (full[:at], full[at + len(bare) :])
+    told = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 0
+    limit = min((bound for bound in (told, reach) if bound), default=0)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    return Encoder(ids, tuple(prefix), tuple(suffix), pad, limit, type(tokenizer).__name__)
+
+
+def _reach(model: nn.Module) -> int:
+    """How many tokens a model takes; 0 where its configuration does not say."""
+    config = getattr(model, "config", None)
+    reach = 0
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        reach = reach or int(getattr(config, key, 0) or 0)
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ):
+            return module.num_embeddings - module.padding_idx - 1  # RoBERTa counts on from its padding
+    return max(reach, 0)
+
+
+def source(options: Options) -> Source:
+    """The text that a scan reads: lines or blocks of running text."""
+    name = options.text or "auto"
+    synthetic = {"synthetic": "shuffled"} if options.shuffled else {}
+    if name.startswith(HUB):
+        return _hub(name.removeprefix(HUB), synthetic)
+    path = Path(name)
+    if path.suffix == ".txt" or (path.is_file() and not path.suffixes):
+        if not path.is_file():
+            raise Refusal(f"--text {name}: there is no such file.")
+        facts = {"source": str(path), "sha256": digest([path]), "characters": path.stat().st_size, **synthetic}
+        return Source(lambda: _lines(path) if options.lines else _blocks(path), facts)
+    if options.lines:
+        raise Refusal(f"--lines needs a text file ending with .txt (got --text {name}).")
+    found = corpora.load(name)
+    text = found.text("validation")
+    facts = {
+        "source": f"{found.source}, validation split",
+        "sha256": found.sha256,
+        "recipe": found.recipe,
+        **synthetic,
+    }
+    parts = range(0, len(text), BLOCK)
+    return Source(lambda: ((text[at : at + BLOCK], min(1.0, (at + BLOCK) / len(text))) for at in parts), facts)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, float]]:
+    size, read = path.stat().st_size or 1, 0
+    with path.open("rb") as file:
+        for line in file:
+            read += len(line)
+            if text := _decode(line, path).strip():
+                yield text, read / size
+
+
+def _blocks(path: Path) -> Iterator[tuple[str, float]]:
+    """Running text in blocks that end with a line or, failing that, a space."""
+    size, read, rest = path.stat().st_size or 1, 0, b""
+    with path.open("rb") as file:
+        while part := file.read(BLOCK):
+            read += len(part)
+            part = rest + part
+            cut = max(part.rfind(b"\n"), part.rfind(b" ") if b"\n" not in part else -1) + 1
+            if cut == 0 and len(part) < 8 * BLOCK:
+                rest = part
+                continue
+            cut = cut or len(part)
+            yield _decode(part[:cut], path), read / size
+            rest = part[cut:]
+    if rest.strip():
+        yield _decode(rest, path), 1.0
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
+
+
+def _hub(name: str, synthetic: dict[str, str]) -> Source:
+    """A data set by `datasets`: NAME[:CONFIG[:SPLIT[:COLUMN]]]; each record is one input."""
+    import datasets
+
+    title, config, split, column = [*name.split(":"), "", "", "", ""][:4]
+    split, column = split or "train", column or "text"
+    try:
+        data = datasets.load_dataset(title, config or None, split=split, streaming=True)
+        columns = data.column_names or list(next(iter(data)))
+    except Exception as error:  # `datasets` raises whatever its many loaders do
+        message = " ".join(str(error).split())[:200]
+        raise Refusal(f"--text {HUB}{name} cannot be loaded ({type(error).__name__}: {message}).") from error
+    if column not in columns:
+        raise Refusal(f"--text {HUB}{name} has no column {column}: choose from {', '.join(columns)}.")
+    facts = {"source": f"{title} {config} {split} {column}".replace("  ", " "), "sha256": None, **synthetic}
+    return Source(lambda: ((str(row[column]), 0.0) for row in data if row[column]), facts)
+
+
+def batches(loaded: Loaded, options: Options, given: Source, by_line: bool) -> Batches:
+    """Batches of padded windows: `input_ids` and `attention_mask`, both (B, T)."""
+    if loaded.encode is not None:
+        return _encoded(loaded, options, given)
+    code = encoder(loaded, options.tokenizer)
+    longest = code.limit or CONTEXT
+    length = min(options.context or (longest if by_line else min(longest, CONTEXT)), longest)
+    if length <= code.specials:
+        raise Refusal(f"--context {length} leaves no room beside {code.specials} special tokens.")
+    facts: dict[str, Any] = {"tokenizer": code.name, "context": length}
+    limited(options)
+    whole = by_line or Path(options.text or "").is_file()
+    budget = options.tokens or (None if whole else CORPUS_TOKENS)
+
+    def windows() -> Iterator[tuple[list[int], float]]:
+        room = length - code.specials
+        made = _by_line(given, code, room, facts) if by_line else _running(given, code, room)
+        taken = 0
+        for number, (ids, share) in enumerate(made):
+            if (options.inputs and number >= options.inputs) or (budget and taken >= budget):
+                break
+            if options.shuffled:
+                order = np.random.default_rng((options.seed, number)).permutation(len(ids))
+                ids = [ids[i] for i in order]
+            window = code.window(ids)
+            taken += len(window)
+            yield window, max(share, taken / budget if budget else 0.0)
+
+    def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
+        facts["truncated"] = 0
+        for group in chunks(windows(), options.batch_size * (SORTED if by_line else 1)):
+            share = max(part for _, part in group)
+            ordered = sorted((ids for ids, _ in group), key=len, reverse=True)
+            for part in chunks(iter(ordered), options.batch_size):
+                yield pad(part, code.pad), len(part), share
+
+    return Batches(make, facts, given)
+
+
+def _by_line(
+    given: Source, code: Encoder, room: int, facts: dict[str, Any]
+) -> Iterator[tuple[list[int], float]]:
+    for text, share in given.items():
+        ids = code.ids(text)
+        facts["truncated"] += len(ids) > room
+        if ids:
+            yield ids[:room], share
+
+
+def _running(given: Source, code: Encoder, room: int) -> Iterator[tuple[list[int], float]]:
+    waiting: list[int] = []
+    share = 1.0
+    for text, share in given.items():
+        waiting += code.ids(text)
+        for at in range(0, len(waiting) - room + 1, room):
+            yield waiting[at : at + room], share
+        waiting = waiting[len(waiting) - len(waiting) % room :]
+    if waiting:
+        yield waiting, share
+
+
+def pad(windows: list[list[int]], value: int) -> dict[str, Tensor]:
+    """Windows of any lengths as a batch, padded at the end.
+
+    >>> pad([[5, 6, 7], [8]], 0)["input_ids"].tolist()
+    [[5, 6, 7], [8, 0, 0]]
+    """
+    width = max(map(len, windows))
+    ids = torch.tensor([[*window, *[value] * (width - len(window))] for window in windows])
+    lengths = torch.tensor([len(window) for window in windows])
+    return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
+
+
+def _encoded(loaded: Loaded, options: Options, given: Source) -> Batches:
+    """Texts through the encoder that a model brings itself: its batches are its own business."""
+
+    def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
+        texts = given.items()
+        if not options.lines:
+            width = options.context or CONTEXT
+            texts = (
+                (text[at : at + width], share) for text, share in texts for at in range(0, len(text), width)
+            )
+        for number, part in enumerate(chunks(texts, options.batch_size)):
+            if options.inputs and number * options.batch_size >= options.inputs:
+                return
+            assert loaded.encode is not None
+            yield dict(loaded.encode([text for text, _ in part])), len(part), part[-1][1]
+
+    return Batches(make, {"tokenizer": "the module's own"}, given)
