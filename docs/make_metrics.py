@@ -1,0 +1,232 @@
+"""Write docs/metrics.md from the docstrings of the metrics, and docs/pictures/*.svg.
+
+`python docs/make_metrics.py` writes both; `--check` writes nothing and exits with 1 where the page is not what
+the docstrings say, or a picture is missing. The text that is not from docstrings is in docs/metrics.md.j2.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from functools import partial
+from importlib import import_module
+from inspect import getdoc, getsource, signature
+from pathlib import Path
+from typing import NamedTuple
+
+from drawing import PICTURES, caption
+from drawing.canvas import draw
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dynamics import metrics
+from dynamics.metrics.base import Metric
+
+DOCS = Path(__file__).parent
+PAGE, FOLDER = DOCS / "metrics.md", DOCS / "pictures"
+SECTIONS = ("Formula", "Range", "Source", "Pitfalls", "Interval")
+
+KINDS = {
+    "residual": "States",
+    "query": "Queries and keys",
+    "attention": "Attention",
+    "weight": "Weights",
+    "pair": "Pairs of layers",
+}
+"""Headings, by the first site of a metric."""
+
+OPTIONS = {
+    "windows": "windows whose sums are kept for the interval; the value uses all of them",
+    "tokens": "tokens, in whole windows, that are kept for the interval; the value uses all of them",
+    "size": "tokens in the seeded sample that neighbours are searched in",
+    "seed": "of that sample",
+    "estimator": "`TwoNN`, or another global estimator of scikit-dimension by its name",
+    "keep": "share of the lowest ratios that TwoNN fits",
+    "neighbors": "states in a neighbourhood",
+    "queries": "neighbourhoods that the mean is taken over, at most",
+    "random": "draw the states of a neighbourhood at random",
+}
+"""What the parameters of the metrics' classes mean; one that is missing here is an error."""
+
+TYPESETTING = (
+    (r"&", "&amp;"),
+    (r"<", "&lt;"),
+    (r"([*\[\]|])", r"\\\1"),
+    (r"(?<![A-Za-z])sum(?=_| (?:\w\b|sigma|\\\|))", "Σ"),
+    (r"(?<![A-Za-z])sigma(?![A-Za-z])", "σ"),  # noqa: RUF001
+    (r"(?<![A-Za-z])mu(?![A-Za-z])", "μ"),
+    (r"(?<![A-Za-z])sqrt(?: (?=\w)|(?=\())", "√"),
+    (r"(?<=\s)-(?=\s)|(?<![\w)])-(?=[\dΣ]|log)", "−"),  # noqa: RUF001
+    (r"_(?:\{([^}]*)\}|(\w+))", r"<sub>\1\2</sub>"),
+    (r"\^(?:\{([^}]*)\}|([+\w]+))", r"<sup>\1\2</sup>"),
+    (r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)"),
+)
+"""How a docstring's formulas and papers are written in Markdown, in this order."""
+
+
+class Entry(NamedTuple):
+    """What the page says of one metric. `default` maps its sites to what of it the default suite measures there."""
+
+    name: str
+    metric: Metric
+    summary: str
+    sections: dict[str, str]
+    options: list[str]
+    variants: list[str]
+    default: dict[str, list[str]]
+    caption: str
+
+    @property
+    def chosen(self) -> list[str]:
+        """The sites at which the default suite measures it."""
+        return [site for site, names in self.default.items() if self.name in names]
+
+    @property
+    def extra(self) -> list[str]:
+        """Its variants in the default suite."""
+        return sorted({name for names in self.default.values() for name in names} - {self.name})
+
+
+class DocstringError(ValueError):
+    """A docstring that has not the structure that the page is made from."""
+
+
+def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
+    """Summary and sections of a quantity's docstring.
+
+    Raises:
+        DocstringError: the sections are not exactly `SECTIONS`, in their order, behind the summary, with their
+            further lines indented; or Args, Returns or the doctest is missing.
+    """
+    summary, block, behind = (*docstring.split("\n\n", 2), "", "")[:3]
+    found: dict[str, list[str]] = {}
+    for line in block.splitlines():
+        if match := re.match(r"([A-Z]\w+): (.+)", line):
+            found[match[1]] = [match[2]]
+        elif found and line.startswith("    "):
+            found[next(reversed(found))].append(line.strip())
+        else:
+            raise DocstringError(f"{name}: a line is neither `Section: text` nor indented: {line.strip()}")
+    if tuple(found) != SECTIONS:
+        raise DocstringError(f"{name}: its sections are {', '.join(found)} and not {', '.join(SECTIONS)}")
+    for part in ("Args:\n", "Returns:\n", ">>> "):
+        if part not in behind:
+            raise DocstringError(f"{name}: its docstring has no {part.strip()}")
+    return " ".join(summary.split()), {key: " ".join(lines) for key, lines in found.items()}
+
+
+def variants(name: str, metric: type[Metric]) -> list[str]:
+    """Names of a metric's variants: of every word in its module that `variant` takes for a suffix."""
+    words = re.findall(r"\w+", getsource(sys.modules[metric.__module__]).lower())
+    suffixes = {word.removeprefix(f"{name}_") for word in words}
+    return sorted(f"{name}_{suffix}" for suffix in suffixes if metric.variant(suffix) is not None)
+
+
+def entry(name: str) -> Entry:
+    """What the page says of one metric; raises DocstringError."""
+    metric = metrics.resolve(name)
+    function = getattr(import_module(f"dynamics.metrics.{name}"), name)
+    summary, sections = parse(name, getdoc(function) or "")
+    options = {key: value.default for key, value in signature(type(metric)).parameters.items()}
+    if unknown := options.keys() - OPTIONS.keys():
+        raise DocstringError(f"{name}: OPTIONS does not say what {', '.join(sorted(unknown))} means")
+    others = variants(name, type(metric))
+    chosen = {site: [v for v in (name, *others) if v in metrics.DEFAULT.get(site, ())] for site in metric.sites}
+    written = [f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in options.items()]
+    shown = caption(name) if name in PICTURES else ""
+    return Entry(name, metric, summary, sections, written, others, chosen, shown)
+
+
+def entries() -> list[Entry]:
+    """Every metric; raises DocstringError with a line for every docstring that is not as it should be."""
+    found, wrong = [], []
+    for name in metrics.names():
+        try:
+            found.append(entry(name))
+        except DocstringError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DocstringError("\n".join(wrong))
+    return found
+
+
+def typeset(text: str, here: str = "", *, known: dict[str, str]) -> str:
+    """A docstring's text as Markdown, with links to metrics and papers.
+
+    `known` maps what may stand in backticks to the metric whose section tells of it; `here` links to nothing.
+
+    >>> typeset("sigma_1^2, as `a` has it.", known={"a": "a"})
+    'σ<sub>1</sub><sup>2</sup>, as [`a`](#a) has it.'
+    """
+    parts = re.split(r"(`[^`]+`)", text)
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            for pattern, replacement in TYPESETTING:
+                part = re.sub(pattern, replacement, part)
+            parts[i] = part
+        elif known.get(part.strip("`"), here) != here:
+            parts[i] = f"[{part}](#{known[part.strip('`')]})"
+    return "".join(parts)
+
+
+def code(words: Iterable[str]) -> str:
+    """Words as inline code, with commas."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def page() -> str:
+    """The whole page."""
+    found = entries()
+    environment = Environment(
+        loader=FileSystemLoader(DOCS),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    known = {name: e.name for e in found for name in (e.name, *e.variants)}
+    environment.filters |= {"typeset": partial(typeset, known=known), "code": code}
+    used = {option.partition(":")[0] for e in found for option in e.options}
+    kinds = {kind: [] for kind in (*KINDS.values(), "Others")}
+    for e in found:
+        kinds[KINDS.get(e.metric.sites[0], "Others")].append(e)
+    text = environment.get_template("metrics.md.j2").render(
+        kinds=[(kind, members) for kind, members in kinds.items() if members],
+        options={name: text for name, text in OPTIONS.items() if name in used},
+        own=(DOCS / "own_metric.py").read_text(),
+    )
+    return text.rstrip() + "\n"
+
+
+def main() -> int:
+    """Write the page and its pictures, or check them. Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/metrics.md and docs/pictures/*.svg.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where the page is stale"
+    )
+    args = parser.parse_args()
+    try:
+        text = page()
+    except DocstringError as error:
+        print(error, file=sys.stderr)
+        return 1
+    missing = [name for name in metrics.names() if name not in PICTURES]
+    if args.check:
+        missing += [name for name in PICTURES if not (FOLDER / f"{name}.svg").is_file()]
+        stale = not PAGE.is_file() or PAGE.read_text() != text
+    else:
+        stale = False
+        PAGE.write_text(text)
+        FOLDER.mkdir(exist_ok=True)
+        for old in FOLDER.glob("*.svg"):
+            old.unlink()
+        for name, picture in PICTURES.items():
+            draw(picture, FOLDER / f"{name}.svg")
+    if stale:
+        print("docs/metrics.md is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
+    if missing:
+        print(f"without a picture: {', '.join(missing)}; docs/drawing/ has the others.", file=sys.stderr)
+    return int(stale or bool(missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

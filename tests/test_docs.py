@@ -1,0 +1,255 @@
+"""The pages tell the truth: what they show runs, what they link to exists, what is generated is up to date."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import yaml
+
+from dynamics import cli, config, metrics
+from dynamics.fit import RunCLI
+from dynamics.models.transformer import CharTransformer, CharTransformerConfig
+from dynamics.suite import Suite
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        import make_metrics
+
+        return make_metrics
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (DOCS / "metrics.md").read_text()
+
+
+# The page of the metrics
+
+
+def test_the_page_is_what_the_docstrings_say(generator, page):
+    assert page == generator.page(), "docs/metrics.md is stale: run `python docs/make_metrics.py`"
+
+
+def test_every_metric_and_variant_is_on_the_page(generator, page):
+    for name in metrics.names():
+        assert f"\n### {name}\n" in page
+    for name in {name for chosen in metrics.DEFAULT.values() for name in chosen}:
+        assert f"`{name}`" in page
+    from dynamics.metrics.intrinsic_dimension import ESTIMATORS
+
+    known = generator.variants("intrinsic_dimension", type(metrics.resolve("intrinsic_dimension")))
+    assert set(known) >= {"intrinsic_dimension_lowest_20", *(f"intrinsic_dimension_{s}" for s in ESTIMATORS)}
+    assert all(f"`{name}`" in page for name in known)
+
+
+def test_every_metric_has_a_picture_and_every_picture_a_metric(generator, page):
+    shown = set(re.findall(r"\]\(pictures/(\w+)\.svg\)", page))
+    assert shown == set(metrics.names()) == set(generator.PICTURES)
+    assert {path.stem for path in (DOCS / "pictures").iterdir()} == shown
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.stem)
+def test_pictures_name_their_axes_and_their_size(path):
+    root = ElementTree.parse(path).getroot()
+    assert (root.get("width"), root.get("height")) == ("270pt", "180pt")
+    texts = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any(path.stem in text for text in texts)
+    assert not list(root.iter("{http://purl.org/dc/elements/1.1/}date"))
+
+
+def test_a_picture_is_the_same_when_it_is_drawn_again(generator, tmp_path):
+    for name in ("one", "other"):
+        generator.draw(generator.PICTURES["norm_of_mean"], tmp_path / f"{name}.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+
+
+SOUND = """A summary.
+
+Formula: x_1,
+    or so.
+Range: 0 to 1.
+Source: a paper.
+Pitfalls: some.
+Interval: none.
+
+Args:
+    x: states.
+
+Returns:
+    0-d.
+
+>>> 1
+1
+"""
+
+
+def test_a_sound_docstring_is_parsed(generator):
+    summary, sections = generator.parse("a", SOUND)
+    assert summary == "A summary."
+    assert sections["Formula"] == "x_1, or so."
+    assert tuple(sections) == generator.SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("    or so.", "or so.", "or so"),
+        ("Range: 0 to 1.\n", "", "sections"),
+        ("Interval: none.", "Interval: none.\nNote: more.", "Note"),
+        ("Formula: x_1,\n    or so.\nRange: 0 to 1.", "Range: 0 to 1.\nFormula: x_1.", "sections"),
+        ("Args:", "Given:", "Args"),
+        ("Returns:", "Gives:", "Returns"),
+        (">>> 1", "1", ">>>"),
+        (SOUND, "A summary.", "sections"),
+    ],
+)
+def test_a_docstring_that_deviates_is_named(generator, old, new, word):
+    with pytest.raises(generator.DocstringError, match=f"^a: .*{word}"):
+        generator.parse("a", SOUND.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sigma_1^2 / sum_i s_i", "σ<sub>1</sub><sup>2</sup> / Σ<sub>i</sub> s<sub>i</sub>"),
+        ("mean_{i > 0} p_i0", "mean<sub>i > 0</sub> p<sub>i0</sub>"),
+        ("1 - sqrt(d) * |x|", r"1 − √(d) \* \|x\|"),
+        ("`a_b` and `a_b_c` of `x_1`", "[`a_b`](#a_b) and [`a_b_c`](#a_b) of `x_1`"),
+        ("(arXiv 2311.05928)", "([arXiv 2311.05928](https://arxiv.org/abs/2311.05928))"),
+    ],
+)
+def test_formulas_and_names_are_typeset(generator, text, expected):
+    assert generator.typeset(text, known={"a_b": "a_b", "a_b_c": "a_b"}) == expected
+
+
+def test_the_metric_of_ones_own_measures(monkeypatch, page):
+    code = (DOCS / "own_metric.py").read_text()
+    assert code in blocks(page, "python")
+    assert len(code.splitlines()) < 25
+    monkeypatch.syspath_prepend(DOCS)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+    model = CharTransformer(CharTransformerConfig(vocab_size=60, **shape)).eval()
+    batches = [{"input_ids": torch.randint(60, (16, 16))}]
+    scope = {"model": model, "batches": batches}
+    (call,) = (block for block in blocks(page, "python") if "measure(" in block)
+    exec(call, scope)
+    rows = [row for row in scope["result"].rows if row.metric == "drift_share" and row.site == "residual"]
+    states = model(**batches[0], output_hidden_states=True).hidden_states
+    assert [row.layer for row in rows] == [0, 1, 2]
+    for row, x in zip(rows, states, strict=True):
+        x = x.double().flatten(0, 1)
+        assert row.value == pytest.approx((x.mean(0).norm() / x.norm(dim=-1).mean()).item(), rel=1e-5)
+        assert 0 < row.low < row.value < row.high < 1
+    sys.modules.pop("own_metric")
+
+
+def test_the_metrics_block_is_understood(page):
+    (block,) = blocks(page, "yaml")
+    suite = Suite.parse(yaml.safe_load(block)["metrics"])
+    assert "intrinsic_dimension_mle" in suite.names
+    for site in suite.sites:
+        suite.build(site)
+
+
+# The README
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.splitlines()[0])
+def test_python_of_the_readme_compiles(code):
+    compile(code, "README.md", "exec")
+
+
+def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
+    (code,) = blocks(README.partition("## Measure your own model")[2].partition("\n## ")[0], "python")
+    with torch.random.fork_rng():
+        exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"\w+ \d+ \w+ [\d.]+ \([\w., ]+\)", line) for line in lines), lines
+
+
+def commands() -> list[str]:
+    """Command lines of the README: those in sh blocks, those in its tables, and the options in its tables."""
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.strip()]
+    for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
+        for span in re.findall(r"`([^`]+)`", row):
+            if span.startswith("dynamics "):
+                lines.append(span)
+            elif re.match(r"--\S+ ", span):
+                lines.append(f"dynamics fit --config configs/decoder.yaml {span}")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def fit_parser():
+    class Parsed(RunCLI):
+        def before_instantiate_classes(self) -> None:
+            pass
+
+        def instantiate_classes(self) -> None:
+            pass
+
+    known = config.Options([str(ROOT / "configs" / "decoder.yaml")], None, None, None, [])
+    with torch.random.fork_rng():
+        return Parsed(Path("run"), ["--config", yaml.safe_dump(config.gather_config(known))]).parser
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_of_the_readme_exist(line, fit_parser, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    program, verb, *words = shlex.split(line, comments=True)
+    if program == "make":
+        assert re.search(rf"^{verb}:", Path("Makefile").read_text(), re.MULTILINE)
+        return
+    assert (program, verb in cli.VERBS) == ("dynamics", True)
+    if verb in ("fit", "validate", "test"):
+        options = config.split_options(words)
+        if verb != "fit":  # they take the configuration of their run
+            options = options._replace(configs=["configs/decoder.yaml"])
+        given = yaml.safe_dump(config.gather_config(options))
+        Suite.parse(fit_parser.parse_args(["--config", given, *options.rest]).metrics)
+        return
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([verb, "--help"])
+    offered = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= offered
+
+
+# Links
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text()), target
