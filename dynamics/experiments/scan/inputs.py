@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dynamics.errors import Refusal
-from dynamics.experiments.scan.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +126,3 @@ def digest(paths: list[Path]) -> str:
         return each[0]
     told = "".join(f"{one} {path.name}\n" for one, path in zip(each, paths, strict=True))
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def limited(options: Options, fallback: int | None = None) -> int | None:
-    """How many inputs are taken at most."""
-    for name in ("tokens", "inputs", "context", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise Refusal(f"--{name} must be at least 1 (got {value}).")
-    return options.inputs or fallback

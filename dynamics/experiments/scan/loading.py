@@ -109,13 +109,11 @@ def _modality(subject: Subject, main_input: str) -> str:
 
 
 def load(subject: Subject, options: Options) -> Loaded:
-    """Load a subject in eval mode, on its device, in its precision.
+    """Load a subject in eval mode, on its device, in its precision (one of `DTYPES`).
 
     Raises:
         Refusal: it is not found, has no such revision, lacks weights, or is not to be trusted.
     """
-    if options.dtype not in DTYPES:
-        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
     dtype, device = DTYPES[options.dtype], _device(options.device)
     if subject.kind == "module":
         model, encode = _factory(subject.source)
@@ -224,7 +222,10 @@ def _pretrained(
         config = _fetch(subject, options, AutoConfig.from_pretrained)
         kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
     model, info = _fetch(subject, options, kind.from_pretrained, **more)
-    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HEADS))
+    spare = (
+        (*HEADS, "decoder.") if model.config.is_encoder_decoder else HEADS
+    )  # the encoder is what is measured
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))
     missing += sorted(str(key[0]) for key in info.get("mismatched_keys", ()))
     if missing:
         raise Refusal(

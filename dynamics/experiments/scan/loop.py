@@ -19,8 +19,8 @@ from dynamics.errors import Refusal
 from dynamics.experiments.scan import media, protocols, text
 from dynamics.experiments.scan.bar import progress
 from dynamics.experiments.scan.describe import describe
-from dynamics.experiments.scan.inputs import Batches, Source, limited
-from dynamics.experiments.scan.loading import Loaded, load, modality
+from dynamics.experiments.scan.inputs import Batches, Source
+from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality
 from dynamics.experiments.scan.options import Options
 from dynamics.experiments.scan.references import References, comparing
 from dynamics.experiments.scan.subjects import Subject, expand
@@ -41,13 +41,11 @@ def scan(options: Options) -> Path:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    limited(options)
+    _refuse_options(options)
     subjects = expand(options)
     suite = _suite(options, subjects)
     kinds = {subject: modality(subject, options) for subject in subjects}
     _refuse_mismatch(kinds, options)
-    if options.resume not in (None, "auto"):
-        raise Refusal(f"--resume {options.resume}: a scan goes on with --resume auto.")
     name = options.run or f"scan-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
     folder = CHECKPOINTS / name
     sources: dict[str, Source] = {}
@@ -76,9 +74,20 @@ def scan(options: Options) -> Path:
     return folder
 
 
-def _suite(options: Options, subjects: list[Subject]) -> Suite:
+def _refuse_options(options: Options) -> None:
+    for name in ("tokens", "inputs", "context", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Refusal(f"--{name} must be at least 1 (got {value}).")
+    if options.dtype not in DTYPES:
+        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
     if options.protocol not in (None, *protocols.METRICS):
         raise Refusal(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
+    if options.resume not in (None, "auto"):
+        raise Refusal(f"--resume {options.resume}: a scan goes on with --resume auto.")
+
+
+def _suite(options: Options, subjects: list[Subject]) -> Suite:
     chosen = options.metrics if options.metrics is not None else protocols.METRICS.get(options.protocol or "")
     suite = Suite.parse(chosen)
     if options.metrics is None and not any(subject.series for subject in subjects):

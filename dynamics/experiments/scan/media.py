@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from dynamics.errors import Refusal
-from dynamics.experiments.scan.inputs import NOISE, Batches, Source, chunks, digest, files, limited
+from dynamics.experiments.scan.inputs import NOISE, Batches, Source, chunks, digest, files
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.options import Options
 
@@ -26,7 +26,7 @@ SHORTEST = 0.1
 def images(options: Options) -> Source:
     """Images (H, W, 3) of unsigned bytes."""
     if options.images in (None, NOISE):
-        count = limited(options, NOISE_IMAGES) or NOISE_IMAGES
+        count = options.inputs or NOISE_IMAGES
 
         def noise() -> Iterator[tuple[np.ndarray, float]]:
             for i in range(count):
@@ -34,7 +34,7 @@ def images(options: Options) -> Source:
                 yield random.integers(256, size=(224, 224, 3), dtype=np.uint8), (i + 1) / count
 
         return Source(noise, {"source": "noise", "sha256": None, "synthetic": "noise"})
-    paths = files(options.images, IMAGES, "images")[: limited(options)]
+    paths = files(options.images, IMAGES, "images")[: options.inputs]
     found = Source(lambda: read(), {"source": options.images, "sha256": digest(paths)})
 
     def read() -> Iterator[tuple[np.ndarray, float]]:
@@ -55,7 +55,7 @@ def images(options: Options) -> Source:
 def audio(options: Options) -> Source:
     """Clips: (samples, rate), samples (n,) float32 in [-1, 1]."""
     if options.audio in (None, NOISE):
-        count = limited(options, NOISE_CLIPS) or NOISE_CLIPS
+        count = options.inputs or NOISE_CLIPS
 
         def noise() -> Iterator[tuple[tuple[np.ndarray, int], float]]:
             for i in range(count):
@@ -63,7 +63,7 @@ def audio(options: Options) -> Source:
                 yield (wave.astype(np.float32), RATE), (i + 1) / count
 
         return Source(noise, {"source": "noise", "sha256": None, "synthetic": "noise"})
-    paths = files(options.audio, AUDIO, "audio")[: limited(options)]
+    paths = files(options.audio, AUDIO, "audio")[: options.inputs]
     found = Source(lambda: read(), {"source": options.audio, "sha256": digest(paths)})
 
     def read() -> Iterator[tuple[tuple[np.ndarray, int], float]]:

@@ -1,5 +1,6 @@
 """Text to token ids: files, corpora and data sets, cut into windows or taken line by line."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from dynamics.data import corpus as corpora
 from dynamics.errors import Refusal
-from dynamics.experiments.scan.inputs import Batches, Source, chunks, digest, limited
+from dynamics.experiments.scan.inputs import Batches, Source, chunks, digest
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.options import Options
 
@@ -106,12 +107,10 @@ def _reach(model: nn.Module) -> int:
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         reach = reach or int(getattr(config, key, 0) or 0)
     for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and isinstance(module, nn.Embedding)
-            and module.padding_idx is not None
-        ):
-            return module.num_embeddings - module.padding_idx - 1  # RoBERTa counts on from its padding
+        if re.search(r"(?<!relative_)position_embeddings$", name) and isinstance(module, nn.Embedding):
+            # RoBERTa counts on from its padding.
+            rows = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            reach = min(reach or rows, rows)
     return max(reach, 0)
 
 
@@ -203,7 +202,6 @@ def batches(loaded: Loaded, options: Options, given: Source, by_line: bool) -> B
     if length <= code.specials:
         raise Refusal(f"--context {length} leaves no room beside {code.specials} special tokens.")
     facts: dict[str, Any] = {"tokenizer": code.name, "context": length}
-    limited(options)
     whole = by_line or Path(options.text or "").is_file()
     budget = options.tokens or (None if whole else CORPUS_TOKENS)
 

