@@ -7,10 +7,12 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.accumulators import floating, scalar
-from dynamics.metrics.attention import CHUNK
 from dynamics.metrics.base import Attention, Estimate, Metric, undefined
 from dynamics.metrics.intervals import estimate
 from dynamics.metrics.sampling import kept_windows, window_sums
+
+CHUNK = 64
+"""Queries whose logits exist at a time."""
 
 
 def score_variance(logits: Tensor) -> Tensor:
