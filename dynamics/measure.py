@@ -4,16 +4,17 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynamics.capture import capture
+from dynamics.capture.weights import layer_weights
 from dynamics.errors import Refusal
 from dynamics.meter import PAIR, Meter
-from dynamics.metrics.base import Estimate
+from dynamics.metrics.base import Estimate, Weights
 from dynamics.record import Array, Row
 from dynamics.suite import Settings, Suite
 
@@ -93,14 +94,20 @@ def measure(
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         meter = Meter(suite, device)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
-        started, empty = time.perf_counter(), True
-        with capture(network, sites, meter.on_states, meter.on_attention):
+        started, batch = time.perf_counter(), None
+        # Weights alone need no forward pass over the batches, only one to learn where they lie.
+        listening = capture(network, sites, meter.on_states, meter.on_attention) if sites else nullcontext()
+        with listening:
             for batch in batches:
-                empty = False
-                meter.begin_batch(batch)
-                network(**{key: value.to(device) for key, value in batch.items()})
-            if empty:
+                if sites:
+                    meter.begin_batch(batch)
+                    network(**{key: value.to(device) for key, value in batch.items()})
+            if batch is None:
                 raise Refusal("nothing was measured: there is no batch.")
+        if "weight" in suite.sites:
+            found = layer_weights(network, {key: value.to(device) for key, value in batch.items()})
+            for layer, projections in found.items():
+                meter.feed("weight", layer, Weights(*projections))
         seconds = time.perf_counter() - started - meter.spent
         is_reference = step == 0 and references is not None and not references
         result = read_off(meter, (run, subject, condition, step), references, is_reference)

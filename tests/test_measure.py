@@ -195,6 +195,16 @@ def test_a_metric_of_ones_own_is_named_by_its_class_path(tmp_path, monkeypatch):
     sys.modules.pop("own_metric")
 
 
+def test_weights_alone_need_no_states():
+    network = model()
+    values = table(measure(network, batches(), ["qk_symmetry"]))
+    attention = network.model.layers[1].attention
+    form = (attention.q_proj.weight.T @ attention.k_proj.weight).double()
+    expected = (form @ form).trace() / form.square().sum()
+    assert values["weight", 2, -1, "qk_symmetry"] == pytest.approx(expected.item(), rel=1e-5)
+    assert {key[1] for key in values} == {1, 2, 3}
+
+
 def test_the_time_of_every_metric_is_booked():
     result = measure(model(), batches(), CHEAP)
     assert result.seconds.keys() == {"forward", *CHEAP}
@@ -203,7 +213,7 @@ def test_the_time_of_every_metric_is_booked():
 
 def test_the_default_suite_measures_every_site():
     rows = measure(model(), batches()).rows
-    assert {row.site for row in rows} >= {"residual", "output", "query", "key", "attention"}
+    assert {row.site for row in rows} == {"residual", "output", "query", "key", "attention", "weight"}
     assert len({row[:8] for row in rows}) == len(rows)
 
 
