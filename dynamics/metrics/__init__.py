@@ -20,7 +20,7 @@ from dynamics.errors import Refusal
 if TYPE_CHECKING:
     from dynamics.metrics.base import Metric
 
-_HELPERS = {"accumulators", "attention", "base", "intervals", "neighbors", "sampling", "spectrum"}
+_HELPERS = {"accumulators", "arithmetic", "attention", "base", "intervals", "neighbors", "sampling", "spectrum"}
 
 DEFAULT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(

@@ -11,19 +11,10 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
+from dynamics.metrics.arithmetic import above_rounding, floating, self_product, unresolved
 from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
 from dynamics.metrics.neighbors import nearest, without_duplicates
 from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
-
-
-def floating(x: Tensor) -> Tensor:
-    """`x` in float32 or float64: half precision is no place to sum squares."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def precise(x: Tensor) -> torch.autocast:
-    """A context in which products are taken in the precision of their factors."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def scalar() -> Tensor:
@@ -154,7 +145,7 @@ class Moments(Metric):
         part = exact.new_zeros(h, d + 1, d + 1)
         part[:, 0, 0] = n
         part[:, 0, 1:] = mean
-        part[:, 1:, 1:] = centred.mT @ centred
+        part[:, 1:, 1:] = self_product(centred)
         self.moments = merge_moments(torch.stack([self.moments, part])) if self.moments.ndim else part
         self.windows = self.windows + len(batch.windows.unique())
         kept, ids = torch.cat([*self.kept, x]), torch.cat([*self.kept_ids, batch.windows])
@@ -251,16 +242,6 @@ class CrossMoments(Moments):
             both[:, self.split :, : self.split],
             both[:, self.split :, self.split :],
         )
-
-
-def above_rounding(values: Tensor) -> Tensor:
-    """Eigenvalues, descending, with those set to 0 that are 0 but for the rounding of the decomposition."""
-    return values.where(values > values.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1], 0)
-
-
-def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:
-    """Variance below which rows of mean square `power` are equal up to the rounding of `precision`."""
-    return power * (4 * torch.finfo(precision).eps) ** 2
 
 
 class Sample(Metric):

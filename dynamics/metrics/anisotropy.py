@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, eigenvalues
+from dynamics.metrics.spectrum import Spectral, gram, largest, trace
 
 
 def anisotropy(x: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def anisotropy(x: Tensor) -> Tensor:
     >>> anisotropy(x)
     tensor(0.5000, dtype=torch.float64)
     """
-    values = eigenvalues(x, precision=None)
-    return Anisotropy.of_eigenvalues(values)
+    matrix = gram(x)
+    return largest(matrix) / trace(matrix)
 
 
 class Anisotropy(Spectral):

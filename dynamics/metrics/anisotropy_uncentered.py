@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, eigenvalues
+from dynamics.metrics.spectrum import Spectral, gram, largest, trace
 
 
 def anisotropy_uncentered(x: Tensor) -> Tensor:
@@ -24,7 +24,8 @@ def anisotropy_uncentered(x: Tensor) -> Tensor:
     >>> anisotropy_uncentered(torch.diag(torch.tensor([10.0, 2.0, 1.0])))  # 100 / 105
     tensor(0.9524, dtype=torch.float64)
     """
-    return AnisotropyUncentered.of_eigenvalues(eigenvalues(x, centered=False, precision=None))
+    matrix = gram(x, centered=False)
+    return largest(matrix) / trace(matrix)
 
 
 class AnisotropyUncentered(Spectral):

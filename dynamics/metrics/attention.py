@@ -3,46 +3,82 @@
 Legend: B rows, H heads, H_kv key heads, T queries, S keys, d_h head width, W windows.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.accumulators import floating, scalar
+from dynamics.metrics.accumulators import scalar
+from dynamics.metrics.arithmetic import floating
 from dynamics.metrics.base import Attention, Estimate, Metric, once, undefined
 from dynamics.metrics.intervals import t_interval, with_layer
 from dynamics.metrics.sampling import kept_windows, window_sums
 
-CHUNK = 64
-"""Queries whose logits exist at a time."""
+ENTRIES = 1 << 20
+"""Logits that exist at a time, about: they should stay in the cache."""
 
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
 
 
-def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor, Tensor]:
+class Histogram(NamedTuple):
+    """Bins a tenth wide on a scale of their own, from `low` on it."""
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[np.ndarray], np.ndarray]
+    low: int
+    bins: int
+
+    @property
+    def edges(self) -> np.ndarray:
+        return self.back(self.low + np.arange(self.bins + 1) / 10)
+
+
+HISTOGRAMS = {
+    "logit": Histogram(torch.asinh, np.sinh, -6, 120),  # -202 to 202, 0.1 wide about 0
+    "probability": Histogram(torch.log10, lambda u: 10.0**u, -8, 80),
+}
+
+
+def chunks(queries: int, entries: int) -> Iterator[tuple[int, int]]:
+    """Ranges of queries, each of which has `entries` logits: short ones, for causal masks leave half out.
+
+    >>> list(chunks(200, 8192))
+    [(0, 128), (128, 200)]
+    """
+    size = min(max(ENTRIES // entries, 8), 128)
+    return ((start, min(start + size, queries)) for start in range(0, queries, size))
+
+
+def seen(logits: Tensor) -> Tensor:
+    """How many keys each query sees: (B, H, c, S), masked entries -inf, -> (B, H, c)."""
+    return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(
+        -1
+    )  # sums floats faster than booleans
+
+
+def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
     """What each query's attention looks like, without keeping its probabilities. Overwrites `logits`.
 
-    Entropy = log Z - sum(e s) / Z with s the logits less their maximum and e = exp(s), Z = sum e. s is clamped
-    at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
+    Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
+    clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
 
     Args:
         logits: (B, H, c, S), masked entries -inf; a query that sees nothing gives NaN.
         sink: the key that counts as the sink, (B,) or one for all.
 
     Returns:
-        The four `SUMMARIES`, (4, B, H, c); the number of keys seen, (B, H, c); the greatest logit, (B, H, c).
+        Entropy, greatest probability and probability of the sink, (3, B, H, c); the greatest logit, (B, H, c).
     """
     greatest = logits.amax(-1)
-    seen = (logits > -torch.inf).sum(-1)
     s = logits.sub_(greatest[..., None]).clamp_(min=-80)
-    e = s.exp()
-    z = e.sum(-1)
-    entropy = z.log() - torch.linalg.vecdot(e, s) / z
-    sink = torch.as_tensor(sink, device=e.device).clamp(max=e.shape[-1] - 1).expand(len(e))
-    on_sink = e.gather(-1, sink[:, None, None, None].expand(*e.shape[:-1], 1))[..., 0] / z
-    return torch.stack([entropy, entropy / seen.to(z).log(), 1 / z, on_sink]), seen, greatest
+    p = s.softmax(-1)
+    highest = p.amax(-1)
+    sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
+    on_sink = p.gather(-1, sink[:, None, None, None].expand(*p.shape[:-1], 1))[..., 0]
+    return torch.stack([-highest.log() - s.mul_(p).sum(-1), highest, on_sink]), greatest
 
 
 class AttentionStatistics(Metric):
@@ -54,8 +90,6 @@ class AttentionStatistics(Metric):
 
     sites = ("attention",)
     stride = 16
-    logit_edges = torch.linspace(-6, 6, 121).sinh()  # -202 to 202, 0.1 wide about 0
-    probability_edges = torch.logspace(-8, 0, 81)
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,15 +108,17 @@ class AttentionStatistics(Metric):
         rows, heads, queries, _ = call.query.shape
         sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
         total = torch.zeros(2, 4, rows, heads, dtype=torch.float64, device=sink.device)
-        for start in range(0, queries, CHUNK):
-            stop = min(start + CHUNK, queries)
+        for start, stop in chunks(queries, rows * heads * call.key.shape[2]):
             logits = floating(call.logits(start, stop, call.reach(stop)))
             valid = call.valid[:, None, start:stop]
-            self._count(logits[:, :, :: self.stride], valid[..., :: self.stride])
-            values, seen, greatest = summarise(logits, sink)
+            every = slice(-start % self.stride, None, self.stride)
+            self._count(logits[:, :, every], valid[..., every])
+            keys = seen(logits)
+            (entropy, highest, on_sink), greatest = summarise(logits, sink)
+            values = torch.stack([entropy, entropy / keys.log(), highest, on_sink])
             used = valid & (greatest != -torch.inf)
             later = torch.arange(start, stop, device=sink.device) != sink[:, None, None]
-            masks = torch.stack([used, used & (seen != 1), used, used & later])
+            masks = torch.stack([used, used & (keys != 1), used, used & later])
             total[0] += values.where(masks, 0).sum(-1)
             total[1] += masks.sum(-1)
             highest = greatest.where(used, -torch.inf).amax((0, 2))
@@ -94,13 +130,14 @@ class AttentionStatistics(Metric):
 
     def _count(self, logits: Tensor, valid: Tensor) -> None:
         """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
-        seen = (logits > -torch.inf) & valid[..., None]
+        shown = (logits > -torch.inf) & valid[..., None]
+        heads = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
         for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
-            edges = getattr(self, f"{name}_edges").to(values)
-            bins = torch.bucketize(values.contiguous(), edges, right=True)  # 0: below all edges; NaN: above
-            heads, size = values.shape[1], len(edges) + 1
-            bins = bins + size * torch.arange(heads, device=values.device)[:, None, None]
-            counts = torch.bincount(bins[seen], minlength=heads * size).view(heads, size).double()
+            scale = HISTOGRAMS[name]
+            size = scale.bins + 2
+            bins = ((scale.there(values) - scale.low) * 10).floor_().nan_to_num_(size).clamp_(-1, size - 2) + 1
+            places = (bins.long() + size * heads)[shown]
+            counts = torch.bincount(places, minlength=len(heads) * size).view(-1, size).double()
             setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
 
     def mean_of(self, summary: str, scale: str) -> Estimate:
@@ -124,7 +161,7 @@ class AttentionStatistics(Metric):
     def histogram(self, name: str) -> dict[str, np.ndarray]:
         """Counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""
         counts = with_layer(getattr(self, f"{name}_counts").T).T
-        edges = getattr(self, f"{name}_edges").double().numpy()
+        edges = HISTOGRAMS[name].edges
         return {f"{name}_histogram": counts, f"{name}_edges": np.broadcast_to(edges, (len(counts), len(edges)))}
 
 

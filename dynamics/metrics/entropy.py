@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import floating, precise
-from dynamics.metrics.attention import CHUNK, AttentionStatistics, summarise
+from dynamics.metrics.arithmetic import floating, precise
+from dynamics.metrics.attention import AttentionStatistics, chunks, summarise
 from dynamics.metrics.base import Estimate
 
 
@@ -40,23 +40,27 @@ def entropy(
     tensor([8.0000], dtype=torch.float64)
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shape = (*query.shape[:-1], key.shape[-2])
-    total = count = torch.zeros(query.shape[1], dtype=torch.float64, device=query.device)
-    for start in range(0, query.shape[2], CHUNK):
-        stop = min(start + CHUNK, query.shape[2])
-        keys = min(stop, key.shape[2]) if is_causal else key.shape[2]
-        with precise(query):
-            logits = (floating(query[:, :, start:stop]) * scaling) @ floating(key[:, :, :keys]).mT
-        if mask is not None:
-            shown = mask.expand(shape)[:, :, start:stop, :keys]
-            logits = logits.masked_fill_(~shown, -torch.inf) if mask.dtype == torch.bool else logits.add_(shown)
-        if is_causal:
-            at = torch.arange(stop, device=logits.device)
-            logits.masked_fill_(at[:keys] > at[start:, None], -torch.inf)
-        values, _, greatest = summarise(logits)
-        used = greatest != -torch.inf
-        total = total + values[0].where(used, 0).double().sum((0, 2))
-        count = count + used.sum((0, 2))
+    rows, heads, queries, keys = *query.shape[:3], key.shape[2]
+    shown = None if mask is None else mask.expand(rows, heads, queries, keys)
+    total = torch.zeros(heads, dtype=torch.float64, device=query.device)
+    count = torch.zeros_like(total)
+    for row in range(rows):
+        for start, stop in chunks(queries, heads * keys):
+            reach = min(stop, keys) if is_causal else keys
+            with precise(query):
+                logits = (floating(query[row, :, start:stop]) * scaling) @ floating(key[row, :, :reach]).mT
+            if shown is not None:
+                part = shown[row, :, start:stop, :reach]
+                logits = (
+                    logits.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else logits.add_(part)
+                )
+            if is_causal:
+                at = torch.arange(stop, device=logits.device)
+                logits.masked_fill_(at[:reach] > at[start:, None], -torch.inf)
+            (values, _, _), (greatest,) = summarise(logits[None])
+            used = greatest != -torch.inf
+            total += values[0].where(used, 0).double().sum(-1)
+            count += used.sum(-1)
     return total / count
 
 

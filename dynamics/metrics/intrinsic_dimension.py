@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dynamics.errors import Refusal
-from dynamics.metrics.accumulators import Sample, floating
+from dynamics.metrics.accumulators import Sample
+from dynamics.metrics.arithmetic import floating
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import t_interval
 from dynamics.metrics.neighbors import nearest, without_duplicates

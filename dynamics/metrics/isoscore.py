@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.accumulators import floating, precise
+from dynamics.metrics.arithmetic import floating, precise
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
 from dynamics.metrics.spectrum import Spectral
 

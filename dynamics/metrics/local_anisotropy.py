@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sample, floating
+from dynamics.metrics.accumulators import Sample
 from dynamics.metrics.anisotropy import anisotropy
+from dynamics.metrics.arithmetic import floating
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.neighbors import nearest, without_duplicates
 from dynamics.metrics.sampling import priority

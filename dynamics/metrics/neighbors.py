@@ -12,6 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dynamics.metrics.arithmetic import precise
+
 BLOCK = 1 << 22
 """Entries of the distance matrix that exist at a time."""
 
@@ -132,7 +134,7 @@ class _Cloud:
         self, rows: Tensor, k: int, precision: torch.dtype, left: Tensor, right: Tensor, lost: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, d = self.x.shape
-        with torch.autocast(self.x.device.type, enabled=False):
+        with precise(self.x):
             score = left[rows] @ right  # greatest for the nearest
         score.scatter_(1, rows[:, None], -torch.inf)
         bound, candidates = _highest(score, min(k + SPARE.get(precision, 2), n - 1))

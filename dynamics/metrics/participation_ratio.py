@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, gram
+from dynamics.metrics.spectrum import Spectral, gram, trace
 
 
 def participation_ratio(x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def participation_ratio(x: Tensor) -> Tensor:
     tensor(2., dtype=torch.float64)
     """
     product = gram(x)
-    return product.diagonal(dim1=-2, dim2=-1).sum(-1).square() / product.square().sum((-2, -1))
+    return trace(product).square() / product.square().sum((-2, -1))
 
 
 class ParticipationRatio(Spectral):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sample, floating
+from dynamics.metrics.accumulators import Sample
+from dynamics.metrics.arithmetic import floating
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn
 from dynamics.metrics.neighbors import nearest, without_duplicates

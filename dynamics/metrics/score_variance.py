@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.accumulators import floating, scalar
+from dynamics.metrics.accumulators import scalar
+from dynamics.metrics.arithmetic import floating
 from dynamics.metrics.base import Attention, Estimate, Metric, undefined
 from dynamics.metrics.intervals import estimate
 from dynamics.metrics.sampling import kept_windows, window_sums

@@ -2,10 +2,12 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Moments, above_rounding, floating, precise, unresolved
+from dynamics.metrics.accumulators import Moments
+from dynamics.metrics.arithmetic import above_rounding, floating, self_product, unresolved
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import estimate
 
@@ -16,14 +18,18 @@ def gram(x: Tensor, centered: bool = True, precision: torch.dtype | None = None)
     The product is taken in `precision` (default: that of x). NaN where a state is not finite, where there are
     fewer than two of them, or where all are equal.
     """
+    n, d = x.shape[-2:]
+    if not n:
+        return x.new_full((*x.shape[:-2], 1, 1), torch.nan, dtype=torch.float64)
     x = floating(x)
     mean = x.mean(-2, keepdim=True, dtype=torch.float64) * centered
-    tf32 = torch.get_float32_matmul_precision() != "highest"
-    centred = (x - mean).to(precision or (torch.float64 if tf32 else x.dtype))
-    n, d = x.shape[-2:]
-    with precise(x):
-        product = (centred.mT @ centred if n >= d else centred @ centred.mT).double()
-    power = product.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if precision is None:
+        precision = x.dtype if torch.get_float32_matmul_precision() == "highest" else torch.float64
+    moved = x.to(precision) - mean.to(precision)
+    rest = moved.mean(-2, keepdim=True, dtype=torch.float64) * centered  # what rounding left of the mean
+    moved = moved - rest.to(precision)
+    product = self_product(moved if n >= d else moved.mT).double()
+    power = trace(product)
     floor = n * unresolved(mean.square().sum((-2, -1)), x.dtype)
     sound = product.isfinite().all(-1).all(-1) & (power > floor) & (n > 1)
     return product.where(sound[..., None, None], torch.nan)
@@ -35,11 +41,30 @@ def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None 
     >>> eigenvalues(torch.diag(torch.tensor([2.0, 10.0, 1.0])), centered=False)
     tensor([100.,   4.,   1.], dtype=torch.float64)
     """
-    if not x.shape[-2]:
-        return x.new_full((*x.shape[:-2], 1), torch.nan, dtype=torch.float64)
     matrix = gram(x, centered, precision)
     values = above_rounding(torch.linalg.eigvalsh(matrix.nan_to_num()).flip(-1))
     return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
+
+
+def largest(matrix: Tensor) -> Tensor:
+    """The largest eigenvalue of a symmetric positive matrix (..., d, d), float64; NaN where it is not finite."""
+    if matrix.ndim == 2 and len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
+        from scipy.sparse.linalg import ArpackError, eigsh
+
+        if not matrix.isfinite().all():
+            return matrix.new_full((), torch.nan)
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        try:  # Lanczos to machine precision: a few milliseconds where all eigenvalues take many
+            return matrix.new_tensor(eigsh(matrix.numpy(), 1, v0=start, tol=0, return_eigenvectors=False)[0])
+        except ArpackError:
+            pass
+    sound = matrix.isfinite().all(-1).all(-1)
+    return torch.linalg.eigvalsh(matrix.nan_to_num())[..., -1].where(sound, torch.nan)
+
+
+def trace(matrix: Tensor) -> Tensor:
+    """The trace of matrices (..., d, d)."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 class Spectral(Moments):

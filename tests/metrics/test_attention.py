@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.attention import summarise
+from dynamics.metrics.attention import seen, summarise
 from dynamics.metrics.base import Attention, groups
 from dynamics.metrics.entropy import entropy
 from dynamics.metrics.logit_max import logit_max
@@ -40,15 +40,15 @@ def by_the_full_matrix(call, first=None):
         for row in range(p.shape[0]):
             sink = 0 if first is None else first[row]
             for query in np.flatnonzero(call.valid[row].numpy()):
-                own, seen = p[row, head, query], np.isfinite(logits[row, head, query])
+                own, shown = p[row, head, query], np.isfinite(logits[row, head, query])
                 h = -(own[own > 0] * np.log(own[own > 0])).sum()
                 values["entropy"].append(h)
-                if seen.sum() > 1:
-                    values["normalized_entropy"].append(h / np.log(seen.sum()))
+                if shown.sum() > 1:
+                    values["normalized_entropy"].append(h / np.log(shown.sum()))
                 values["max_probability"].append(own.max())
                 if query != sink:
                     values["sink_mass"].append(own[sink])
-                values["logit_max"].append(logits[row, head, query][seen].max())
+                values["logit_max"].append(logits[row, head, query][shown].max())
         for name in found:
             found[name].append(np.max(values[name]) if name == "logit_max" else np.mean(values[name]))
     return found
@@ -140,8 +140,8 @@ def test_padding_on_the_left_moves_the_sink():
 def test_a_query_that_sees_nothing_does_not_count():
     logits = torch.zeros(1, 1, 2, 3)
     logits[0, 0, 1] = -torch.inf
-    values, seen, greatest = summarise(logits)
-    assert seen.tolist() == [[[3, 0]]]
+    assert seen(logits).tolist() == [[[3, 0]]]
+    values, greatest = summarise(logits)
     assert greatest[0, 0, 1] == -torch.inf
     assert values[0, 0, 0, 1].isnan()
     mask = torch.tensor([[True, True, True], [False, False, False]])
