@@ -176,8 +176,15 @@ def _entries(run: str, frame: pd.DataFrame, told: Settings) -> Iterator[_Entry]:
     for (subject, condition), keys in zip(pairs.itertuples(index=False), parsed, strict=True):
         seed = keys.pop("seed", told.get("seed", ""))
         at = _number(keys.pop(along)) if along in keys else None
-        key = json.dumps([design, subject, keys, along], sort_keys=True, default=str)
+        key = json.dumps([design, _series(told, subject), keys, along], sort_keys=True, default=str)
         yield _Entry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
+
+
+def _series(told: Settings, subject: str) -> str:
+    """The model that revisions on one step axis share, else the subject itself."""
+    subjects = told.get("subjects")
+    known = subjects.get(subject) if isinstance(subjects, dict) else None
+    return str((known or {}).get("series") or subject)
 
 
 def _design(told: Any) -> Any:
@@ -231,4 +238,4 @@ def _names(groups: Sequence[Sequence[_Entry]], told: dict[str, Settings]) -> lis
 
 def _base(entry: _Entry, told: Settings) -> str:
     label = told.get("label") or ("" if entry.subject else entry.run)
-    return ", ".join(str(part) for part in (label, entry.subject, entry.rest) if part)
+    return ", ".join(str(part) for part in (label, _series(told, entry.subject), entry.rest) if part)

@@ -12,12 +12,13 @@ import plotly.graph_objects as go
 
 from dynamics import record
 from dynamics.errors import Refusal
-from dynamics.report import figures, histograms, origin, summary, tables
+from dynamics.report import figures, histograms, origin, scan, summary, tables
 from dynamics.report.arms import Study, load
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
 from dynamics.report.style import SOFT, TEMPLATE, looks, plain
 
+HEADING = "Geometry through training"
 COLUMNS = 6
 """Arms that stand side by side; more are laid over one another."""
 
@@ -81,8 +82,12 @@ def page(study: Study) -> str:
     look = looks([arm.name for arm in study.arms])
     core, more = _geometry(study, look)
     more += _histograms(study, look)
+    scanned = [Figure(*one) for one in scan.drawn(study)]
+    heading = "Geometry of models" if all(_is_scan(told) for told in study.runs.values()) else HEADING
     return environment.get_template("page.html").render(
-        title=f"Geometry through training: {'; '.join(look)}",
+        title=f"{heading}: {'; '.join(look)}",
+        heading=heading,
+        scanned=scanned,
         arms=[(arm, look[arm.name]) for arm in study.arms],
         notes=summary.notes(study),
         numbers=summary.key_numbers(study),
@@ -96,6 +101,10 @@ def page(study: Study) -> str:
         plotly=get_plotlyjs(),
         template=light(TEMPLATE.to_plotly_json()),
     )
+
+
+def _is_scan(told: dict[str, Any]) -> bool:
+    return told.get("kind") == "scan"
 
 
 def light(value: Any) -> Any:

@@ -128,7 +128,7 @@ def load(subject: Subject, options: Options) -> Loaded:
         else:
             model, source = _pretrained(subject, options, dtype, device), subject.source
             config = model.config
-    if config.is_encoder_decoder:
+    if _has_decoder(model):
         model = model.get_encoder()
     if not hasattr(model, "hf_device_map"):
         model = model.to(device)
@@ -222,9 +222,7 @@ def _pretrained(
         config = _fetch(subject, options, AutoConfig.from_pretrained)
         kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
     model, info = _fetch(subject, options, kind.from_pretrained, **more)
-    spare = (
-        (*HEADS, "decoder.") if model.config.is_encoder_decoder else HEADS
-    )  # the encoder is what is measured
+    spare = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))
     missing += sorted(str(key[0]) for key in info.get("mismatched_keys", ()))
     if missing:
@@ -233,6 +231,11 @@ def _pretrained(
             f"({missing[0]}): they would be random."
         )
     return model
+
+
+def _has_decoder(model: nn.Module) -> bool:
+    """Whether a model is an encoder with a decoder beside it: its encoder is what is measured."""
+    return hasattr(model, "encoder") and hasattr(model, "decoder")
 
 
 def _has_accelerate() -> bool:
@@ -246,7 +249,7 @@ def _factory(name: str) -> tuple[nn.Module, Callable[[list[Any]], Mapping[str, T
     package, _, factory = name.partition(":")
     try:
         made = getattr(import_module(package), factory)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise Refusal(
             f"--module {name}: {error}; give package:factory, a function without arguments."
         ) from error
