@@ -244,10 +244,10 @@ def _cone_and_drift(table: pd.DataFrame) -> list[Drawn]:
     for group in groups:
         mine = found[found["group"] == group]
         whole = mine.iloc[-1]
-        told = f"Spearman {whole['spearman']:.2f}, Pearson {whole['pearson']:.2f}"
-        told = told if np.isfinite(whole["spearman"]) else "too few layers to correlate"
+        told = f"Spearman {whole['spearman']:.2f}<br>Pearson {whole['pearson']:.2f}"
+        told = told if np.isfinite(whole["spearman"]) else "too few layers<br>to correlate"
         titles.append(f"<b>{plain(group, 22)}</b><br><span style='color:{SOFT}'>{told}</span>")
-    canvas = Canvas(1, len(groups), titles, panel=240, top=98, right=200)
+    canvas = Canvas(1, len(groups), titles, panel=300, top=112, right=200)
     canvas.y((0, 0), title={"text": "mean cosine"})
     positive = (wide["norm_of_mean"] > 0).all()
     for col, group in enumerate(groups):
