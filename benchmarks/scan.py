@@ -1,0 +1,75 @@
+"""A scan against a bare forward pass over the same batches: seconds of both, and where the rest goes.
+
+python benchmarks/scan.py [MODEL] [--text FILE] [--tokens N] [--json FILE]
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynamics.experiments.scan import Options, text
+from dynamics.experiments.scan.loading import load
+from dynamics.experiments.scan.subjects import expand
+from dynamics.measure import measure
+
+SUITES = {
+    "default": None,
+    "inherent": {
+        name: {"sites": ["residual", "output"]} for name in ("mean_cosine", "norm_of_mean", "mean_norm")
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="random:bert")
+    parser.add_argument("--text")
+    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.text is None:
+        words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat"], size=args.tokens)
+        args.text = "/tmp/benchmark-scan.txt"
+        Path(args.text).write_text(" ".join(words))
+    full = {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072}
+    overrides = full if args.model == "random:bert" else {}
+    options = Options([args.model], text=args.text, tokens=args.tokens, context=128, config_overrides=overrides)
+    loaded = load(expand(options)[0], options)
+    batches = list(text.batches(loaded, options, text.source(options), by_line=False))
+    device = next(loaded.model.parameters()).device
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                loaded.model(**{key: value.to(device) for key, value in batch.items()})
+
+    forward()
+    bare = min(timed(forward) for _ in range(3))
+    print(f"{args.model}: {sum(b['attention_mask'].sum() for b in batches)} tokens; bare forward {bare:.2f} s")
+    ratios = {}
+    for name, suite in SUITES.items():
+        started = time.perf_counter()
+        result = measure(loaded.model, batches, suite, dtype=None)
+        seconds = time.perf_counter() - started
+        ratios[name] = seconds / bare
+        print(f"{name}: {seconds:.2f} s, {ratios[name]:.2f} x bare")
+        for metric, spent in sorted(result.seconds.items(), key=lambda item: -item[1])[:8]:
+            print(f"    {metric:32}{spent:7.2f} s")
+    if args.json:
+        args.json.write_text(
+            json.dumps({"ratio": {f"bare forward, {k} metrics": v for k, v in ratios.items()}})
+        )
+
+
+def timed(call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
