@@ -90,15 +90,20 @@ class Canvas:
         """Set anything else of the layout."""
         self._layout |= settings
 
-    def bar(self, title: str, row: int | None = None) -> dict[str, Any]:
-        """A colour bar to the right of a row of panels, or of the upper rows where none is given."""
+    def bar(self, title: str, row: int | None = None, col: int | None = None) -> dict[str, Any]:
+        """A colour bar to the right of a panel, of a row of panels, or of the upper rows where none is given."""
         bottom, top = self._rise(0 if row is None else row)
         if row is None:
             bottom = max(0.0, top - 300 / self._plot)
         return {
             "title": {"text": title, "side": "right", "font": {"size": 11}},
             "tickfont": {"size": 10},
-            **{"x": 1.008, "xanchor": "left", "y": (bottom + top) / 2, "yanchor": "middle"},
+            **{
+                "x": 1.008 if col is None else self._run(col)[1] + 0.004,
+                "xanchor": "left",
+                "y": (bottom + top) / 2,
+                "yanchor": "middle",
+            },
             **{"len": (top - bottom) * 1.05, "thickness": 11, "outlinewidth": 0},
         }
 

@@ -158,6 +158,18 @@ METRICS = {
         meaning="Near 1 where attention is sharp.",
         estimator="largest probability of each row, mean over queries",
     ),
+    "min_probability": Words(
+        "least attention probability",
+        meaning="1 / keys where attention is uniform, near 0 where it is sharp.",
+        estimator="smallest probability of each row among the visible keys, mean over queries",
+        wide=True,
+    ),
+    "score_variance": Words(
+        "score variance",
+        meaning="How far a query's scores lie apart: all that softmax sees of them.",
+        estimator="variance of each row of scores over the visible keys, mean over queries",
+        wide=True,
+    ),
     "sink_mass": Words(
         "attention sink",
         meaning="Attention that goes to the very first position.",

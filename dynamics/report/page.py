@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from dynamics import record
 from dynamics.errors import Refusal
-from dynamics.report import figures, histograms, origin, scan, summary, tables
+from dynamics.report import figures, histograms, origin, probe, probe_designs, scan, summary, tables
 from dynamics.report.arms import Study, load
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
@@ -79,14 +79,19 @@ def page(study: Study) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    study, designs = probe_designs.split(study)
     look = looks([arm.name for arm in study.arms])
     core, more = _geometry(study, look)
     more += _histograms(study, look)
     scanned = [Figure(*one) for one in scan.drawn(study)]
     heading = "Geometry of models" if all(_is_scan(told) for told in study.runs.values()) else HEADING
+    if designs and not study.arms:
+        heading = "Untrained blocks"
     return environment.get_template("page.html").render(
-        title=f"{heading}: {'; '.join(look)}",
+        title=f"{heading}: {'; '.join([*look, *(design.name for design in designs)])}",
         heading=heading,
+        designs=designs,
+        probed=[(Figure(*one[:5]), one.folded) for one in probe.drawn(designs)],
         scanned=scanned,
         arms=[(arm, look[arm.name]) for arm in study.arms],
         notes=summary.notes(study),
