@@ -10,6 +10,7 @@ arrives is believed only if it is the code of one row, up to a factor and a shif
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -102,6 +103,10 @@ def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[int, tu
     return {layer: (query.of(model), key.of(model)) for layer, (query, key) in known[1].items()}
 
 
+class _Enough(Exception):
+    """The last attention was heard: the rest of the pass says nothing."""
+
+
 def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
     """Which rows arrive where, for every layer of which it is certain."""
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
@@ -117,7 +122,10 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
             inputs.setdefault(call.layer, dict(products.inputs))
         elif len(heard[call.layer]) == turn:  # of the chunks of local attention the first will do
             first = int(call.valid[0].int().argmax())
-            heard[call.layer].append([x[0][:, [0, first, -1]].mT for x in (call.query, call.key)])
+            tokens = [(x, min(first, x.shape[2] - 1)) for x in (call.query, call.key)]
+            heard[call.layer].append([x[0][:, [0, token, -1]].mT for x, token in tokens])
+            if call.layer == max(inputs):
+                raise _Enough
 
     with products, capture(model, ["residual", "query"], lambda *_: None, hear) as tap:
         model(**batch)
@@ -127,7 +135,8 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
         try:
             for turn, code in enumerate(codes):
                 products.code, products.alternate = code, turn == _CHECKS - 1
-                model(**batch)
+                with suppress(_Enough):
+                    model(**batch)
         except Refusal:  # a model that took another way through its layers
             return {}
     layout = {}

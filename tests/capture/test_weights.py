@@ -173,6 +173,16 @@ def test_any_order_of_rows_is_found(shared, groups, width, how, random):
         assert torch.equal(key.flatten(0, 1), layer.fused.weight[layer.key])
 
 
+def test_heads_of_rows_from_several_matrices():
+    odd = Odd(heads=2, width=8, change=lambda module, x, q, k: (module.mix(x, q), k))
+    odd.extra = nn.Linear(12, 8)
+    odd.mix = lambda x, q: torch.cat([odd.extra(x).unflatten(-1, (2, 4)), q[..., 4:]], -1)
+    model, batch = model_of(Odd(), odd)
+    with torch.no_grad():
+        own, rows = odd.extra.weight, odd.fused.weight[odd.query].unflatten(0, (2, 8))
+    assert torch.equal(layer_weights(model, batch)[2][0], torch.cat([own.view(2, 4, 12), rows[:, 4:]], 1))
+
+
 def convolved(module, x, q, k):
     """Of the token before, too."""
     return q + F.pad(q, (0, 0, 0, 0, 1, 0))[:, :-1], k
