@@ -145,5 +145,5 @@ def _expectation(cause: str) -> str:
 def _refuse_option(name: str, known: Iterable[str], error: Exception | None) -> NoReturn:
     plain = {option.replace(".init_args", ""): option for option in known}
     near = get_close_matches(name.replace(".init_args", ""), plain, n=1)
-    hint = f": did you mean {near[0]}?" if near else ": see dynamics fit --help."
+    hint = f": did you mean {near[0]}?" if near else ": --help lists what there is."
     raise Refusal(f"there is no option {name}{hint}") from error

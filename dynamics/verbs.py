@@ -15,7 +15,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, without the usage text."""
-        refuse_parsing(message, ex)
+        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
+        refuse_parsing(message, ex, known=options)
 
 
 def data(argv: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ class Quantities:
             elif "attention" in sites and plain == name:
                 self._attention.append(name)
             else:
-                raise Refusal(f"metrics: the probe cannot measure {name}, of states or of attention.")
+                raise Refusal(f"metrics: {name} is a quantity of neither states nor attention: leave it out.")
 
     def attention(self) -> list[Group]:
         """Fresh metrics of one attention."""
