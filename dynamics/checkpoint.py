@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import lightning as L
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from dynamics.errors import Refusal
@@ -48,7 +48,10 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         network.config.save_pretrained(temporary)
-        save_model(network, temporary / "model.safetensors", metadata={"format": "pt"})
+        # Tied weights once, under the name that the trunk alone has too.
+        tied = network.all_tied_weights_keys
+        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:

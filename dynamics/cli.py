@@ -1,6 +1,7 @@
 """The command line: verbs, each imported when it is called."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -31,6 +32,11 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
     from dynamics import verbs
 
     return getattr(verbs, name)
+
+
+# Threads that wait by spinning stall one another for milliseconds as soon as anything else wants a core. The
+# OpenMP runtime reads this once, before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

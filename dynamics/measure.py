@@ -105,9 +105,14 @@ def measure(
             if batch is None:
                 raise Refusal("nothing was measured: there is no batch.")
         if "weight" in suite.sites:
-            found = layer_weights(network, {key: value.to(device) for key, value in batch.items()})
-            for layer, projections in found.items():
-                meter.feed("weight", layer, Weights(*projections))
+            # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
+            for layer, projections in layer_weights(model, batch).items():
+                meter.feed("weight", layer, Weights(*(x.to(device) for x in projections)))
+        if not any(meter.groups):
+            raise Refusal(
+                f"{type(model).__name__} has nothing that these metrics are measured on ({', '.join(suite.sites)}): "
+                "choose metrics of the residual stream."
+            )
         seconds = time.perf_counter() - started - meter.spent
         is_reference = step == 0 and references is not None and not references
         result = read_off(meter, (run, subject, condition, step), references, is_reference)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from dynamics import record
 from dynamics.checkpoint import states
@@ -73,6 +73,8 @@ def test_measured_weights_load_through_transformers(here, text_file):
     network = AutoModelForCausalLM.from_pretrained(saved[-1])
     last = weights("a")
     assert all(torch.equal(p, last[f"network.{name}"]) for name, p in network.named_parameters())
+    trunk = AutoModel.from_pretrained(saved[-1])
+    assert all(torch.equal(p, last[f"network.model.{name}"]) for name, p in trunk.named_parameters())
 
 
 def test_one_seed_gives_one_run_to_the_bit_and_another_seed_another(here, text_file):

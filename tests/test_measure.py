@@ -233,6 +233,12 @@ def test_bad_suites_are_refused(spec, word):
         Suite.parse(spec)
 
 
+def test_a_model_without_what_is_asked_for_is_refused():
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    with pytest.raises(Refusal, match="nothing that these metrics"):
+        measure(network, [{"input": torch.randn(2, 3, 4)}], ["qk_symmetry"])
+
+
 def test_no_batch_is_refused():
     with pytest.raises(Refusal, match="no batch"):
         measure(model(), [])
