@@ -186,33 +186,24 @@ class Moments(Metric):
     @property
     @once
     def sample(self) -> tuple[Tensor, Tensor]:
-        """The tokens of the windows kept, (h, m, d) in float64, and their window ids (m,)."""
+        """The tokens of the windows kept, (h, m, d), and their window ids (m,)."""
         ids = dim_zero_cat(self.kept_ids)
         mask = kept_windows(ids, self.budget)
-        return dim_zero_cat(self.kept)[mask].double().transpose(0, 1), ids[mask]
+        return dim_zero_cat(self.kept)[mask].transpose(0, 1), ids[mask]
 
     @property
     @once
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of the covariance, descending, (h, d), and their influence (W, h, d)."""
-        return self._spectrum(self.covariance, self.mean)
-
-    @property
-    @once
-    def spectrum_uncentered(self) -> tuple[Tensor, Tensor]:
-        """The same of the second moment about the origin."""
-        return self._spectrum(self.covariance + self.mean[:, :, None] * self.mean[:, None, :], 0 * self.mean)
-
-    def _spectrum(self, matrix: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = torch.linalg.eigh(self.covariance)
         values, vectors = above_rounding(values.flip(-1)), vectors.flip(-1)
         x, windows = self.sample
-        along = ((x - centre[:, None]) @ vectors).square() - values[:, None]
+        along = ((x - self.mean[:, None].to(x)) @ vectors.to(x)).square() - values[:, None].to(x)
         return values, self.influence(along, windows)
 
     def influence(self, of_tokens: Tensor, windows: Tensor) -> Tensor:
         """Influence of windows (W, h, ...) from the influence of their tokens (h, m, ...)."""
-        sums, _ = window_sums(of_tokens.transpose(0, 1), windows)
+        sums, _ = window_sums(of_tokens.transpose(0, 1).double(), windows)
         return sums * (self.windows / self.n)
 
 

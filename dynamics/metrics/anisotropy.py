@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, gram, largest, trace
+from dynamics.metrics.spectrum import Spectral, gram, top_share
 
 
 def anisotropy(x: Tensor) -> Tensor:
@@ -29,8 +29,7 @@ def anisotropy(x: Tensor) -> Tensor:
     >>> anisotropy(x)
     tensor(0.5000, dtype=torch.float64)
     """
-    matrix = gram(x)
-    return largest(matrix) / trace(matrix)
+    return top_share(gram(x))
 
 
 class Anisotropy(Spectral):

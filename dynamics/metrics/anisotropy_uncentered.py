@@ -1,8 +1,12 @@
 """Anisotropy about the origin: the share of the mean square that lies along one direction."""
 
+import torch
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, gram, largest, trace
+from dynamics.metrics.accumulators import Moments
+from dynamics.metrics.base import Estimate, undefined
+from dynamics.metrics.intervals import estimate
+from dynamics.metrics.spectrum import gram, top, top_share, trace
 
 
 def anisotropy_uncentered(x: Tensor) -> Tensor:
@@ -20,21 +24,25 @@ def anisotropy_uncentered(x: Tensor) -> Tensor:
     Returns:
         Shape (...), float64. NaN for fewer than two states, zero states, or states that are not finite.
 
-    >>> import torch
     >>> anisotropy_uncentered(torch.diag(torch.tensor([10.0, 2.0, 1.0])))  # 100 / 105
     tensor(0.9524, dtype=torch.float64)
     """
-    matrix = gram(x, centered=False)
-    return largest(matrix) / trace(matrix)
+    return top_share(gram(x, centered=False))
 
 
-class AnisotropyUncentered(Spectral):
+class AnisotropyUncentered(Moments):
     """Streams `anisotropy_uncentered`."""
 
     name = "anisotropy_uncentered"
-    centered = False
-    scale = "logit"
 
-    @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
-        return values[..., 0] / values.sum(-1)
+    def estimate(self, states: Moments) -> Estimate:
+        if states.trouble:
+            return undefined(states.heads, states.n, states.trouble)
+        second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
+        value, axis = (torch.stack(part) for part in zip(*map(top, second), strict=True))
+        power = trace(second)
+        share = value / power
+        x, windows = states.sample
+        along = (x @ axis[..., None].to(x)).square()[..., 0] - share.to(x)[:, None] * x.square().sum(-1)
+        influence = states.influence(along / power.to(x)[:, None], windows)
+        return estimate(share, states.n, influence=influence, windows=int(states.windows), scale="logit")

@@ -42,6 +42,6 @@ class Kurtosis(Moments):
         value = squares.square().mean(-1) / squares.mean(-1).square()
         slope = 2 * (squares / squares.mean(-1, keepdim=True) - value[:, None]) / squares.sum(-1, keepdim=True)
         x, windows = states.sample
-        along = ((x.square() - squares[:, None]) @ slope[..., None])[..., 0]
+        along = ((x.double().square() - squares[:, None]) @ slope[..., None])[..., 0]
         influence = states.influence(along, windows)
         return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")

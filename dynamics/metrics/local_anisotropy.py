@@ -18,7 +18,7 @@ BLOCK = 32
 
 
 def local_anisotropy(
-    x: Tensor, neighbors: int = 64, queries: int = 256, random: bool = False, seed: int = 0
+    x: Tensor, neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0
 ) -> Tensor:
     """The mean anisotropy of the nearest neighbours of a state.
 
@@ -61,7 +61,7 @@ class LocalAnisotropy(Sample):
     """Streams `local_anisotropy` over a seeded sample of the tokens."""
 
     def __init__(
-        self, neighbors: int = 64, queries: int = 256, random: bool = False, size: int = 4096, seed: int = 0
+        self, neighbors: int = 64, queries: int = 128, random: bool = False, size: int = 4096, seed: int = 0
     ) -> None:
         super().__init__(size, seed)
         self.neighbors, self.queries, self.random = neighbors, queries, random

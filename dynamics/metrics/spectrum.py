@@ -46,20 +46,29 @@ def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None 
     return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
 
 
-def largest(matrix: Tensor) -> Tensor:
-    """The largest eigenvalue of a symmetric positive matrix (..., d, d), float64; NaN where it is not finite."""
-    if matrix.ndim == 2 and len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
+def top(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue of a finite symmetric matrix (d, d), float64, and its eigenvector (d,)."""
+    if len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
         from scipy.sparse.linalg import ArpackError, eigsh
 
-        if not matrix.isfinite().all():
-            return matrix.new_full((), torch.nan)
         start = np.random.default_rng(0).normal(size=len(matrix))
         try:  # Lanczos to machine precision: a few milliseconds where all eigenvalues take many
-            return matrix.new_tensor(eigsh(matrix.numpy(), 1, v0=start, tol=0, return_eigenvectors=False)[0])
+            value, vector = eigsh(matrix.numpy(), 1, v0=start, tol=0)
+            return matrix.new_tensor(value[0]), torch.from_numpy(vector[:, 0])
         except ArpackError:
             pass
+    values, vectors = torch.linalg.eigh(matrix)
+    return values[-1], vectors[:, -1]
+
+
+def top_share(matrix: Tensor) -> Tensor:
+    """The largest eigenvalue of symmetric matrices (..., d, d) over their trace, (...); NaN where not finite."""
     sound = matrix.isfinite().all(-1).all(-1)
-    return torch.linalg.eigvalsh(matrix.nan_to_num())[..., -1].where(sound, torch.nan)
+    if matrix.ndim == 2:
+        value = top(matrix)[0] if sound else matrix.new_tensor(torch.nan)
+    else:
+        value = torch.linalg.eigvalsh(matrix.nan_to_num())[..., -1]
+    return (value / trace(matrix)).where(sound, torch.nan)
 
 
 def trace(matrix: Tensor) -> Tensor:
@@ -73,7 +82,6 @@ class Spectral(Moments):
     Interval: by the delta method, from each window's influence on every eigenvalue.
     """
 
-    centered: ClassVar[bool] = True
     scale: ClassVar[str]
 
     @staticmethod
@@ -84,7 +92,7 @@ class Spectral(Moments):
     def estimate(self, states: Moments) -> Estimate:
         if states.trouble:
             return undefined(states.heads, states.n, states.trouble)
-        values, influence = states.spectrum if self.centered else states.spectrum_uncentered
+        values, influence = states.spectrum
         with torch.inference_mode(False), torch.enable_grad():
             values = values.clone().requires_grad_()
             value = self.of_eigenvalues(values)
