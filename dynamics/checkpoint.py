@@ -50,7 +50,9 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
         network.config.save_pretrained(temporary)
         # Tied weights once, under the name that the trunk alone has too.
         tied = network.all_tied_weights_keys
-        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
+        weights = {
+            name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied
+        }
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)

@@ -21,7 +21,13 @@ def opened(text_file, trainer=None, **settings):
     data = CharData(str(text_file), **{"context": 32, "batch_size": 12, "probe_tokens": 256, **settings})
     data.prepare_data()
     data.setup()
-    defaults = {"global_step": 0, "max_steps": 3, "world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1}
+    defaults = {
+        "global_step": 0,
+        "max_steps": 3,
+        "world_size": 1,
+        "global_rank": 0,
+        "accumulate_grad_batches": 1,
+    }
     data.trainer = SimpleNamespace(**{**defaults, **(trainer or {})})
     return data
 
