@@ -213,6 +213,8 @@ def _size(standard: PreTrainedConfig, design: Design, depth: int) -> dict[str, i
         "num_hidden_layers": depth,
         "num_attention_heads": design.heads,
         "num_key_value_heads": _groups(standard, design.heads),
+        "decoder_attention_heads": design.heads,
+        **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
         **dict.fromkeys(("head_dim", "d_kv", "d_head"), head),
         "rotary_dim": min(head, getattr(standard, "rotary_dim", None) or head),
         **{key: max(1, (getattr(standard, key, None) or 0) * design.width // width) for key in INNER},
