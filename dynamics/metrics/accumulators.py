@@ -178,10 +178,18 @@ class Moments(Metric):
             return "fewer than two tokens"
         if not self.moments.isfinite().all():
             return "a state is not finite"
-        power = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        if (power <= unresolved(self.mean.square().sum(-1), self.precision)).any():
-            return "all states are equal"
         return ""
+
+    @property
+    @once
+    def flat(self) -> str:
+        """Why nothing can be read off the covariance; empty where all is well."""
+        return self.trouble or self._flat(slice(None))
+
+    def _flat(self, part: slice) -> str:
+        power = self.covariance.diagonal(dim1=-2, dim2=-1)[..., part].sum(-1)
+        floor = unresolved(self.mean[..., part].square().sum(-1), self.precision)
+        return "all states are equal" if (power <= floor).any() else ""
 
     @property
     @once
@@ -223,6 +231,11 @@ class CrossMoments(Moments):
     def update(self, batch: Pair) -> None:
         self.split = batch.x.shape[-1]
         super().update(States(torch.cat([batch.x, batch.y], dim=-1), batch.windows))
+
+    @property
+    @once
+    def flat(self) -> str:
+        return self.trouble or self._flat(slice(self.split)) or self._flat(slice(self.split, None))
 
     @property
     def blocks(self) -> tuple[Tensor, Tensor, Tensor]:

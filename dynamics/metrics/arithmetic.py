@@ -33,3 +33,11 @@ def above_rounding(values: Tensor) -> Tensor:
 def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:
     """Variance below which rows of mean square `power` are equal up to the rounding of `precision`."""
     return power * (4 * torch.finfo(precision).eps) ** 2
+
+
+def about_mean(x: Tensor) -> Tensor:
+    """States (..., n, d) less their mean, in float64; NaN where they are equal up to their rounding."""
+    mean = x.double().mean(-2, keepdim=True)
+    centred = x.double() - mean
+    floor = x.shape[-2] * unresolved(mean.square().sum((-2, -1)), floating(x).dtype)
+    return centred.where((centred.square().sum((-2, -1)) > floor)[..., None, None], torch.nan)

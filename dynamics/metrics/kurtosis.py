@@ -20,14 +20,14 @@ def kurtosis(x: Tensor) -> Tensor:
         x: states, shape (..., n, d).
 
     Returns:
-        Shape (...), float64. NaN without states, for zero states, or states that are not finite.
+        Shape (...), float64. NaN for fewer than two states, zero states, or states that are not finite.
 
     >>> import torch
-    >>> kurtosis(torch.tensor([[1.0, 1.0, 1.0, 1.0]])), kurtosis(torch.tensor([[0.0, 5.0, 0.0, 0.0]]))
+    >>> kurtosis(torch.tensor([[1.0, 1.0, 1.0, 1.0]] * 2)), kurtosis(torch.tensor([[0.0, 5.0, 0.0, 0.0]] * 2))
     (tensor(1., dtype=torch.float64), tensor(4., dtype=torch.float64))
     """
     squares = x.double().square().mean(-2)
-    return squares.square().mean(-1) / squares.mean(-1).square()
+    return squares.square().mean(-1) / squares.mean(-1).square() * (1 if x.shape[-2] > 1 else float("nan"))
 
 
 class Kurtosis(Moments):

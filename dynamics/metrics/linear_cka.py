@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.accumulators import CrossMoments
+from dynamics.metrics.arithmetic import about_mean
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import estimate
 
@@ -29,7 +30,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     >>> linear_cka(x, 3 * x.flip(-1) + 1).round(decimals=3), linear_cka(x, torch.ones(3, 1))
     (tensor(1., dtype=torch.float64), tensor(nan, dtype=torch.float64))
     """
-    x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
+    x, y = about_mean(x), about_mean(y)
     return _of_blocks(x.mT @ x, y.mT @ x, y.mT @ y)
 
 
@@ -44,6 +45,6 @@ class LinearCka(CrossMoments):
     name = "linear_cka"
 
     def estimate(self, states: CrossMoments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        return estimate(_of_blocks(*states.blocks), states.n, reason="all tokens are equal")
+        if states.flat:
+            return undefined(states.heads, states.n, states.flat)
+        return estimate(_of_blocks(*states.blocks), states.n)

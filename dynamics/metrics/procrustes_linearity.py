@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.accumulators import CrossMoments
+from dynamics.metrics.arithmetic import about_mean
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import estimate
 
@@ -31,12 +32,12 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
     >>> procrustes_linearity(x, x @ torch.tensor([[1.0], [2.0]]) + 7)
     tensor(1.0000, dtype=torch.float64)
     """
-    x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
+    x, y = about_mean(x), about_mean(y)
     return _of_blocks(x.mT @ x, y.mT @ x, y.mT @ y)
 
 
 def _of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(xx)
+    values, vectors = torch.linalg.eigh(xx.nan_to_num())
     floor = values[..., -1:] * values.shape[-1] * torch.finfo(values.dtype).eps
     along = (yx @ vectors).square().sum(-2) / values
     explained = along.where(values > floor, 0).sum(-1)
@@ -50,6 +51,6 @@ class ProcrustesLinearity(CrossMoments):
     name = "procrustes_linearity"
 
     def estimate(self, states: CrossMoments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        return estimate(_of_blocks(*states.blocks), states.n, reason="all tokens are equal")
+        if states.flat:
+            return undefined(states.heads, states.n, states.flat)
+        return estimate(_of_blocks(*states.blocks), states.n)

@@ -90,8 +90,8 @@ class Spectral(Moments):
         raise NotImplementedError
 
     def estimate(self, states: Moments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+        if states.flat:
+            return undefined(states.heads, states.n, states.flat)
         values, influence = states.spectrum
         with torch.inference_mode(False), torch.enable_grad():
             values = values.clone().requires_grad_()

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dynamics import metrics
+from dynamics.metrics.base import Pair
 from dynamics.metrics.linear_cka import linear_cka
 from dynamics.metrics.procrustes_linearity import procrustes_linearity
 from tests.metrics import streams
@@ -60,6 +62,11 @@ def test_invariances():
 @pytest.mark.parametrize("function", [linear_cka, procrustes_linearity])
 def test_degenerate(function):
     x, y = two_representations()
-    assert function(x, torch.ones(80, 2)).isnan()
-    assert function(torch.ones(80, 2), y).isnan()
+    for value in (0.0, 0.1, 1e6):
+        equal = torch.full((80, 2), value)
+        assert function(x, equal).isnan()
+        assert function(equal, y).isnan()
+        metric = metrics.resolve(function.__name__)
+        metric.update(Pair(equal[:, None], y[:, None], torch.arange(80)))
+        assert metric.compute().reason == "all states are equal"
     assert function(x.unsqueeze(0).expand(3, -1, -1), y.unsqueeze(0).expand(3, -1, -1)).shape == (3,)

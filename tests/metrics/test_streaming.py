@@ -158,7 +158,10 @@ def test_degenerate_states_give_nan_and_a_reason(name, case):
         assert found.reason
 
 
-SHAPELESS = {"mean_norm", "norm_of_mean", "duplicate_share", "mean_cosine", "mean_cosine_across_windows"}
+SHAPELESS = {
+    *("mean_norm", "norm_of_mean", "duplicate_share", "mean_cosine", "mean_cosine_across_windows"),
+    *("anisotropy_uncentered", "kurtosis"),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in (*STATES, *VARIANTS) if name not in SHAPELESS])
@@ -167,6 +170,20 @@ SHAPELESS = {"mean_norm", "norm_of_mean", "duplicate_share", "mean_cosine", "mea
 def test_equal_states_have_no_shape(name, value, dtype):
     x = torch.full((300, 1, 8), value, dtype=dtype) * torch.linspace(1, 2, 8, dtype=dtype)
     found = stream(name, [States(x, torch.arange(300) // 10)]).compute()
+    assert np.isnan(found.value).all()
+    assert found.reason
+
+
+@pytest.mark.parametrize("name", sorted(SHAPELESS - {"duplicate_share", "mean_cosine_across_windows"}))
+def test_what_equal_states_leave_defined_agrees_with_the_function(name):
+    x = torch.linspace(1, 2, 8, dtype=torch.float64).expand(30, 1, 8)
+    function = getattr(importlib.import_module(f"dynamics.metrics.{name}"), name)
+    assert streams.close(stream(name, [States(x, torch.arange(30))]).compute().value[0], function(x[:, 0]))
+
+
+@pytest.mark.parametrize("name", ["anisotropy_uncentered", "kurtosis"])
+def test_zero_states_have_neither(name):
+    found = stream(name, [States(torch.zeros(30, 1, 8), torch.arange(30))]).compute()
     assert np.isnan(found.value).all()
     assert found.reason
 
