@@ -12,7 +12,7 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
 
     Formula: |mean_t - mean_0|_2, for each head.
     Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 5: queries and keys along training.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training.
     Pitfalls: a key's drift along a direction that all keys share leaves attention as it is (softmax is
         shift-invariant); rotary positions average a mean away.
     Interval: none is known: both means come from the same tokens, and the reference keeps its mean only.

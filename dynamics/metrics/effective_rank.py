@@ -11,8 +11,8 @@ def effective_rank(x: Tensor) -> Tensor:
     Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred
         states.
     Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007), definition 1; RankMe (Garrido et al., arXiv
-        2210.02885, equation 3) is the same quantity of states that are not centred.
+    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv
+        2210.02885) is the same quantity of states that are not centred.
     Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`).
     Interval: windows' influence functions, Student's t on the log scale; sampling error only.
 

@@ -20,7 +20,7 @@ def entropy(
     Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as
         log Z - sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
     Range: 0 (one key takes all) to log of the number of keys seen; nats.
-    Source: Ghader and Monz (arXiv 1710.03348), equation 6; Zhai et al. (arXiv 2303.06296) for its collapse.
+    Source: Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse.
     Pitfalls: its ceiling grows with the keys seen, so that causal and bidirectional models, or lengths, compare
         by `normalized_entropy` only.
     Interval: variance of the ratio over windows, Student's t on the log scale.

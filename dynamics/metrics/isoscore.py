@@ -37,7 +37,7 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
 
     Formula: (PR - 1) / (d - 1) of S = (1 - reference_weight) cov(x) + reference_weight reference.
     Range: 0 to 1; no unit.
-    Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358), equation 2.
+    Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
         `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
         batch instead, so its zeta is 1 - reference_weight.
     Pitfalls: differentiable but at S = 0. Without shrinkage a batch of m states gives about m / (m + d).

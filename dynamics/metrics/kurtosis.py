@@ -12,7 +12,7 @@ def kurtosis(x: Tensor) -> Tensor:
 
     Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d.
     Range: 1 (all coordinates alike) to d (one carries all); no unit.
-    Source: He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279), equation 2.
+    Source: He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279).
     Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
     Interval: windows' influence functions, Student's t on the log scale.
 

@@ -13,8 +13,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F), both centred.
     Range: 0 to 1 (equal up to rotation, translation and scale); no unit.
-    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414), section
-        3.
+    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
     Interval: none is known here.
 

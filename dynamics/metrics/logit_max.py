@@ -12,7 +12,7 @@ def logit_max(logits: Tensor) -> Tensor:
 
     Formula: max_ij s_ij, s the scaled logits with mask and bias.
     Range: any; no unit.
-    Source: Dehghani et al. (arXiv 2302.05442), section 3.1: the growth that precedes a collapse of the entropy.
+    Source: Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy.
     Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
     Interval: none is known for a maximum.
 

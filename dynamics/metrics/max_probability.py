@@ -11,7 +11,7 @@ def max_probability(probabilities: Tensor) -> Tensor:
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
     Range: 1 / (keys seen) to 1; no unit.
-    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4.
+    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: the first query of a causal model sees one key and gives 1.
     Interval: variance of the ratio over windows, Student's t on the logit scale.
 

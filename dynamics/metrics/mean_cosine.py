@@ -12,8 +12,8 @@ def mean_cosine(x: Tensor) -> Tensor:
 
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
     Range: -1 / (n - 1) to 1 (all in one direction); no unit; 0 in the mean for isotropic states.
-    Source: Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143),
-        section 2; Ethayarajh (arXiv 1909.00512).
+    Source: Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143);
+        Ethayarajh (arXiv 1909.00512).
     Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
         of one window count (`mean_cosine_across_windows` leaves them out).
     Interval: windows' influence functions, Student's t on the atanh scale.

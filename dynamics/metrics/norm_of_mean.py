@@ -12,7 +12,7 @@ def norm_of_mean(x: Tensor) -> Tensor:
 
     Formula: |sum_i x_i| / n.
     Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 3: the drift of the mean.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean.
     Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0.
         Rotary positions average a mean away. The norm of the mean key is a gauge freedom of softmax.
     Interval: windows' influence functions, Student's t on the log scale; misleading where the mean is within

@@ -12,7 +12,7 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
     Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
         that see one key are left out.
     Range: 0 (one key takes all) to 1 (uniform); no unit.
-    Source: the entropy of Ghader and Monz (arXiv 1710.03348), equation 6, over its own maximum.
+    Source: the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum.
     Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones.
     Interval: variance of the ratio over windows, Student's t on the logit scale.
 

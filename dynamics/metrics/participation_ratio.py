@@ -10,7 +10,7 @@ def participation_ratio(x: Tensor) -> Tensor:
 
     Formula: tr(S)^2 / |S|_F^2 = (sum_i v_i)^2 / sum_i v_i^2, v the eigenvalues of the covariance S.
     Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262), equation 3.
+    Source: Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262).
     Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d: always say n.
     Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
 

@@ -15,7 +15,7 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
     Formula: 1 - min_A |x A - y|_F^2, both centred and divided by their Frobenius norm; that is
         tr(y^T x (x^T x)^+ x^T y) / tr(y^T y).
     Range: 0 to 1 (y is linear in x); no unit.
-    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), section 3: the
+    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250): the
         generalised Procrustes similarity, A any matrix.
     Pitfalls: 1 for any y when n <= d + 1: use far more tokens than the width. The residual stream alone makes
         it near 1 between neighbouring layers; of y - x it says what the block adds.

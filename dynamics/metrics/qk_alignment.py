@@ -13,7 +13,7 @@ def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
 
     Formula: <q, k> / (|q| |k|), q = sum_i q_i / n, k = sum_j k_j / m, as they enter the dot product.
     Range: -1 (opposed) to 1 (parallel); no unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 5.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: few tokens pull it towards 0 (noise in the means); the mean key is a gauge freedom of softmax;
         rotary positions average a mean away, and the cosine of two means near 0 is noise.
     Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within

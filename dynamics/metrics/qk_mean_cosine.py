@@ -12,7 +12,7 @@ def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
 
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
     Range: -1 to 1; no unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 5.
+    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
         two clouds, not about the attention. Rotary positions average a mean away.
     Interval: windows' influence functions, Student's t on the atanh scale.

@@ -36,7 +36,7 @@ def released_anisotropy(x):
 
 
 def rankme(x):
-    """Garrido et al. (arXiv 2210.02885), equations 2 and 3."""
+    """Garrido et al. (arXiv 2210.02885), with its epsilon."""
     sigma = np.linalg.svd(x, compute_uv=False)
     p = sigma / np.abs(sigma).sum() + 1e-16
     return np.exp(-(p * np.log(p)).sum())
@@ -160,7 +160,7 @@ def test_isoscore_star_ignores_autocast():
 
 
 def test_kurtosis_is_that_of_neuron_norms():
-    """He et al. (arXiv 2405.19279), equation 2, written out."""
+    """He et al. (arXiv 2405.19279), written out."""
     x = streams.clustered().x[:, 0]
     s = np.sqrt((x.numpy() ** 2).mean(axis=0))
     assert kurtosis(x).item() == pytest.approx((s**4).mean() / (s**2).mean() ** 2, rel=1e-12)
