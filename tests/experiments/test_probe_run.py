@@ -78,6 +78,11 @@ def test_an_architecture_in_the_place_of_random_blocks(workplace):
     assert rows["condition"].str.contains("part=mlp").any()
 
 
+def test_a_network_without_attention_has_states_alone(workplace):
+    probe("--run", "p", "--architecture", "resnet", "--metrics", "[mean_cosine, entropy]")
+    assert set(record.read("p")["metric"]) == {"mean_cosine"}
+
+
 def test_a_sweep_of_designs_is_compared(workplace):
     probe("--run", "p", "--norm", "[none, post]", "--causal", "[true, false]")
     assert len(told("p")["designs"]) == 4

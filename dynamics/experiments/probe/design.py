@@ -41,15 +41,15 @@ class Design:
         return {name: getattr(self, name) for name in self.varied}
 
     def __str__(self) -> str:
-        """The blocks in words.
+        """The kind of blocks in words, without their size.
 
         >>> str(Design(768, 12, 128, "normal", initialization="lecun", norm="none"))
-        'random blocks, lecun, norm none, 768 wide, 12 heads, 128 tokens'
+        'random blocks, lecun, norm none, 12 heads'
         """
-        kind = f"{self.architecture}, untrained"
-        if not self.architecture:
-            kind = f"random blocks, {self.initialization}, norm {self.norm}" + ", causal" * self.causal
-        return f"{kind}, {self.width} wide, {self.heads} heads, {self.length} tokens"
+        if self.architecture:
+            return f"{self.architecture}, untrained"
+        causal = ", causal" * self.causal
+        return f"random blocks, {self.initialization}, norm {self.norm}{causal}, {self.heads} heads"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def probe(settings: Settings, run: str | None = None) -> Path:
         sweeps = [Sweep(mine, settings, quantities, folder.name, device) for mine in blocks]
         with torch.no_grad(), _bar(folder.name, sum(sweep.work for sweep in sweeps)) as advance:
             for sweep in sweeps:
-                for rows in sweep.rows(advance):
+                for rows in filter(None, sweep.rows(advance)):
                     record.write(0, rows, part=repr(rows[0][:8]))
     except BaseException as error:
         if isinstance(error, Refusal):
@@ -85,7 +85,7 @@ def _describe(run: str, settings: Settings, blocks: list[Blocks], device: torch.
             {
                 "subject": mine.design.architecture,
                 "condition": condition(**mine.design.condition),
-                "label": str(mine.design),
+                "label": f"{mine.design}, {mine.shape[1]} wide, {mine.shape[0]} tokens",
                 "tokens": mine.shape[0],
                 "width": mine.shape[1],
                 "layers": mine.layers,
@@ -101,7 +101,7 @@ def _announce(described: dict[str, Any]) -> None:
         f"{described['batch']} sequences each, on {described['device']}"
     )
     for mine in described["designs"]:
-        print(f"{mine['label']}: {mine['layers']} layers; {mine['tokens']} x {mine['width']} enter the first")
+        print(f"{mine['label']}, {mine['layers']} layers")
 
 
 def _made_up_name(settings: Settings) -> str:
