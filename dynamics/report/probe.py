@@ -203,7 +203,7 @@ def _compared(designs: Sequence[Design]) -> Drawn | None:
     return Drawn(
         "The designs compared",
         canvas.figure(),
-        "The same inputs, with the same bias, through blocks of each kind.",
+        "Inputs of one kind, with biases of the same norms, through blocks of each design.",
         "",
         summary.join([_draws(designs[0], rows), "layers are each design's own"]),
     )
