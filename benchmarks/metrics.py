@@ -30,10 +30,10 @@ from dynamics.metrics.intrinsic_dimension import intrinsic_dimension
 
 
 def states(points, width, device):
-    """States that need about 40 coordinates of `width`, as trained layers do, off the origin."""
+    """States that need some 40 coordinates of `width`, as trained layers do, with noise in all, off the origin."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(points, 64, generator=generator) @ torch.randn(64, width, generator=generator)
-    return (x + 3).to(device)
+    return (x + 0.3 * torch.randn(points, width, generator=generator) + 3).to(device)
 
 
 def queries_and_keys(device):
