@@ -5,14 +5,13 @@ Pure: frames and `run.json` in, plotly figures out.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from dynamics.report import draw, summary, tables
 from dynamics.report.canvas import Canvas, Cell
+from dynamics.report.drawn import Drawn
 from dynamics.report.names import words
 from dynamics.report.probe_designs import BIASES, CONE, PARTS, Design, cone_reading, sharpness_reading
 from dynamics.report.style import INK, SOFT, Look, Scale, looks, plain
@@ -24,17 +23,6 @@ SHARPNESS = ("score_variance", "normalized_entropy", "max_probability", "min_pro
 AXIS = "norm of the bias, β"
 LEAST = 1e-6
 """Where the axis of a probability that vanishes ends."""
-
-
-class Drawn(NamedTuple):
-    """A figure, its heading, what it shows in words, and how it was made; `folded` ones wait for a click."""
-
-    title: str
-    figure: go.Figure
-    meaning: str
-    reading: str
-    caption: str
-    folded: bool = False
 
 
 def drawn(designs: Sequence[Design]) -> list[Drawn]:

@@ -5,14 +5,14 @@ Pure: frames and `run.json` in, plotly figures out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from dynamics.report.arms import Settings, Study
 from dynamics.report.canvas import Canvas, Cell
+from dynamics.report.drawn import Drawn
 from dynamics.report.names import words
 from dynamics.report.style import ARMS, INK, SOFT, SYMBOLS, TIME, plain
 from dynamics.report.values import Values
@@ -22,16 +22,6 @@ PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", 
 SHAPE = "protocol=shape-of-learning"
 FEWEST = 3
 """Layers that a correlation needs."""
-
-
-class Drawn(NamedTuple):
-    """A figure, its heading, what it shows in words, and how it was made."""
-
-    title: str
-    figure: go.Figure
-    meaning: str
-    reading: str
-    caption: str
 
 
 @dataclass(frozen=True)
