@@ -17,15 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from dynamics.checkpoint import Checkpoints, resolve_resume
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
-from dynamics.data.summary import bits_per_character
 from dynamics.errors import Refusal
 from dynamics.monitor import Monitor
 from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
 from dynamics.record import CHECKPOINTS, Record, Row, resolve, write_atomically, write_run
-
-COMPRESSED = 1_000_000
-"""Characters of the test split that the compressors are tried on, for the record."""
 
 
 class RunParser(LightningArgumentParser):
@@ -125,48 +121,27 @@ def _quiet() -> None:
 
 def _describe(cli: RunCLI) -> dict[str, Any]:
     """`run.json`: everything that the run was made of."""
-    hparams, data = cli.model.hparams, cli.datamodule.hparams
-    text, trainer = cli.datamodule.text, cli.trainer
-    mask = "causal" if hparams.is_causal else "bidirectional"
-    probe = torch.cat([batch["input_ids"] for batch in cli.datamodule.probe_batches()])
-    compressors = bits_per_character(text.text("test")[:COMPRESSED])
+    hparams, trainer = cli.model.hparams, cli.trainer
+    probe = cli.datamodule.probe_batches()
     return {
         "run": cli.folder.name,
         "kind": "fit",
         "status": "running",
         **provenance(),
-        "label": f"{mask}, {hparams.objective}",
-        "objective": hparams.objective,
-        "is_causal": hparams.is_causal,
-        "layers": hparams.depth,
-        "width": hparams.width,
-        "heads": hparams.heads,
+        **cli.model.describe(),
         "parameters": cli.model.network.num_parameters(),
-        "context": data.context,
-        "batch_size": data.batch_size,
+        **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
         "learning_rate": hparams.learning_rate,
         "seed": hparams.seed,
         "precision": trainer.precision,
         "devices": trainer.world_size,
         "model": dict(hparams),
-        "data": {
-            "corpus": data.corpus,
-            "source": text.source,
-            "sha256": text.sha256,
-            "recipe": text.recipe,
-            "notes": text.notes,
-            "characters": len(text.ids),
-            "vocabulary": text.vocabulary.size,
-            **{name: split.stop - split.start for name, split in text.splits.items()},
-            "compressors": compressors,
-            "gzip_bits_per_character": compressors["gzip -9"],
-        },
         "probe": {
             "split": "validation",
-            "windows": len(probe),
-            "tokens": probe.numel(),
-            "sha256": sha256(probe.numpy().tobytes()).hexdigest(),
+            "windows": sum(len(batch["input_ids"]) for batch in probe),
+            "tokens": sum(int(batch.get("attention_mask", batch["input_ids"] >= 0).sum()) for batch in probe),
+            "sha256": sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in probe)).hexdigest(),
             "precision": "float32",
         },
         "metrics": cli.config_init["monitor"].suite.describe(),
@@ -180,19 +155,19 @@ def _made_up_name(options: Options) -> str:
 
 
 def _announce(cli: RunCLI, described: dict[str, Any], state: Path | None) -> None:
-    data, monitor = described["data"], cli.config_init["monitor"]
+    monitor = cli.config_init["monitor"]
     measured = sorted({step for steps in monitor.steps(described["max_steps"]).values() for step in steps})
     kept = {"all": len(measured), "last": 1, "none": 0}[monitor.keep_weights]
     print(
         f"run {cli.folder.name}: {described['label']}, {described['layers']} x {described['width']}, "
         f"{described['heads']} heads, {described['parameters'] / 1e6:.1f} M parameters, "
         f"seed {described['seed']}\n"
-        f"corpus {data['source']}: {data['characters']:,} characters, vocabulary {data['vocabulary']}\n"
+        f"{cli.datamodule.headline()}\n"
         f"{described['max_steps']} steps; measured at {len(measured)} of them on "
-        f"{described['probe']['tokens']} characters; weights kept: "
+        f"{described['probe']['tokens']} tokens; weights kept: "
         f"{kept} x {described['parameters'] * 4 / 1e6:.0f} MB"
     )
-    for note in data["notes"]:
+    for note in described["data"]["notes"]:
         print(note)
     if state is not None:
         print(f"going on from {state}")
@@ -201,7 +176,7 @@ def _announce(cli: RunCLI, described: dict[str, Any], state: Path | None) -> Non
 def _start_folder(cli: RunCLI, described: dict[str, Any]) -> None:
     text = yaml.safe_dump(cli.config_dump, sort_keys=False)
     write_atomically(cli.folder / "config.yaml", lambda file: file.write(text.encode()))
-    cli.datamodule.text.vocabulary.save(cli.folder)
+    cli.datamodule.save(cli.folder)
     write_run(cli.folder, described)
 
 

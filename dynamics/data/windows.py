@@ -6,6 +6,7 @@ resuming, ranks and gradient accumulation are arithmetic.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -15,10 +16,13 @@ from torch import Tensor
 
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
+from dynamics.data.summary import bits_per_character
 from dynamics.errors import Refusal
 
 TRAIN_STREAM = 0
 """Keeps the draw of windows apart from other draws under the same (seed, step)."""
+COMPRESSED = 1_000_000
+"""Characters of the test split that the compressors are tried on, for the record."""
 
 
 class Batch(NamedTuple):
@@ -58,7 +62,7 @@ def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -
     return start + np.linspace(0, fit - 1, count).round().astype(np.int64) * span
 
 
-class _Shares:
+class Shares:
     """The batches of a stage for one rank: sized and re-iterable, as Lightning wants its loaders."""
 
     def __init__(self, length: int, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -138,7 +142,7 @@ class CharData(L.LightningDataModule):
     def _load(self) -> Corpus:
         return corpora.load(self.hparams.corpus, self.hparams.vocabulary, self.hparams.vocabulary_size)
 
-    def train_dataloader(self) -> _Shares:
+    def train_dataloader(self) -> Shares:
         """Shares of the steps that are still to be made, each (seed, step)'s windows split over the ranks."""
         trainer = self.trainer
         accumulate = trainer.accumulate_grad_batches
@@ -159,17 +163,17 @@ class CharData(L.LightningDataModule):
                     first = (trainer.global_rank * accumulate + part) * size
                     yield Batch(torch.from_numpy(offsets[first : first + size]), step, first, total)
 
-        return _Shares(trainer.max_steps * accumulate, batches)
+        return Shares(trainer.max_steps * accumulate, batches)
 
-    def val_dataloader(self) -> _Shares:
+    def val_dataloader(self) -> Shares:
         """The same windows at every pass, evenly spread over the validation split."""
         return self._evaluation("validation", self.hparams.validation_windows)
 
-    def test_dataloader(self) -> _Shares:
+    def test_dataloader(self) -> Shares:
         """Every window of the test split, side by side."""
         return self._evaluation("test", None)
 
-    def _evaluation(self, name: str, count: int | None) -> _Shares:
+    def _evaluation(self, name: str, count: int | None) -> Shares:
         split, span = self.text.splits[name], self.hparams.context + 1
         offsets = torch.from_numpy(spread_offsets(split.start, split.stop, span, count))
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
@@ -181,7 +185,7 @@ class CharData(L.LightningDataModule):
             for index in mine:
                 yield Batch(chunks[index], index, 0, len(chunks[index]))
 
-        return _Shares(len(mine), batches)
+        return Shares(len(mine), batches)
 
     def probe_batches(self) -> list[dict[str, Tensor]]:
         """Model inputs for measuring: `input_ids` (B, T) of the validation split, on the CPU.
@@ -193,6 +197,35 @@ class CharData(L.LightningDataModule):
         count = -(-self.hparams.probe_tokens // context)
         offsets = torch.from_numpy(spread_offsets(split.start, split.stop, context + 1, count))
         return [{"input_ids": self._gather(part)[:, :-1]} for part in offsets.split(self.hparams.batch_size)]
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` tells of the data."""
+        text, compressors = self.text, bits_per_character(self.text.text("test")[:COMPRESSED])
+        return {
+            "context": self.hparams.context,
+            "batch_size": self.hparams.batch_size,
+            "data": {
+                "corpus": self.hparams.corpus,
+                "source": text.source,
+                "sha256": text.sha256,
+                "recipe": text.recipe,
+                "notes": text.notes,
+                "characters": len(text.ids),
+                "vocabulary": text.vocabulary.size,
+                **{name: split.stop - split.start for name, split in text.splits.items()},
+                "compressors": compressors,
+                "gzip_bits_per_character": compressors["gzip -9"],
+            },
+        }
+
+    def headline(self) -> str:
+        """The data in a line."""
+        vocabulary = self.text.vocabulary.size
+        return f"corpus {self.text.source}: {len(self.text.ids):,} characters, vocabulary {vocabulary}"
+
+    def save(self, folder: Path) -> None:
+        """Put the vocabulary beside the run."""
+        self.text.vocabulary.save(folder)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Replace offsets by the windows themselves, gathered where the offsets are."""

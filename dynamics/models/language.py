@@ -144,6 +144,18 @@ class LanguageModel(L.LightningModule):
         self._tokens = tokens
         self._trunk = torch.compile(self._states) if self.hparams.compile else self._states
 
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` tells of the model."""
+        hparams = self.hparams
+        return {
+            "label": f"{'causal' if hparams.is_causal else 'bidirectional'}, {hparams.objective}",
+            "objective": hparams.objective,
+            "is_causal": hparams.is_causal,
+            "layers": hparams.depth,
+            "width": hparams.width,
+            "heads": hparams.heads,
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
         checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens}
