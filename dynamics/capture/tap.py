@@ -94,7 +94,7 @@ class Tap:
 
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self._layout is None:
-            self._layout = _layout(model, lambda: model.forward(*args, **kwargs))
+            self._layout = layout_of(model, lambda: model.forward(*args, **kwargs))
             self._install()
         self._padding.start(model, args, kwargs)
         self._layer, self._shape, self._queries, self._seen = 0, (0, 0), {}, set()
@@ -116,7 +116,7 @@ class Tap:
         if "output" in self._sites:
             self._hook(_base(self._model).register_forward_hook(self._output))
         attentions = [modules[name] for name in layout.attentions]
-        self._time_first = any(isinstance(x, nn.MultiheadAttention) and not x.batch_first for x in attentions)
+        self._time_first = is_time_first(attentions)
         if self._sites & ATTENTION_SITES and self.has_attention:
             stack = self._attentions
             self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
@@ -141,16 +141,7 @@ class Tap:
 
     def _tokens(self, values: Any) -> Tensor:
         """The hidden states (B, T, D) among what a module takes or gives; images (B, C, H, W) are flattened."""
-        values = values.values() if isinstance(values, dict) else values
-        values = [values] if isinstance(values, Tensor) else values
-        x = next(
-            (x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None
-        )
-        if x is None:
-            raise Refusal(f"{self.name} has no hidden states of shape (batch, tokens, width) to capture.")
-        if x.ndim == 4:
-            return x.flatten(2).transpose(1, 2)
-        return x.transpose(0, 1) if self._time_first else x
+        return hidden_states(values, self.name, self._time_first)
 
     def _hand_over(self, site: str, layer: int, x: Tensor) -> None:
         assert self._on_states is not None
@@ -186,7 +177,24 @@ class Tap:
         self._passes += 1
 
 
-def _layout(model: nn.Module, forward: Callable[[], Any]) -> Layout:
+def hidden_states(values: Any, name: str, time_first: bool) -> Tensor:
+    """The hidden states (B, T, D) among what a module of the model `name` takes or gives; images are flattened."""
+    values = values.values() if isinstance(values, dict) else values
+    values = [values] if isinstance(values, Tensor) else values
+    x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
+    if x is None:
+        raise Refusal(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
+    if x.ndim == 4:
+        return x.flatten(2).transpose(1, 2)
+    return x.transpose(0, 1) if time_first else x
+
+
+def is_time_first(attentions: Iterable[nn.Module]) -> bool:
+    """Whether the hidden states of a model with these attentions are (T, B, D)."""
+    return any(isinstance(x, nn.MultiheadAttention) and not x.batch_first for x in attentions)
+
+
+def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     """Learnt once for a model, and again when its modules have changed."""
     size = sum(1 for _ in model.modules())
     known = _LAYOUTS.get(model)

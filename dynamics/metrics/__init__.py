@@ -20,7 +20,10 @@ from dynamics.errors import Refusal
 if TYPE_CHECKING:
     from dynamics.metrics.base import Metric
 
-_HELPERS = {"accumulators", "arithmetic", "attention", "base", "intervals", "neighbors", "sampling", "spectrum"}
+_HELPERS = {
+    *("accumulators", "arithmetic", "attention", "base", "covariance", "intervals", "neighbors", "sampling"),
+    "spectrum",
+}
 
 DEFAULT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(

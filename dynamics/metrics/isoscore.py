@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.arithmetic import floating, precise
+from dynamics.metrics.covariance import evenness, mean_and_covariance, shrink
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
 from dynamics.metrics.spectrum import Spectral
 
@@ -40,7 +40,8 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
     Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
         `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
         batch instead, so its zeta is 1 - reference_weight.
-    Pitfalls: differentiable but at S = 0. Without shrinkage a batch of m states gives about m / (m + d).
+    Pitfalls: without shrinkage a batch of m states gives about m / (m + d). At S = 0 (equal states) it is 0 and
+        has the gradient 0; differentiable once.
     Interval: none; a loss.
 
     Args:
@@ -51,19 +52,16 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
     Returns:
         0-d, in the precision of x (float32 for half precision).
 
+    Raises:
+        Refusal: fewer than two states.
+
     >>> import torch
     >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
     >>> isoscore_star(x), isoscore_star(x, torch.diag(torch.tensor([0.0, 8.0])), reference_weight=0.5)
     (tensor(0.), tensor(1.))
     """
-    x = floating(x)
-    centred = x - x.mean(0)
-    with precise(x):
-        covariance = centred.mT @ centred / (len(x) - 1)
-    if reference is not None:
-        covariance = (1 - reference_weight) * covariance + reference_weight * reference.to(covariance)
-    ratio = covariance.trace().square() / covariance.square().sum()
-    return (ratio - 1) / (x.shape[-1] - 1)
+    _, _, covariance = mean_and_covariance([x])
+    return evenness(shrink(covariance, reference, reference_weight))
 
 
 class Isoscore(Spectral):

@@ -7,13 +7,14 @@ bidirectional + mlm the encoder, causal + mlm tells the effect of the mask from 
 import math
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dynamics.data.windows import Batch, CharData
 from dynamics.errors import Refusal
+from dynamics.models.regularizers import Regularizer
+from dynamics.models.shaped import ShapedModule
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 OBJECTIVES = ("clm", "mlm")
@@ -50,7 +51,7 @@ def corrupt(
     return corrupted, positions
 
 
-class LanguageModel(L.LightningModule):
+class LanguageModel(ShapedModule):
     """Trains one `CharTransformer`.
 
     Args:
@@ -70,6 +71,7 @@ class LanguageModel(L.LightningModule):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         compile: whether training runs through torch.compile (measuring never does).
+        regularizers: terms of the loss that shape the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
 
     Raises:
@@ -94,9 +96,10 @@ class LanguageModel(L.LightningModule):
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
         compile: bool = False,
+        regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(regularizers)
         if objective not in OBJECTIVES:
             raise Refusal(f"model.objective must be clm or mlm (got {objective}).")
         if objective == "clm" and not is_causal:
@@ -104,7 +107,7 @@ class LanguageModel(L.LightningModule):
                 "a bidirectional model with objective clm sees the character that it must predict: "
                 "set model.objective mlm or model.is_causal true."
             )
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["regularizers"])
         self.network: CharTransformerLM | None = None
 
     # -- building -------------------------------------------------------------------------------------------
@@ -118,6 +121,7 @@ class LanguageModel(L.LightningModule):
         """Build the network for the data module's vocabulary and context, from `seed` alone."""
         vocabulary = data.text.vocabulary
         hparams = self.hparams
+        self.refuse_layers(hparams.depth)
         self._build(
             CharTransformerConfig(
                 vocab_size=1 + max(vocabulary.mask_id, vocabulary.pad_id),
@@ -158,11 +162,13 @@ class LanguageModel(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens}
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network if need be, and put the RNG back."""
+        super().on_load_checkpoint(checkpoint)
         if self.network is None:
             config = {k: v for k, v in checkpoint["network"]["config"].items() if k != "model_type"}
             self._build(CharTransformerConfig(**config), checkpoint["network"]["tokens"])
@@ -223,7 +229,11 @@ class LanguageModel(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one share of the step's windows, in nats a character."""
-        return self._loss(batch, MASK_STREAM, self._trunk)
+        return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._trunk), self.network, None)
+
+    def train_values(self, values: dict[str, float]) -> dict[str, float]:
+        """Bits per character beside the nats: the task's, whatever a regulariser adds."""
+        return {**values, "bits_per_character": values.get("task_loss", values["loss"]) / math.log(2)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and bits per character over fixed windows (and fixed masks)."""

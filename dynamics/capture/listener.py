@@ -1,0 +1,67 @@
+"""Hears the residual stream of a model while it trains: with gradients, compiled or not, in whatever mode it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynamics.capture.state import held_still
+from dynamics.capture.tap import hidden_states, is_time_first, layout_of
+from dynamics.errors import Refusal
+
+
+class Listener:
+    """Residual states of layers 1..L as they pass, for use in a loss.
+
+    The layers are those that the metrics see (`capture`), found by the same search; `forward` is run once, in
+    eval mode and without a trace, unless the model was captured before.
+
+    >>> import torch
+    >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    >>> model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    >>> x = torch.randn(1, 5, 8)
+    >>> listener = Listener(model, lambda: model(x))
+    >>> with listener.open() as heard:
+    ...     _ = model(x)
+    >>> states = heard()
+    >>> len(states), states[-1].shape, states[-1].requires_grad
+    (2, torch.Size([1, 5, 8]), True)
+    """
+
+    def __init__(self, model: nn.Module, forward: Callable[[], Any]) -> None:
+        model = getattr(model, "_orig_mod", model)
+        self._name = type(model).__name__
+        with held_still(model):
+            layout = layout_of(model, forward)
+        modules = dict(model.named_modules())
+        self._blocks = [modules[name] for name in layout.blocks]
+        self._time_first = is_time_first(modules[name] for name in layout.attentions)
+        self._outputs: list[Any] = []
+        self._hook = self._leave
+        self.layers = layout.layers
+        """The number of layers L."""
+
+    def _leave(self, block: nn.Module, args: tuple, output: Any) -> None:
+        self._outputs.append(output)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[], list[Tensor]]]:
+        """Run the model once inside this block; the function that it gives then hands over what was heard.
+
+        That is the states (B, T, D) of layers 1..L, once.
+        """
+        self._outputs.clear()
+        handles = [block.register_forward_hook(self._hook) for block in self._blocks]
+        try:
+            yield self._take
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _take(self) -> list[Tensor]:
+        states = [hidden_states(output, self._name, self._time_first) for output in self._outputs]
+        self._outputs.clear()
+        if len(states) != self.layers:
+            raise Refusal(f"{len(states)} layers of {self._name} ran where {self.layers} were expected.")
+        return states

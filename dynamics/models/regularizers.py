@@ -1,0 +1,233 @@
+"""Terms of the loss that shape the geometry of the residual stream: I-STAR and the cosine regulariser."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dynamics.errors import Refusal
+from dynamics.metrics.arithmetic import floating, precise
+from dynamics.metrics.covariance import evenness, mean_and_covariance, shrink
+
+
+class Regularizer(ABC):
+    """A quantity of the token states and the term that it adds to the loss.
+
+    Every rank and every accumulated share of a batch scores the states that it has itself.
+
+    Args:
+        weight: factor of the penalty; 0 watches the quantity and changes nothing.
+        layers: layers 1..L to take states from; what None means is the subclass's to say.
+    """
+
+    quantity: str
+    """What is measured, as the curves call it."""
+    _STATE: tuple[str, ...] = ()
+
+    def __init__(self, weight: float, layers: list[int] | None = None) -> None:
+        self.kind = type(self).__name__
+        if not math.isfinite(weight):
+            raise Refusal(f"{self.kind}.weight must be a finite number (got {weight}).")
+        if layers is not None and not layers:
+            raise Refusal(f"{self.kind}.layers names no layer: leave it out for the default.")
+        self.weight, self.layers = weight, layers
+
+    def wanted(self, depth: int) -> list[int]:
+        """The layers that it takes in a network of `depth` layers.
+
+        Raises:
+            Refusal: there is no such layer.
+        """
+        layers = self.default_layers(depth) if self.layers is None else self.layers
+        missing = [layer for layer in layers if not 1 <= layer <= depth]
+        if missing:
+            raise Refusal(
+                f"{self.kind}.layers names layer {missing[0]}, but the network has layers 1 to {depth} "
+                "(0 would be the embeddings, which are left out)."
+            )
+        return sorted(set(layers))
+
+    @abstractmethod
+    def default_layers(self, depth: int) -> list[int]:
+        """The layers that are taken when none are named."""
+
+    @abstractmethod
+    def measure(self, states: Sequence[Tensor]) -> Tensor:
+        """The quantity, 0-d, of states (n, d) of each wanted layer, padding left out; gradients flow."""
+
+    @abstractmethod
+    def penalty(self, value: Tensor) -> Tensor:
+        """What the weight multiplies."""
+
+    def on_epoch(self) -> None:  # noqa: B027
+        """An epoch of training begins."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {name: getattr(self, f"_{name}") for name in self._STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        for name in self._STATE:
+            setattr(self, f"_{name}", state[name])
+
+
+class IStar(Regularizer):
+    """weight (1 - IsoScore*) over the union of all token states of layers 1..L (arXiv 2305.19358, equation 5).
+
+    A negative weight lowers isotropy, a positive one raises it. The covariance of the batch is shrunk,
+    S = (1 - reference_weight) batch + reference_weight reference, towards the covariance of more states than a
+    batch has; see `isoscore_star`. That reference is gathered from the training batches themselves, in float64
+    and over all ranks: the sums are by-products of the loss. Until it is complete for the first time, what has
+    been gathered so far stands in for it. It is part of the checkpoint.
+
+    Args:
+        weight: lambda of the source.
+        reference_weight: share of the reference, 0 to 1; zeta of the released code, 1 - zeta of the text.
+        layers: layers 1..L whose states are united; all of them when None.
+        reference_states: states that complete a reference.
+        renew: when the next reference begins to be gathered: `full`, as soon as the one before is complete;
+            `epoch`, with every epoch, as published; or a number of training batches (shares, where batches are
+            accumulated). A gathering that is cut short by the next one counts as complete.
+        max_states: an evenly spaced sample of at most about so many states of a batch is scored; all when None.
+
+    Raises:
+        Refusal: `weight` is not finite, `reference_weight` outside [0, 1], `layers` that do not exist, or
+            counts too small.
+    """
+
+    quantity = "isoscore_star"
+    _STATE = ("reference", "moments", "count", "batches", "gathering")
+
+    def __init__(
+        self,
+        weight: float,
+        reference_weight: float = 0.2,
+        layers: list[int] | None = None,
+        reference_states: int = 250_000,
+        renew: Literal["full", "epoch"] | int = "full",
+        max_states: int | None = None,
+    ) -> None:
+        super().__init__(weight, layers)
+        if not 0 <= reference_weight <= 1:
+            raise Refusal(f"IStar.reference_weight must lie between 0 and 1 (got {reference_weight}).")
+        for name, value in (("reference_states", reference_states), ("max_states", max_states)):
+            if value is not None and value < 2:
+                raise Refusal(f"IStar.{name} must be at least 2 states (got {value}).")
+        if renew not in ("full", "epoch") and not (isinstance(renew, int) and renew >= 1):
+            raise Refusal(f"IStar.renew must be full, epoch or a number of batches (got {renew}).")
+        self.reference_weight, self.reference_states = reference_weight, reference_states
+        self.renew, self.max_states = renew, max_states
+        self._reference: Tensor | None = None
+        self._moments: Tensor | None = None
+        self._count, self._batches, self._gathering = 0, 0, True
+
+    def default_layers(self, depth: int) -> list[int]:
+        """All."""
+        return list(range(1, depth + 1))
+
+    def measure(self, states: Sequence[Tensor]) -> Tensor:
+        """IsoScore* of the union."""
+        if isinstance(self.renew, int) and self._batches >= self.renew:
+            self._begin()
+        n, mean, covariance = mean_and_covariance(self._sample(states))
+        self._batches += 1
+        if self.reference_weight == 0:
+            return evenness(covariance)
+        if self._gathering:
+            self._gather(n, mean, covariance.detach())
+        reference = _covariance(self._moments) if self._reference is None else self._reference
+        return evenness(shrink(covariance, reference, self.reference_weight))
+
+    def penalty(self, value: Tensor) -> Tensor:
+        """1 - IsoScore*."""
+        return 1 - value
+
+    def on_epoch(self) -> None:
+        """Begin the next reference, if epochs renew it."""
+        if self.renew == "epoch":
+            self._begin()
+
+    def _sample(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self.max_states is None:
+            return states
+        stride = -(-sum(len(x) for x in states) // self.max_states)
+        # The start moves on with every batch, so that no position is left out.
+        return [x[self._batches % stride :: stride] for x in states]
+
+    def _gather(self, n: int, mean: Tensor, covariance: Tensor) -> None:
+        """Add a batch to the next reference."""
+        mean = mean.double()
+        moments = torch.empty(len(mean) + 1, len(mean) + 1, dtype=mean.dtype, device=mean.device)
+        moments[:-1, :-1] = (n - 1) * covariance.double() + n * mean.outer(mean)
+        moments[-1, :-1] = moments[:-1, -1] = n * mean
+        moments[-1, -1] = n
+        if dist.is_initialized():
+            dist.all_reduce(moments)
+            n = int(moments[-1, -1])
+        self._moments = moments if self._moments is None else self._moments.to(moments) + moments
+        self._count += n
+        if self._count >= self.reference_states:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._reference, self._moments, self._count = _covariance(self._moments), None, 0
+        self._gathering = self.renew == "full"
+
+    def _begin(self) -> None:
+        if self._moments is not None:
+            self._complete()
+        self._gathering, self._batches = True, 0
+
+
+def _covariance(moments: Tensor) -> Tensor:
+    """The covariance (d, d) of second moments (d + 1, d + 1) of states with a 1 behind each."""
+    n, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
+    return (moments[:-1, :-1] - n * mean.outer(mean)) / (n - 1)
+
+
+class CosReg(Regularizer):
+    """weight (sum of the cosine matrix of all token states - n) / n^2 (Gao et al. 2019, arXiv 1907.12009).
+
+    Computed as (|sum of unit vectors|^2 - n) / n^2, without the matrix. A positive weight spreads directions, a
+    negative one draws them together. A state that is 0 has no direction: it counts as one, with the cosine 0.
+
+    Args:
+        weight: lambda.
+        layers: layers 1..L, of which the mean is taken; the last one when None.
+
+    Raises:
+        Refusal: `weight` is not finite, or `layers` that do not exist.
+    """
+
+    quantity = "cosine"
+
+    def __init__(self, weight: float, layers: list[int] | None = None) -> None:
+        super().__init__(weight, layers)
+
+    def default_layers(self, depth: int) -> list[int]:
+        """The last."""
+        return [depth]
+
+    def measure(self, states: Sequence[Tensor]) -> Tensor:
+        """The cosine of two states, averaged over all n^2 pairs, those of a state with itself counting 0."""
+        return torch.stack([_cosine(x) for x in states]).mean()
+
+    def penalty(self, value: Tensor) -> Tensor:
+        """The same."""
+        return value
+
+
+def _cosine(x: Tensor) -> Tensor:
+    """Of states (n, d)."""
+    if len(x) < 2:
+        raise Refusal(f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences.")
+    with precise(x):
+        x = floating(x)
+        power = x.square().sum(1, keepdim=True)
+        units = x * power.where(power != 0, 1).rsqrt()
+        return (units.sum(0).square().sum() - (power != 0).sum()) / len(x) ** 2
