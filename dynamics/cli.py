@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from dynamics.errors import Refusal
+from dynamics.errors import Failure, Refusal
 
 VERBS = {
     "fit": "train a model and measure it while it learns",
@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Refusal as refusal:
         print(f"dynamics: {refusal}", file=sys.stderr)
         sys.exit(2)
+    except Failure as failure:
+        print(f"dynamics: {failure}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("dynamics: interrupted.", file=sys.stderr)
         sys.exit(1)

@@ -1,6 +1,5 @@
 """The learning curves and the cost of a run, written to the record and handed to the loggers."""
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ class Curves(L.Callback):
     """Training loss at every step, validation loss at every pass, and what a step costs.
 
     The row at step s (after s updates) is the loss that produced update s, averaged over ranks and accumulated
-    shares.
+    shares. Where regularisers add to it, so are `task_loss`, each term, and what it measures (`isoscore_star`).
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class Curves(L.Callback):
         self._run = folder.name
         self._record = Record(folder)
         self._step = trainer.global_step
-        self._losses: list[tuple[int, Tensor]] = []
+        self._values: list[tuple[int, Tensor]] = []
         self._shares: list[Tensor] = []
         self._seconds, self._flushed = 0.0, time.monotonic()
 
@@ -50,12 +49,15 @@ class Curves(L.Callback):
     ) -> None:
         """Keep the loss on its device; fetch a chunk of them at a time."""
         self._seconds += time.monotonic() - self._started
-        self._shares.append(outputs["loss"].detach())
+        # Lightning has divided each share of the loss by their number already, but not its terms.
+        shares, terms = trainer.accumulate_grad_batches, getattr(pl_module, "terms", {})
+        values = [outputs["loss"].detach(), *(value / shares for value in terms.values())]
+        self._names = ["loss", *terms]
+        self._shares.append(torch.stack([value.float() for value in values]))
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        # Lightning has divided each share by their number already.
-        self._losses.append((self._step, torch.stack(self._shares).sum()))
+        self._values.append((self._step, torch.stack(self._shares).sum(0)))
         self._shares.clear()
         if self._step % CHUNK == 0 or self._step == trainer.max_steps:
             self._collect(trainer)
@@ -79,23 +81,26 @@ class Curves(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write what is known before the run ends early."""
+        if getattr(self, "_values", None) and trainer.world_size == 1:
+            self._collect(trainer)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
             self._record.flush()
 
     def _collect(self, trainer: L.Trainer) -> None:
-        if not self._losses:
+        if not self._values:
             return
         started = time.monotonic()
-        steps = [step for step, _ in self._losses]
-        losses = trainer.strategy.reduce(torch.stack([loss for _, loss in self._losses])).tolist()
-        self._losses.clear()
+        steps = [step for step, _ in self._values]
+        rows = trainer.strategy.reduce(torch.stack([values for _, values in self._values])).tolist()
+        self._values.clear()
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
         # A device works behind the host's back: what it still owes is waited for in the fetch above.
         seconds, self._seconds = (self._seconds + now - started) / len(steps), 0.0
-        for step, loss in zip(steps, losses, strict=True):
-            self._add(trainer, step, "train", {"loss": loss, "bits_per_character": loss / math.log(2)})
+        describe = getattr(trainer.lightning_module, "train_values", dict)
+        for step, values in zip(steps, rows, strict=True):
+            self._add(trainer, step, "train", describe(dict(zip(self._names, values, strict=True))))
         self._add(trainer, steps[-1], "cost", {"step_seconds": seconds})
         if now - self._flushed > FLUSH_SECONDS:
             self._record.flush()

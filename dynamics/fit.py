@@ -14,10 +14,10 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dynamics.checkpoint import Checkpoints, resolve_resume
+from dynamics.checkpoint import Checkpoints, resolve_resume, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
-from dynamics.errors import Refusal
+from dynamics.errors import Failure, Refusal
 from dynamics.monitor import Monitor
 from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
@@ -205,10 +205,13 @@ def fit(options: Options) -> None:
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     except BaseException as error:
-        if isinstance(error, Refusal) and not existed:
+        if isinstance(error, Refusal) and not existed and cli.trainer.global_step == 0:
             shutil.rmtree(folder)
-        else:
-            _finish(folder, described, "failed")
+            raise
+        _finish(folder, described, "failed")
+        if isinstance(error, Failure):
+            good = next(iter(states(folder)), "none was saved yet")
+            raise Failure(f"{error} The run's newest good state: {good}.") from error
         raise
     _finish(folder, described, "interrupted" if cli.trainer.interrupted else "done")
     print(f"run {folder.name} is in {folder}/; draw it with: dynamics report {folder.name}")
