@@ -14,6 +14,7 @@ VERBS = {
     "test": "loss of a run on the whole test split",
     "data": "show what a corpus holds after cleaning",
     "scan": "measure any model: pretrained, intermediate, untrained, or a run's weights",
+    "cone": "sentence vectors: how narrow their cone is, what its axis means, what centring buys",
     "probe": "feed untrained blocks inputs that share a bias",
     "report": "draw one page that compares runs",
 }

@@ -62,11 +62,52 @@ def scan(argv: Sequence[str]) -> None:
     add("--seed", type=int, default=0, help="of random weights, noise and shuffling")
     add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
     add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
-    plain = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
-    args = parser.parse_args(plain)
+    args = parser.parse_args(_plain(argv))
     from dynamics.experiments import scan as experiment
 
     folder = experiment.scan(experiment.Options(**vars(args)))
+    from dynamics.report import page
+
+    print(f"report: {page.write([folder], folder / 'report.html')}")
+
+
+def _plain(argv: Sequence[str]) -> list[str]:
+    """Options with underscores, whichever way they were written."""
+    return [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
+
+
+def cone(argv: Sequence[str]) -> None:
+    """`dynamics cone MODEL [MODEL ...] --sentences FILE`."""
+    parser = Parser(
+        prog="dynamics cone",
+        description="Sentence vectors: how narrow their cone is, what its axis means, what centring buys.",
+    )
+    add = parser.add_argument
+    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
+    add("--sentences", help="text file, a sentence a line")
+    add("--corpus", action="append", default=[], help="NAME=FILE: other sentences; may be said several times")
+    add("--pairs", help="pairs of sentences with scores, tab-separated: STS-B, or score and two sentences")
+    add("--run", help="name of the run under checkpoints/ (made up when missing)")
+    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
+    add("--compare", default="axes", help="axes (models of one width), or cka (models of any width)")
+    add("--pooling", help="mean, cls, last or max, instead of the model's own")
+    add("--prompt", help="name of one of the model's prompts, or a text, before every sentence")
+    add("--normalize", type=bool | None, help="true or false, instead of what the model does")
+    add("--components", type=int | None, help="that all-but-the-top removes (a hundredth of the width)")
+    add("--inputs", type=int | None, help="sentences of each file at most")
+    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
+    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
+    add("--batch_size", type=int, default=32, help="sentences in a batch")
+    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
+    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    add("--seed", type=int, default=0, help="of random weights and of resampling")
+    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
+    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
+    args = parser.parse_args(_plain(argv))
+    from dynamics.experiments import cone as experiment
+
+    folder = experiment.cone(experiment.Options(**vars(args)))
     from dynamics.report import page
 
     print(f"report: {page.write([folder], folder / 'report.html')}")

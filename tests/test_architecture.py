@@ -33,8 +33,8 @@ BELOW = {
     },
     "progress": {"curves", "monitor"},
     "experiments": {
-        *("errors", "record", "schedule", "config", "provenance", "metrics", "capture", "suite", "measure"),
-        *("data", "models"),
+        *("errors", "record", "schedule", "config", "provenance", "metrics", "capture", "suite", "meter"),
+        *("measure", "data", "models"),
     },
     "fit": {
         *("errors", "record", "config", "provenance", "checkpoint", "curves", "monitor", "progress"),

@@ -1,4 +1,4 @@
-"""The progress bar of a scan, on a terminal only."""
+"""The progress bar over models, on a terminal only."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(subjects: int) -> Iterator[Callable[[str, float], None]]:
+def progress(subjects: int, title: str = "scan") -> Iterator[Callable[[str, float], None]]:
     """A bar on the terminal: the subjects done, and the share of the one at work."""
     if not sys.stderr.isatty():
         yield lambda name, share: None
@@ -16,7 +16,7 @@ def progress(subjects: int) -> Iterator[Callable[[str, float], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scan", total=subjects)
+        task = bar.add_task(title, total=subjects)
         seen: list[str] = []
 
         def advance(name: str, share: float) -> None:

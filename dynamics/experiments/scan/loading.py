@@ -102,6 +102,14 @@ def modality(subject: Subject, options: Options) -> str:
     return _modality(subject, kind.main_input_name)
 
 
+def width(subject: Subject, options: Options) -> int | None:
+    """Width of the states of a subject, told without its weights; None where only it can tell."""
+    if subject.kind == "module":
+        return None
+    found = getattr(_config(subject, options), "hidden_size", None)
+    return found if isinstance(found, int) else None
+
+
 def _modality(subject: Subject, main_input: str) -> str:
     if main_input not in MODALITIES:
         raise Refusal(f"{subject.model} takes {main_input}: only text, images and audio can be scanned.")

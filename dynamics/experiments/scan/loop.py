@@ -1,21 +1,18 @@
 """The scan itself: one subject after the other, each measured, written down and let go."""
 
 import gc
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from dynamics.errors import Refusal
+from dynamics.experiments.guards import out_of_memory, quiet
 from dynamics.experiments.scan import media, protocols, text
 from dynamics.experiments.scan.bar import progress
 from dynamics.experiments.scan.describe import describe
@@ -38,9 +35,7 @@ def scan(options: Options) -> Path:
     Raises:
         Refusal: bad input of any kind; what was measured before it stays in the record.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    quiet()
     _refuse_options(options)
     subjects = expand(options)
     suite = _suite(options, subjects)
@@ -181,7 +176,7 @@ def _one(
     if isinstance(batches, Batches):
         batches.tick = lambda: advance(subject.name, batches.share)
     started = datetime.now(UTC)
-    with _memory(subject, options):
+    with out_of_memory(subject.name, options.batch_size):
         facts = describe(loaded, batches)
         if options.protocol == protocols.SHAPE:
             code = text.encoder(loaded, options.tokenizer)
@@ -262,19 +257,3 @@ def _costs(key: Facts, result: Measurement, seconds: float) -> Iterator[Row]:
     costs |= {f"measure_seconds/{name}": spent for name, spent in result.seconds.items()}
     for name, value in costs.items():
         yield Row(**key, site="cost", layer=-1, head=-1, metric=name, value=value)
-
-
-@contextmanager
-def _memory(subject: Subject, options: Options) -> Iterator[None]:
-    """Running out of memory, told in a sentence."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        message = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in message:
-            raise
-        half = options.batch_size // 2
-        hint = f"try --batch_size {half}" if half else "try a shorter --context or --dtype bf16"
-        raise Refusal(
-            f"{subject.name}: out of memory with --batch_size {options.batch_size}: {hint}."
-        ) from error

@@ -31,7 +31,8 @@ HUB = "hub:"
 class Encoder:
     """Text to ids: `ids` without special tokens, and what a window begins and ends with.
 
-    `limit` is the longest window in tokens that the model takes; 0 for no limit.
+    `limit` is the longest window in tokens that the model takes; 0 for no limit. `token` gives the text of an id;
+    `pads` tells whether the tokenizer knows a padding token.
     """
 
     ids: Callable[[str], list[int]]
@@ -40,6 +41,8 @@ class Encoder:
     pad: int
     limit: int
     name: str
+    token: Callable[[int], str] = str
+    pads: bool = True
 
     def window(self, ids: list[int]) -> list[int]:
         """Ids with the special tokens around them."""
@@ -62,7 +65,7 @@ def encoder(loaded: Loaded, named: str | None) -> Encoder:
     size = getattr(loaded.config, "vocab_size", None) or 259
     if kind == "canine":
         return Encoder(
-            lambda text: [ord(letter) for letter in text], (0xE000,), (0xE001,), 0, reach, "code points"
+            lambda text: [ord(letter) for letter in text], (0xE000,), (0xE001,), 0, reach, "code points", chr
         )
     span = min(256, max(size - 3, 1))
     name = "UTF-8 bytes + 3" if span == 256 else f"UTF-8 bytes + 3, folded into {span} ids"
@@ -97,7 +100,11 @@ def _wrap(tokenizer: Any, reach: int) -> Encoder:
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    return Encoder(ids, tuple(prefix), tuple(suffix), pad, limit, type(tokenizer).__name__)
+    def token(number: int) -> str:
+        return str(tokenizer.convert_ids_to_tokens(number))
+
+    name, pads = type(tokenizer).__name__, tokenizer.pad_token_id is not None
+    return Encoder(ids, tuple(prefix), tuple(suffix), pad, limit, name, token, pads)
 
 
 def _reach(model: nn.Module) -> int:

@@ -1,0 +1,99 @@
+"""The axis of a cone: the direction along which sentence vectors vary most, and where it points.
+
+n sentences, d width, R resamples. An axis has no sign of its own: here it points where the mean does, and cosines
+between axes are absolute.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 200
+"""Resamples of an axis: each is a decomposition."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Directions of unit length, (d,).
+
+    Args:
+        direction: first principal component of the centred vectors.
+        mean: direction of their mean.
+        uncentered: first right singular vector of the vectors as they are.
+        share: of the variance, that lies along `direction`.
+    """
+
+    direction: np.ndarray
+    mean: np.ndarray
+    uncentered: np.ndarray
+    share: float
+
+
+def axis(vectors: np.ndarray) -> Axis:
+    """The axis of vectors (n, d); NaN where all are equal.
+
+    >>> found = axis(np.array([[3.0, 1.0], [5.0, 1.0], [4.0, 1.1]]))
+    >>> found.direction.round(3), round(found.share, 3)
+    (array([1., 0.]), 0.997)
+    """
+    x = np.asarray(vectors, dtype=float)
+    middle = x.mean(0)
+    direction, share = _leading(x - middle)
+    uncentered, _ = _leading(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = middle / np.linalg.norm(middle)
+    return Axis(direction * _sign(direction @ middle), mean, uncentered * _sign(uncentered @ middle), share)
+
+
+def _sign(product: float) -> float:
+    return -1.0 if product < 0 else 1.0
+
+
+def _leading(x: np.ndarray) -> tuple[np.ndarray, float]:
+    """First right singular vector of x (n, d) and its share of the squares, by the smaller of both Gram matrices."""
+    from scipy.linalg import eigh
+
+    n, d = x.shape
+    gram = x @ x.T if n < d else x.T @ x
+    total, size = float(np.trace(gram)), len(gram)
+    scale = np.abs(x).max(initial=0.0)
+    if not np.isfinite(total) or total <= (1e-7 * scale) ** 2 * x.size or scale == 0:
+        return np.full(d, np.nan), np.nan
+    values, found = eigh(gram, subset_by_index=[size - 1, size - 1])
+    vector = x.T @ found[:, 0] if n < d else found[:, 0]
+    return vector / np.linalg.norm(vector), float(values[0] / total)
+
+
+def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The axis in each resample: vectors (n, d), weights (R, n) -> (R, d), signs arbitrary."""
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    x = np.asarray(vectors, dtype=float)
+    x = x - x.mean(0)
+    _, _, basis = np.linalg.svd(x, full_matrices=False)
+    inside = x @ basis.T  # (n, r): at most n directions matter
+    start = np.eye(len(basis))[0]
+    made = np.empty((len(weights), x.shape[1]))
+    for i, weight in enumerate(weights):
+        share = weight / weight.sum()
+        centred = (inside - share @ inside) * np.sqrt(share)[:, None]
+        covariance = centred.T @ centred
+        size = len(covariance)
+        try:
+            vector = eigsh(covariance, k=1, v0=start, tol=1e-8)[1][:, 0] if size > 8 else None
+        except ArpackNoConvergence:
+            vector = None
+        if vector is None:
+            vector = eigh(covariance, subset_by_index=[size - 1, size - 1])[1][:, 0]
+        made[i] = vector @ basis
+    return made
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Absolute cosine along the last axis of directions of unit length.
+
+    >>> float(cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])))
+    1.0
+    """
+    return np.abs((a * b).sum(-1))

@@ -1,0 +1,260 @@
+"""The experiment: every model reads every corpus once; then models are set against one another."""
+
+import gc
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import Refusal
+from dynamics.experiments.cone import across, analysis, sentences
+from dynamics.experiments.cone.analysis import Measured
+from dynamics.experiments.cone.collect import Collected, batches, collect
+from dynamics.experiments.cone.options import Options
+from dynamics.experiments.cone.pooling import Setup, setup
+from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
+from dynamics.experiments.cone.similarity import Scored
+from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.scan import text
+from dynamics.experiments.scan.bar import progress
+from dynamics.experiments.scan.describe import describe
+from dynamics.experiments.scan.inputs import digest
+from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality, width
+from dynamics.experiments.scan.subjects import Subject, expand
+from dynamics.provenance import provenance
+from dynamics.record import CHECKPOINTS, Record, Row, write_run
+from dynamics.suite import Suite
+
+METRICS = (
+    *("mean_cosine", "anisotropy", "anisotropy_uncentered", "norm_of_mean", "mean_norm", "isoscore"),
+    "effective_rank",
+)
+"""What is measured of vectors and of tokens where --metrics does not say."""
+COMPARE = ("axes", "cka")
+Facts = dict[str, Any]
+
+
+def cone(options: Options) -> Path:
+    """Run the four experiments; gives the run's folder.
+
+    Raises:
+        Refusal: bad input of any kind. Then nothing of the run is left.
+    """
+    quiet()
+    _refuse_options(options)
+    subjects = expand(options.loading)
+    suite = _suite(options)
+    corpora = {MAIN: sentences.read(str(options.sentences), "--sentences", options.inputs)}
+    corpora |= sentences.corpora(options.corpus, options.inputs)
+    pairs = sentences.pairs(options.pairs) if options.pairs else None
+    if pairs is not None:
+        corpora[PAIRS] = pairs.sentences
+    setups = {subject: _setup(subject, options) for subject in subjects}
+    _refuse_subjects(subjects, options)
+    folder = CHECKPOINTS / (options.run or f"cone-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists() and any(folder.iterdir()):
+        raise Refusal(f"a run named {folder.name} exists: choose another --run.")
+    told = _begin(folder, options, suite, corpora, pairs)
+    try:
+        _run(folder, options, suite, corpora, pairs, setups, told)
+    except Refusal:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if told["subjects"]:
+            write_run(folder, told | {"status": status})
+        raise
+    write_run(folder, told | {"status": "done", "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    return folder
+
+
+def _run(
+    folder: Path,
+    options: Options,
+    suite: Suite,
+    corpora: Mapping[str, list[str]],
+    pairs: Pairs | None,
+    setups: Mapping[Subject, Setup],
+    told: Facts,
+) -> None:
+    record, scored = Record(folder), Scored(pairs.scores, options.seed) if pairs else None
+    found: list[Measured] = []
+    with progress(len(setups), "cone") as advance:
+        for subject, how in setups.items():
+            gc.collect()  # the model before this one
+            started, key = datetime.now(UTC), (folder.name, subject.name, subject.step)
+            with out_of_memory(subject.name, options.batch_size):
+                facts, collected, model = _one(subject, how, suite, corpora, options, key, advance)
+            _refuse_width(found, model, options)
+            found.append(model)
+            rows = [row for mine in collected.values() for row in mine.rows]
+            rows += analysis.gaps(model, collected, options.seed)
+            rows += analysis.axis_rows(model)
+            rows += analysis.similarities(model, collected, pairs, scored, options.seed)
+            seconds = (datetime.now(UTC) - started).total_seconds()
+            rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
+            kept = [array for mine in collected.values() for array in mine.arrays]
+            record.write(subject.step, rows, [*kept, *analysis.arrays(model)], subject.name)
+            told["subjects"][subject.name] = facts
+            write_run(folder, told)
+            print(f"{subject.name}: {facts['layers']} layers, {_summary(rows, model)}, {seconds:.0f} s")
+    together = [*across.agreement(found), *across.turning(found)]
+    for model in found:
+        others = across.donors(found, model)
+        rows = list(analysis.transformed(model, others, pairs, scored, options.components, options.seed))
+        rows += [row for row in together if row.subject == model.subject.name]
+        record.write(model.subject.step, rows, part=f"{model.subject.name}|across")
+
+
+def _one(
+    subject: Subject,
+    how: Setup,
+    suite: Suite,
+    corpora: Mapping[str, list[str]],
+    options: Options,
+    key: tuple[str, str, int],
+    advance: Callable[[str, float], None],
+) -> tuple[Facts, dict[str, Collected], Measured]:
+    """What a model is, what it makes of every corpus, and what is kept of it."""
+    loaded = load(subject, options.loading)
+    code = None if loaded.encode else text.encoder(loaded, options.tokenizer)
+    facts, collected = _read(subject, loaded, code, how, suite, corpora, options, key, advance)
+    model = analysis.measured(subject, key, collected, how.normalize, options.seed)
+    cards = analysis.cards(model, corpora, loaded, code)
+    return {**facts, "setup": asdict(how), "cards": cards}, collected, model
+
+
+def _read(
+    subject: Subject,
+    loaded: Loaded,
+    code: text.Encoder | None,
+    how: Setup,
+    suite: Suite,
+    corpora: Mapping[str, list[str]],
+    options: Options,
+    key: tuple[str, str, int],
+    advance: Callable[[str, float], None],
+) -> tuple[Facts, dict[str, Collected]]:
+    """What a model is and what it makes of every corpus."""
+    total, done = sum(map(len, corpora.values())), 0
+    collected: dict[str, Collected] = {}
+    counts: Facts = {}
+    facts: Facts = {}
+    for name, lines in corpora.items():
+        parts, truncated = batches(lines, loaded, code, how, options.batch_size)
+        start, size = done, len(lines)
+        facts = facts or describe(loaded, [parts[0].inputs])
+        collected[name] = collect(
+            loaded,
+            parts,
+            how,
+            None if name == PAIRS else suite,
+            key,
+            "" if name == MAIN else name,
+            lambda share, start=start, size=size: advance(subject.name, (start + share * size) / total),
+        )
+        done += size
+        counts[name] = {"sentences": size, "truncated": truncated}
+        if name != PAIRS:
+            counts[name]["tokens"] = int(collected[name].token_counts.sum())
+    known = {
+        "model": subject.model,
+        "revision": subject.revision,
+        "step": subject.step,
+        "series": subject.series,
+        "kind": subject.kind,
+        "tokenizer": code.name if code else "the module's own",
+        "dtype": options.dtype,
+    }
+    return {**known, **loaded.facts, **facts, "final": collected[MAIN].final, "input": counts}, collected
+
+
+def _summary(rows: list[Row], model: Measured) -> str:
+    told = {
+        row.site: row.value
+        for row in rows
+        if row.metric == "mean_cosine"
+        and (row.layer, row.condition) == (model.final.layer, model.final.where())
+    }
+    return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(told.items()))
+
+
+def _suite(options: Options) -> Suite:
+    suite = Suite.parse(options.metrics if options.metrics is not None else METRICS)
+    sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
+    if not sites:
+        raise Refusal(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
+    return Suite(sites)
+
+
+def _setup(subject: Subject, options: Options) -> Setup:
+    pretrained = subject.kind in ("hub", "folder")
+    revision = subject.revision if subject.kind == "hub" and subject.source == subject.model else "main"
+    where = subject.source if pretrained else ""
+    return setup(where, revision, options.pooling, options.prompt, options.normalize)
+
+
+def _refuse_options(options: Options) -> None:
+    if options.sentences is None:
+        raise Refusal("--sentences FILE is missing: a text file with one sentence a line.")
+    for name in ("inputs", "batch_size", "components"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Refusal(f"--{name} must be at least 1 (got {value}).")
+    if options.dtype not in DTYPES:
+        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
+    if options.compare not in COMPARE:
+        raise Refusal(f"there is no --compare {options.compare}: choose {' or '.join(COMPARE)}.")
+
+
+def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
+    """What can be told without weights: models that take no text, and widths that differ."""
+    widths: dict[int, Subject] = {}
+    for subject in subjects:
+        kind = modality(subject, options.loading)
+        if kind not in ("text", ""):
+            raise Refusal(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
+        if (wide := width(subject, options.loading)) is not None:
+            widths.setdefault(wide, subject)
+    if len(widths) > 1 and options.compare == "axes":
+        (one, first), (other, second) = list(widths.items())[:2]
+        raise _widths(first, one, second, other)
+
+
+def _refuse_width(found: list[Measured], model: Measured, options: Options) -> None:
+    other = next((other for other in found if other.width != model.width), None)
+    if other is not None and options.compare == "axes":
+        raise _widths(other.subject, other.width, model.subject, model.width)
+
+
+def _widths(first: Subject, one: int, second: Subject, other: int) -> Refusal:
+    return Refusal(
+        f"{first.model} is {one} wide and {second.model} {other}: axes of different width have no cosine; say "
+        "--compare cka to compare the models by linear CKA, or leave one out."
+    )
+
+
+def _begin(
+    folder: Path, options: Options, suite: Suite, corpora: Mapping[str, list[str]], pairs: Pairs | None
+) -> Facts:
+    """`run.json` of a new run."""
+    files = {MAIN: str(options.sentences)} | dict(one.split("=", 1) for one in options.corpus)
+    files |= {PAIRS: str(options.pairs)} if pairs else {}
+    fields = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
+    return {
+        "run": folder.name,
+        "kind": "cone",
+        "status": "running",
+        **provenance(),
+        "settings": {field: getattr(options, field) for field in fields},
+        "corpora": {
+            name: {"source": file, "sha256": digest([Path(file)]), "sentences": len(corpora[name])}
+            for name, file in files.items()
+        },
+        "pairs": len(pairs.scores) if pairs else None,
+        "metrics": suite.describe(),
+        "subjects": {},
+    }

@@ -1,0 +1,70 @@
+"""Resampled sentences: how far a value would move, had others been drawn.
+
+Weights are (R, n): how often each of n sentences is in each of R resamples (Efron, 1979). Pairs of a sentence with its
+own copy do not count: they would add cosines of 1 that no sample has.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 1000
+"""Resamples behind an interval."""
+
+
+class Interval(NamedTuple):
+    """A value and the middle 95 % of its resamples."""
+
+    value: float
+    low: float
+    high: float
+
+
+def weights(n: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """Resamples of n, as weights (draws, n), float64.
+
+    >>> weights(5, draws=3).sum(1)
+    array([5., 5., 5.])
+    """
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+
+
+def interval(value: float, resampled: np.ndarray) -> Interval:
+    """The value between the 2.5th and 97.5th percentile of its resamples; NaN bounds where none is finite."""
+    known = resampled[np.isfinite(resampled)]
+    if not known.size or not np.isfinite(value):
+        return Interval(float(value), np.nan, np.nan)
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+def mean_cosine(vectors: np.ndarray, weighted: np.ndarray) -> np.ndarray:
+    """Mean cosine over pairs of different sentences: vectors (n, d), weights (R, n) -> (R,).
+
+    Formula: (|sum_i w_i u_i|^2 - sum_i w_i^2) / ((sum_i w_i)^2 - sum_i w_i^2), u_i = x_i / |x_i|.
+
+    >>> float(mean_cosine(np.eye(2), np.ones((1, 2)))[0])
+    0.0
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        own = np.square(weighted).sum(1)
+        return (np.square(weighted @ units).sum(1) - own) / (weighted.sum(1) ** 2 - own)
+
+
+def token_mean_cosine(sums: np.ndarray, counts: np.ndarray, weighted: np.ndarray) -> np.ndarray:
+    """Mean cosine over pairs of different tokens, those of one sentence included, under resampled sentences.
+
+    Args:
+        sums: (n, d), of the directions of each sentence's tokens.
+        counts: (n,), its tokens.
+        weighted: (R, n).
+
+    Returns:
+        Shape (R,). With weights of one it is the mean cosine of all tokens.
+    """
+    squares, square = np.square(sums).sum(1), np.square(weighted)
+    total = np.square(weighted @ sums).sum(1) - square @ squares + weighted @ (squares - counts)
+    pairs = (weighted @ counts) ** 2 - square @ np.square(counts) + weighted @ (np.square(counts) - counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / pairs

@@ -1,0 +1,76 @@
+"""What may be done about a cone: each a fit on some vectors that applies to others.
+
+So the mean, the axes and the scales can be taken from one corpus or model and applied to another.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Apply = Callable[[np.ndarray], np.ndarray]
+PER_COMPONENT = 4
+"""Vectors that whitening asks for behind each component that it scales."""
+
+
+class Transform(NamedTuple):
+    """A fitted transform and the number of principal components that it removes or keeps (0: none)."""
+
+    apply: Apply
+    components: int = 0
+
+
+def none(x: np.ndarray, components: int | None = None) -> Transform:
+    """Leave vectors as they are."""
+    return Transform(lambda y: y)
+
+
+def centred(x: np.ndarray, components: int | None = None) -> Transform:
+    """Subtract the mean of x (n, d).
+
+    >>> centred(np.array([[1.0, 0.0], [3.0, 0.0]])).apply(np.array([[2.0, 5.0]]))
+    array([[0., 5.]])
+    """
+    mean = x.mean(0)
+    return Transform(lambda y: y - mean)
+
+
+def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
+    """Subtract the mean and the k leading principal components; k = d / 100 unless told, at least 1.
+
+    Source: Mu, Bhat and Viswanath, All-but-the-Top (arXiv 1702.01417), algorithm 1, which proposes d / 100.
+    """
+    mean = x.mean(0)
+    k = max(1, round(x.shape[1] / 100)) if components is None else components
+    top = _principal(x - mean)[1][:k]
+    return Transform(lambda y: (y - mean) - (y - mean) @ top.T @ top, len(top))
+
+
+def whitened(x: np.ndarray, components: int | None = None) -> Transform:
+    """Subtract the mean and give the k leading principal components equal variance; the others are dropped.
+
+    k is the width, or a quarter of the vectors fitted on where that is less: scales of components that few vectors
+    tell apart are noise, which whitening would blow up.
+
+    Source: Su et al., Whitening Sentence Representations (arXiv 2103.15316), equations 5 to 7, with its cut to k.
+    """
+    mean = x.mean(0)
+    scales, axes = _principal(x - mean)
+    known = int((scales > 1e-6 * scales[0]).sum()) if scales[0] > 0 else 0
+    k = min(known, max(1, len(x) // PER_COMPONENT))
+    kernel = (axes[:k] / scales[:k, None]).T * np.sqrt(len(x))
+    return Transform(lambda y: (y - mean) @ kernel, k)
+
+
+TRANSFORMS: dict[str, Callable[[np.ndarray, int | None], Transform]] = {
+    "none": none,
+    "centred": centred,
+    "all-but-the-top": all_but_the_top,
+    "whitened": whitened,
+}
+
+
+def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values, descending, and right singular vectors as rows."""
+    _, scales, axes = np.linalg.svd(centred, full_matrices=False)
+    return scales, axes
