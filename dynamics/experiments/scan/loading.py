@@ -1,6 +1,5 @@
 """Models into memory: from the hub, a folder, a run of ours, a random initialisation or a factory."""
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -8,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,6 +22,7 @@ import dynamics.models.transformer  # noqa: F401 (registers our own architecture
 from dynamics.errors import Refusal
 from dynamics.experiments.scan.options import Options
 from dynamics.experiments.scan.subjects import Subject
+from dynamics.models import hub
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MODALITIES = {
@@ -185,37 +184,16 @@ def _config(subject: Subject, options: Options) -> PreTrainedConfig:
 
 
 def _fetch(subject: Subject, options: Options, call: Callable[..., Any], **more: Any) -> Any:
-    """`from_pretrained`, with what goes wrong told in a sentence."""
-    kwargs = {"trust_remote_code": options.trust_remote_code, **more}
-    if subject.kind == "hub" and subject.source == subject.model and subject.revision != "main":
-        kwargs["revision"] = subject.revision
-    try:
-        return call(subject.source, **kwargs)
-    except pickle.UnpicklingError as error:
-        raise Refusal(
-            f"the weights of {subject.model} are pickled and hold more than tensors: they could run code and are "
-            "not loaded; save them as safetensors."
-        ) from error
-    except SafetensorError as error:
-        raise Refusal(f"the weights of {subject.model} are damaged ({error}): fetch them again.") from error
-    except (OSError, ValueError) as error:
-        raise Refusal(_trouble(subject, " ".join(str(error).split()))) from error
-
-
-def _trouble(subject: Subject, message: str) -> str:
-    if "trust_remote_code" in message:
-        return f"{subject.model} brings its own code, not run unasked: add --trust_remote_code if you trust it."
-    if "git identifier" in message or "Revision Not Found" in message:
-        return f"{subject.model} has no revision {subject.revision}: see its branches on the hub."
-    if subject.kind == "hub" and (
-        "connect" in message or "not a local folder" in message or "offline" in message
-    ):
-        revision = f" --revision {subject.revision}" if subject.revision != "main" else ""
-        return (
-            f"{subject.model}{revision and ' at ' + subject.revision} is neither a folder here nor in the cache of the "
-            f"hub, and cannot be fetched now: where there is a network, run `hf download {subject.source}{revision}`."
-        )
-    return f"{subject.model} cannot be loaded: {message[:300].rstrip('.')}."
+    """`from_pretrained` of a subject."""
+    named = subject.kind == "hub" and subject.source == subject.model and subject.revision != "main"
+    return hub.fetch(
+        call,
+        subject.source,
+        name=subject.model,
+        revision=subject.revision if named else "",
+        trust_remote_code=options.trust_remote_code,
+        **more,
+    )
 
 
 def _pretrained(
@@ -228,7 +206,9 @@ def _pretrained(
     if subject.kind == "run":
         # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
         config = _fetch(subject, options, AutoConfig.from_pretrained)
+        tuned = any("For" in name and "LM" not in name for name in config.architectures or ())
         kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
+        kind = AutoModel if tuned else kind
     model, info = _fetch(subject, options, kind.from_pretrained, **more)
     spare = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))

@@ -1,0 +1,54 @@
+"""What transformers loads from the hub or a folder, with what goes wrong told in a sentence."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from dynamics.errors import Refusal
+
+
+def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **more: Any) -> Any:
+    """`call(source, **more)`, a `from_pretrained` of transformers.
+
+    Args:
+        call: what loads.
+        source: a name on the hub, or a folder.
+        name: what a refusal calls it; its source where this is empty.
+        revision: on the hub; the newest where this is empty.
+
+    Raises:
+        Refusal: it is not found, has no such revision, is damaged, or is not to be trusted.
+    """
+    name = name or source
+    if revision:
+        more["revision"] = revision
+    try:
+        return call(source, **more)
+    except pickle.UnpicklingError as error:
+        raise Refusal(
+            f"the weights of {name} are pickled and hold more than tensors: they could run code and are "
+            "not loaded; save them as safetensors."
+        ) from error
+    except SafetensorError as error:
+        raise Refusal(f"the weights of {name} are damaged ({error}): fetch them again.") from error
+    except (OSError, ValueError) as error:
+        raise Refusal(_trouble(" ".join(str(error).split()), source, name, revision)) from error
+
+
+def _trouble(message: str, source: str, name: str, revision: str) -> str:
+    if "trust_remote_code" in message:
+        return f"{name} brings its own code, not run unasked: add --trust_remote_code if you trust it."
+    if "git identifier" in message or "Revision Not Found" in message:
+        return f"{name} has no revision {revision}: see its branches on the hub."
+    if not Path(source).exists() and any(
+        part in message for part in ("connect", "not a local folder", "offline")
+    ):
+        at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
+        return (
+            f"{name}{at} is neither a folder here nor in the cache of the hub, and cannot be fetched now: where "
+            f"there is a network, run `hf download {source}{option}`."
+        )
+    return f"{name} cannot be loaded: {message[:300].rstrip('.')}."
