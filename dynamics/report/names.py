@@ -187,6 +187,40 @@ METRICS = {
         estimator="tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data",
         signed=True,
     ),
+    "cone_gap": Words(
+        "gap",
+        meaning="How much more two sentence vectors agree than two of their tokens.",
+        estimator="mean cosine of sentence vectors less that of the tokens of the same sentences",
+        signed=True,
+    ),
+    "axis_share": Words(
+        "share of the axis",
+        meaning="Share of the variance of sentence vectors along the axis of their cone.",
+        estimator="σ₁² / Σσᵢ² of the centred vectors as the model hands them out",
+    ),
+    "axis_stability": Words(
+        "stability of the axis",
+        meaning="1 where other sentences would give the same axis.",
+        estimator="absolute cosine with the axis of resampled sentences, mean over 200 resamples",
+    ),
+    "axis_cosine": Words(
+        "cosine of axes",
+        meaning="1 where two axes are one line, 0 where they are at right angles.",
+        estimator="absolute cosine between first principal components, centred",
+    ),
+    "similarity_preservation": Words(
+        "preservation of similarity",
+        meaning="1 where a layer ranks all pairs of sentences as the last layer does.",
+        estimator="Spearman correlation between pairwise cosines at a layer and at the last",
+        signed=True,
+    ),
+    "spearman": Words(
+        "Spearman correlation",
+        "\N{MULTIPLICATION SIGN} 100",
+        meaning="Agreement of cosines with human scores.",
+        estimator="rank correlation of the pairs' cosines with their scores, times 100",
+        signed=True,
+    ),
     "bits_per_character": Words("cross-entropy", "bits per character"),
     "loss": Words("cross-entropy", "nats per token"),
 }

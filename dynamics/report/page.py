@@ -12,7 +12,18 @@ import plotly.graph_objects as go
 
 from dynamics import record
 from dynamics.errors import Refusal
-from dynamics.report import figures, histograms, origin, probe, probe_designs, scan, summary, tables
+from dynamics.report import (
+    cone,
+    cone_runs,
+    figures,
+    histograms,
+    origin,
+    probe,
+    probe_designs,
+    scan,
+    summary,
+    tables,
+)
 from dynamics.report.arms import Study, load
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
@@ -48,6 +59,24 @@ class Figure:
         return " ".join(part for part in (f"{self.title}.", self.meaning, self.reading) if part)
 
 
+@dataclass(frozen=True)
+class Section:
+    """A run of the cone on the page: figures and whether they wait for a click, the cards between them."""
+
+    run: str
+    above: list[tuple[Figure, bool]]
+    cards: list[cone_runs.Card]
+    below: list[tuple[Figure, bool]]
+    settings: origin.Table
+
+    @classmethod
+    def of(cls, run: cone_runs.Cone) -> "Section":
+        above, below = (
+            [(Figure(*one[:5]), one.folded) for one in made(run)] for made in (cone.drawn, cone.compared)
+        )
+        return cls(run.run, above, cone_runs.cards(run), below, cone_runs.settings(run))
+
+
 def write(runs: Sequence[str | Path], out: Path) -> Path:
     """Write the report on `runs` (names or paths) to the file `out`; gives `out` back.
 
@@ -80,6 +109,7 @@ def page(study: Study) -> str:
         lstrip_blocks=True,
     )
     study, designs = probe_designs.split(study)
+    study, cones = cone_runs.split(study)
     look = looks([arm.name for arm in study.arms])
     core, more = _geometry(study, look)
     more += _histograms(study, look)
@@ -87,12 +117,15 @@ def page(study: Study) -> str:
     heading = "Geometry of models" if all(_is_scan(told) for told in study.runs.values()) else HEADING
     if designs and not study.arms:
         heading = "Untrained blocks"
+    if cones and not study.arms and not designs:
+        heading = "Inside the cone"
     return environment.get_template("page.html").render(
-        title=f"{heading}: {'; '.join([*look, *(design.name for design in designs)])}",
+        title=f"{heading}: {'; '.join([*look, *(one.name for one in designs), *(one.run for one in cones)])}",
         heading=heading,
         designs=designs,
         probed=[(Figure(*one[:5]), one.folded) for one in probe.drawn(designs)],
         scanned=scanned,
+        cones=[Section.of(run) for run in cones],
         arms=[(arm, look[arm.name]) for arm in study.arms],
         notes=summary.notes(study),
         numbers=summary.key_numbers(study),
