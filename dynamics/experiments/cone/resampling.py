@@ -49,7 +49,12 @@ def mean_cosine(vectors: np.ndarray, weighted: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         own = np.square(weighted).sum(1)
-        return (np.square(weighted @ units).sum(1) - own) / (weighted.sum(1) ** 2 - own)
+        return _over(np.square(weighted @ units).sum(1) - own, weighted.sum(1) ** 2 - own)
+
+
+def _over(total: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Total by number of pairs; NaN where there is none."""
+    return total / np.where(pairs > 0, pairs, np.nan)
 
 
 def token_mean_cosine(sums: np.ndarray, counts: np.ndarray, weighted: np.ndarray) -> np.ndarray:
@@ -66,5 +71,4 @@ def token_mean_cosine(sums: np.ndarray, counts: np.ndarray, weighted: np.ndarray
     squares, square = np.square(sums).sum(1), np.square(weighted)
     total = np.square(weighted @ sums).sum(1) - square @ squares + weighted @ (squares - counts)
     pairs = (weighted @ counts) ** 2 - square @ np.square(counts) + weighted @ (np.square(counts) - counts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return total / pairs
+    return _over(total, pairs)

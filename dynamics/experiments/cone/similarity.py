@@ -91,14 +91,16 @@ def preservation(layers: Sequence[np.ndarray], last: np.ndarray, weights: np.nda
         centred = values - values.mean()
         return centred / (centred.std() or np.nan)
 
-    total = spread(np.ones(len(upper[0])))
-    reference = standard(ranks(last))
-    mean, square = spread(reference) / total, spread(reference**2) / total
     made = []
-    for x in layers:
-        mine = standard(ranks(x))
-        own_mean, own_square = spread(mine) / total, spread(mine**2) / total
-        both = spread(mine * reference) / total - mean * own_mean
-        found = both / np.sqrt((square - mean**2) * (own_square - own_mean**2))
-        made.append(interval(float(found[0]), found[1:]))
+    # A resample that is one sentence alone has no pairs.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = spread(np.ones(len(upper[0])))
+        reference = standard(ranks(last))
+        mean, square = spread(reference) / total, spread(reference**2) / total
+        for x in layers:
+            mine = standard(ranks(x))
+            own_mean, own_square = spread(mine) / total, spread(mine**2) / total
+            both = spread(mine * reference) / total - mean * own_mean
+            found = both / np.sqrt((square - mean**2) * (own_square - own_mean**2))
+            made.append(interval(float(found[0]), found[1:]))
     return made

@@ -1,0 +1,83 @@
+"""Axes and resamples against plain numpy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamics.experiments.cone import axis as axes
+from dynamics.experiments.cone import resampling
+
+
+def cloud(n, d, seed=0, long=5.0):
+    noise = np.random.default_rng(seed)
+    x = noise.normal(size=(n, d)) + 2
+    x[:, 1] += long * noise.normal(size=n)
+    return x
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 8), (8, 40)])
+def test_the_axis_is_that_of_the_svd(n, d):
+    x = cloud(n, d)
+    found = axes.axis(x)
+    _, values, vectors = np.linalg.svd(x - x.mean(0))
+    _, _, uncentered = np.linalg.svd(x)
+    assert found.share == pytest.approx(values[0] ** 2 / (values**2).sum())
+    assert abs(found.direction @ vectors[0]) == pytest.approx(1)
+    assert abs(found.uncentered @ uncentered[0]) == pytest.approx(1)
+    np.testing.assert_allclose(found.mean, x.mean(0) / np.linalg.norm(x.mean(0)))
+    assert found.direction @ x.mean(0) >= 0
+
+
+def test_equal_vectors_have_no_axis():
+    found = axes.axis(np.full((5, 3), 0.1))
+    assert np.isnan(found.share)
+    assert np.isnan(found.direction).all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 8), (12, 40), (60, 30)])
+def test_resampled_axes_are_those_of_the_repeated_vectors(n, d):
+    x, weights = cloud(n, d), resampling.weights(n, draws=5)
+    found = axes.resampled(x, weights)
+    for direction, weight in zip(found, weights, strict=True):
+        again = axes.axis(np.repeat(x, weight.astype(int), axis=0)).direction
+        assert abs(direction @ again) == pytest.approx(1, abs=1e-6)
+
+
+@given(st.integers(3, 12), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_mean_cosines_of_resamples_count_each_pair(n, seed):
+    noise = np.random.default_rng(seed)
+    counts = noise.integers(1, 4, size=n)
+    tokens = [noise.normal(size=(count, 5)) + 0.5 for count in counts]
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in tokens]
+    sentences = np.stack([x.mean(0) for x in tokens])
+    weight = resampling.weights(n, seed, draws=2)[1]
+    vectors = sentences / np.linalg.norm(sentences, axis=1, keepdims=True)
+    total = pairs = all_total = all_pairs = 0.0
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                total += weight[i] * weight[j] * (vectors[i] @ vectors[j])
+                pairs += weight[i] * weight[j]
+                all_total += weight[i] * weight[j] * (units[i] @ units[j].T).sum()
+                all_pairs += weight[i] * weight[j] * counts[i] * counts[j]
+        within = units[i] @ units[i].T
+        all_total += weight[i] * (within.sum() - np.trace(within))
+        all_pairs += weight[i] * (counts[i] ** 2 - counts[i])
+    found = resampling.mean_cosine(sentences, weight[None])[0]
+    assert found == pytest.approx(total / pairs if pairs else np.nan, nan_ok=True)
+    sums = np.stack([x.sum(0) for x in units])
+    found = resampling.token_mean_cosine(sums, counts.astype(float), weight[None])[0]
+    assert found == pytest.approx(all_total / all_pairs if all_pairs else np.nan, nan_ok=True)
+
+
+def test_the_interval_covers_the_spread_of_samples():
+    """Percentiles of resamples are as wide as the spread over new samples."""
+    noise = np.random.default_rng(0)
+    values = [
+        resampling.mean_cosine(noise.normal(size=(200, 20)) + 0.5, np.ones((1, 200)))[0] for _ in range(200)
+    ]
+    x = noise.normal(size=(200, 20)) + 0.5
+    drawn = resampling.mean_cosine(x, resampling.weights(200))
+    assert drawn.std() == pytest.approx(np.std(values), rel=0.25)

