@@ -61,8 +61,10 @@ class Curves(L.Callback):
         self._shares.clear()
         if self._step % CHUNK == 0 or self._step == trainer.max_steps:
             self._collect(trainer)
+        if self._step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates where it is told to stop: the last step, then
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the validation rows at the step that they belong to; Lightning's first check gives step 0."""
         if trainer.state.fn != "fit":
             return

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoint import Checkpoints, resolve_resume, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
@@ -79,7 +80,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the machine and on the run's name."""
         trainer = self.config.trainer
-        if trainer.max_steps < 1:
+        if trainer.max_steps < 1 and not (trainer.max_epochs or 0) > 0:
             raise Refusal(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
         trainer.default_root_dir = str(self.folder)
         if trainer.precision is None:
@@ -113,10 +114,22 @@ class RunCLI(LightningCLI):
 
 
 def _quiet() -> None:
-    """Keep Lightning's tips out of the way: they bury what the run itself has to say."""
+    """Keep the libraries' tips out of the way: they bury what the run itself has to say."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _count_steps(cli: RunCLI) -> None:
+    """Epochs become steps, which schedules are made of, as soon as the data can be counted."""
+    trainer = cli.trainer
+    if trainer.max_steps < 1:
+        epoch = getattr(cli.datamodule, "steps_per_epoch", None)
+        if epoch is None:
+            raise Refusal("windows drawn from a corpus have no epochs: say trainer.max_steps.")
+        trainer.fit_loop.epoch_loop.max_steps = trainer.max_epochs * epoch
 
 
 def _describe(cli: RunCLI) -> dict[str, Any]:
@@ -199,6 +212,7 @@ def fit(options: Options) -> None:
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
+    _count_steps(cli)
     described = _describe(cli)
     _announce(cli, described, state)
     _start_folder(cli, described)

@@ -18,7 +18,7 @@ BELOW = {
     "metrics": {"errors"},
     "capture": {"errors"},
     "data": {"errors", "record"},
-    "models": {"errors", "data", "capture", "metrics"},
+    "models": {"errors", "record", "data", "capture", "metrics"},
     "plan": set(),
     "suite": {"errors", "schedule", "metrics"},
     "meter": {"capture", "metrics", "suite"},

@@ -1,0 +1,246 @@
+"""The examples of a task, from local files or the hub. No tokens here."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dynamics.data.task_table import Task
+from dynamics.errors import Refusal
+
+LABEL = "label"
+CANONICAL = {
+    **{"text": "sentence", "#1 string": "sentence1", "#2 string": "sentence2"},
+    **{"quality": LABEL, "is_duplicate": LABEL, "score": LABEL},
+}
+"""Columns that published files call by another name."""
+SPLITS = {"train": ("train",), "validation": ("dev", "validation", "valid"), "test": ("test",)}
+"""The splits, and what their files are called."""
+ENDINGS = (".tsv", ".jsonl", ".json")
+
+
+HIGHEST_SCORE = 5.0
+"""Of STS-B; the lowest is 0."""
+
+
+class Answer(NamedTuple):
+    """A reference answer: its text, and the character of the context that it starts at."""
+
+    text: str
+    start: int
+
+
+class Example(NamedTuple):
+    """One example: its texts, and a class, a score or the reference answers; `name` is SQuAD's id."""
+
+    texts: tuple[str, ...]
+    label: int | float | tuple[Answer, ...]
+    name: str = ""
+
+
+Splits = dict[str, list[Example]]
+
+
+def load(task: Task, path: Path | None) -> Splits:
+    """The examples of every split that has labels: of a local folder, or of the hub where `path` is None.
+
+    Raises:
+        Refusal: nothing is found, train or validation is missing or empty, or a line is not the task's.
+    """
+    splits = _fetch(task) if path is None else _read(task, path)
+    where = f"{task.hub[0]} on the hub" if path is None else str(path)
+    for name in ("train", "validation"):
+        if not splits.get(name):
+            raise Refusal(f"data.task {task.name}: {where} has no examples for {name}.")
+    return splits
+
+
+def _read(task: Task, folder: Path) -> Splits:
+    if not folder.is_dir():
+        raise Refusal(
+            f"data.path {folder}: there is no such folder; it must hold train and dev ({_endings()})."
+        )
+    found = {}
+    for split, names in SPLITS.items():
+        paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
+        file = next((path for path in paths if path.is_file()), None)
+        if file is not None:
+            found[split] = list(_examples(task, _rows(task, file)))
+        elif split != "test":
+            raise Refusal(f"data.path {folder} has no file {names[0]} ({_endings()}).")
+    return found
+
+
+def _endings() -> str:
+    return " or ".join((", ".join(ENDINGS[:-1]), ENDINGS[-1]))
+
+
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Where a row stands, for refusals, and its columns."""
+
+
+def _rows(task: Task, file: Path) -> Rows:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{file} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
+    if not text.strip():
+        raise Refusal(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
+    if file.suffix == ".tsv":
+        return _table(task, file, _lines(text))
+    return _objects(task, file, text)
+
+
+def _lines(text: str) -> list[str]:
+    # Not `splitlines`: texts may hold what Unicode calls the end of a line.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
+    """Lines of values between tabs, with or without a header; quotes are text."""
+    if task.is_span:
+        raise Refusal(f"{file}: answers do not fit into a table; give {task.name} as .json or .jsonl.")
+    first = lines[0].split("\t")
+    names = [_canonical(name) for name in first]
+    if set(task.columns) <= set(names):
+        places, start = [names.index(column) for column in task.columns], 1
+    else:
+        simple = {len(task.columns): tuple(range(len(task.columns)))}
+        known, start = {**simple, **task.bare}, 0
+        if len(first) not in known:
+            raise Refusal(
+                f"{file} must have the columns {_listed(task.columns)}, named in its first line or just these in "
+                f"this order; its first line has {len(first)}: {', '.join(first)[:80]}."
+            )
+        places = list(known[len(first)])
+    for number, line in enumerate(lines[start:], start + 1):
+        values, where = line.split("\t"), f"line {number} of {file}"
+        if len(values) <= max(places):
+            raise Refusal(f"{where} has {len(values)} columns where the first one has {len(first)}.")
+        yield where, dict(zip(task.columns, (values[place] for place in places), strict=True))
+
+
+def _objects(task: Task, file: Path, text: str) -> Rows:
+    """Objects on lines, in a list, or as SQuAD publishes them."""
+    try:
+        if file.suffix == ".jsonl":
+            lines = ((i, line) for i, line in enumerate(_lines(text), 1) if line.strip())
+            found = [(f"line {i} of {file}", json.loads(line)) for i, line in lines]
+        else:
+            whole = json.loads(text)
+            listed = _squad(whole) if isinstance(whole, dict) and "data" in whole else whole
+            found = [(f"entry {i} of {file}", row) for i, row in enumerate(listed, 1)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
+    return _checked(task, found)
+
+
+def _squad(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**asked, "context": paragraph["context"]}
+        for article in whole["data"]
+        for paragraph in article["paragraphs"]
+        for asked in paragraph["qas"]
+    ]
+
+
+def _checked(task: Task, found: Iterable[tuple[str, Any]]) -> Rows:
+    for where, row in found:
+        named = {_canonical(key): value for key, value in row.items()} if isinstance(row, Mapping) else {}
+        if missing := [column for column in task.columns if column not in named]:
+            raise Refusal(
+                f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
+                f"({', '.join(map(str, named))[:80] or 'it has none'})."
+            )
+        yield where, named
+
+
+def _canonical(name: str) -> str:
+    name = name.strip()
+    return CANONICAL.get(name.lower(), name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1]))
+
+
+def _fetch(task: Task) -> Splits:
+    import datasets
+
+    try:
+        whole = datasets.load_dataset(*task.hub)
+    except Exception as error:  # `datasets` raises whatever its many loaders do
+        message = " ".join(str(error).split())[:200].rstrip(".")
+        raise Refusal(
+            f"data.task {task.name}: {task.hub[0]} cannot be fetched ({type(error).__name__}: {message}); "
+            f"give a folder with train and dev ({_endings()}) as data.path."
+        ) from error
+    found = {}
+    for split in SPLITS:
+        rows = whole.get(split, ())
+        # GLUE keeps the labels of its test splits to itself.
+        if len(rows) and rows[0].get(LABEL) != -1:
+            title = f"{split} of {task.hub[0]}"
+            found[split] = list(
+                _examples(task, _checked(task, ((f"row {i} of {title}", row) for i, row in enumerate(rows))))
+            )
+    return found
+
+
+def _examples(task: Task, rows: Rows) -> Iterator[Example]:
+    for where, row in rows:
+        texts = tuple(row[column] for column in task.texts)
+        for column, text in zip(task.texts, texts, strict=True):
+            if not isinstance(text, str):
+                raise Refusal(f"{where}: {column} must be text (got {text!r}).")
+        if task.is_span:
+            yield Example(texts, _answers(row["answers"], texts[1], where), str(row.get("id", where)))
+        elif task.labels:
+            yield Example(texts, _class(task, row[LABEL], where))
+        else:
+            yield Example(texts, _score(row[LABEL], where))
+
+
+def _class(task: Task, value: Any, where: str) -> int:
+    text = str(value).strip()
+    if text in task.labels:
+        return task.labels.index(text)
+    if text.isdigit() and int(text) < len(task.labels):
+        return int(text)
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
+    raise Refusal(f"{where}: {text!r} is no label of {task.name}; choose from {known}.")
+
+
+def _score(value: Any, where: str) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not 0 <= score <= HIGHEST_SCORE:
+        raise Refusal(f"{where}: the score must lie between 0 and {HIGHEST_SCORE:g} (got {value!r}).")
+    return score
+
+
+def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
+    """Answers as the hub keeps them (two lists) or as they are published (a list of pairs)."""
+    try:
+        if isinstance(value, Mapping):
+            pairs = list(zip(value["text"], value["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in value]
+        answers = tuple(Answer(str(text), int(start)) for text, start in pairs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"{where}: answers must hold text and answer_start ({error!r}).") from error
+    if not answers:
+        raise Refusal(f"{where} has no answer: questions without one (SQuAD 2) are not among the tasks.")
+    for answer in answers:
+        if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
+            raise Refusal(f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context.")
+    return answers
+
+
+def content(splits: Splits) -> Iterator[bytes]:
+    """Everything that the splits say, for a hash."""
+    return (repr(example).encode() for example in chain.from_iterable(splits.values()))

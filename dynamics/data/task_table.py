@@ -1,0 +1,94 @@
+"""The tasks of fine-tuning: where they are, what they read, what tells how well they are done."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from dynamics.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Args:
+        name: what the command line calls it.
+        hub: its name and configuration on the hub.
+        texts: columns that the model reads, one or two.
+        labels: the classes, by their number; none for a score or a span.
+        metrics: what tells how well it is done, the most important first.
+        bare: places of the texts and the label in a file without a header, by its number of columns, where they
+            do not simply stand in this order.
+    """
+
+    name: str
+    hub: tuple[str, str | None]
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    bare: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def is_span(self) -> bool:
+        """Whether the answer is a span of the second text."""
+        return "exact_match" in self.metrics
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a file."""
+        return (*self.texts, "answers" if self.is_span else "label")
+
+    @property
+    def kind(self) -> str:
+        """What is learnt."""
+        return "question answering" if self.is_span else "classification" if self.labels else "regression"
+
+
+GLUE, PAIR = "nyu-mll/glue", ("sentence1", "sentence2")
+ENTAILMENT = ("entailment", "not_entailment")
+TASKS = {
+    task.name: task
+    for task in (
+        Task("sst2", (GLUE, "sst2"), ("sentence",), ("negative", "positive")),
+        Task(
+            "sst5",
+            ("SetFit/sst5", None),
+            ("sentence",),
+            ("very negative", "negative", "neutral", "positive", "very positive"),
+        ),
+        Task("qnli", (GLUE, "qnli"), ("question", "sentence"), ENTAILMENT),
+        Task("rte", (GLUE, "rte"), PAIR, ENTAILMENT),
+        Task("mrpc", (GLUE, "mrpc"), PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+        Task(
+            "qqp",
+            (GLUE, "qqp"),
+            ("question1", "question2"),
+            ("not_duplicate", "duplicate"),
+            ("accuracy", "f1"),
+        ),
+        Task(
+            "cola",
+            (GLUE, "cola"),
+            ("sentence",),
+            ("unacceptable", "acceptable"),
+            ("matthews", "accuracy"),
+            bare={4: (3, 1)},
+        ),
+        Task("stsb", (GLUE, "stsb"), PAIR, metrics=("spearman", "pearson"), bare={7: (5, 6, 4)}),
+        Task("squad", ("rajpurkar/squad", None), ("question", "context"), metrics=("f1", "exact_match")),
+    )
+}
+
+
+def find(name: str) -> Task:
+    """A task by its name.
+
+    >>> find("sst2").columns
+    ('sentence', 'label')
+    """
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=1)
+        raise Refusal(
+            f"data.task: there is no task {name}; "
+            + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TASKS)}.")
+        )
+    return TASKS[name]

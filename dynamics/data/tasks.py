@@ -1,0 +1,221 @@
+"""The data of fine-tuning, as a LightningDataModule: (seed, step) decides the examples of an optimiser step."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.data.examples import Splits, content, load
+from dynamics.data.task_table import find
+from dynamics.data.tokens import Rows, encode, grouped
+from dynamics.data.windows import TRAIN_STREAM, Shares
+from dynamics.errors import Refusal
+
+PROBE_STREAM = 3
+"""Keeps the choice of probe examples apart from other draws; no seed of a run enters it."""
+
+
+class TaskBatch(NamedTuple):
+    """Rows of one share of a step: what the model is called with (B, T), and labels (B,) or (B, 2).
+
+    `owners` (B,) are numbers of examples in their split; `covered` (B, T, 2) says, where answers are looked for,
+    which characters of the context each token covers.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    owners: Tensor
+    covered: Tensor | None = None
+
+
+class TaskData(L.LightningDataModule):
+    """Examples of one task.
+
+    Args:
+        task: sst2, sst5, qnli, rte, mrpc, qqp, cola, stsb or squad.
+        path: folder with train and dev (and test) as .tsv, .json or .jsonl; from the hub when None.
+        batch_size: rows in an optimiser step, over all ranks and accumulated shares.
+        max_length: most tokens of a row; 128, and 384 for squad, when None.
+        stride: tokens that two rows of one context share (squad).
+        pad_token: token to pad with, of a tokenizer that has none for it.
+        probe_tokens: tokens that the geometry is measured on, at least: held out, the same for every run.
+        seed: decides the training examples, together with the step.
+
+    Raises:
+        Refusal: an unknown task, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        path: str | None = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        stride: int = 128,
+        pad_token: str | None = None,
+        probe_tokens: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"batch_size": batch_size, "max_length": max_length, "probe_tokens": probe_tokens}
+        for key, value in sizes.items():
+            if value is not None and value < 1:
+                raise Refusal(f"data.{key} must be at least 1 (got {value}).")
+        self.task = find(task)
+        self.save_hyperparameters()
+        self.examples: Splits = {}
+        self._rows: dict[str, Rows] = {}
+        self._order = lru_cache(maxsize=1)(self._epoch)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the examples.
+
+        Raises:
+            Refusal: they are missing, empty, or not the task's.
+        """
+        if not self.examples:
+            path = self.hparams.path
+            self.examples = load(self.task, None if path is None else Path(path))
+
+    def encode(self, tokenizer: Any, reach: int) -> None:
+        """Tokenize the examples as the model wants them; `reach` is the longest input that it takes.
+
+        Raises:
+            Refusal: the tokenizer has no padding, or fewer rows than a batch come out.
+        """
+        if self._rows:
+            return
+        self.tokenizer = self._with_padding(tokenizer)
+        length = min(self.hparams.max_length or (384 if self.task.is_span else 128), reach)
+        for split, examples in self.examples.items():
+            self._rows[split] = encode(self.task, examples, tokenizer, length, self.hparams.stride)
+        if self.steps_per_epoch < 1:
+            raise Refusal(
+                f"data.batch_size {self.hparams.batch_size} is more than there is to train on "
+                f"({len(self._rows['train'].labels)} rows): choose a smaller one."
+            )
+
+    def _with_padding(self, tokenizer: Any) -> Any:
+        wanted = self.hparams.pad_token
+        if wanted is not None:
+            if wanted not in tokenizer.get_vocab():
+                raise Refusal(f"data.pad_token {wanted} is no token of the tokenizer: name one that is.")
+            tokenizer.pad_token = wanted
+        if tokenizer.pad_token_id is None:
+            last = f", for example --data.pad_token '{tokenizer.eos_token}'" if tokenizer.eos_token else ""
+            raise Refusal(f"the tokenizer has no token for padding: name one of its tokens{last}.")
+        return tokenizer
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in which every row is seen once (rows that fill no batch are left to another epoch)."""
+        return len(self._rows["train"].labels) // self.hparams.batch_size
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id of all rows."""
+        return max(int(rows.ids.max()) for rows in self._rows.values())
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        draws = np.random.default_rng((self.hparams.seed, TRAIN_STREAM, epoch))
+        return grouped(self._rows["train"].lengths, self.hparams.batch_size, draws)
+
+    def train_dataloader(self) -> Shares:
+        """Shares of the steps that are still to be made, each (seed, step)'s rows split over the ranks."""
+        trainer = self.trainer
+        accumulate = trainer.accumulate_grad_batches
+        shares, total = trainer.world_size * accumulate, self.hparams.batch_size
+        if total % shares:
+            raise Refusal(
+                f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
+                "accumulated batches: choose a multiple."
+            )
+        size = total // shares
+
+        def batches() -> Iterator[TaskBatch]:
+            for step in range(trainer.global_step, trainer.max_steps):
+                epoch, place = divmod(step, self.steps_per_epoch)
+                rows = self._order(epoch)[place]
+                for part in range(accumulate):
+                    first = (trainer.global_rank * accumulate + part) * size
+                    yield self._batch("train", rows[first : first + size])
+
+        return Shares(trainer.max_steps * accumulate, batches)
+
+    def val_dataloader(self) -> Shares:
+        """The whole validation split, from short to long."""
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> Shares:
+        """The whole test split, where it has labels."""
+        if "test" not in self._rows:
+            raise Refusal(f"data.task {self.task.name} has no test split with labels here.")
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> Shares:
+        rows = self._rows[split]
+        # All rows of an example go to one rank, which picks the best answer among them.
+        mine = np.flatnonzero(rows.owners % self.trainer.world_size == self.trainer.global_rank)
+        mine = mine[np.argsort(rows.lengths[mine], kind="stable")]
+        size = self.hparams.batch_size
+        parts = [mine[at : at + size] for at in range(0, len(mine), size)]
+        return Shares(len(parts), lambda: (self._batch(split, part, split) for part in parts))
+
+    def _batch(self, split: str, rows: np.ndarray, covered: str = "") -> TaskBatch:
+        data = self._rows[split]
+        return TaskBatch(
+            data.inputs(rows, self.tokenizer.pad_token_id),
+            torch.from_numpy(data.labels[rows]),
+            torch.from_numpy(data.owners[rows]),
+            data.covered(rows) if covered else None,
+        )
+
+    def probe_batches(self) -> list[dict[str, Tensor]]:
+        """Model inputs for measuring, on the CPU: whole rows of the validation split, the same for every run.
+
+        At least `probe_tokens` tokens, padding not counted, where the split has so many.
+        """
+        data, size = self._rows["validation"], self.hparams.batch_size
+        order = np.random.default_rng(PROBE_STREAM).permutation(len(data.labels))
+        enough = int(np.searchsorted(np.cumsum(data.lengths[order]), self.hparams.probe_tokens)) + 1
+        chosen = order[:enough]
+        chosen = chosen[np.argsort(data.lengths[chosen], kind="stable")]
+        parts = (chosen[at : at + size] for at in range(0, len(chosen), size))
+        return [data.inputs(part, self.tokenizer.pad_token_id) for part in parts]
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` tells of the data."""
+        digest = sha256()
+        for part in content(self.examples):
+            digest.update(part)
+        return {
+            "task": self.task.name,
+            "batch_size": self.hparams.batch_size,
+            "epoch_steps": self.steps_per_epoch,
+            "data": {
+                "source": self._source,
+                "sha256": digest.hexdigest(),
+                "notes": [],
+                "longest_row": int(max(rows.lengths.max() for rows in self._rows.values())),
+                **{split: len(examples) for split, examples in self.examples.items()},
+            },
+        }
+
+    @property
+    def _source(self) -> str:
+        return self.hparams.path or " ".join(filter(None, self.task.hub))
+
+    def headline(self) -> str:
+        """The data in a line."""
+        counts = ", ".join(f"{len(examples):,} {split}" for split, examples in self.examples.items())
+        return f"task {self.task.name} from {self._source}: {counts}; an epoch is {self.steps_per_epoch} steps"
+
+    def save(self, folder: Path) -> None:
+        """Put the tokenizer beside the run."""
+        self.tokenizer.save_pretrained(folder)

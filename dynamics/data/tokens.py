@@ -1,0 +1,142 @@
+"""Examples of a task as token ids, and batches of similar length.
+
+Shapes: n rows, B rows of a batch, T tokens. A row is an example or, of a long context, one of its windows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.data.examples import Example
+from dynamics.data.task_table import Task
+from dynamics.errors import Refusal
+
+GROUP = 50
+"""Batches whose rows are sorted by length together: enough for little padding, few enough to mix."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows one behind the other.
+
+    `labels` is (n,) classes or scores, or (n, 2) first and last token of the answer, the row's first token where it
+    has none. `owners` (n,) are numbers of examples. `spans` are, for answers, the characters [start, end) of the
+    context that each token covers, -1 outside of it.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    starts: np.ndarray
+    labels: np.ndarray
+    owners: np.ndarray
+    spans: np.ndarray | None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row: (n,)."""
+        return np.diff(self.starts)
+
+    def inputs(self, rows: np.ndarray, pad: int) -> dict[str, Tensor]:
+        """What the model is called with: `input_ids` and its like (B, T), int64, padded at the end."""
+        ids, mask = self._padded(self.ids, rows, pad)
+        made = {"input_ids": ids, "attention_mask": mask}
+        return made if self.types is None else {**made, "token_type_ids": self._padded(self.types, rows, 0)[0]}
+
+    def covered(self, rows: np.ndarray) -> Tensor | None:
+        """`spans` of some rows: (B, T, 2), -1 at padding."""
+        if self.spans is None:
+            return None
+        return torch.stack([self._padded(self.spans[:, end], rows, -1)[0] for end in (0, 1)], dim=-1)
+
+    def _padded(self, values: np.ndarray, rows: np.ndarray, pad: int) -> tuple[Tensor, Tensor]:
+        lengths = self.lengths[rows]
+        places = np.arange(lengths.max())
+        mask = places < lengths[:, None]
+        at = np.where(mask, self.starts[rows][:, None] + places, 0)
+        return torch.from_numpy(np.where(mask, values[at], pad).astype(np.int64)), torch.from_numpy(mask).long()
+
+
+def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int, stride: int) -> Rows:
+    """Tokenize examples.
+
+    Args:
+        task: whose they are.
+        examples: at least one.
+        tokenizer: a fast tokenizer of transformers.
+        length: most tokens of a row; longer examples are cut, contexts of questions go on in another row.
+        stride: tokens that two rows of one context share.
+
+    Raises:
+        Refusal: `length` leaves no room for the context.
+    """
+    texts = list(zip(*(example.texts for example in examples), strict=True))
+    if not task.is_span:
+        coded = tokenizer(*map(list, texts), truncation=True, max_length=length)
+        labels = np.array([e.label for e in examples], dtype=np.int64 if task.labels else np.float32)
+        return _rows(coded, labels, np.arange(len(examples)))
+    questions = [text.strip() for text in texts[0]]
+    try:
+        coded = tokenizer(
+            questions,
+            list(texts[1]),
+            truncation="only_second",
+            max_length=length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+    except BaseException as error:  # the tokenizers panic, which is no Exception
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise Refusal(
+            f"data.max_length {length} has no room for the longest question and more of its context than "
+            f"data.stride {stride}: raise the one or lower the other."
+        ) from error
+    owners = np.array(coded["overflow_to_sample_mapping"])
+    spans, labels = [], []
+    for row, owner in enumerate(owners):
+        parts = np.array([-1 if part is None else part for part in coded.sequence_ids(row)])
+        span = np.where((parts == 1)[:, None], coded["offset_mapping"][row], -1)
+        answer = examples[owner].label[0]
+        spans.append(span)
+        labels.append(_tokens_of(span, answer.start, answer.start + len(answer.text)))
+    return _rows(coded, np.array(labels), owners, np.concatenate(spans).astype(np.int32))
+
+
+def _tokens_of(span: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """First and last token of the characters [start, end); (0, 0) where the row does not hold all of them."""
+    inside = np.flatnonzero(span[:, 0] >= 0)
+    if not len(inside) or span[inside[0], 0] > start or span[inside[-1], 1] < end:
+        return 0, 0
+    first = inside[np.flatnonzero(span[inside, 0] <= start)[-1]]
+    last = inside[np.flatnonzero(span[inside, 1] >= end)[0]]
+    return int(first), int(last)
+
+
+def _rows(coded: Any, labels: np.ndarray, owners: np.ndarray, spans: np.ndarray | None = None) -> Rows:
+    def joined(name: str, dtype: type) -> np.ndarray:
+        return np.concatenate([np.asarray(row, dtype=dtype) for row in coded[name]])
+
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in coded["input_ids"]])])
+    types = joined("token_type_ids", np.uint8) if "token_type_ids" in coded else None
+    return Rows(joined("input_ids", np.int32), types, starts, labels, owners, spans)
+
+
+def grouped(lengths: np.ndarray, batch: int, draws: np.random.Generator) -> np.ndarray:
+    """Batches of one epoch: (n // batch, batch) row numbers, rows of a batch being about equally long.
+
+    Every row once, but for n % batch that are left out. `GROUP` batches at a time are sorted, and batches mixed.
+
+    >>> grouped(np.array([1, 9, 2, 8]), 2, np.random.default_rng(0)).tolist()
+    [[3, 1], [0, 2]]
+    """
+    steps = len(lengths) // batch
+    order = draws.permutation(len(lengths))[: steps * batch]
+    for start in range(0, len(order), GROUP * batch):
+        part = order[start : start + GROUP * batch]
+        part[:] = part[np.argsort(lengths[part], kind="stable")]
+    return draws.permutation(order.reshape(steps, batch))

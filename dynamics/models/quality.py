@@ -1,0 +1,95 @@
+"""How well a task is done: the metrics of the field, by torchmetrics."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassMatthewsCorrCoef
+from torchmetrics.text import SQuAD
+
+from dynamics.data.examples import Example
+from dynamics.data.task_table import Task
+
+LONGEST_ANSWER = 30
+"""Tokens of a predicted answer at most, as in the published scripts."""
+
+MAKERS: dict[str, Callable[[int], nn.Module]] = {
+    "accuracy": lambda classes: MulticlassAccuracy(classes, average="micro"),
+    "f1": lambda classes: BinaryF1Score(),
+    "matthews": lambda classes: MulticlassMatthewsCorrCoef(classes),
+    "pearson": lambda classes: PearsonCorrCoef(),
+    "spearman": lambda classes: SpearmanCorrCoef(),
+}
+
+
+class Quality(nn.Module):
+    """Gathers predictions over a pass of validation and gives the task's metrics, each at most 1.
+
+    Args:
+        task: the task.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        made = {"squad": SQuAD()} if task.is_span else {m: MAKERS[m](len(task.labels)) for m in task.metrics}
+        self.metrics = nn.ModuleDict(made)
+        self._best: dict[int, tuple[float, int, int]] = {}
+
+    def update(self, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
+        """Take the rows of a batch.
+
+        Args:
+            prediction: logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's ends.
+            labels: classes or scores (B,); not used for answers.
+            owners: numbers (B,) of the examples.
+            covered: for answers, the characters (B, T, 2) of the context that each token covers, else -1.
+        """
+        if covered is not None:
+            for owner, *found in zip(owners.tolist(), *best_spans(prediction, covered), strict=True):
+                self._best[owner] = max(self._best.get(owner, (-float("inf"), 0, 0)), tuple(found))
+            return
+        for metric in self.metrics.values():
+            metric.update(prediction.argmax(1) if self.task.labels else prediction, labels)
+
+    def compute(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The metrics over all ranks, and begin anew; `examples` are those that the numbers count."""
+        if self._best:
+            found, asked = [], []
+            for owner, (_, start, end) in self._best.items():
+                example = examples[owner]
+                found.append({"prediction_text": example.texts[1][start:end], "id": example.name})
+                texts, starts = (list(part) for part in zip(*example.label, strict=True))
+                asked.append({"answers": {"text": texts, "answer_start": starts}, "id": example.name})
+            self.metrics["squad"].update(found, asked)
+        self._best.clear()
+        values = {name: metric.compute() for name, metric in self.metrics.items()}
+        for metric in self.metrics.values():
+            metric.reset()
+        if self.task.is_span:
+            values = {name: value / 100 for name, value in values["squad"].items()}
+        return {name: float(values[name]) for name in self.task.metrics}
+
+
+def best_spans(logits: Tensor, covered: Tensor) -> tuple[list[float], list[int], list[int]]:
+    """The best answer of each row: its score, and its characters [start, end) in the context.
+
+    Args:
+        logits: of the first and last token of the answer (B, T, 2).
+        covered: characters [start, end) of the context that each token covers (B, T, 2), -1 outside of it.
+
+    >>> logits = torch.tensor([[[9.0, 0.0], [2.0, 0.0], [0.0, 3.0]]])
+    >>> best_spans(logits, torch.tensor([[[-1, -1], [0, 4], [5, 9]]]))
+    ([5.0], [0], [9])
+    """
+    tokens = logits.shape[1]
+    allowed = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).triu().tril(LONGEST_ANSWER - 1)
+    inside = covered[..., 0] >= 0
+    allowed = allowed & inside[:, :, None] & inside[:, None, :]
+    scores = (logits[:, :, None, 0] + logits[:, None, :, 1]).masked_fill(~allowed, -torch.inf).flatten(1)
+    best, at = scores.max(1)
+    first, last = at // tokens, at % tokens
+    starts = covered[..., 0].gather(1, first[:, None])[:, 0]
+    ends = covered[..., 1].gather(1, last[:, None])[:, 0]
+    return best.tolist(), starts.tolist(), ends.tolist()

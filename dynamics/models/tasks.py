@@ -1,0 +1,280 @@
+"""`TaskModel`: fine-tuning of a pretrained encoder or decoder, as a LightningModule."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+import dynamics.models.transformer  # noqa: F401 (registers our own architecture, to refuse it by name)
+from dynamics import record
+from dynamics.data.task_table import Task, find
+from dynamics.data.tasks import TaskBatch, TaskData
+from dynamics.errors import Refusal
+from dynamics.models import hub
+from dynamics.models.quality import Quality
+from dynamics.models.regularizers import Regularizer
+from dynamics.models.shaped import ShapedModule
+
+UNLIMITED = 1_000_000
+"""Tokenizers that know no limit say numbers beyond this one."""
+
+
+class TaskModel(ShapedModule):
+    """Trains one pretrained network, with a head for the data module's task on it.
+
+    Args:
+        checkpoint: name on the hub, a folder as transformers saves it, or a fine-tuned run of ours.
+        revision: of a name on the hub.
+        learning_rate: peak learning rate of AdamW.
+        warmup: share of the steps in which the learning rate rises linearly; it then falls linearly to 0.
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+        regularizers: terms of the loss that shape the residual stream (`dynamics.models.regularizers`).
+        seed: decides the weights of a new head; one that the checkpoint brings in the right size is kept.
+
+    Raises:
+        Refusal: `warmup` is not a share.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        revision: str | None = None,
+        learning_rate: float = 1e-4,
+        warmup: float = 0.1,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        regularizers: list[Regularizer] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(regularizers)
+        if not 0 <= warmup <= 1:
+            raise Refusal(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
+        self.save_hyperparameters(ignore=["regularizers"])
+        self.network: PreTrainedModel | None = None
+
+    # -- building -------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
+        if self.network is None and self._trainer is not None:
+            self.build(self.trainer.datamodule)
+
+    def build(self, data: TaskData) -> None:
+        """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
+
+        Raises:
+            Refusal: there is no such checkpoint, it lacks weights or has no head for the task, or its tokenizer
+                and its network do not belong together.
+        """
+        weights, tokens = _sources(self.hparams.checkpoint)
+        revision = self.hparams.revision or ""
+        config = hub.fetch(AutoConfig.from_pretrained, weights, revision=revision)
+        auto, task = _auto(data.task), data.task
+        if type(config) not in auto._model_mapping:
+            raise Refusal(
+                f"model.checkpoint {self.hparams.checkpoint}: transformers has no {task.kind} on top of "
+                f"{config.model_type}; choose a pretrained text encoder or decoder."
+            )
+        tokenizer = _tokenizer(tokens, revision)
+        reach = getattr(config, "max_position_embeddings", None) or UNLIMITED
+        data.encode(tokenizer, min(tokenizer.model_max_length, reach))
+        more: dict[str, Any] = {} if task.is_span else {"num_labels": max(1, len(task.labels))}
+        if task.labels:
+            names = dict(enumerate(task.labels))
+            more |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        with torch.random.fork_rng(devices=[]):
+            # Not the global generator: twins must start from equal weights whatever was drawn before.
+            torch.manual_seed(self.hparams.seed)
+            network, info = hub.fetch(
+                auto.from_pretrained,
+                weights,
+                revision=revision,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                pad_token_id=tokenizer.pad_token_id,
+                **more,
+            )
+        self._refuse_holes(network, info, data.highest_id)
+        network.config.architectures = [type(network).__name__]
+        self._take(network, task)
+        self.refuse_layers(network.config.num_hidden_layers)
+
+    def _refuse_holes(self, network: PreTrainedModel, info: dict[str, Any], highest: int) -> None:
+        name = self.hparams.checkpoint
+        trunk = f"{network.base_model_prefix}."
+        holes = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
+        holes = sorted(key for key in holes if key.startswith(trunk) and "pooler" not in key)
+        if holes:
+            raise Refusal(
+                f"model.checkpoint {name} lacks {len(holes)} weights of {type(network).__name__} ({holes[0]}): "
+                "they would be random."
+            )
+        rows = network.get_input_embeddings().num_embeddings
+        if highest >= rows:
+            raise Refusal(
+                f"the tokenizer of {name} gives the id {highest} and the model knows {rows}: they do not belong "
+                "together."
+            )
+
+    def _take(self, network: PreTrainedModel, task: Task) -> None:
+        self.task, self.network, self.quality = task, network.train(), Quality(task)
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` tells of the model."""
+        config, name = self.network.config, self.hparams.checkpoint
+        return {
+            "label": f"{Path(name).resolve().parent.name if Path(name).name == 'model' else Path(name).name}, "
+            f"{self.task.name}",
+            "objective": f"{self.task.kind} ({self.task.name})",
+            "model_class": type(self.network).__name__,
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
+        super().on_save_checkpoint(checkpoint)
+        config = self.network.config
+        told = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
+        checkpoint["network"] = told
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network if need be, and put the RNG back."""
+        super().on_load_checkpoint(checkpoint)
+        if self.network is None:
+            told = checkpoint["network"]
+            config = json.loads(told["config"])
+            task = find(told["task"])
+            config = AutoConfig.for_model(
+                told["type"], **{k: v for k, v in config.items() if k != "model_type"}
+            )
+            self._take(_auto(task).from_config(config), task)
+        torch.set_rng_state(checkpoint["rng"].cpu())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, decay on matrices only; the learning rate rises linearly, then falls linearly to 0."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.hparams.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.hparams.learning_rate, betas=self.hparams.betas, fused=True
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate for the update that follows step `step`."""
+        last = self.trainer.max_steps
+        warmup = round(self.hparams.warmup * last)
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (last - step) / max(1, last - warmup))
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def _predict(self, batch: TaskBatch) -> Tensor:
+        """Logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
+        output = self.network(**batch.inputs)
+        if self.task.is_span:
+            return torch.stack([output.start_logits, output.end_logits], dim=-1).float()
+        return output.logits.float() if self.task.labels else output.logits[:, 0].float()
+
+    def _loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy in nats an example (an answer: mean of its two ends), or squared error of a score."""
+        if self.task.labels or self.task.is_span:
+            return nn.functional.cross_entropy(prediction, labels)
+        return nn.functional.mse_loss(prediction, labels)
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """The loss of one share of the step's rows."""
+        return self.training_loss(
+            lambda: self._loss(self._predict(batch), batch.labels), self.network, batch.inputs["attention_mask"]
+        )
+
+    def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Tell the regularisers of every pass over the data: Lightning sees the run as one epoch."""
+        steps, data = self.trainer.global_step, self.trainer.datamodule
+        begins = steps % data.steps_per_epoch == 0 and batch_idx % self.trainer.accumulate_grad_batches == 0
+        if steps and begins:
+            for regularizer in self.regularizers.values():
+                regularizer.on_epoch()
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Loss and metrics over the validation split."""
+        self._evaluate(batch, "validation")
+
+    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Loss and metrics over the test split."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: TaskBatch, name: str) -> None:
+        prediction = self._predict(batch)
+        self.quality.update(prediction, batch.labels, batch.owners, batch.covered)
+        loss = self._loss(prediction, batch.labels)
+        # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
+        self.log(f"{name}/loss", loss, batch_size=len(batch.labels), sync_dist=True, logger=False)
+
+    def on_validation_epoch_end(self) -> None:
+        """The metrics of the whole pass."""
+        self._conclude("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """The metrics of the whole pass."""
+        self._conclude("test")
+
+    def _conclude(self, name: str) -> None:
+        values = self.quality.compute(self.trainer.datamodule.examples[name])
+        # Equal on all ranks already.
+        self.log_dict({f"{name}/{metric}": value for metric, value in values.items()}, logger=False)
+
+
+def _auto(task: Task) -> Any:
+    return AutoModelForQuestionAnswering if task.is_span else AutoModelForSequenceClassification
+
+
+def _sources(checkpoint: str) -> tuple[str, str]:
+    """Where weights and tokenizer lie: the same place, but for a run of ours.
+
+    Raises:
+        Refusal: a folder that does not exist, or a run that kept no weights.
+    """
+    for folder in (record.CHECKPOINTS / checkpoint, Path(checkpoint)):
+        if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
+            kept = sorted((folder / "weights").glob("step-*"))
+            if not kept:
+                raise Refusal(
+                    f"model.checkpoint {checkpoint}: this run kept no weights; train it with "
+                    "--monitor.keep_weights last."
+                )
+            return str(kept[-1]), str(folder)
+    if checkpoint.startswith((".", "/", "~", f"{record.CHECKPOINTS}/")) and not Path(checkpoint).is_dir():
+        raise Refusal(f"model.checkpoint {checkpoint}: there is no such folder.")
+    return checkpoint, checkpoint
+
+
+def _tokenizer(source: str, revision: str) -> Any:
+    folder = Path(source)
+    files = [path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)]
+    if folder.is_dir() and not files:
+        raise Refusal(f"{source} holds no tokenizer: put the one of the model beside its weights.")
+    tokenizer = hub.fetch(AutoTokenizer.from_pretrained, source, revision=revision)
+    if not tokenizer.is_fast:
+        raise Refusal(
+            f"the tokenizer of {source} is a slow one: only those of the package tokenizers are read."
+        )
+    return tokenizer
