@@ -48,7 +48,7 @@ def chunks(queries: int, entries: int) -> Iterator[tuple[int, int]]:
     >>> list(chunks(200, 8192))
     [(0, 128), (128, 200)]
     """
-    size = min(max(ENTRIES // entries, 8), 128)
+    size = min(max(ENTRIES // entries, 8), 256)
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 
@@ -59,11 +59,28 @@ def seen(logits: Tensor) -> Tensor:
     )  # sums floats faster than booleans
 
 
-def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-    """What each query's attention looks like, without keeping its probabilities. Overwrites `logits`.
+def attend(logits: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each query's distribution over the keys and its entropy. Overwrites `logits`.
 
     Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
     clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
+
+    Args:
+        logits: (..., S), masked entries -inf; a query that sees nothing gives NaN.
+        out: room for the probabilities, like `logits`.
+
+    Returns:
+        Entropy, greatest probability and greatest logit (...), and the probabilities (..., S).
+    """
+    greatest = logits.amax(-1)
+    s = logits.sub_(greatest[..., None]).clamp_(min=-80)
+    p = torch.softmax(s, -1, out=out)
+    highest = p.amax(-1)
+    return -highest.log() - s.mul_(p).sum(-1), highest, greatest, p
+
+
+def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+    """What each query's attention looks like, without keeping its probabilities. Overwrites `logits`.
 
     Args:
         logits: (B, H, c, S), masked entries -inf; a query that sees nothing gives NaN.
@@ -72,13 +89,10 @@ def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
     Returns:
         Entropy, greatest probability and probability of the sink, (3, B, H, c); the greatest logit, (B, H, c).
     """
-    greatest = logits.amax(-1)
-    s = logits.sub_(greatest[..., None]).clamp_(min=-80)
-    p = s.softmax(-1)
-    highest = p.amax(-1)
+    entropy, highest, greatest, p = attend(logits)
     sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
     on_sink = p.gather(-1, sink[:, None, None, None].expand(*p.shape[:-1], 1))[..., 0]
-    return torch.stack([-highest.log() - s.mul_(p).sum(-1), highest, on_sink]), greatest
+    return torch.stack([entropy, highest, on_sink]), greatest
 
 
 class AttentionStatistics(Metric):

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.arithmetic import floating, precise
-from dynamics.metrics.attention import AttentionStatistics, chunks, summarise
+from dynamics.metrics.attention import AttentionStatistics, attend, chunks
 from dynamics.metrics.base import Estimate
 
 
+@torch.no_grad()
 def entropy(
     query: Tensor,
     key: Tensor,
@@ -41,27 +42,43 @@ def entropy(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows, heads, queries, keys = *query.shape[:3], key.shape[2]
-    shown = None if mask is None else mask.expand(rows, heads, queries, keys)
+    query, key = floating(query), floating(key)
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.ndim)].expand(rows, -1, -1, -1)
     total = torch.zeros(heads, dtype=torch.float64, device=query.device)
     count = torch.zeros_like(total)
+    ranges = list(chunks(queries, heads * keys))
+    size = ranges[0][1]
+    later = query.new_full((size, size), -torch.inf).triu(1)
+    # Used again and again: memory that is new costs more than the arithmetic.
+    room = query.new_empty(2, heads * size * keys)
     for row in range(rows):
-        for start, stop in chunks(queries, heads * keys):
+        for start, stop in ranges:
             reach = min(stop, keys) if is_causal else keys
+            logits, p = room[:, : heads * (stop - start) * reach].view(2, heads, stop - start, reach)
             with precise(query):
-                logits = (floating(query[row, :, start:stop]) * scaling) @ floating(key[row, :, :reach]).mT
-            if shown is not None:
-                part = shown[row, :, start:stop, :reach]
-                logits = (
-                    logits.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else logits.add_(part)
-                )
-            if is_causal:
-                at = torch.arange(stop, device=logits.device)
-                logits.masked_fill_(at[:reach] > at[start:, None], -torch.inf)
-            (values, _, _), (greatest,) = summarise(logits[None])
+                product = query[row, :, start:stop], key[row, :, :reach].mT
+                torch.baddbmm(logits, *product, beta=0, alpha=scaling, out=logits)
+            if mask is not None:
+                logits += _bias(mask[row], start, stop, reach, logits.dtype)
+            if is_causal and start < reach:
+                logits[:, :, start:] += later[: stop - start, : reach - start]
+            values, _, greatest, _ = attend(logits, out=p)
             used = greatest != -torch.inf
-            total += values[0].where(used, 0).double().sum(-1)
+            total += values.where(used, 0).double().sum(-1)
             count += used.sum(-1)
     return total / count
+
+
+def _bias(mask: Tensor, start: int, stop: int, reach: int, dtype: torch.dtype) -> Tensor:
+    """What a row's mask (H, T, S), any of which may be 1, adds to the logits of some queries."""
+    if mask.shape[1] > 1:
+        mask = mask[:, start:stop]
+    if mask.shape[2] > 1:
+        mask = mask[..., :reach]
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 class Entropy(AttentionStatistics):

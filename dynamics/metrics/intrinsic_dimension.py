@@ -62,7 +62,8 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
     2.0
     """
     x = floating(x)
-    sound = bool(x.isfinite().all()) and len(x := without_duplicates(x)) >= FEWEST
+    finite = bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else False
+    sound = finite and len(x := without_duplicates(x)) >= FEWEST
     value = two_nn(nearest(x, 2)[0], keep) if sound else torch.nan
     return torch.tensor(value, dtype=torch.float64, device=x.device)
 

@@ -1,8 +1,8 @@
 """Exact nearest neighbours by blocked matrix products, wherever the tokens are.
 
-The squared distance of x_i and x_j is, but for a term of x_i alone, |x_j|^2 - 2 x_i.x_j: one product about
-the mean, in float32 (bfloat16 where the CPU multiplies that much faster), gives a few candidates more than asked
-for, whose distances are then recomputed in float64 from the differences. A row whose candidates the product's
+The squared distance of x_i and x_j is |x_i|^2 + |x_j|^2 - 2 x_i.x_j: one product about the mean, in float32
+(bfloat16 where the CPU multiplies that much faster), gives a few candidates more than asked for, whose distances
+are then recomputed in float64 from the differences. A row whose candidates the product's
 rounding cannot vouch for is searched again, one precision up; so the result is that of float64 differences over
 all pairs (ties aside).
 """
@@ -17,14 +17,17 @@ from dynamics.metrics.arithmetic import precise
 BLOCK = 1 << 22
 """Entries of the distance matrix that exist at a time."""
 
-SPARE = {torch.bfloat16: 6}
+SPARE = {torch.bfloat16: 4}
 """Candidates beyond the k asked for, by the product's precision; else two, and an eighth of k."""
 
 FEW = 1 / 512
 """Share of rows that are cheaper to compare by differences than by a product of all."""
 
 GROUP = 32
-"""Columns of which the product's minimum is taken at once, when k is small."""
+"""Columns of which the product's maximum is taken at once, when k is small."""
+
+WHOLE = 1 << 24
+"""Entries of the distance matrix up to which it is held whole, so that half of it is computed."""
 
 
 def unique_rows(x: Tensor) -> Tensor:
@@ -108,17 +111,27 @@ class _Cloud:
         self.x = x
         self.centred = x - x.mean(0, dtype=torch.float64).to(x.dtype)
         self.norm = self.centred.norm(dim=-1).double()
-        self.half = 0.5 * self.norm.square()
 
     def search(self, rows: Tensor, k: int, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
         """Distances and indices of the neighbours of `rows`, and where they are certain."""
-        size = max(1, BLOCK // len(self.x))
+        n, size = len(self.x), max(1, BLOCK // len(self.x))
         if precision is None:
             results = [self._by_differences(block, k) for block in rows.split(size)]
         else:
-            factors = self._factors(precision)
-            results = [self._by_products(block, k, precision, *factors) for block in rows.split(size)]
+            products = _Products(self.centred, k, precision)
+            take = min(k + SPARE.get(precision, 2 + k // 8), n - 1)
+            if len(rows) == n and n * n <= WHOLE and self.x.device.type == "cpu" and n // GROUP >= 4 * take:
+                results = [self._settle(rows, k, products, *products.highest_of_all(take))]
+            else:
+                results = [
+                    self._settle(block, k, products, *products.highest(block, take))
+                    for block in rows.split(size)
+                ]
         distances, indices, certain = (torch.cat(part) for part in zip(*results, strict=True))
+        again = (~certain).nonzero()[:, 0]
+        if precision is not None and 0 < len(again) < len(rows) / 8:  # more candidates may do
+            more = products.highest(rows[again], min(8 * take, n - 1))
+            distances[again], indices[again], certain[again] = self._settle(rows[again], k, products, *more)
         return distances, indices, certain
 
     def _by_differences(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,39 +139,107 @@ class _Cloud:
         apart.scatter_(1, rows[:, None], torch.inf)
         return *apart.topk(k, dim=1, largest=False), torch.ones_like(rows, dtype=torch.bool)
 
-    def _factors(self, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Factors (n, d + 3) and (d + 3, n) of the scores x_i x_j - |x_j|^2 / 2, and what rounding took, (n,)."""
-        rounded = self.centred.to(precision)
-        parts, rest = [], self.half
-        for _ in range(3):  # |x_j|^2 / 2 to more digits than one column has
-            parts.append(rest.to(precision))
-            rest = rest - parts[-1]
-        left = torch.cat([rounded, rounded.new_full((len(rounded), 3), -1)], dim=1)
-        right = torch.cat([rounded, torch.stack(parts, dim=1)], dim=1).mT
-        return left, right, (self.centred - rounded).norm(dim=-1).double()
-
-    def _by_products(
-        self, rows: Tensor, k: int, precision: torch.dtype, left: Tensor, right: Tensor, lost: Tensor
+    def _settle(
+        self, rows: Tensor, k: int, products: "_Products", bound: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        n, d = self.x.shape
-        with precise(self.x):
-            score = left[rows] @ right  # greatest for the nearest
-        score.scatter_(1, rows[:, None], -torch.inf)
-        bound, candidates = _highest(score, min(k + SPARE.get(precision, 2 + k // 8), n - 1))
+        """The k nearest of the candidates, and whether no other row can be nearer than these."""
         parts = zip(rows.split(256), candidates.split(256), strict=True)  # small enough for the cache
         distances, order = torch.cat([_distances(self.x, *part) for part in parts]).sort(dim=-1)
         distances = distances[:, :k]
-        # Who is not a candidate scores at most `bound`, rounded on output, but for the rounding of the factors
-        # (Cauchy-Schwarz on what they lost) and of the sum. Only norms up to |x_i| + r_k are within reach.
+        # Only rows of norm up to |x_i| + r_k are within reach.
         norm = self.norm[rows]
-        reach = norm + distances[:, -1]
-        unit = torch.finfo(precision).eps
-        slack = (lost[rows] + (lost / self.norm).nan_to_num().max() * norm) * reach
-        slack += 4 * (d + 3) ** 0.5 * min(unit, torch.finfo(torch.float32).eps) * (norm + reach) * reach
-        bound = bound.double()
-        score = self.half[rows] - 0.5 * distances[:, -1].square()
-        certain = score > bound + 2 * unit * bound.abs() + slack
-        return distances, candidates.gather(1, order[:, :k]), certain
+        floor = products.least_distance(rows, bound.double(), norm, norm + distances[:, -1])
+        return distances, candidates.gather(1, order[:, :k]), distances[:, -1] < floor
+
+
+class _Products:
+    """Scores c - |y_i - y_j|^2 / 2 as one product of matrices, y the rows rounded to a precision.
+
+    c lies about the scores of neighbours, so that these are small and rounded finely.
+    """
+
+    def __init__(self, centred: Tensor, k: int, precision: torch.dtype) -> None:
+        n, d = centred.shape
+        self.n, self.precision = n, precision
+        rounded = centred.to(precision)
+        self.lost = (centred - rounded).norm(dim=-1).double()
+        self.ratio = (self.lost / centred.norm(dim=-1)).nan_to_num().max()
+        half = 0.5 * rounded.to(centred.dtype).norm(dim=-1).double().square()
+        self.shift = self._typical(centred, k)
+        parts, rest = [], 0.5 * self.shift - half
+        for _ in range(3):  # to more digits than one column has
+            parts.append(rest.to(precision))
+            rest = rest - parts[-1]
+        # To a whole number of groups and to even steps of the product; rows that are added score lowest.
+        size = (-(-n // GROUP) * GROUP, -(-(d + 6) // 32) * 32)
+        self.left, self.right = rounded.new_zeros(size), rounded.new_zeros(size)
+        for factor, own, other in ((self.left, d, d + 3), (self.right, d + 3, d)):
+            factor[:n, :d] = rounded
+            factor[:n, own : own + 3] = torch.stack(parts, dim=1)
+            factor[n:, own] = -torch.finfo(torch.bfloat16).max / 4
+            factor[:, other : other + 3] = 1
+
+    @staticmethod
+    def _typical(centred: Tensor, k: int) -> Tensor:
+        """Half the squared distance of a k-th neighbour, about; any value will do."""
+        some = centred[:: max(1, len(centred) // 16)]
+        half = 0.5 * centred.square().sum(-1)
+        with precise(centred):
+            apart = half - some @ centred.mT + half[:: max(1, len(centred) // 16), None]
+        return apart.kthvalue(min(k + 1, len(centred)), dim=1).values.median().double().nan_to_num()
+
+    def highest(self, rows: Tensor, take: int) -> tuple[Tensor, Tensor]:
+        """The lowest of the `take` highest scores of `rows`, and their columns, (m, take)."""
+        with precise(self.left):
+            score = self.left[rows] @ self.right[: self.n].mT
+        score.scatter_(1, rows[:, None], -torch.inf)
+        return _highest(score, take)
+
+    def highest_of_all(self, take: int) -> tuple[Tensor, Tensor]:
+        """`highest` of every row: half the products will do, for i scores with j as j with i."""
+        size, groups = len(self.left), len(self.left) // GROUP
+        strip = groups * max(1, 256 // groups)
+        starts = range(0, size, strip)
+        score = self.left.new_empty(sum(min(strip, size - start) * (size - start) for start in starts))
+        best = [self.left.new_full(shape, -torch.inf) for shape in ((size, groups), (groups, size))]
+        places = torch.empty(size, dtype=torch.long)  # of (i, j) in `score`, less j
+        end = 0
+        for start in starts:
+            rows = slice(start, min(start + strip, size))
+            width, begin = size - start, end
+            end += (rows.stop - start) * width
+            places[rows] = begin - start + width * torch.arange(rows.stop - start)
+            part = score[begin:end].view(-1, width)
+            with precise(self.left):
+                torch.mm(self.left[rows], self.right[start:].mT, out=part)
+            part.diagonal().fill_(-torch.inf)
+            best[0][rows] = part.unflatten(1, (-1, groups)).amax(1)
+            below = best[1][:, rows.stop :]
+            torch.maximum(below, part[:, rows.stop - start :].unflatten(0, (-1, groups)).amax(0), out=below)
+        # the highest lie in the groups (columns equal modulo `groups`) with the highest maxima
+        chosen = torch.maximum(best[0], best[1].mT)[: self.n].topk(take, dim=1).indices
+        columns = (chosen[:, None] + groups * torch.arange(GROUP)[:, None]).flatten(1)
+        rows = torch.arange(self.n)[:, None]
+        across = columns >= rows // strip * strip  # else the score lies on the other side of the diagonal
+        values, picked = score.take(torch.where(across, places[rows] + columns, places[columns] + rows)).topk(
+            take
+        )
+        return values[:, -1], columns.gather(1, picked)
+
+    def least_distance(self, rows: Tensor, bound: Tensor, norm: Tensor, reach: Tensor) -> Tensor:
+        """What separates a row at least from those of norm up to `reach` that score at most `bound`.
+
+        The bound is rounded on output, the sum underway; and |x_i - x_j| >= |y_i - y_j| less what the rounding of
+        both took.
+        """
+        unit = torch.finfo(self.precision).eps
+        width = self.left.shape[1]
+        slack = (
+            unit * bound.abs()
+            + 4 * width**0.5 * min(unit, torch.finfo(torch.float32).eps) * (norm + reach) ** 2
+        )
+        apart = (2 * (self.shift - bound - slack)).clamp(min=0).sqrt()
+        return apart - self.lost[rows] - torch.minimum(self.lost.max(), self.ratio * reach)
 
 
 def _distances(x: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:

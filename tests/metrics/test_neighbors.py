@@ -40,12 +40,13 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precisions", ["default", "bfloat16 first", "float32 first"])
-def test_distances_are_those_of_float64_differences(kind, precisions, monkeypatch):
+@pytest.mark.parametrize("n", [420, 1043])  # the larger one goes by half of the products
+def test_distances_are_those_of_float64_differences(kind, precisions, n, monkeypatch):
     first = {"bfloat16 first": [torch.bfloat16], "float32 first": []}
     if precisions in first:
         order = [*first[precisions], torch.float32, torch.float64, None]
         monkeypatch.setattr(neighbors, "_precisions", lambda x, k: order)
-    x = without_duplicates(cloud(kind))
+    x = without_duplicates(cloud(kind, n))
     expected = by_brute_force(x, 20)
     for k in (1, 2, 20):
         distances, indices = nearest(x, k)
@@ -56,9 +57,10 @@ def test_distances_are_those_of_float64_differences(kind, precisions, monkeypatc
     torch.testing.assert_close(nearest(x, 2, rows)[0], expected.values[rows, :2], rtol=1e-13, atol=0)
 
 
-def test_a_product_that_cannot_tell_says_so():
+@pytest.mark.parametrize("n", [420, 1043])
+def test_a_product_that_cannot_tell_says_so(n):
     """Clusters 1e4 apart and 1 wide: bfloat16 cannot order what is inside one."""
-    x = cloud("clusters far apart")
+    x = cloud("clusters far apart", n)
     found = neighbors._Cloud(x).search(torch.arange(len(x)), 2, torch.bfloat16)
     wrong = found[0][:, 1] > by_brute_force(x, 2).values[:, 1] * (1 + 1e-12)
     certain = found[2]
