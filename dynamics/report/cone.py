@@ -84,13 +84,12 @@ def _told_gap(model: Model, lines: Sequence[_Line], gap: pd.DataFrame) -> str:
     tokens = lines[-1].rows
     if own.empty or tokens.empty or gap.empty:
         return ""
-    middle = int(own["depth"].max()) // 2
+    last, end = int(own["layer"].max()), int(own["depth"].max())
     parts = []
-    for what, depth in (("middle layer", middle), ("last", int(own["depth"].max()))):
+    ends = f"last ({last})" if end == last else "after the norm"
+    for what, depth in ((f"middle layer ({last // 2})", last // 2), (ends, end)):
         one, other, apart = (rows[rows["depth"] == depth].iloc[0] for rows in (own, tokens, gap))
-        parts.append(
-            f"{what} ({depth}) {number(one['value'])} against {number(other['value'])}, gap {between(apart)}"
-        )
+        parts.append(f"{what} {number(one['value'])} against {number(other['value'])}, gap {between(apart)}")
     return f"{model.name}: {'; '.join(parts)}."
 
 
@@ -168,17 +167,16 @@ def _line(canvas: Canvas, cell: Cell, line: _Line) -> None:
 
 def _layers(canvas: Canvas, cell: Cell, rows: pd.DataFrame) -> None:
     """Whole layers as ticks, and `norm` for what follows the last."""
-    if rows.empty:
-        return
-    last = int(rows["layer"].max())
-    at = list(range(0, last + 1, -(-(last + 1) // 9)))
-    text = [str(layer) for layer in at]
-    if (rows["depth"] > last).any():
-        at, text = (
-            [x for x in at if x < last or last == 0] + [last + 1],
-            [*text[: sum(x < last for x in at)], "norm"],
-        )
-    canvas.x(cell, tickvals=at, ticktext=text, range=[-0.3, max(at) + 0.3])
+    if len(rows):
+        canvas.x(cell, **_ticks(rows), range=[-0.3, float(rows["depth"].max()) + 0.3])
+
+
+def _ticks(rows: pd.DataFrame) -> dict[str, list[Any]]:
+    last, end = int(rows["layer"].max()), int(rows["depth"].max())
+    every = -(-(last + 1) // 9)
+    at = [layer for layer in range(0, last + 1, every) if end == last or layer <= end - every]
+    norm = [end] if end > last else []
+    return {"tickvals": at + norm, "ticktext": [*map(str, at), *("norm" for _ in norm)]}
 
 
 def _legend(canvas: Canvas, look: dict[str, Look]) -> None:
@@ -303,22 +301,35 @@ def _turning(cone: Cone) -> list[Drawn]:
         rows = cone.rows[cone.rows["subject"].isin(subjects)]
         ends = {end: rows[rows["metric"] == f"axis_cosine_{end}"] for end in ("first", "last")}
         if ends["first"]["step"].nunique() > 1:
-            made.append(_turned(series, ends))
+            cosines = rows[(rows["metric"] == "mean_cosine") & (rows["depth"] == rows["depth"].max())]
+            own = cosines[(cosines[["corpus", "pooling", "transform"]] == "").all(axis=1)]
+            made.append(_turned(series, ends, own))
     return made
 
 
-def _turned(series: str, ends: dict[str, pd.DataFrame]) -> Drawn:
-    look = looks([f"with the {end} step" for end in ends])
-    titles = ["<b>axis of the last layer</b>", *(f"<b>every layer, with the {end} step</b>" for end in ends)]
-    canvas = Canvas(1, 3, titles, panel=250, top=84, right=90, between=0.075, share_y=False, lift=34)
+def _turned(series: str, ends: dict[str, pd.DataFrame], cosines: pd.DataFrame) -> Drawn:
+    turns, states = [f"axis with the {end} step's" for end in ends], ["sentences", "tokens"]
+    look = looks([*turns, *states])
+    titles = ["<b>the cone, last layer</b>", "<b>its axis, last layer</b>"]
+    titles += [f"<b>axis of each layer,<br>with the {end} step's</b>" for end in ends]
+    canvas = Canvas(1, 4, titles, panel=250, top=100, right=90, between=0.06, share_y=False, lift=46)
+    for name in states:
+        mine = cosines[cosines["site"] == name.removesuffix("s")].sort_values("step")
+        scale = Scale.of(mine["step"])
+        placed = mine.assign(depth=scale.place(mine["step"]))
+        _line(canvas, (0, 0), _Line(name, placed, look[name], 2.0, True))
+        canvas.x((0, 0), **scale.axis("step"))
+    canvas.y((0, 0), title={"text": "mean cosine"})
     told = []
-    for col, ((end, rows), (name, how)) in enumerate(zip(ends.items(), look.items(), strict=True), start=1):
+    for col, ((end, rows), (name, how)) in enumerate(
+        zip(ends.items(), list(look.items())[:2], strict=True), start=2
+    ):
         last = rows[rows["depth"] == rows["depth"].max()].sort_values("step")
         scale = Scale.of(last["step"])
         placed = last.assign(depth=scale.place(last["step"]))
-        _line(canvas, (0, 0), _Line(name, placed, how, 2.0, True))
-        canvas.x((0, 0), **scale.axis("step"))
-        canvas.y((0, 0), title={"text": "absolute cosine"}, range=[-0.03, 1.03])
+        _line(canvas, (0, 1), _Line(name, placed, how, 2.0, True))
+        canvas.x((0, 1), **scale.axis("step"))
+        canvas.y((0, 1), title={"text": "absolute cosine"}, range=[-0.03, 1.03])
         table = rows.pivot(index="depth", columns="step", values="value")
         canvas.add(
             (0, col),
@@ -330,9 +341,7 @@ def _turned(series: str, ends: dict[str, pd.DataFrame]) -> Drawn:
             hovertemplate="step %{x}, layer %{y}: %{z:.4g}<extra></extra>",
         )
         canvas.x((0, col), type="category", title={"text": "step"}, showgrid=False, nticks=8, tickangle=0)
-        canvas.y(
-            (0, col), title={"text": "layer"}, tickformat="d", dtick=max(1, len(table) // 6), showgrid=False
-        )
+        canvas.y((0, col), title={"text": "layer"}, showgrid=False, **_ticks(rows))
         edge = last.iloc[-1] if end == "first" else last.iloc[0]
         told.append(f"step {edge['step']} against the {end}: {between(edge)}")
     bar = canvas.bar("absolute cosine", 0)
@@ -341,10 +350,11 @@ def _turned(series: str, ends: dict[str, pd.DataFrame]) -> Drawn:
     return Drawn(
         f"The axis turning: {series}",
         canvas.figure(),
-        "Cosine of the axis at each step with what it was at the first and what it is at the last.",
+        "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and with "
+        "what it is at the last.",
         f"{'; '.join(told)}.",
-        "Sentences are the same at every step. Bands: 95 % of resamples. Maps: the steps are equally wide; the top "
-        "line is after the final norm, where there is one.",
+        "Sentences are the same at every step; last layer: after the final norm, where there is one. Bands: 95 % "
+        "interval, of axes the middle 95 % of resamples. Maps: the steps are equally wide.",
     )
 
 

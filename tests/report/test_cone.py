@@ -148,6 +148,7 @@ def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(found):
 def test_the_gap_is_told_in_numbers(found):
     reading = cone.drawn(found)[0].reading
     assert "enc: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; last (4)" in reading
+    assert "dec: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; after the norm" in reading
 
 
 def test_figures_in_the_order_of_the_experiments(found):
@@ -173,6 +174,18 @@ def test_matrices_have_the_stability_on_their_diagonal(found):
     np.testing.assert_allclose(np.diag(cka), 1)
     assert len(by_corpus) == 3
     np.testing.assert_allclose(by_corpus[0], [[0.3, 0.125], [0.125, 0.3]])
+
+
+def test_the_axis_along_the_steps(found):
+    figure = next(one for one in cone.compared(found) if one.title == "The axis turning: run").figure
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    np.testing.assert_allclose([trace.z[0] for trace in maps], [[1, 0.25], [0.25, 1]])
+    lines = {
+        trace.xaxis: list(trace.y) for trace in figure.data if trace.hovertemplate and trace.type == "scatter"
+    }
+    assert lines["x"] == [0.1, 0.1]
+    assert lines["x2"] == [0.25, 1]
+    assert figure.layout.yaxis3.ticktext == ("0", "1", "2", "3", "4", "norm")
 
 
 def test_fits_from_elsewhere_are_open_marks(found):
