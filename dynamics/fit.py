@@ -13,9 +13,10 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
-from dynamics.checkpoint import Checkpoints, resolve_resume, states
+from dynamics.checkpoint import Checkpoints, resolve_resume, state_path, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
 from dynamics.errors import Failure, Refusal
@@ -202,7 +203,10 @@ def fit(options: Options) -> None:
     """Train one run, from its beginning or from where it stopped."""
     folder = CHECKPOINTS / (options.run or _made_up_name(options))
     existed = folder.exists() and any(folder.iterdir())
-    if existed and options.resume is None:
+    is_first = (
+        rank_zero_only.rank == 0
+    )  # the other ranks run the same command, and find the folder of the first
+    if existed and options.resume is None and is_first:
         raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
     if not options.configs and (folder / "config.yaml").is_file():
         options = options._replace(configs=[str(folder / "config.yaml")])
@@ -214,19 +218,25 @@ def fit(options: Options) -> None:
     cli.model.build(cli.datamodule)
     _count_steps(cli)
     described = _describe(cli)
-    _announce(cli, described, state)
-    _start_folder(cli, described)
+    if is_first:
+        _announce(cli, described, state)
+        _start_folder(cli, described)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     except BaseException as error:
+        if not is_first:
+            raise
         if isinstance(error, Refusal) and not existed and cli.trainer.global_step == 0:
             shutil.rmtree(folder)
             raise
         _finish(folder, described, "failed")
         if isinstance(error, Failure):
-            good = next(iter(states(folder)), "none was saved yet")
-            raise Failure(f"{error} The run's newest good state: {good}.") from error
+            # The weights of this very step gave what is not finite.
+            good = (path for path in states(folder) if path != state_path(folder, cli.trainer.global_step))
+            raise Failure(f"{error} The newest state from before: {next(good, 'none')}.") from error
         raise
+    if not is_first:
+        return
     _finish(folder, described, "interrupted" if cli.trainer.interrupted else "done")
     print(f"run {folder.name} is in {folder}/; draw it with: dynamics report {folder.name}")
 

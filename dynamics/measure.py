@@ -68,6 +68,7 @@ def measure(
     step: int = 0,
     references: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = torch.float32,
+    all_ranks: bool = True,
 ) -> Measurement:
     """Measure a model on batches.
 
@@ -82,6 +83,8 @@ def measure(
         references: what the measurement at step 0 returned, for metrics that compare with it; an empty mapping
             at step 0 makes this measurement the reference. Without one such metrics are NaN.
         dtype: precision to measure in; None keeps the model's own.
+        all_ranks: whether every rank of a distributed run is here, each with batches of its own; false where one
+            rank measures while the others wait.
 
     Returns:
         Rows, arrays, references for later measurements, and the time spent on each metric.
@@ -115,7 +118,7 @@ def measure(
             )
         seconds = time.perf_counter() - started - meter.spent
         is_reference = step == 0 and references is not None and not references
-        result = read_off(meter, (run, subject, condition, step), references, is_reference)
+        result = read_off(meter, (run, subject, condition, step), references, is_reference, all_ranks)
     return result._replace(seconds={"forward": seconds, **result.seconds})
 
 
@@ -124,10 +127,11 @@ def read_off(
     key: tuple[str, str, str, int],
     references: Mapping[str, Tensor] | None = None,
     is_reference: bool = False,
+    all_ranks: bool = True,
 ) -> Measurement:
     """Rows and arrays of everything that a meter was fed; `key` is their run, subject, condition and step."""
     known = dict(references or {})
-    found = list(_estimates(meter, known, is_reference))
+    found = list(_estimates(meter, known, is_reference, all_ranks))
     return Measurement(
         [row for site, layer, name, estimate in found for row in _rows((*key, site, layer), name, estimate)],
         [
@@ -141,7 +145,7 @@ def read_off(
 
 
 def _estimates(
-    meter: Meter, references: dict[str, Tensor], is_reference: bool
+    meter: Meter, references: dict[str, Tensor], is_reference: bool, all_ranks: bool
 ) -> Iterator[tuple[str, int, str, Estimate]]:
     """Site, layer, name and estimate of every metric; new references are put into `references`."""
     for site, layer, group in meter.groups:
@@ -152,7 +156,7 @@ def _estimates(
                     references[name] = state
                 metric.reference = references.get(name)
         with meter.timed(group.metrics):
-            estimates = group.compute()
+            estimates = group.compute(all_ranks)
         for name, estimate in estimates.items():
             if estimate.reason:
                 log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)

@@ -114,6 +114,7 @@ class Monitor(L.Callback):
             run=folder.name,
             step=step,
             references=self._references,
+            all_ranks=False,
         )
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
