@@ -1,4 +1,4 @@
-"""The progress bar of training: ETA, bits per character, and the time spent measuring."""
+"""The progress bar of training: ETA, bits per character or the metric of a task, and the time spent measuring."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,20 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.curves import Curves
 from dynamics.monitor import Monitor
 
+SHOWN = {
+    "bpc": "train/bits_per_character",
+    "val_bpc": "validation/bits_per_character",
+    **{name: f"validation/{name}" for name in ("accuracy", "f1", "exact_match")},
+    **{name: f"validation/{name}_correlation" for name in ("matthews", "pearson", "spearman")},
+}
+"""Curves that stand behind the bar, by the name that they have there."""
+
 
 class ProgressBar(TQDMProgressBar):
     """Lightning's tqdm bar with the numbers that matter here.
 
     Args:
-        curves: source of the newest bits per character.
+        curves: source of the newest values.
         monitor: source of the time spent measuring.
     """
 
@@ -43,12 +51,5 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         latest = self._curves.latest
-        shown = {
-            name: f"{latest[key]:.3f}"
-            for name, key in (
-                ("bpc", "train/bits_per_character"),
-                ("val_bpc", "validation/bits_per_character"),
-            )
-            if key in latest
-        }
+        shown = {name: f"{latest[key]:.3f}" for name, key in SHOWN.items() if key in latest}
         return {**shown, "measuring": f"{self._monitor.seconds:.1f}s"}

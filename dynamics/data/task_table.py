@@ -70,10 +70,16 @@ TASKS = {
             (GLUE, "cola"),
             ("sentence",),
             ("unacceptable", "acceptable"),
-            ("matthews", "accuracy"),
+            ("matthews_correlation", "accuracy"),
             bare={4: (3, 1)},
         ),
-        Task("stsb", (GLUE, "stsb"), PAIR, metrics=("spearman", "pearson"), bare={7: (5, 6, 4)}),
+        Task(
+            "stsb",
+            (GLUE, "stsb"),
+            PAIR,
+            metrics=("spearman_correlation", "pearson_correlation"),
+            bare={7: (5, 6, 4)},
+        ),
         Task("squad", ("rajpurkar/squad", None), ("question", "context"), metrics=("f1", "exact_match")),
     )
 }

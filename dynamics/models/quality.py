@@ -17,9 +17,9 @@ LONGEST_ANSWER = 30
 MAKERS: dict[str, Callable[[int], nn.Module]] = {
     "accuracy": lambda classes: MulticlassAccuracy(classes, average="micro"),
     "f1": lambda classes: BinaryF1Score(),
-    "matthews": lambda classes: MulticlassMatthewsCorrCoef(classes),
-    "pearson": lambda classes: PearsonCorrCoef(),
-    "spearman": lambda classes: SpearmanCorrCoef(),
+    "matthews_correlation": lambda classes: MulticlassMatthewsCorrCoef(classes),
+    "pearson_correlation": lambda classes: PearsonCorrCoef(),
+    "spearman_correlation": lambda classes: SpearmanCorrCoef(),
 }
 
 

@@ -222,7 +222,13 @@ METRICS = {
         signed=True,
     ),
     "bits_per_character": Words("cross-entropy", "bits per character"),
-    "loss": Words("cross-entropy", "nats per token"),
+    "accuracy": Words("accuracy"),
+    "f1": Words("F1"),
+    "exact_match": Words("exact match"),
+    "matthews_correlation": Words("Matthews correlation"),
+    "pearson_correlation": Words("Pearson correlation"),
+    "spearman_correlation": Words("Spearman correlation"),
+    "loss": Words("loss", "nats; squared error of a score"),
 }
 
 SITES = {
@@ -263,6 +269,16 @@ CORE = (
 """What a reader sees without a click, in this order."""
 
 CURVES = ("train", "validation")
+QUALITY = (
+    "bits_per_character",
+    "accuracy",
+    "matthews_correlation",
+    "spearman_correlation",
+    "pearson_correlation",
+    "f1",
+    "exact_match",
+)
+"""Curves that tell how well a model does what it learns, the most telling first."""
 DASH = "\N{EN DASH}"
 """Stands where there is no value."""
 MINUS = "\N{MINUS SIGN}"

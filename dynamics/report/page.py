@@ -174,12 +174,14 @@ def _curves(study: Study, look: Looks) -> list[Figure]:
         for arm in study.arms:
             if arm.name in shown:
                 panels.setdefault(summary.objective(arm), []).append(arm.name)
+        trained = (table["site"] == "train").any()
         caption = (
             "Log axis"
             + ("; step 0 (before any update) is set apart at its left end" if (table["at"] == 0).any() else ""),
-            "Lines with markers: validation; broad faint lines: training, averaged within log-spaced bins.",
+            "Lines with markers: validation"
+            + ("; broad faint lines: training, averaged within log-spaced bins." if trained else ""),
             "Each objective has a panel and an axis of its own: values on masked characters do not compare "
-            "with values on every character."
+            "with values on every character, nor those of one task with another's."
             if len(panels) > 1
             else "",
             "" if (table["site"] == "validation").any() else "no validation was run",

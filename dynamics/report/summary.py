@@ -8,7 +8,7 @@ import pandas as pd
 
 from dynamics.report import tables
 from dynamics.report.arms import Arm, Study, flatten
-from dynamics.report.names import CORE, DASH, LAYERS, capital, compact, heading, number, words
+from dynamics.report.names import CORE, DASH, LAYERS, QUALITY, capital, compact, heading, number, words
 
 COVERED = {"clm": "every character (clm)", "mlm": "masked characters only (mlm)"}
 
@@ -44,11 +44,12 @@ def key_numbers(study: Study) -> list[Line]:
         Line("parameters", tuple(_count(arm.settings.get("parameters")) for arm in study.arms)),
         Line("last step", tuple(_last_step(study, arm) for arm in study.arms)),
     ]
-    bits = tables.curves(study.rows, "bits_per_character")
-    means = tables.final(tables.curve_means(bits[bits["site"] == "validation"]))
-    for covered in dict.fromkeys(objective(arm) for arm in study.arms):
-        cells = tuple(_value(means, arm.name) if objective(arm) == covered else DASH for arm in study.arms)
-        lines.append(Line(f"validation bits per character, {covered}", cells))
+    for metric in (name for name in tables.curve_metrics(study.rows) if name in QUALITY):
+        curves = tables.curves(study.rows, metric)
+        means = tables.final(tables.curve_means(curves[curves["site"] == "validation"]))
+        for covered in dict.fromkeys(objective(arm) for arm in study.arms):
+            cells = tuple(_value(means, arm.name) if objective(arm) == covered else DASH for arm in study.arms)
+            lines.append(Line(f"validation {words(metric).unit or words(metric).title}, {covered}", cells))
     for along, site, metric in tables.quantities(study.rows):
         if (site, metric) in CORE:
             lines += _quantity(study, site, metric, along)

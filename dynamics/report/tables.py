@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dynamics.report.names import CORE, CURVES, PLACES
+from dynamics.report.names import CORE, CURVES, PLACES, QUALITY
 
 SERIES = ["arm", "at", "layer", "head"]
 COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n"]
@@ -163,9 +163,9 @@ def curve_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_metrics(rows: pd.DataFrame) -> list[str]:
-    """Metrics of the learning curves; bits per character first."""
+    """Metrics of the learning curves; how well the models do comes first."""
     found = rows.loc[rows["site"].isin(CURVES), "metric"].unique()
-    order = ("bits_per_character", "loss")
+    order = (*QUALITY, "loss")
     return sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))
 
 
