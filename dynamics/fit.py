@@ -81,7 +81,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the machine and on the run's name."""
         trainer = self.config.trainer
-        if trainer.max_steps < 1 and not (trainer.max_epochs or 0) > 0:
+        if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
             raise Refusal(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
         trainer.default_root_dir = str(self.folder)
         if trainer.precision is None:
@@ -126,7 +126,7 @@ def _quiet() -> None:
 def _count_steps(cli: RunCLI) -> None:
     """Epochs become steps, which schedules are made of, as soon as the data can be counted."""
     trainer = cli.trainer
-    if trainer.max_steps < 1:
+    if trainer.max_steps == -1:
         epoch = getattr(cli.datamodule, "steps_per_epoch", None)
         if epoch is None:
             raise Refusal("windows drawn from a corpus have no epochs: say trainer.max_steps.")
@@ -151,6 +151,7 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
         "precision": trainer.precision,
         "devices": trainer.world_size,
         "model": dict(hparams),
+        "regularizers": {name: term.describe() for name, term in cli.model.regularizers.items()},
         "probe": {
             "split": "validation",
             "windows": sum(len(batch["input_ids"]) for batch in probe),

@@ -63,6 +63,13 @@ class Regularizer(ABC):
     def penalty(self, value: Tensor) -> Tensor:
         """What the weight multiplies."""
 
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for `run.json`."""
+        return {
+            "class": self.kind,
+            **{name: x for name, x in vars(self).items() if name[0] != "_" and name != "kind"},
+        }
+
     def on_epoch(self) -> None:  # noqa: B027
         """An epoch of training begins."""
 
