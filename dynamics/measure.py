@@ -117,8 +117,11 @@ def measure(
                 "choose metrics of the residual stream."
             )
         seconds = time.perf_counter() - started - meter.spent
+        if not all_ranks:
+            for _, _, group in meter.groups:
+                group.states.distributed_available_fn = lambda: False
         is_reference = step == 0 and references is not None and not references
-        result = read_off(meter, (run, subject, condition, step), references, is_reference, all_ranks)
+        result = read_off(meter, (run, subject, condition, step), references, is_reference)
     return result._replace(seconds={"forward": seconds, **result.seconds})
 
 
@@ -127,11 +130,10 @@ def read_off(
     key: tuple[str, str, str, int],
     references: Mapping[str, Tensor] | None = None,
     is_reference: bool = False,
-    all_ranks: bool = True,
 ) -> Measurement:
     """Rows and arrays of everything that a meter was fed; `key` is their run, subject, condition and step."""
     known = dict(references or {})
-    found = list(_estimates(meter, known, is_reference, all_ranks))
+    found = list(_estimates(meter, known, is_reference))
     return Measurement(
         [row for site, layer, name, estimate in found for row in _rows((*key, site, layer), name, estimate)],
         [
@@ -145,7 +147,7 @@ def read_off(
 
 
 def _estimates(
-    meter: Meter, references: dict[str, Tensor], is_reference: bool, all_ranks: bool
+    meter: Meter, references: dict[str, Tensor], is_reference: bool
 ) -> Iterator[tuple[str, int, str, Estimate]]:
     """Site, layer, name and estimate of every metric; new references are put into `references`."""
     for site, layer, group in meter.groups:
@@ -156,7 +158,7 @@ def _estimates(
                     references[name] = state
                 metric.reference = references.get(name)
         with meter.timed(group.metrics):
-            estimates = group.compute(all_ranks)
+            estimates = group.compute()
         for name, estimate in estimates.items():
             if estimate.reason:
                 log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)

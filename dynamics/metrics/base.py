@@ -162,10 +162,10 @@ class Group:
         """Add one batch."""
         self.states.update(batch)
 
-    def compute(self, all_ranks: bool = True) -> dict[str, Estimate]:
-        """Every metric's estimate by name, over all batches and, where all of them measure, all ranks."""
+    def compute(self) -> dict[str, Estimate]:
+        """Every metric's estimate by name, over all batches and all ranks."""
         self.states._known.clear()
-        with torch.no_grad(), self.states.sync_context(should_sync=all_ranks, should_unsync=all_ranks):
+        with torch.no_grad(), self.states.sync_context():
             return {metric.name: metric.estimate(self.states) for metric in self.metrics}
 
 
