@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics import MeanMetric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassMatthewsCorrCoef
 from torchmetrics.text import SQuAD
 
@@ -24,7 +24,7 @@ MAKERS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Quality(nn.Module):
-    """Gathers predictions over a pass of validation and gives the task's metrics, each at most 1.
+    """Gathers predictions over a pass of validation and gives the mean loss and the task's metrics, each at most 1.
 
     Args:
         task: the task.
@@ -35,17 +35,23 @@ class Quality(nn.Module):
         self.task = task
         made = {"squad": SQuAD()} if task.is_span else {m: MAKERS[m](len(task.labels)) for m in task.metrics}
         self.metrics = nn.ModuleDict(made)
+        # Not left to `self.log`, which truncates the mean number of rows a rank to an integer.
+        self.loss = MeanMetric()
         self._best: dict[int, tuple[float, int, int]] = {}
 
-    def update(self, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
+    def update(
+        self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None
+    ) -> None:
         """Take the rows of a batch.
 
         Args:
+            loss: their mean, 0-d.
             prediction: logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's ends.
             labels: classes or scores (B,); not used for answers.
             owners: numbers (B,) of the examples.
             covered: for answers, the characters (B, T, 2) of the context that each token covers, else -1.
         """
+        self.loss.update(loss, weight=len(labels))
         if covered is not None:
             for owner, *found in zip(owners.tolist(), *best_spans(prediction, covered), strict=True):
                 self._best[owner] = max(self._best.get(owner, (-float("inf"), 0, 0)), tuple(found))
@@ -54,7 +60,7 @@ class Quality(nn.Module):
             metric.update(prediction.argmax(1) if self.task.labels else prediction, labels)
 
     def compute(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The metrics over all ranks, and begin anew; `examples` are those that the numbers count."""
+        """Loss and metrics over all ranks, and begin anew; `examples` are those that the numbers count."""
         if self._best:
             found, asked = [], []
             for owner, (_, start, end) in self._best.items():
@@ -64,12 +70,12 @@ class Quality(nn.Module):
                 asked.append({"answers": {"text": texts, "answer_start": starts}, "id": example.name})
             self.metrics["squad"].update(found, asked)
         self._best.clear()
-        values = {name: metric.compute() for name, metric in self.metrics.items()}
-        for metric in self.metrics.values():
+        values, loss = {name: metric.compute() for name, metric in self.metrics.items()}, self.loss.compute()
+        for metric in (*self.metrics.values(), self.loss):
             metric.reset()
         if self.task.is_span:
             values = {name: value / 100 for name, value in values["squad"].items()}
-        return {name: float(values[name]) for name in self.task.metrics}
+        return {"loss": float(loss), **{name: float(values[name]) for name in self.task.metrics}}
 
 
 def best_spans(logits: Tensor, covered: Tensor) -> tuple[list[float], list[int], list[int]]:

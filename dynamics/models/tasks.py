@@ -215,31 +215,24 @@ class TaskModel(ShapedModule):
                 regularizer.on_epoch()
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Loss and metrics over the validation split."""
-        self._evaluate(batch, "validation")
-
-    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Loss and metrics over the test split."""
-        self._evaluate(batch, "test")
-
-    def _evaluate(self, batch: TaskBatch, name: str) -> None:
+        """Predict the rows of the validation (or test) split."""
         prediction = self._predict(batch)
-        self.quality.update(prediction, batch.labels, batch.owners, batch.covered)
         loss = self._loss(prediction, batch.labels)
-        # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
-        self.log(f"{name}/loss", loss, batch_size=len(batch.labels), sync_dist=True, logger=False)
+        self.quality.update(loss, prediction, batch.labels, batch.owners, batch.covered)
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """The metrics of the whole pass."""
+        """What the pass came to."""
         self._conclude("validation")
 
     def on_test_epoch_end(self) -> None:
-        """The metrics of the whole pass."""
+        """What the pass came to."""
         self._conclude("test")
 
     def _conclude(self, name: str) -> None:
         values = self.quality.compute(self.trainer.datamodule.examples[name])
-        # Equal on all ranks already.
+        # Equal on all ranks already. logger=False: the curves go to the loggers with the step that they belong to.
         self.log_dict({f"{name}/{metric}": value for metric, value in values.items()}, logger=False)
 
 

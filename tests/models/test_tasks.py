@@ -118,8 +118,9 @@ def test_metrics_agree_with_scikit_learn_and_numpy(task):
         }
     for part in np.split(np.arange(n), 4):
         given = (torch.from_numpy(array[part]) for array in (prediction, labels))
-        quality.update(*given, torch.from_numpy(part), None)
+        quality.update(torch.tensor(float(part[0])), *given, torch.from_numpy(part), None)
     found = quality.compute([])
+    assert found.pop("loss") == 75
     assert set(found) == set(known.metrics)
     assert all(value == pytest.approx(expected[name](), abs=1e-5) for name, value in found.items())
 
@@ -151,8 +152,9 @@ def test_the_best_answer_of_all_windows_counts():
     for owner, token, height in ((0, 1, 2.0), (0, 3, 5.0), (1, 3, 1.0)):
         logits = torch.zeros(1, 4, 2)
         logits[0, token] = height
-        quality.update(logits, torch.zeros(1, 2), torch.tensor([owner]), spans)
-    assert quality.compute(questions) == {"f1": pytest.approx((1 + 2 / 3) / 2), "exact_match": 0.5}
+        quality.update(torch.tensor(height), logits, torch.zeros(1, 2), torch.tensor([owner]), spans)
+    expected = {"loss": pytest.approx(8 / 3), "f1": pytest.approx((1 + 2 / 3) / 2), "exact_match": 0.5}
+    assert quality.compute(questions) == expected
 
 
 # Whole runs
