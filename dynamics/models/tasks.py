@@ -191,7 +191,9 @@ class TaskModel(ShapedModule):
         """Logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
         output = self.network(**batch.inputs)
         if self.task.is_span:
-            return torch.stack([output.start_logits, output.end_logits], dim=-1).float()
+            ends = torch.stack([output.start_logits, output.end_logits], dim=-1).float()
+            # No answer begins or ends in padding: how far a batch is padded must not matter.
+            return ends.masked_fill(batch.inputs["attention_mask"][..., None] == 0, -torch.inf)
         return output.logits.float() if self.task.labels else output.logits[:, 0].float()
 
     def _loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
