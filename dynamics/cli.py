@@ -16,6 +16,7 @@ VERBS = {
     "scan": "measure any model: pretrained, intermediate, untrained, or a run's weights",
     "cone": "sentence vectors: how narrow their cone is, what its axis means, what centring buys",
     "probe": "feed untrained blocks inputs that share a bias",
+    "sweep": "run `fit` for every value and seed of a sweep",
     "report": "draw one page that compares runs",
 }
 UNWRITABLE = {

@@ -1,5 +1,6 @@
 """The verbs that need no training: each takes its arguments and hands over to the room that does the work."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,15 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from dynamics.config import refuse_parsing
+from dynamics.errors import Failure, Refusal
+
+
+class Known(argparse.ArgumentParser):
+    """A parser of some words among others that refuses in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, without the usage text."""
+        raise Refusal(f"{self.prog}: {message}.")
 
 
 class Parser(ArgumentParser):
@@ -134,6 +144,33 @@ def probe(argv: Sequence[str]) -> None:
     from dynamics.report import page
 
     print(f"report: {page.write([folder], folder / 'report.html')}")
+
+
+def sweep(argv: Sequence[str]) -> None:
+    """`dynamics sweep CONFIG [--run NAME] [--launcher local] [--dry-run] [options of dynamics fit]`."""
+    parser = Known(
+        prog="dynamics sweep",
+        description="Run `dynamics fit` for every value and seed of a sweep, then draw them on one page.",
+        epilog="Other options are those of `dynamics fit`, for every run of the sweep.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, help="the sweep, for example configs/istar-sweep.yaml")
+    parser.add_argument("--run", help="name of the sweep under checkpoints/ (the file's when missing)")
+    parser.add_argument("--launcher", default="local", help="where to run: local")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    args, more = parser.parse_known_args(list(argv))
+    from dynamics.experiments import sweep as experiment
+
+    name = args.run or args.config.stem
+    complete, failed = experiment.sweep(args.config, name, args.launcher, args.dry_run, more)
+    if complete:
+        from dynamics.record import CHECKPOINTS
+        from dynamics.report import page
+
+        print(f"report: {page.write(complete, CHECKPOINTS / name / 'report.html')}")
+    if failed:
+        said = "; ".join(f"{run}: {line}" for run, line in failed.items())
+        raise Failure(f"{len(failed)} runs of {name} failed ({said})")
 
 
 def report(argv: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ BELOW = {
         *("errors", "record", "config", "provenance", "checkpoint", "curves", "monitor", "progress"),
         *("data", "models", "loggers"),
     },
-    "verbs": {"errors", "config", "data", "report", "experiments"},
+    "verbs": {"errors", "record", "config", "data", "report", "experiments"},
     "cli": {"errors", "fit", "verbs"},
 }
 """What each room may import. A room that is missing here fails: decide where it stands."""
