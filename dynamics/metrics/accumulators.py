@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.arithmetic import above_rounding, floating, precise, self_product, unresolved
 from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
 from dynamics.metrics.neighbors import nearest, without_duplicates
 from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
@@ -20,6 +20,25 @@ from dynamics.metrics.sampling import kept_windows, occurrence, priority, window
 def scalar() -> Tensor:
     """An empty sum: takes the shape and device of the first thing added to it."""
     return torch.zeros((), dtype=torch.float64)
+
+
+def state_sums(x: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the tokens of each window of states x (n, h, d), float64, and the W window ids.
+
+    Layout of the last axis of the sums (W, h, 2d + 2): state (d), direction (d), norm (1), number of tokens (1).
+    Within a window they are taken in the precision of x.
+    """
+    ids, inverse = windows.unique(return_inverse=True)
+    own = x.new_zeros(len(ids), len(x))
+    own[inverse, torch.arange(len(x), device=x.device)] = 1
+    x = x.transpose(0, 1)
+    norm = x.norm(dim=-1)
+    with precise(
+        x
+    ):  # a direction is a state weighted by the inverse of its norm: products, no copy of the states
+        sums = [own @ x, (own / norm[:, None]) @ x, (norm @ own.mT)[..., None]]
+    number = own.sum(1)[:, None].expand(len(x), -1, -1)
+    return torch.cat([*sums, number], dim=-1).double().transpose(0, 1), ids
 
 
 class Sums(Metric):
@@ -46,9 +65,8 @@ class Sums(Metric):
         return Sums, self.budget
 
     def update(self, batch: States) -> None:
-        x = batch.x.double()
-        norm = x.norm(dim=-1, keepdim=True)
-        sums, ids = window_sums(torch.cat([x, x / norm, norm, torch.ones_like(norm)], dim=-1), batch.windows)
+        x = floating(batch.x)
+        sums, ids = state_sums(x, batch.windows)
         direction, number = sums[..., x.shape[-1] : -2], sums[..., -1]
         self.total = self.total + sums.sum(0)
         self.own = self.own + torch.stack([direction.square().sum((0, -1)), number.square().sum(0)], dim=-1)
@@ -101,17 +119,27 @@ class Sums(Metric):
 def merge_moments(parts: Tensor) -> Tensor:
     """Moments of the whole from those of its parts, shape (R, h, d + 1, d + 1) -> (h, d + 1, d + 1).
 
-    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however
-    far the mean lies from the origin. Layout: number of tokens at [0, 0], mean at [0, 1:], sum of centred outer
-    products at [1:, 1:].
+    Layout: number of tokens at [0, 0], mean at [0, 1:], sum of centred outer products at [1:, 1:].
     """
-    n = parts[..., 0, :1]
-    merged = parts.sum(0)
-    middle = (parts[..., 0, 1:] * n).sum(0) / merged[..., 0, :1]
-    apart = (parts[..., 0, 1:] - middle) * n.sqrt()
-    merged[..., 1:, 1:] += torch.einsum("rhi,rhj->hij", apart, apart)
-    merged[..., 0, 1:] = middle
-    return merged
+    whole = parts[0].clone()
+    for part in parts[1:]:
+        add_moments(whole, part[:, 0, 0], part[:, 0, 1:], part[:, 1:, 1:])
+    return whole
+
+
+def add_moments(whole: Tensor, n: Tensor, mean: Tensor, products: Tensor) -> None:
+    """Add to the moments of a whole, in place, those of n more tokens.
+
+    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however
+    far the mean lies from the origin.
+    """
+    before = whole[:, 0, 0].clone()
+    after = before + n
+    apart = mean - whole[:, 0, 1:]
+    whole[:, 0, 0] = after
+    whole[:, 0, 1:] += apart * (n / after)[:, None]
+    whole[:, 1:, 1:] += products
+    whole[:, 1:, 1:] += (apart * (before * n / after)[:, None])[:, :, None] * apart[:, None]
 
 
 class Moments(Metric):
@@ -139,18 +167,16 @@ class Moments(Metric):
         x = floating(batch.x)
         self.precision = x.dtype
         n, h, d = x.shape
-        exact = x.double().transpose(0, 1)
-        mean = exact.mean(1)
-        centred = exact - mean[:, None]
-        part = exact.new_zeros(h, d + 1, d + 1)
-        part[:, 0, 0] = n
-        part[:, 0, 1:] = mean
-        part[:, 1:, 1:] = self_product(centred)
-        self.moments = merge_moments(torch.stack([self.moments, part])) if self.moments.ndim else part
+        mean = x.mean(0, dtype=torch.float64)
+        products = self_product(x.transpose(0, 1) - mean[:, None])
+        if not self.moments.ndim:
+            self.moments = mean.new_zeros(h, d + 1, d + 1)
+        add_moments(self.moments, mean.new_full((h,), n), mean, products)
         self.windows = self.windows + len(batch.windows.unique())
-        kept, ids = torch.cat([*self.kept, x]), torch.cat([*self.kept_ids, batch.windows])
+        ids = torch.cat([*self.kept_ids, batch.windows])
         mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+        if mask[-n:].any():
+            self.kept, self.kept_ids = [torch.cat([*self.kept, x])[mask]], [ids[mask]]
 
     @property
     def heads(self) -> int:
@@ -265,10 +291,11 @@ class Sample(Metric):
 
     def update(self, batch: States) -> None:
         place = priority(occurrence(batch.windows), self.seed)
-        kept = torch.cat([*self.kept, floating(batch.x[:, 0])])
         order = torch.cat([*self.order, priority(batch.windows ^ place, self.seed)])
         first = order.argsort()[: self.size]
-        self.kept, self.order = [kept[first]], [order[first]]
+        if (first >= len(order) - len(place)).any():
+            kept = torch.cat([*self.kept, floating(batch.x[:, 0])])
+            self.kept, self.order = [kept[first]], [order[first]]
 
     @property
     @once

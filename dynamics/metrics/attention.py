@@ -12,12 +12,12 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.accumulators import scalar
-from dynamics.metrics.arithmetic import floating
+from dynamics.metrics.arithmetic import floating, precise
 from dynamics.metrics.base import Attention, Estimate, Metric, once, undefined
 from dynamics.metrics.intervals import t_interval, with_layer
 from dynamics.metrics.sampling import kept_windows, window_sums
 
-ENTRIES = 1 << 20
+ENTRIES = 1 << 21
 """Logits that exist at a time, about: they should stay in the cache."""
 
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
@@ -36,8 +36,14 @@ class Histogram(NamedTuple):
         return self.back(self.low + np.arange(self.bins + 1) / 10)
 
 
+def asinh(x: Tensor) -> Tensor:
+    """The inverse of sinh from vectorised functions: torch.asinh takes its elements one by one."""
+    a = x.abs()
+    return torch.log1p(a + a * a / (1 + (a * a + 1).sqrt())).copysign(x)
+
+
 HISTOGRAMS = {
-    "logit": Histogram(torch.asinh, np.sinh, -6, 120),  # -202 to 202, 0.1 wide about 0
+    "logit": Histogram(asinh, np.sinh, -6, 120),  # -202 to 202, 0.1 wide about 0
     "probability": Histogram(torch.log10, lambda u: 10.0**u, -8, 80),
 }
 
@@ -144,14 +150,15 @@ class AttentionStatistics(Metric):
 
     def _count(self, logits: Tensor, valid: Tensor) -> None:
         """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
-        shown = (logits > -torch.inf) & valid[..., None]
+        hidden = (logits == -torch.inf) | ~valid[..., None]
         heads = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
         for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
             scale = HISTOGRAMS[name]
             size = scale.bins + 2
             bins = ((scale.there(values) - scale.low) * 10).floor_().nan_to_num_(size).clamp_(-1, size - 2) + 1
-            places = (bins.long() + size * heads)[shown]
-            counts = torch.bincount(places, minlength=len(heads) * size).view(-1, size).double()
+            nowhere = len(heads) * size
+            places = (bins.long() + size * heads).masked_fill_(hidden, nowhere)
+            counts = torch.bincount(places.flatten(), minlength=nowhere + 1)[:-1].view(-1, size).double()
             setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
 
     def mean_of(self, summary: str, scale: str) -> Estimate:
@@ -202,14 +209,20 @@ class QueryKeySums(Metric):
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
-        query = call.query.double()
-        key = call.key.double().repeat_interleave(query.shape[1] // call.key.shape[1], dim=1)
+        query = floating(call.query)
+        key = floating(call.key).repeat_interleave(query.shape[1] // call.key.shape[1], dim=1)
         same = key.shape[2] == query.shape[2]
         valid_key = call.valid if same else call.valid.new_ones(len(key), key.shape[2])
         parts, numbers = [], []
         for x, mask in ((query, call.valid), (key, valid_key)):
-            for values in (x, x / x.norm(dim=-1, keepdim=True)):
-                parts.append(values.where(mask[:, None, :, None], 0).sum(2))
+            if not mask.all():
+                x = x.where(mask[:, None, :, None], 0)  # padding may hold anything
+            own = mask[:, None].to(x.dtype)
+            with precise(x):
+                pair = (
+                    torch.stack([own.expand(*x.shape[:3]), (own / x.norm(dim=-1)).where(own > 0, 0)], dim=2) @ x
+                )
+            parts.extend(pair.double().unbind(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
         sums, ids = window_sums(torch.cat([*parts, *numbers], dim=-1), windows)
         self.total = self.total + sums.sum(0)
