@@ -131,18 +131,28 @@ def _count_steps(cli: RunCLI) -> None:
         if epoch is None:
             raise Refusal("windows drawn from a corpus have no epochs: say trainer.max_steps.")
         trainer.fit_loop.epoch_loop.max_steps = trainer.max_epochs * epoch
+    interval, shares = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if trainer.check_val_every_n_epoch is not None:
+        # The run is one epoch to Lightning: the interval, a share of it or batches, must fit into it.
+        share = int(interval * trainer.max_steps) * shares if isinstance(interval, float) else interval
+        trainer.val_check_interval = min(max(share, shares), trainer.max_steps * shares)
 
 
 def _describe(cli: RunCLI) -> dict[str, Any]:
     """`run.json`: everything that the run was made of."""
     hparams, trainer = cli.model.hparams, cli.trainer
     probe = cli.datamodule.probe_batches()
+    model = cli.model.describe()
+    terms = {name: term.describe() for name, term in cli.model.regularizers.items()}
+    if terms:  # a plain run stays what it was
+        shown = (f"{term['class']} {term['weight']:g}" for term in terms.values())
+        model |= {"label": ", ".join([model["label"], *shown]), "regularizers": terms}
     return {
         "run": cli.folder.name,
         "kind": "fit",
         "status": "running",
         **provenance(),
-        **cli.model.describe(),
+        **model,
         "parameters": cli.model.network.num_parameters(),
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
@@ -151,7 +161,6 @@ def _describe(cli: RunCLI) -> dict[str, Any]:
         "precision": trainer.precision,
         "devices": trainer.world_size,
         "model": dict(hparams),
-        "regularizers": {name: term.describe() for name, term in cli.model.regularizers.items()},
         "probe": {
             "split": "validation",
             "windows": sum(len(batch["input_ids"]) for batch in probe),

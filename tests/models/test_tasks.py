@@ -206,6 +206,14 @@ def test_epochs_become_steps_and_the_last_one_is_validated(workplace, bert, fold
     assert frame[frame.site == "validation"].step.unique().tolist() == [0, 6, 12, 18, 21]
 
 
+@pytest.mark.parametrize("interval", [0.25, 5])
+def test_an_interval_longer_than_the_run_validates_its_end(workplace, bert, folders, interval):
+    settings = {"trainer__max_steps": 2, "trainer__val_check_interval": interval}
+    finetune(bert, folders["sst2"], "a", trainer__accumulate_grad_batches=2, **settings)
+    frame = record.read("a")
+    assert frame[frame.site == "validation"].step.unique().tolist() == [0, *([1] if interval < 1 else []), 2]
+
+
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(workplace, bert, folders):
     for run in ("whole", "killed"):
         finetune(bert, folders["sst2"], run, trainer__max_steps=12, checkpoints__every=5)
