@@ -121,7 +121,7 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
     if match := re.search(r"import path string: (\S+)", "\n".join(causes)):
         raise Refusal(f"{key}: there is no class {match[1]}: give its full import path.") from error
     if match := re.search(r"arguments are required: (.+)", causes[0]):
-        raise Refusal(f"{key}.{match[1]} is missing.") from error
+        raise Refusal(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
     if not causes[0].startswith("Expected"):
         what = "give class_path and init_args" if "subclass" in causes[0] else " ".join(causes[0].split())
         raise Refusal(f"{key}: {what}") from error
