@@ -165,15 +165,15 @@ class TaskData(L.LightningDataModule):
         mine = mine[np.argsort(rows.lengths[mine], kind="stable")]
         size = self.hparams.batch_size
         parts = [mine[at : at + size] for at in range(0, len(mine), size)]
-        return Shares(len(parts), lambda: (self._batch(split, part, split) for part in parts))
+        return Shares(len(parts), lambda: (self._batch(split, part, with_spans=True) for part in parts))
 
-    def _batch(self, split: str, rows: np.ndarray, covered: str = "") -> TaskBatch:
+    def _batch(self, split: str, rows: np.ndarray, with_spans: bool = False) -> TaskBatch:
         data = self._rows[split]
         return TaskBatch(
             data.inputs(rows, self.tokenizer.pad_token_id),
             torch.from_numpy(data.labels[rows]),
             torch.from_numpy(data.owners[rows]),
-            data.covered(rows) if covered else None,
+            data.covered(rows) if with_spans else None,
         )
 
     def probe_batches(self) -> list[dict[str, Tensor]]:

@@ -35,12 +35,14 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     except SafetensorError as error:
         raise Refusal(f"the weights of {name} are damaged ({error}): fetch them again.") from error
     except (OSError, ValueError) as error:
-        raise Refusal(_trouble(" ".join(str(error).split()), source, name, revision)) from error
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in more else ""
+            raise Refusal(f"{name} brings its own code, not run unasked{hint}.") from error
+        raise Refusal(_trouble(message, source, name, revision)) from error
 
 
 def _trouble(message: str, source: str, name: str, revision: str) -> str:
-    if "trust_remote_code" in message:
-        return f"{name} brings its own code, not run unasked: add --trust_remote_code if you trust it."
     if "git identifier" in message or "Revision Not Found" in message:
         return f"{name} has no revision {revision}: see its branches on the hub."
     if not Path(source).exists() and any(

@@ -132,10 +132,10 @@ class TaskModel(ShapedModule):
 
     def describe(self) -> dict[str, Any]:
         """What `run.json` tells of the model."""
-        config, name = self.network.config, self.hparams.checkpoint
+        config, path = self.network.config, Path(self.hparams.checkpoint)
+        name = path.parent.name if path.name == "model" else path.name
         return {
-            "label": f"{Path(name).resolve().parent.name if Path(name).name == 'model' else Path(name).name}, "
-            f"{self.task.name}",
+            "label": f"{name}, {self.task.name}",
             "objective": f"{self.task.kind} ({self.task.name})",
             "model_class": type(self.network).__name__,
             "layers": config.num_hidden_layers,
