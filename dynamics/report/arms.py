@@ -172,11 +172,11 @@ def _entries(run: str, frame: pd.DataFrame, told: Settings) -> Iterator[_Entry]:
     pairs = frame[["subject", "condition"]].drop_duplicates()
     parsed = [_parse(condition) for condition in pairs["condition"]]
     along = _swept(frame, parsed)
-    design = _design(told)
+    what = design(told)
     for (subject, condition), keys in zip(pairs.itertuples(index=False), parsed, strict=True):
         seed = keys.pop("seed", told.get("seed", ""))
         at = _number(keys.pop(along)) if along in keys else None
-        key = json.dumps([design, _series(told, subject), keys, along], sort_keys=True, default=str)
+        key = json.dumps([what, _series(told, subject), keys, along], sort_keys=True, default=str)
         yield _Entry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
 
 
@@ -187,11 +187,11 @@ def _series(told: Settings, subject: str) -> str:
     return str((known or {}).get("series") or subject)
 
 
-def _design(told: Any) -> Any:
+def design(told: Any) -> Any:
     """What a run was: its settings without its history and its seed."""
     if not isinstance(told, dict):
         return told
-    return {key: _design(value) for key, value in told.items() if key not in HISTORY + ASIDE}
+    return {key: design(value) for key, value in told.items() if key not in HISTORY + ASIDE}
 
 
 def _arms(entries: Sequence[_Entry], told: dict[str, Settings]) -> tuple[tuple[Arm, ...], dict[_Entry, Arm]]:
@@ -218,7 +218,7 @@ def _arms(entries: Sequence[_Entry], told: dict[str, Settings]) -> tuple[tuple[A
 def _names(groups: Sequence[Sequence[_Entry]], told: dict[str, Settings]) -> list[str]:
     """Label, subject and condition of each arm; where those agree, the settings that differ, else the run."""
     bases = [_base(group[0], told[group[0].run]) for group in groups]
-    flat = [flatten(_design(told[group[0].run])) for group in groups]
+    flat = [flatten(design(told[group[0].run])) for group in groups]
     names = []
     for base, group, mine in zip(bases, groups, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]

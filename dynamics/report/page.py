@@ -21,6 +21,7 @@ from dynamics.report import (
     probe,
     probe_designs,
     scan,
+    shaping,
     summary,
     tables,
 )
@@ -114,6 +115,7 @@ def page(study: Study) -> str:
     core, more = _geometry(study, look)
     more += _histograms(study, look)
     scanned = [Figure(*one) for one in scan.drawn(study)]
+    swept = shaping.sweeps(study)
     heading = "Geometry of models" if all(_is_scan(told) for told in study.runs.values()) else HEADING
     if designs and not study.arms:
         heading = "Untrained blocks"
@@ -125,6 +127,8 @@ def page(study: Study) -> str:
         designs=designs,
         probed=[(Figure(*one[:5]), one.folded) for one in probe.drawn(designs)],
         scanned=scanned,
+        shaped=[Figure(*one[:5]) for one in shaping.drawn(swept)],
+        effects=[(sweep.name, shaping.table(sweep)) for sweep in swept],
         cones=[Section.of(run) for run in cones],
         arms=[(arm, look[arm.name]) for arm in study.arms],
         notes=summary.notes(study),

@@ -76,7 +76,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     )
     means.loc[means["members"] < means["seeds"], "value"] = np.nan
     several = means["seeds"] > 1
-    half = _t(means.loc[several, "seeds"]) * means.loc[several, "spread"] / np.sqrt(means.loc[several, "seeds"])
+    half = t_half(means.loc[several, "spread"], means.loc[several, "seeds"])
     means.loc[several, "low"] = means.loc[several, "value"] - half
     means.loc[several, "high"] = means.loc[several, "value"] + half
     return means[[*SERIES, "value", "low", "high", "n", "seeds"]]
@@ -182,7 +182,8 @@ def _average(table: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> p
     return means.drop(columns="known")
 
 
-def _t(seeds: pd.Series) -> np.ndarray:
+def t_half(spread: pd.Series, seeds: pd.Series) -> np.ndarray:
+    """Half the width of a mean's 95 % t interval, from the standard deviation over so many seeds."""
     from scipy.special import stdtrit
 
-    return stdtrit(seeds.to_numpy() - 1, 0.975)
+    return stdtrit(seeds.to_numpy() - 1, 0.975) * spread.to_numpy() / np.sqrt(seeds.to_numpy())
