@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,23 @@ def test_public_checkpoints_are_known_by_their_names(name, steps):
     alone = expand(Options(["google/multiberts-seed_0-step_20k"]))[0]
     assert (alone.step, alone.series) == (20_000, "google/multiberts-seed_0")
     assert expand(Options([name], revisions="step_2000k"))[0].step == step_of("step_2000k") == 2_000_000
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_all_steps_of_a_model_whose_checkpoints_are_repositories(online, monkeypatch, tmp_path):
+    names = [f"google/multiberts-seed_{seed}-step_{step}k" for seed in (1, 10) for step in (20, 0)]
+
+    def search(api, search):
+        if not online:
+            raise huggingface_hub.errors.OfflineModeIsEnabled
+        return [SimpleNamespace(id=name) for name in [*names, "google/multiberts-seed_1"] if search in name]
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_models", search)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in names:
+        (tmp_path / f"models--{name.replace('/', '--')}").mkdir()
+    found = expand(Options(["google/multiberts-seed_1"], revisions="all"))
+    assert [(subject.step, subject.source) for subject in found] == [(0, names[1]), (20_000, names[0])]
 
 
 MEASURE = """

@@ -161,16 +161,27 @@ def _along(name: str, found: Sequence[tuple[str, str, str]]) -> list[Subject]:
 
 
 def _published(name: str) -> list[str]:
-    """The branches of a hub repository that tell a step; of the cached ones where there is no network."""
+    """The published steps of a model on the hub; those in the cache where there is no network.
+
+    They are branches of its repository (Pythia), or repositories of their own (MultiBERTs).
+    """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    apart, cache = MULTIBERT.fullmatch(name) is not None, Path(constants.HF_HUB_CACHE)
     try:
-        found = [branch.name for branch in HfApi().list_repo_refs(name).branches]
+        if apart:
+            found = [model.id for model in HfApi().list_models(search=f"{name}-step_")]
+        else:
+            found = [branch.name for branch in HfApi().list_repo_refs(name).branches]
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
-        cached = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs"
-        found = [path.name for path in cached.glob("*")]
-    steps = [branch for branch in found if step_of(branch) is not None]
+        if apart:
+            found = [path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*")]
+        else:
+            found = [path.name for path in (cache / f"models--{name.replace('/', '--')}" / "refs").glob("*")]
+    if apart:
+        found = [model.removeprefix(f"{name}-") for model in found if model.startswith(f"{name}-step_")]
+    steps = [revision for revision in found if step_of(revision) is not None]
     if not steps:
         raise Refusal(
             f"the revisions of {name} cannot be listed (no network and none in the cache, or none names a step): "
