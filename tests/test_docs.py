@@ -230,7 +230,7 @@ def test_commands_of_the_readme_exist(line, fit_parser, monkeypatch, capsys):
         return
     with pytest.raises(SystemExit, match="0"):
         cli.main([verb, "--help"])
-    offered = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    offered = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= offered
 
 

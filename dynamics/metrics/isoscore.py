@@ -40,8 +40,9 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
     Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
         `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
         batch instead, so its zeta is 1 - reference_weight.
-    Pitfalls: without shrinkage a batch of m states gives about m / (m + d). At S = 0 (equal states) it is 0 and
-        has the gradient 0; differentiable once.
+    Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference mends little of
+        that: with m = d / 4 the error falls to a fifth at 0.8. At S = 0 (equal states) it is 0 and has the
+        gradient 0; differentiable once.
     Interval: none; a loss.
 
     Args:
