@@ -39,7 +39,6 @@ def stepper(model, windows, regularizers, autocast):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        shaped._unchecked.clear()  # as the trainer's hook does
 
     return step
 

@@ -123,9 +123,10 @@ class ShapedModule(L.LightningModule):
         others = ", ".join(
             f"{name} {value:.4g}" for name, value in zip(names, values, strict=False) if name != names[first]
         )
+        found = "not finite (on another rank)" if values[first].isfinite() else f"{values[first]:.4g}"
         raise Failure(
-            f"{what} was the first to be {values[first]:.4g}, at step {self.trainer.global_step + 1} ({others}): the "
-            "update was not made."
+            f"{what} was the first to be {found}, at step {self.trainer.global_step + 1} ({others}): the update was not "
+            "made."
         )
 
     def configure_gradient_clipping(
@@ -162,7 +163,8 @@ class ShapedModule(L.LightningModule):
         return self._listener[1]
 
     def _keep(self, terms: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
-        self._unchecked.append(terms)
+        if self._trainer is not None:  # else nobody checks them
+            self._unchecked.append(terms)
         self.terms = {**terms, **measured} if self.regularizers else {}
 
 
