@@ -125,8 +125,8 @@ class ShapedModule(L.LightningModule):
         )
         found = "not finite (on another rank)" if values[first].isfinite() else f"{values[first]:.4g}"
         raise Failure(
-            f"{what} was the first to be {found}, at step {self.trainer.global_step + 1} ({others}): the update was not "
-            "made."
+            f"{what} was the first to be {found}, at step {self.trainer.global_step + 1} ({others}): the update "
+            "was not made."
         )
 
     def configure_gradient_clipping(
