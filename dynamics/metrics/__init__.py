@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dynamics.metrics.base import Metric
 
 _HELPERS = {
-    *("accumulators", "arithmetic", "attention", "base", "covariance", "intervals", "neighbors", "sampling"),
-    "spectrum",
+    *("accumulators", "arithmetic", "attention", "base", "covariance", "cross", "intervals", "neighbors"),
+    *("sampling", "spectrum"),
 }
 
 DEFAULT: dict[str, tuple[str, ...]] = {

@@ -106,8 +106,10 @@ class Sums(Metric):
     @property
     @once
     def sample(self) -> Tensor:
-        """Sums for each of the windows kept, shape (W, h, 2d + 2)."""
-        return dim_zero_cat(self.kept)[kept_windows(dim_zero_cat(self.kept_ids), self.budget)]
+        """Sums for each of the windows kept, in the order of their ids, shape (W, h, 2d + 2)."""
+        ids = dim_zero_cat(self.kept_ids)
+        chosen = kept_windows(ids, self.budget).nonzero()[:, 0]
+        return dim_zero_cat(self.kept)[chosen[ids[chosen].argsort()]]
 
     @property
     @once
@@ -246,13 +248,13 @@ class CrossMoments(Moments):
 
     sites = ("pair",)
 
-    def __init__(self) -> None:
-        super().__init__(tokens=0)
+    def __init__(self, tokens: int = 8192) -> None:
+        super().__init__(tokens)
         self.split = 0
 
     @property
     def accumulator(self) -> Hashable:
-        return CrossMoments
+        return CrossMoments, self.budget
 
     def update(self, batch: Pair) -> None:
         self.split = batch.x.shape[-1]
@@ -262,16 +264,6 @@ class CrossMoments(Moments):
     @once
     def flat(self) -> str:
         return self.trouble or self._flat(slice(self.split)) or self._flat(slice(self.split, None))
-
-    @property
-    def blocks(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Covariances x x (h, d, d), y x (h, e, d) and y y (h, e, e)."""
-        both = self.covariance
-        return (
-            both[:, : self.split, : self.split],
-            both[:, self.split :, : self.split],
-            both[:, self.split :, self.split :],
-        )
 
 
 class Sample(Metric):

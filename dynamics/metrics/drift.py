@@ -1,5 +1,6 @@
 """Drift: how far a mean has moved since the reference was taken."""
 
+import torch
 from torch import Tensor
 
 from dynamics.metrics.accumulators import Sums
@@ -15,7 +16,8 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
     Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training.
     Pitfalls: a key's drift along a direction that all keys share leaves attention as it is (softmax is
         shift-invariant); rotary positions average a mean away.
-    Interval: none is known: both means come from the same tokens, and the reference keeps its mean only.
+    Interval: windows' influence on the difference of the two means (they come from the same tokens), Student's t on
+        the log scale; sampling error only. None where nothing has moved.
 
     Args:
         x: states, shape (..., n, d).
@@ -24,7 +26,6 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
     Returns:
         Shape (...), float64.
 
-    >>> import torch
     >>> drift(torch.tensor([[3.0, 0.0], [3.0, 8.0]]), torch.tensor([0.0, 0.0]))
     tensor(5., dtype=torch.float64)
     """
@@ -34,7 +35,8 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
 class Drift(Sums):
     """Streams `drift` of queries and keys.
 
-    `reference` (heads, d) is None until someone sets it (to the `reference_state` of step 0): until then NaN.
+    `reference` is None until someone sets it (to the `reference_state` of step 0): until then NaN. Its first entry is
+    the mean, the others the windows' influence on it: (1 + W, heads, d).
     """
 
     name = "drift"
@@ -45,17 +47,24 @@ class Drift(Sums):
         self.reference: Tensor | None = None
 
     def reference_state(self, states: Sums | None = None) -> Tensor | None:
-        """The mean to keep as the reference, (heads, d) on the host; None where there is no sound one."""
+        """What to keep as the reference, (1 + W, heads, d) on the host; None where there is no sound one."""
         states = states or self
         states._known.clear()
         with states.sync_context():
-            return None if states.trouble else states.mean[:, : states.width].cpu()
+            return None if states.trouble else self._mean(states).cpu()
+
+    @staticmethod
+    def _mean(states: Sums) -> Tensor:
+        return torch.cat([states.mean[None], states.deviations])[..., : states.width]
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble or self.reference is None:
             return undefined(states.heads, states.n, states.trouble or "no reference mean was kept at step 0")
-        mean = states.mean[:, : states.width]
+        mean = self._mean(states)
         if self.reference.shape != mean.shape:
-            shapes = f"{tuple(self.reference.shape)}, the mean {tuple(mean.shape)}"
-            return undefined(states.heads, states.n, f"the reference mean has shape {shapes}")
-        return estimate((mean - self.reference.to(mean)).norm(dim=-1), states.n)
+            shapes = f"{tuple(self.reference.shape)}, this one {tuple(mean.shape)}"
+            return undefined(states.heads, states.n, f"the reference is of other tokens (shape {shapes})")
+        moved, *influence = mean - self.reference.to(mean)
+        distance = moved.norm(dim=-1)
+        along = (torch.stack(influence) * moved).sum(-1) / distance
+        return estimate(distance, states.n, influence=along, windows=int(states.windows), scale="log")

@@ -16,7 +16,7 @@ def duplicate_share(x: Tensor) -> Tensor:
     Range: 0 to 1 - 1 / n; no unit.
     Source: what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates.
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
-    Interval: none is known.
+    Interval: none: it describes the sample, and grows with its size.
 
     Args:
         x: states, shape (n, d).

@@ -2,10 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.accumulators import CrossMoments
-from dynamics.metrics.arithmetic import about_mean
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.cross import Cross, blocks
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -15,7 +12,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     Range: 0 to 1 (equal up to rotation, translation and scale); no unit.
     Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
-    Interval: none is known here.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
         x: shape (..., n, d).
@@ -29,21 +26,15 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     >>> linear_cka(x, 3 * x.flip(-1) + 1).round(decimals=3), linear_cka(x, torch.ones(3, 1))
     (tensor(1., dtype=torch.float64), tensor(nan, dtype=torch.float64))
     """
-    x, y = about_mean(x), about_mean(y)
-    return _of_blocks(x.mT @ x, y.mT @ x, y.mT @ y)
+    return LinearCka.of_blocks(*blocks(x, y))
 
 
-def _of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-    norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]
-    return norms[1] / (norms[0] * norms[2]).sqrt()
-
-
-class LinearCka(CrossMoments):
+class LinearCka(Cross):
     """Streams `linear_cka` of pairs."""
 
     name = "linear_cka"
 
-    def estimate(self, states: CrossMoments) -> Estimate:
-        if states.flat:
-            return undefined(states.heads, states.n, states.flat)
-        return estimate(_of_blocks(*states.blocks), states.n)
+    @staticmethod
+    def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
+        norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]
+        return norms[1] / (norms[0] * norms[2]).sqrt()

@@ -29,7 +29,7 @@ def local_anisotropy(
     Source: the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et
         al., Isotropy in the Contextual Embedding Space (ICLR 2021).
     Pitfalls: 64 states are never near 0, even isotropic ones: read it against the random value.
-    Interval: none is known: neighbourhoods share states.
+    Interval: none: neighbourhoods share states and windows (counting neighbourhoods covers 61-94 %, measured).
 
     Args:
         x: states, shape (n, d).

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import CrossMoments
-from dynamics.metrics.arithmetic import about_mean
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.cross import Cross, blocks
+from dynamics.metrics.spectrum import trace
 
 
 def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
@@ -19,7 +17,7 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
         generalised Procrustes similarity, A any matrix.
     Pitfalls: 1 for any y when n <= d + 1: use far more tokens than the width. The residual stream alone makes
         it near 1 between neighbouring layers; of y - x it says what the block adds.
-    Interval: none is known here.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
         x: shape (..., n, d).
@@ -32,25 +30,18 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
     >>> procrustes_linearity(x, x @ torch.tensor([[1.0], [2.0]]) + 7)
     tensor(1.0000, dtype=torch.float64)
     """
-    x, y = about_mean(x), about_mean(y)
-    return _of_blocks(x.mT @ x, y.mT @ x, y.mT @ y)
+    return ProcrustesLinearity.of_blocks(*blocks(x, y))
 
 
-def _of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(xx.nan_to_num())
-    floor = values[..., -1:] * values.shape[-1] * torch.finfo(values.dtype).eps
-    along = (yx @ vectors).square().sum(-2) / values
-    explained = along.where(values > floor, 0).sum(-1)
-    share = explained / yy.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return share.where(values[..., -1] > 0, torch.nan)
-
-
-class ProcrustesLinearity(CrossMoments):
+class ProcrustesLinearity(Cross):
     """Streams `procrustes_linearity` of pairs."""
 
     name = "procrustes_linearity"
 
-    def estimate(self, states: CrossMoments) -> Estimate:
-        if states.flat:
-            return undefined(states.heads, states.n, states.flat)
-        return estimate(_of_blocks(*states.blocks), states.n)
+    @staticmethod
+    def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
+        inverse = torch.linalg.pinv(
+            xx.nan_to_num(), rtol=xx.shape[-1] * torch.finfo(xx.dtype).eps, hermitian=True
+        )
+        share = (yx @ inverse * yx).sum((-2, -1)) / trace(yy)
+        return share.where(trace(xx) > 0, torch.nan)

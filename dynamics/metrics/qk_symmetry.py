@@ -20,7 +20,7 @@ def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
     Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
         not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
         theirs.
-    Interval: none: the weights are all there is.
+    Interval: the value itself: the weights are all there is, nothing is sampled.
 
     Args:
         query: W_q, shape (..., d_h, d), so that q = W_q x.
@@ -66,4 +66,4 @@ class QkSymmetry(Metric):
             return undefined(1, 0, "no weights were given")
         value = states.scores.cpu().numpy()
         reason = "" if np.isfinite(value).all() else "the weights are zero or not finite"
-        return Estimate(value, value * np.nan, value * np.nan, 1, reason)
+        return Estimate(value, value, value, 1, reason)

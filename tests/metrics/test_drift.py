@@ -22,7 +22,7 @@ def test_drift_is_the_distance_from_the_reference_it_kept():
     now.update(after)
     expected = np.linalg.norm(after.x.numpy().mean(0) - before.x.numpy().mean(0), axis=-1)
     assert now.compute().value == pytest.approx([*expected, expected.mean()])
-    assert drift(after.x[:, 1], now.reference[1]).item() == pytest.approx(expected[1])
+    assert drift(after.x[:, 1], now.reference[0, 1]).item() == pytest.approx(expected[1])
 
 
 def test_no_drift_yet():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.base import Attention, States, groups
+from dynamics.metrics.base import Attention, Pair, States, groups
 from dynamics.metrics.intervals import SCALES, t_interval
 from tests.metrics import streams
 
@@ -20,6 +20,10 @@ OF_ATTENTION = (
 )
 
 
+OF_CLOUDS = ("intrinsic_dimension", "scale_dependence")
+OF_PAIRS = ("linear_cka", "procrustes_linearity")
+
+
 def coverage(names, draw):
     """Share of the draws whose interval holds the estimates' mean, (entries of value,) for each name."""
     found = {name: [] for name in names}
@@ -30,13 +34,15 @@ def coverage(names, draw):
             group.states.reset()
             group.update(batch)
             for name, estimate in group.compute().items():
-                found[name].append(np.stack([estimate.value, estimate.low, estimate.high]))
-    shares = {}
-    for name, estimates in found.items():
-        value, low, high = np.stack(estimates, axis=1)
-        truth = value.mean(axis=0)
-        shares[name] = ((low <= truth) & (truth <= high)).mean(axis=0)
-    return shares
+                found[name].append(estimate)
+    return {name: covered(estimates) for name, estimates in found.items()}
+
+
+def covered(estimates):
+    """Share of the intervals that hold the estimates' mean, for each head."""
+    value, low, high = (np.stack([getattr(e, part) for e in estimates]) for part in ("value", "low", "high"))
+    truth = value.mean(axis=0)
+    return ((low <= truth) & (truth <= high)).mean(axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +50,41 @@ def shares():
     return {
         **coverage(OF_STATES, lambda seed: streams.clustered(windows=24, tokens=12, width=4, seed=seed)),
         **coverage(OF_ATTENTION, whole_windows),
-        **coverage(("intrinsic_dimension",), independent),
+        **coverage(OF_PAIRS, two_layers),
+        **coverage(("intrinsic_dimension",), lambda seed: independent(seed, 400)),
+        **coverage(("scale_dependence",), lambda seed: independent(seed, 1200)),
+        "drift": covered([drifted(seed) for seed in range(REPETITIONS)]),
     }
+
+
+def two_layers(seed):
+    x, windows = streams.clustered(windows=24, tokens=12, width=4, seed=seed)
+    noise = torch.randn(len(x), 1, 3, generator=streams.generator(seed), dtype=torch.float64)
+    return Pair(
+        x, torch.tanh(x @ torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)) + 0.2 * noise, windows
+    )
+
+
+def drifted(seed):
+    """Two heads, moved from where the reference was taken on the same tokens, in part by what each token is."""
+    before = streams.clustered(windows=24, tokens=12, heads=2, width=4, seed=seed)
+    start, now = metrics.resolve("drift"), metrics.resolve("drift")
+    start.update(before)
+    now.reference = start.reference_state()
+    now.update(States(before.x + 0.3 * torch.tanh(before.x) + 0.2, before.windows))
+    return now.compute()
 
 
 def whole_windows(seed):
     return streams.attention(windows=24, heads=2, tokens=12, seed=seed, padded=False)
 
 
-def independent(seed):
-    x = torch.randn(400, 1, 5, generator=streams.generator(seed))
-    return States(x, torch.arange(400))
+def independent(seed, n):
+    x = torch.randn(n, 1, 5, generator=streams.generator(seed))
+    return States(x, torch.arange(n))
 
 
-@pytest.mark.parametrize("name", [*OF_STATES, *OF_ATTENTION, "intrinsic_dimension"])
+@pytest.mark.parametrize("name", [*OF_STATES, *OF_ATTENTION, *OF_PAIRS, *OF_CLOUDS, "drift"])
 def test_coverage(shares, name):
     assert ((shares[name] >= 0.9) & (shares[name] <= 0.98)).all(), shares[name]
 
