@@ -41,7 +41,39 @@ def state_sums(x: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([*sums, number], dim=-1).double().transpose(0, 1), ids
 
 
-class Sums(Metric):
+class WindowSums(Metric):
+    """Sums over the tokens of each window: of all windows, and one by one of a seeded sample of them."""
+
+    def __init__(self, windows: int = 512) -> None:
+        super().__init__()
+        self.budget = windows
+        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (h, s)
+        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, h, s)
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
+
+    def add(self, sums: Tensor, ids: Tensor) -> None:
+        """Take the sums (W, h, s) of the windows `ids` (W,)."""
+        self.total = self.total + sums.sum(0)
+        self.windows = self.windows + len(ids)
+        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
+        mask = kept_windows(ids, self.budget)
+        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+
+    @property
+    def heads(self) -> int:
+        return len(self.total) if self.total.ndim else 1
+
+    @property
+    @once
+    def sample(self) -> Tensor:
+        """Sums for each of the windows kept, in the order of their ids, shape (W, h, s)."""
+        ids = dim_zero_cat(self.kept_ids)
+        chosen = kept_windows(ids, self.budget).nonzero()[:, 0]
+        return dim_zero_cat(self.kept)[chosen[ids[chosen].argsort()]]
+
+
+class Sums(WindowSums):
     """First moments: sums of the states, of their directions and of their norms, in all and for each window.
 
     Layout of a sum's last axis: state (d), direction (d), norm (1), number of tokens (1).
@@ -50,15 +82,9 @@ class Sums(Metric):
     sites = (*STATE_SITES, *HEAD_SITES)
 
     def __init__(self, windows: int = 512) -> None:
-        super().__init__()
-        self.budget = windows
-        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (h, 2d + 2)
-        self.add_state(
-            "own", scalar(), dist_reduce_fx="sum"
-        )  # (h, 2): pairs within windows, cosines and number
-        self.add_state("windows", scalar(), dist_reduce_fx="sum")
-        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, h, 2d + 2)
-        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
+        super().__init__(windows)
+        # pairs within windows: cosines and number, (h, 2)
+        self.add_state("own", scalar(), dist_reduce_fx="sum")
 
     @property
     def accumulator(self) -> Hashable:
@@ -68,16 +94,8 @@ class Sums(Metric):
         x = floating(batch.x)
         sums, ids = state_sums(x, batch.windows)
         direction, number = sums[..., x.shape[-1] : -2], sums[..., -1]
-        self.total = self.total + sums.sum(0)
         self.own = self.own + torch.stack([direction.square().sum((0, -1)), number.square().sum(0)], dim=-1)
-        self.windows = self.windows + len(ids)
-        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
-        mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
-
-    @property
-    def heads(self) -> int:
-        return len(self.total) if self.total.ndim else 1
+        self.add(sums, ids)
 
     @property
     def width(self) -> int:
@@ -102,14 +120,6 @@ class Sums(Metric):
     def mean(self) -> Tensor:
         """Means of (state, direction, norm), shape (h, 2d + 1)."""
         return self.total[:, :-1] / self.n
-
-    @property
-    @once
-    def sample(self) -> Tensor:
-        """Sums for each of the windows kept, in the order of their ids, shape (W, h, 2d + 2)."""
-        ids = dim_zero_cat(self.kept_ids)
-        chosen = kept_windows(ids, self.budget).nonzero()[:, 0]
-        return dim_zero_cat(self.kept)[chosen[ids[chosen].argsort()]]
 
     @property
     @once

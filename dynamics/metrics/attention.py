@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.accumulators import scalar
+from dynamics.metrics.accumulators import WindowSums, scalar
 from dynamics.metrics.arithmetic import floating, precise
 from dynamics.metrics.base import Attention, Estimate, Metric, once, undefined
 from dynamics.metrics.intervals import t_interval, with_layer
-from dynamics.metrics.sampling import kept_windows, window_sums
+from dynamics.metrics.sampling import window_sums
 
 ENTRIES = 1 << 21
 """Logits that exist at a time, about: they should stay in the cache."""
@@ -186,7 +185,7 @@ class AttentionStatistics(Metric):
         return {f"{name}_histogram": counts, f"{name}_edges": np.broadcast_to(edges, (len(counts), len(edges)))}
 
 
-class QueryKeySums(Metric):
+class QueryKeySums(WindowSums):
     """Sums of queries, keys and their directions, in all and for each window. Padding is left out.
 
     Grouped keys are repeated for their queries. Layout of a sum's last axis: query (d_h), its direction (d_h),
@@ -194,14 +193,6 @@ class QueryKeySums(Metric):
     """
 
     sites = ("attention",)
-
-    def __init__(self, windows: int = 512) -> None:
-        super().__init__()
-        self.budget = windows
-        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (H, 4 d_h + 2)
-        self.add_state("windows", scalar(), dist_reduce_fx="sum")
-        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, H, 4 d_h + 2)
-        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
 
     @property
     def accumulator(self) -> Hashable:
@@ -224,16 +215,7 @@ class QueryKeySums(Metric):
                 )
             parts.extend(pair.double().unbind(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
-        sums, ids = window_sums(torch.cat([*parts, *numbers], dim=-1), windows)
-        self.total = self.total + sums.sum(0)
-        self.windows = self.windows + len(ids)
-        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
-        mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
-
-    @property
-    def heads(self) -> int:
-        return len(self.total) if self.total.ndim else 1
+        self.add(*window_sums(torch.cat([*parts, *numbers], dim=-1), windows))
 
     @property
     def n(self) -> int:
@@ -254,8 +236,7 @@ class QueryKeySums(Metric):
     @once
     def means(self) -> tuple[Tensor, Tensor]:
         """Means of (query, direction, key, direction), (4, H, d_h), and their influence, (W, 4, H, d_h)."""
-        ids = dim_zero_cat(self.kept_ids)
-        kept = dim_zero_cat(self.kept)[kept_windows(ids, self.budget)]
+        kept = self.sample
         numbers = self.total[0, [-2, -2, -1, -1]][:, None, None]
         mean = self._split(self.total) / numbers
         own = kept[:, :1, [-2, -2, -1, -1]].mT[..., None]

@@ -4,13 +4,12 @@ from collections.abc import Hashable
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.accumulators import scalar
+from dynamics.metrics.accumulators import WindowSums
 from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.base import Attention, Estimate, Metric, undefined
+from dynamics.metrics.base import Attention, Estimate, undefined
 from dynamics.metrics.intervals import estimate
-from dynamics.metrics.sampling import kept_windows, window_sums
+from dynamics.metrics.sampling import window_sums
 
 CHUNK = 64
 """Queries whose logits exist at a time."""
@@ -54,7 +53,7 @@ def spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.linalg.vecdot(apart, apart) / (seen - 1), logits.masked_fill(hidden, torch.inf).amin(-1), seen
 
 
-class ScoreSums(Metric):
+class ScoreSums(WindowSums):
     """Sums over queries of the score variance and of the least probability, in all and for each window.
 
     Padding is left out. Layout of a sum's last axis: variance, number of queries that see several keys, least
@@ -62,14 +61,6 @@ class ScoreSums(Metric):
     """
 
     sites = ("attention",)
-
-    def __init__(self, windows: int = 512) -> None:
-        super().__init__()
-        self.budget = windows
-        self.add_state("total", scalar(), dist_reduce_fx="sum")  # (H, 4)
-        self.add_state("windows", scalar(), dist_reduce_fx="sum")
-        self.add_state("kept", [], dist_reduce_fx="cat")  # (W, H, 4)
-        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
 
     @property
     def accumulator(self) -> Hashable:
@@ -88,12 +79,7 @@ class ScoreSums(Metric):
             probability = (least - logits.logsumexp(-1)).exp()
             parts = (variance.where(several, 0), several, probability.where(used, 0), used)
             own += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
-        sums, ids = window_sums(own, windows)
-        self.total = self.total + sums.sum(0)
-        self.windows = self.windows + len(ids)
-        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
-        mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+        self.add(*window_sums(own, windows))
 
     def mean_of(self, place: int, scale: str) -> Estimate:
         """The mean over queries of the sum at `place` of the last axis, with its interval over windows."""
@@ -103,8 +89,7 @@ class ScoreSums(Metric):
         if not number.all():
             return undefined(heads, 0, "no query sees enough keys")
         value = self.total[:, place] / number
-        kept = dim_zero_cat(self.kept)[kept_windows(dim_zero_cat(self.kept_ids), self.budget)]
-        influence = (kept[..., place] - value * kept[..., place + 1]) * (self.windows / number)
+        influence = (self.sample[..., place] - value * self.sample[..., place + 1]) * (self.windows / number)
         n = round(float(number.mean()))
         reason = "a logit is not a number"
         return estimate(value, n, influence=influence, windows=int(self.windows), scale=scale, reason=reason)
