@@ -11,6 +11,7 @@ import torch
 
 from dynamics import record
 from dynamics.cli import main
+from dynamics.measure import measure
 from tests.capture.zoo import ZOO, build
 from tests.runs import fit
 
@@ -255,10 +256,29 @@ def test_running_out_of_memory_names_a_batch_size(workplace, lines, capsys, monk
     assert not Path("checkpoints/r").exists()
 
 
+def norms_of_means(model, batches):
+    """Of the states that the model lists itself, padding left out."""
+    states = []
+    with torch.no_grad():
+        for batch in batches:
+            hidden = model(**batch, output_hidden_states=True).hidden_states
+            hidden = [x.flatten(2).mT if x.ndim == 4 else x for x in hidden]  # channels of an image come first
+            keep = batch["attention_mask"].bool() if "attention_mask" in batch else ...
+            states.append([x[keep].flatten(0, -2).double().numpy() for x in hidden])
+    return [np.linalg.norm(np.concatenate(layer).mean(0)) for layer in zip(*states, strict=True)]
+
+
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in ("wav2vec2", "hubert", "segformer")])
-def test_every_architecture_from_a_folder(name, workplace, lines):
+def test_every_architecture_from_a_folder(name, workplace, lines, monkeypatch):
     """Layers, heads and values as the model itself lists them."""
-    tiny = ZOO[name]
+    tiny, expected = ZOO[name], []
+
+    def and_by_hand(model, batches, *rest, **options):
+        if tiny.hidden != "none" and name != "whisper":
+            expected.extend(norms_of_means(model, list(batches)))
+        return measure(model, batches, *rest, **options)
+
+    monkeypatch.setattr("dynamics.experiments.scan.loop.measure", and_by_hand)
     if tiny.part is not WHOLE:  # a part of a model is saved whole, as a checkpoint holds it
         from transformers import AutoConfig, AutoModel
 
@@ -273,6 +293,9 @@ def test_every_architecture_from_a_folder(name, workplace, lines):
     assert (tuple(facts["heads"]), facts["layers"]) == (tiny.heads, len(tiny.heads))
     residual = frame[(frame["site"] == "residual") & (frame["metric"] == "norm_of_mean")]
     assert sorted(residual["layer"]) == list(range(len(tiny.heads) + 1))
+    value = residual.set_index("layer")["value"].sort_index()
+    for layer, norm in enumerate(expected[:-1] if tiny.hidden == "inner" else expected):
+        assert value[layer] == pytest.approx(norm, rel=1e-5)
     assert facts["modality"] == ("text" if takes_text else "audio" if name == "whisper" else "images")
     assert (frame["condition"] == ("" if takes_text else "synthetic=noise")).all()
     assert json.loads((Path("checkpoints/r") / "run.json").read_text())["subjects"]
