@@ -12,9 +12,9 @@ import pandas as pd
 
 from dynamics.report import tables
 from dynamics.report.arms import Settings, Study, design
-from dynamics.report.canvas import Canvas
+from dynamics.report.canvas import Canvas, Cell
 from dynamics.report.drawn import Drawn
-from dynamics.report.names import MINUS, QUALITY, capital, number, words
+from dynamics.report.names import DASH, MINUS, QUALITY, capital, number, words
 from dynamics.report.origin import Table
 from dynamics.report.style import ARMS, INK, SYMBOLS, plain
 from dynamics.report.summary import Line
@@ -42,10 +42,6 @@ class Sweep:
     def kinds(self) -> list[str]:
         """Regularisers with a weight that is not 0."""
         return sorted(set(self.rows["kind"]) - {UNREGULARISED})
-
-    def line(self, kind: str) -> pd.DataFrame:
-        """A regulariser's runs in the order of its weights, those without any at 0."""
-        return self.rows[self.rows["kind"].isin([kind, UNREGULARISED])].sort_values("weight", kind="stable")
 
 
 def sweeps(study: Study) -> list[Sweep]:
@@ -132,14 +128,13 @@ def drawn(found: list[Sweep]) -> list[Drawn]:
     )  # fmt: skip
     kinds = sorted({kind for sweep in found for kind in sweep.kinds})
     for col, sweep in enumerate(found):
-        means = over_seeds(sweep.rows).set_index(["kind", "weight", "metric"]).sort_index()
+        means = over_seeds(sweep.rows)
         for row, metric in enumerate((sweep.quality, DIMENSION)):
             values = sweep.rows.loc[sweep.rows["metric"] == metric, "value"]
             shown = Values.of(metric, values)
             canvas.y((row, col), title={"text": plain(shown.title, 40)}, **shown.axis())
             canvas.x((row, col), title={"text": "IsoScore*" if row else ""})
-            for kind in kinds:
-                _path(canvas, (row, col), sweep, means, metric, kind, kinds, in_legend=row == col == 0)
+            _path(canvas, (row, col), sweep, means, metric, kinds)
     canvas.set(showlegend=True)
     return [
         Drawn(
@@ -156,60 +151,64 @@ def drawn(found: list[Sweep]) -> list[Drawn]:
 
 
 def _look(kind: str, kinds: list[str]) -> tuple[str, str, str]:
+    if kind == UNREGULARISED:
+        return INK, "star", "solid"
     place = kinds.index(kind)
     return ARMS[place % len(ARMS)], SYMBOLS[place % len(SYMBOLS)][0], ("solid", "dot", "dash")[place % 3]
 
 
-def _path(
-    canvas: Canvas, cell: tuple[int, int], sweep: Sweep, means: pd.DataFrame, metric: str, kind: str,
-    kinds: list[str], in_legend: bool,
-) -> None:  # fmt: skip
-    """One regulariser: its seeds, and the line through its means in the order of the weights."""
-    colour, symbol, dash = _look(kind, kinds)
-    weights = [
-        (owner, weight)
-        for owner, weight in dict.fromkeys(
-            zip(sweep.line(kind)["kind"], sweep.line(kind)["weight"], strict=True)
-        )
-        if (owner, weight, metric) in means.index and (owner, weight, SCORE) in means.index
-    ]
-    if not any(owner == kind for owner, _ in weights):
+def _path(canvas: Canvas, cell: Cell, sweep: Sweep, means: pd.DataFrame, metric: str, kinds: list[str]) -> None:
+    """The seeds and the means of every regulariser, each joined in the order of its weights; then of none."""
+    wide = sweep.rows.pivot_table(index=["kind", "weight", "seed"], columns="metric", values="value")
+    if metric not in wide:
         return
-    mine = sweep.line(kind)
-    wide = mine.pivot_table(index=["kind", "weight", "seed"], columns="metric", values="value").reset_index()
-    canvas.add(
-        cell, type="scatter", mode="markers", x=wide[SCORE].tolist(), y=wide[metric].tolist(), hoverinfo="skip",
-        marker={"symbol": symbol, "size": 5, "color": colour, "opacity": 0.35},
-    )  # fmt: skip
-    x, y = ([means.loc[(*weight, name)] for weight in weights] for name in (SCORE, metric))
-    canvas.add(
-        cell,
-        type="scatter",
-        mode="lines+markers+text",
-        name=kind,
-        showlegend=in_legend,
-        x=[one["value"] for one in x],
-        y=[one["value"] for one in y],
-        error_x=_bars(x, colour),
-        error_y=_bars(y, colour),
-        text=[_signed(weight) for _, weight in weights],
-        textposition="top right" if kinds.index(kind) % 2 == 0 else "bottom left",
-        textfont={"size": 11, "color": colour},
-        line={"color": colour, "width": 1.4, "dash": dash},
-        marker={
-            "size": 10,
-            "color": [INK if owner == UNREGULARISED else colour for owner, _ in weights],
-            "symbol": ["star" if owner == UNREGULARISED else symbol for owner, _ in weights],
-        },
-        customdata=[[_signed(weight), int(one["seeds"])] for (_, weight), one in zip(weights, y, strict=True)],
-        hovertemplate=f"{kind} %{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>"
-        f"{words(metric).title} %{{y:.4f}}<extra></extra>",
-    )
+    for kind in [*(kind for kind in kinds if kind in sweep.kinds), UNREGULARISED]:
+        own = wide[wide.index.get_level_values("kind") == kind]
+        colour, symbol, dash = _look(kind, kinds)
+        found = means[means["metric"].isin([SCORE, metric]) & means["kind"].isin([kind, UNREGULARISED])]
+        line = found.pivot(index=["weight", "kind"], columns="metric").dropna(subset=[("value", metric)])
+        mine = line[line.index.get_level_values("kind") == kind]
+        if mine.empty:
+            continue
+        x, y = ([*line["value"][name]] for name in (SCORE, metric))
+        if kind:
+            style = {"color": colour, "width": 1.4, "dash": dash}
+            canvas.add(cell, type="scatter", mode="lines", x=x, y=y, line=style, hoverinfo="skip")
+        canvas.add(
+            cell,
+            type="scatter",
+            mode="markers",
+            x=own[SCORE].tolist(),
+            y=own[metric].tolist(),
+            hoverinfo="skip",
+            marker={"symbol": symbol, "size": 5, "color": colour, "opacity": 0.35},
+        )
+        weights = [_signed(weight) for weight, _ in mine.index]
+        name = kind or "none"
+        canvas.add(
+            cell,
+            type="scatter",
+            mode="markers+text",
+            name=name,
+            legendgroup=name,
+            showlegend=cell == (0, 0),
+            x=[*mine["value"][SCORE]],
+            y=[*mine["value"][metric]],
+            error_x=_bars(mine, SCORE, colour),
+            error_y=_bars(mine, metric, colour),
+            text=weights,
+            textposition="bottom left" if kind and kinds.index(kind) % 2 else "top right",
+            textfont={"size": 11, "color": colour},
+            marker={"size": 10 if kind else 13, "color": colour, "symbol": symbol},
+            customdata=[[*pair] for pair in zip(weights, mine["seeds"][metric].astype(int), strict=True)],
+            hovertemplate=f"{name} %{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>"
+            f"{words(metric).title} %{{y:.4f}}<extra></extra>",
+        )
 
 
-def _bars(points: list[Any], colour: str) -> dict[str, Any]:
-    half = [one["high"] - one["value"] for one in points]
-    return {"type": "data", "array": half, "color": colour, "thickness": 1, "width": 3}
+def _bars(points: pd.DataFrame, metric: str, colour: str) -> dict[str, Any]:
+    half = points["high"][metric] - points["value"][metric]
+    return {"type": "data", "array": [*half], "color": colour, "thickness": 1, "width": 3}
 
 
 def _signed(weight: float) -> str:
@@ -251,14 +250,14 @@ def table(sweep: Sweep) -> Table:
         change = moved[(moved["kind"] == kind) & (moved["weight"] == weight)]
         if mine.empty:
             continue
-        cells = [_between(mine.loc[metric]) if metric in mine.index else "" for metric in columns]
+        cells = [_between(mine.loc[metric]) if metric in mine.index else DASH for metric in columns]
         for one in change.itertuples():
             up = one.value > 0
             cells.append(
                 f"{_between(one._asdict(), signed=True)}, {one.higher if up else one.lower} of {one.seeds} seeds "
                 f"{'higher' if up else 'lower'}"
             )
-        cells += [""] * (len(columns) + 1 - len(cells))
+        cells += [DASH] * (len(columns) + 1 - len(cells))
         label = f"{kind} {_signed(weight)}" if kind else "none"
         lines.append(Line(label, (str(int(mine["seeds"].max())), *cells)))
     return Table(("seeds", *columns.values(), "change of IsoScore* against none"), lines)
