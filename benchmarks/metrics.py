@@ -18,10 +18,15 @@ turns, and the fastest of each counts. The peers:
 import argparse
 import ctypes
 import json
+import os
 import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as the command line does: two pools must not spin side by side
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -31,7 +36,7 @@ from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.entropy import entropy
 from dynamics.metrics.intrinsic_dimension import intrinsic_dimension
 
-MMAP_THRESHOLD = -3
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Of mallopt, in glibc."""
 
 
@@ -73,7 +78,8 @@ def large_blocks_returned():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
     mallopt(MMAP_THRESHOLD, 128 << 10)
     yield
-    mallopt(MMAP_THRESHOLD, 32 << 20)
+    mallopt(MMAP_THRESHOLD, 32 << 20)  # what glibc comes to by itself, when blocks of this size are freed
+    mallopt(TRIM_THRESHOLD, 64 << 20)
 
 
 def scikit_dimension(x: Tensor) -> float:

@@ -47,13 +47,15 @@ HISTOGRAMS = {
 }
 
 
-def chunks(queries: int, entries: int) -> Iterator[tuple[int, int]]:
-    """Ranges of queries, each of which has `entries` logits: short ones, for causal masks leave half out.
+def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `most` queries, each of which has `entries` logits.
 
-    >>> list(chunks(200, 8192))
+    Short ones leave out half of what a causal mask hides, long ones spare calls.
+
+    >>> list(chunks(200, 8192, most=128))
     [(0, 128), (128, 200)]
     """
-    size = min(max(ENTRIES // entries, 8), 256)
+    size = min(max(ENTRIES // entries, 8), most)
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 

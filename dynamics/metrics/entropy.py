@@ -47,7 +47,7 @@ def entropy(
         mask = mask[(None,) * (4 - mask.ndim)].expand(rows, -1, -1, -1)
     total = torch.zeros(heads, dtype=torch.float64, device=query.device)
     count = torch.zeros_like(total)
-    ranges = list(chunks(queries, heads * keys))
+    ranges = list(chunks(queries, heads * keys, most=128 if is_causal else 512))
     size = ranges[0][1]
     later = query.new_full((size, size), -torch.inf).triu(1)
     # Used again and again: memory that is new costs more than the arithmetic.
