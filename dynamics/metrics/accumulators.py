@@ -14,7 +14,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from dynamics.metrics.arithmetic import above_rounding, floating, precise, self_product, unresolved
 from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
 from dynamics.metrics.neighbors import nearest, without_duplicates
-from dynamics.metrics.sampling import kept_windows, occurrence, priority, window_sums
+from dynamics.metrics.sampling import kept_windows, occurrence, priority, sift, window_sums
 
 
 def scalar() -> Tensor:
@@ -33,12 +33,12 @@ def state_sums(x: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     own[inverse, torch.arange(len(x), device=x.device)] = 1
     x = x.transpose(0, 1)
     norm = x.norm(dim=-1)
-    with precise(
-        x
-    ):  # a direction is a state weighted by the inverse of its norm: products, no copy of the states
-        sums = [own @ x, (own / norm[:, None]) @ x, (norm @ own.mT)[..., None]]
-    number = own.sum(1)[:, None].expand(len(x), -1, -1)
-    return torch.cat([*sums, number], dim=-1).double().transpose(0, 1), ids
+    # A direction is a state weighted by the inverse of its norm: a product, and no copy of the states.
+    with precise(x):
+        sums = torch.cat([own.expand(len(x), -1, -1), own / norm[:, None]], dim=1) @ x
+        norms = (norm @ own.mT)[..., None]
+    number = own.sum(1)[:, None].expand_as(norms)
+    return torch.cat([*sums.chunk(2, dim=1), norms, number], dim=-1).double().transpose(0, 1), ids
 
 
 class WindowSums(Metric):
@@ -187,8 +187,7 @@ class Moments(Metric):
         self.windows = self.windows + len(batch.windows.unique())
         ids = torch.cat([*self.kept_ids, batch.windows])
         mask = kept_windows(ids, self.budget)
-        if mask[-n:].any():
-            self.kept, self.kept_ids = [torch.cat([*self.kept, x])[mask]], [ids[mask]]
+        self.kept, self.kept_ids = sift(self.kept, x, mask), [ids[mask]]
 
     @property
     def heads(self) -> int:
@@ -294,10 +293,9 @@ class Sample(Metric):
     def update(self, batch: States) -> None:
         place = priority(occurrence(batch.windows), self.seed)
         order = torch.cat([*self.order, priority(batch.windows ^ place, self.seed)])
-        first = order.argsort()[: self.size]
-        if (first >= len(order) - len(place)).any():
-            kept = torch.cat([*self.kept, floating(batch.x[:, 0])])
-            self.kept, self.order = [kept[first]], [order[first]]
+        chosen = torch.zeros_like(order, dtype=torch.bool)
+        chosen[order.argsort()[: self.size]] = True
+        self.kept, self.order = sift(self.kept, floating(batch.x[:, 0]), chosen), [order[chosen]]
 
     @property
     @once

@@ -27,8 +27,8 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
         Shape (...), float64. NaN for fewer than two tokens, or where all of y or of x are equal.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
-    >>> procrustes_linearity(x, x @ torch.tensor([[1.0], [2.0]]) + 7)
-    tensor(1.0000, dtype=torch.float64)
+    >>> round(float(procrustes_linearity(x, x @ torch.tensor([[1.0], [2.0]]) + 7)), 9)
+    1.0
     """
     return ProcrustesLinearity.of_blocks(*blocks(x, y))
 

@@ -57,6 +57,17 @@ def kept_windows(windows: Tensor, budget: int, seed: int = 0) -> Tensor:
     return kept[inverse]
 
 
+def sift(parts: list[Tensor], new: Tensor, chosen: Tensor) -> list[Tensor]:
+    """The rows that the mask `chosen` marks, of `parts` and `new` on end: copies only of what is new or changes.
+
+    >>> sift([torch.tensor([1, 2]), torch.tensor([3])], torch.tensor([4, 5]), torch.tensor([1, 1, 0, 0, 1]).bool())
+    [tensor([1, 2]), tensor([5])]
+    """
+    *masks, last = chosen.split([*map(len, parts), len(new)])
+    old = [part if mask.all() else part[mask] for part, mask in zip(parts, masks, strict=True) if mask.any()]
+    return [*old, new[last]] if last.any() else old
+
+
 def window_sums(values: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of `values` (n, ...) over the rows of each window: the sums (W, ...) and the W window ids."""
     ids, inverse = torch.unique(windows, return_inverse=True)
