@@ -1,6 +1,6 @@
 """A scan against a bare forward pass over the same batches: seconds of both, and where the rest goes.
 
-Two ratios: of the whole, and of what more tokens cost (the whole less a quarter of the batches): neighbour searches,
+Two ratios: of the whole, and of what more tokens cost (the whole less half of the batches): neighbour searches, samples,
 eigenvalues and the weights' own metrics cost the same however long the text is.
 
 python benchmarks/scan.py [MODEL] [--text FILE] [--tokens N] [--json FILE]
@@ -45,7 +45,7 @@ def main() -> None:
     batches = list(text.batches(loaded, options, text.source(options), by_line=False))
     device = next(loaded.model.parameters()).device
 
-    few = batches[: len(batches) // 4]
+    few = batches[: len(batches) // 2]
 
     def forward(batches: list) -> None:
         with torch.no_grad():
