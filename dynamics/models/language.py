@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from dynamics.data.windows import Batch, CharData
 from dynamics.errors import Refusal
@@ -108,14 +109,9 @@ class LanguageModel(ShapedModule):
                 "set model.objective mlm or model.is_causal true."
             )
         self.save_hyperparameters(ignore=["regularizers"])
-        self.network: CharTransformerLM | None = None
+        self._mean = MeanMetric()
 
     # -- building -------------------------------------------------------------------------------------------
-
-    def configure_model(self) -> None:
-        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
-        if self.network is None and self._trainer is not None:
-            self.build(self.trainer.datamodule)
 
     def build(self, data: CharData) -> None:
         """Build the network for the data module's vocabulary and context, from `seed` alone."""
@@ -161,34 +157,19 @@ class LanguageModel(ShapedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
+        """Keep what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens}
-        checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network if need be, and put the RNG back."""
-        super().on_load_checkpoint(checkpoint)
+        """Build the network if need be."""
         if self.network is None:
             config = {k: v for k, v in checkpoint["network"]["config"].items() if k != "model_type"}
             self._build(CharTransformerConfig(**config), checkpoint["network"]["tokens"])
-        torch.set_rng_state(checkpoint["rng"].cpu())
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, decay on matrices only; linear warm-up, then cosine to `final_learning_rate`."""
-        parameters = list(self.network.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.hparams.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.hparams.learning_rate, betas=self.hparams.betas, fused=True
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        super().on_load_checkpoint(checkpoint)
 
     def _learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate for the update that follows step `step`."""
+        """Linear warm-up, then cosine to `final_learning_rate`."""
         warmup, final = self.hparams.warmup_steps, self.hparams.final_learning_rate
         if step < warmup:
             return (step + 1) / warmup
@@ -237,14 +218,21 @@ class LanguageModel(ShapedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and bits per character over fixed windows (and fixed masks)."""
-        self._evaluate(batch, "validation")
+        self._mean.update(self._loss(batch, EVALUATION_STREAM, self._states), weight=len(batch.windows))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and bits per character over the whole test split."""
-        self._evaluate(batch, "test")
+    test_step = validation_step
 
-    def _evaluate(self, batch: Batch, name: str) -> None:
-        loss = self._loss(batch, EVALUATION_STREAM, self._states)
+    def on_validation_epoch_end(self) -> None:
+        """What the pass came to."""
+        self._conclude("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """What the pass came to."""
+        self._conclude("test")
+
+    def _conclude(self, name: str) -> None:
+        loss = self._mean.compute()
+        self._mean.reset()
         values = {f"{name}/loss": loss, f"{name}/bits_per_character": loss / math.log(2)}
-        # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
-        self.log_dict(values, batch_size=len(batch.windows), sync_dist=True, logger=False)
+        # Equal on all ranks already. logger=False: the curves go to the loggers with the step that they belong to.
+        self.log_dict(values, logger=False)

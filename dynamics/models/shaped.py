@@ -20,9 +20,10 @@ TASK = "task_loss"
 class ShapedModule(L.LightningModule):
     """A LightningModule whose loss may hold regularisers of the residual stream.
 
-    A subclass takes `regularizers: list[Regularizer] | None = None`, hands it to this constructor, leaves it out of
-    `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`. What
-    overrides `on_save_checkpoint`, `on_load_checkpoint`, `on_train_epoch_start` or `on_before_optimizer_step`
+    A subclass builds its `network`, says its learning rate (`learning_rate`, `weight_decay` and `betas` are among its
+    hyperparameters), takes `regularizers: list[Regularizer] | None = None`, hands it to this constructor, leaves it
+    out of `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`.
+    What overrides `on_save_checkpoint`, `on_load_checkpoint`, `on_train_epoch_start` or `on_before_optimizer_step`
     calls this class's too. The rest is done here: states are heard while the network trains, terms are kept for
     the curves (`train_values`), and a loss or a gradient that is not finite stops the run before it reaches the
     weights. Without regularisers nothing is heard, and training is the same to the bit.
@@ -33,6 +34,7 @@ class ShapedModule(L.LightningModule):
 
     def __init__(self, regularizers: list[Regularizer] | None = None) -> None:
         super().__init__()
+        self.network: nn.Module | None = None
         self.regularizers: dict[str, Regularizer] = {}
         """By the name of their term: `istar`, and `istar_2` where there are two."""
         for regularizer in regularizers or ():
@@ -43,6 +45,34 @@ class ShapedModule(L.LightningModule):
         """What the newest loss was made of, detached: the task loss, each term, and what each term measures."""
         self._listener: tuple[nn.Module, Listener] | None = None
         self._unchecked: list[dict[str, Tensor]] = []
+
+    # -- building -------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
+        if self.network is None and self._trainer is not None:
+            self.build(self.trainer.datamodule)
+
+    def build(self, data: Any) -> None:
+        """Set `network` up for a data module, from `seed` alone."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, decay on matrices only; the learning rate by step."""
+        hparams, parameters = self.hparams, [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": hparams.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=hparams.learning_rate, betas=hparams.betas, fused=True)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate for the update that follows step `step`."""
+        raise NotImplementedError
+
+    # -- the loss -------------------------------------------------------------------------------------------
 
     def training_loss(
         self, task_loss: Callable[[], Tensor], network: nn.Module, valid: Tensor | None
@@ -144,11 +174,13 @@ class ShapedModule(L.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the regularisers."""
+        """Keep the state of the regularisers, and the RNG's."""
+        checkpoint["rng"] = torch.get_rng_state()
         checkpoint["regularizers"] = {name: r.state_dict() for name, r in self.regularizers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put it back; a regulariser that is new starts afresh."""
+        """Put them back, last of all: building draws; a regulariser that is new starts afresh."""
+        torch.set_rng_state(checkpoint["rng"].cpu())
         for name, state in checkpoint.get("regularizers", {}).items():
             if name in self.regularizers and state:
                 self.regularizers[name].load_state_dict(state)

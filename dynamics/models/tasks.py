@@ -60,14 +60,8 @@ class TaskModel(ShapedModule):
         if not 0 <= warmup <= 1:
             raise Refusal(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
         self.save_hyperparameters(ignore=["regularizers"])
-        self.network: PreTrainedModel | None = None
 
     # -- building -------------------------------------------------------------------------------------------
-
-    def configure_model(self) -> None:
-        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
-        if self.network is None and self._trainer is not None:
-            self.build(self.trainer.datamodule)
 
     def build(self, data: TaskData) -> None:
         """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
@@ -144,16 +138,14 @@ class TaskModel(ShapedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `load_from_checkpoint` needs to build the network without data, and the RNG state."""
+        """Keep what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         config = self.network.config
         told = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
         checkpoint["network"] = told
-        checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network if need be, and put the RNG back."""
-        super().on_load_checkpoint(checkpoint)
+        """Build the network if need be."""
         if self.network is None:
             told = checkpoint["network"]
             config = json.loads(told["config"])
@@ -162,23 +154,10 @@ class TaskModel(ShapedModule):
                 told["type"], **{k: v for k, v in config.items() if k != "model_type"}
             )
             self._take(_auto(task).from_config(config), task)
-        torch.set_rng_state(checkpoint["rng"].cpu())
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, decay on matrices only; the learning rate rises linearly, then falls linearly to 0."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.hparams.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.hparams.learning_rate, betas=self.hparams.betas, fused=True
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        super().on_load_checkpoint(checkpoint)
 
     def _learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate for the update that follows step `step`."""
+        """Linear warm-up, then linearly to 0."""
         last = self.trainer.max_steps
         warmup = round(self.hparams.warmup * last)
         if step < warmup:
