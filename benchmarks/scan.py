@@ -1,7 +1,7 @@
 """A scan against a bare forward pass over the same batches: seconds of both, and where the rest goes.
 
-Two ratios: of the whole, and of what more tokens cost (the whole less half of the batches): neighbour searches, samples,
-eigenvalues and the weights' own metrics cost the same however long the text is.
+Two ratios: of the whole, and of what more tokens cost (the whole less half of the batches): neighbour searches,
+samples, eigenvalues and the weights' own metrics cost the same however long the text is.
 
 python benchmarks/scan.py [MODEL] [--text FILE] [--tokens N] [--json FILE]
 """
