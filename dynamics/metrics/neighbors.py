@@ -2,9 +2,8 @@
 
 The squared distance of x_i and x_j is |x_i|^2 + |x_j|^2 - 2 x_i.x_j: one product about the mean, in float32
 (bfloat16 where the CPU multiplies that much faster), gives a few candidates more than asked for, whose distances
-are then recomputed in float64 from the differences. A row whose candidates the product's
-rounding cannot vouch for is searched again, one precision up; so the result is that of float64 differences over
-all pairs (ties aside).
+are then recomputed in float64 from the differences. A row whose candidates the product's rounding cannot vouch for
+is searched again, one precision up; so the result is that of float64 differences over all pairs (ties aside).
 """
 
 from functools import partial
@@ -232,12 +231,9 @@ class _Products:
         The bound is rounded on output, the sum underway; and |x_i - x_j| >= |y_i - y_j| less what the rounding of
         both took.
         """
-        unit = torch.finfo(self.precision).eps
-        width = self.left.shape[1]
-        slack = (
-            unit * bound.abs()
-            + 4 * width**0.5 * min(unit, torch.finfo(torch.float32).eps) * (norm + reach) ** 2
-        )
+        unit, width = torch.finfo(self.precision).eps, self.left.shape[1]
+        summed = (norm + reach).square() + self.shift.abs()
+        slack = unit * bound.abs() + 4 * width**0.5 * min(unit, torch.finfo(torch.float32).eps) * summed
         apart = (2 * (self.shift - bound - slack)).clamp(min=0).sqrt()
         return apart - self.lost[rows] - torch.minimum(self.lost.max(), self.ratio * reach)
 

@@ -27,6 +27,8 @@ def cloud(kind, n=420, d=24):
             )
         case "one state a thousand times larger":
             return torch.cat([x[1:], 1000 * x[:1]])
+        case "a dense heart":
+            return torch.cat([x[: n // 2] * 1e3, torch.randn(n - n // 2, d, generator=g) * 1e-3])
         case "few values":
             return torch.randint(-2, 3, (n, d), generator=g).float()
     return x
@@ -34,7 +36,7 @@ def cloud(kind, n=420, d=24):
 
 KINDS = (
     *("low dimension", "far from the origin", "isotropic", "clusters far apart"),
-    *("one state a thousand times larger", "few values"),
+    *("one state a thousand times larger", "a dense heart", "few values"),
 )
 
 
