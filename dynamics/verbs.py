@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,10 +47,8 @@ def scan(argv: Sequence[str]) -> None:
         prog="dynamics scan", description="Measure any model, layer by layer, as training is measured."
     )
     add = parser.add_argument
-    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
-    add("--run", help="name of the run under checkpoints/ (made up when missing)")
+    _loading(add)
     add("--resume", help="auto: go on with the run, leaving out what it has already")
-    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
     add("--text", help="file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]")
     add("--lines", action="store_true", help="each line of --text is one input")
     add("--shuffled", action="store_true", help="synthetic control: the tokens of every input in random order")
@@ -59,19 +57,11 @@ def scan(argv: Sequence[str]) -> None:
         "--audio",
         help="folder of .wav (others with soundfile), or noise (a synthetic control, and the default)",
     )
-    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
-    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
     add("--tokens", type=int, help="tokens of text at most (a file: all of it)")
-    add("--inputs", type=int, help="lines, windows, images or clips at most")
     add("--context", type=int, help="tokens in a window (the model's own limit, 512 for running text)")
+    add("--inputs", type=int, help="lines, windows, images or clips at most")
     add("--batch_size", type=int, default=16, help="inputs in a batch")
-    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
     add("--protocol", help="shape-of-learning (2311.05928) or inherent (2401.12143)")
-    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--seed", type=int, default=0, help="of random weights, noise and shuffling")
-    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
-    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
     args = parser.parse_args(_plain(argv))
     from dynamics.experiments import scan as experiment
 
@@ -79,6 +69,21 @@ def scan(argv: Sequence[str]) -> None:
     from dynamics.report import page
 
     print(f"report: {page.write([folder], folder / 'report.html')}")
+
+
+def _loading(add: Callable[..., Any]) -> None:
+    """The options that every verb has which measures models by name."""
+    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
+    add("--run", help="name of the run under checkpoints/ (made up when missing)")
+    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
+    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
+    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
+    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
+    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    add("--seed", type=int, default=0, help="of random weights, noise, shuffling and resampling")
+    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
+    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
 
 
 def _plain(argv: Sequence[str]) -> list[str]:
@@ -93,27 +98,17 @@ def cone(argv: Sequence[str]) -> None:
         description="Sentence vectors: how narrow their cone is, what its axis means, what centring buys.",
     )
     add = parser.add_argument
-    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
+    _loading(add)
     add("--sentences", help="text file, a sentence a line")
     add("--corpus", action="append", default=[], help="NAME=FILE: other sentences; may be said several times")
     add("--pairs", help="pairs of sentences with scores, tab-separated: STS-B, or score and two sentences")
-    add("--run", help="name of the run under checkpoints/ (made up when missing)")
-    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
     add("--compare", default="axes", help="axes (models of one width), or cka (models of any width)")
     add("--pooling", help="mean, cls, last or max, instead of the model's own")
     add("--prompt", help="name of one of the model's prompts, or a text, before every sentence")
     add("--normalize", type=bool | None, help="true or false, instead of what the model does")
     add("--components", type=int | None, help="that all-but-the-top removes (a hundredth of the width)")
-    add("--inputs", type=int | None, help="sentences of each file at most")
-    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
-    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
+    add("--inputs", type=int, help="sentences of each file at most")
     add("--batch_size", type=int, default=32, help="sentences in a batch")
-    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
-    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--seed", type=int, default=0, help="of random weights and of resampling")
-    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
-    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
     args = parser.parse_args(_plain(argv))
     from dynamics.experiments import cone as experiment
 

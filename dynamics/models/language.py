@@ -222,17 +222,8 @@ class LanguageModel(ShapedModule):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("validation")
-
-    def on_test_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("test")
-
-    def _conclude(self, name: str) -> None:
+    def evaluation(self, name: str) -> dict[str, float | Tensor]:
+        """Mean loss in nats and in bits per character."""
         loss = self._mean.compute()
         self._mean.reset()
-        values = {f"{name}/loss": loss, f"{name}/bits_per_character": loss / math.log(2)}
-        # Equal on all ranks already. logger=False: the curves go to the loggers with the step that they belong to.
-        self.log_dict(values, logger=False)
+        return {"loss": loss, "bits_per_character": loss / math.log(2)}

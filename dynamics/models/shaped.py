@@ -121,6 +121,23 @@ class ShapedModule(L.LightningModule):
         for regularizer in self.regularizers.values():
             regularizer.wanted(depth)
 
+    def evaluation(self, name: str) -> dict[str, float | Tensor]:
+        """What a pass over the split `name` came to, the same on all ranks, and begin anew."""
+        raise NotImplementedError
+
+    def on_validation_epoch_end(self) -> None:
+        """What the pass came to."""
+        self._conclude("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """What the pass came to."""
+        self._conclude("test")
+
+    def _conclude(self, name: str) -> None:
+        # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
+        values = {f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}
+        self.log_dict(values, logger=False)
+
     # -- hooks ----------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:

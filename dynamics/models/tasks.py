@@ -203,18 +203,9 @@ class TaskModel(ShapedModule):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("validation")
-
-    def on_test_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("test")
-
-    def _conclude(self, name: str) -> None:
-        values = self.quality.compute(self.trainer.datamodule.examples[name])
-        # Equal on all ranks already. logger=False: the curves go to the loggers with the step that they belong to.
-        self.log_dict({f"{name}/{metric}": value for metric, value in values.items()}, logger=False)
+    def evaluation(self, name: str) -> dict[str, float | Tensor]:
+        """Mean loss and the task's metrics, each at most 1."""
+        return self.quality.compute(self.trainer.datamodule.examples[name])
 
 
 def _auto(task: Task) -> Any:

@@ -40,11 +40,11 @@ def cone(options: Options) -> Path:
     """Run the four experiments; gives the run's folder.
 
     Raises:
-        Refusal: bad input of any kind. Then nothing of the run is left.
+        Refusal: bad input of any kind. Models that were measured before stay in the record.
     """
     quiet()
     _refuse_options(options)
-    subjects = expand(options.loading)
+    subjects = expand(options)
     suite = _suite(options)
     corpora = {MAIN: sentences.read(str(options.sentences), "--sentences", options.inputs)}
     corpora |= sentences.corpora(options.corpus, options.inputs)
@@ -59,13 +59,12 @@ def cone(options: Options) -> Path:
     told = _begin(folder, options, suite, corpora, pairs)
     try:
         _run(folder, options, suite, corpora, pairs, setups, told)
-    except Refusal:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         if told["subjects"]:
             write_run(folder, told | {"status": status})
+        elif isinstance(error, Refusal):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     write_run(folder, told | {"status": "done", "finished": datetime.now(UTC).isoformat(timespec="seconds")})
     return folder
@@ -119,7 +118,7 @@ def _one(
     advance: Callable[[str, float], None],
 ) -> tuple[Facts, dict[str, Collected], Measured]:
     """What a model is, what it makes of every corpus, and what is kept of it."""
-    loaded = load(subject, options.loading)
+    loaded = load(subject, options)
     code = None if loaded.encode else text.encoder(loaded, options.tokenizer)
     facts, collected = _read(subject, loaded, code, how, suite, corpora, options, key, advance)
     model = analysis.measured(subject, key, collected, how.normalize, options.seed)
@@ -214,10 +213,10 @@ def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
     """What can be told without weights: models that take no text, and widths that differ."""
     widths: dict[int, Subject] = {}
     for subject in subjects:
-        kind = modality(subject, options.loading)
+        kind = modality(subject, options)
         if kind not in ("text", ""):
             raise Refusal(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
-        if (wide := width(subject, options.loading)) is not None:
+        if (wide := width(subject, options)) is not None:
             widths.setdefault(wide, subject)
     if len(widths) > 1 and options.compare == "axes":
         (one, first), (other, second) = list(widths.items())[:2]

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
 from dynamics.errors import Refusal
-from dynamics.experiments.scan.options import Options
+from dynamics.experiments.scan.options import Loading
 from dynamics.experiments.scan.subjects import Subject
 from dynamics.models import hub
 
@@ -81,7 +81,7 @@ class Loaded:
         return getattr(self.model, "main_input_name", "input_ids")
 
 
-def modality(subject: Subject, options: Options) -> str:
+def modality(subject: Subject, options: Loading) -> str:
     """`text`, `images` or `audio`: what a subject takes, told without its weights; "" where only it can tell.
 
     Raises:
@@ -101,7 +101,7 @@ def modality(subject: Subject, options: Options) -> str:
     return _modality(subject, kind.main_input_name)
 
 
-def width(subject: Subject, options: Options) -> int | None:
+def width(subject: Subject, options: Loading) -> int | None:
     """Width of the states of a subject, told without its weights; None where only it can tell."""
     if subject.kind == "module":
         return None
@@ -115,7 +115,7 @@ def _modality(subject: Subject, main_input: str) -> str:
     return MODALITIES[main_input]
 
 
-def load(subject: Subject, options: Options) -> Loaded:
+def load(subject: Subject, options: Loading) -> Loaded:
     """Load a subject in eval mode, on its device, in its precision (one of `DTYPES`).
 
     Raises:
@@ -157,7 +157,7 @@ def _device(name: str) -> torch.device:
         raise Refusal(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
-def _config(subject: Subject, options: Options) -> PreTrainedConfig:
+def _config(subject: Subject, options: Loading) -> PreTrainedConfig:
     if subject.kind != "random":
         return _fetch(subject, options, AutoConfig.from_pretrained)
     kind = ALIASES.get(subject.source, subject.source)
@@ -183,7 +183,7 @@ def _config(subject: Subject, options: Options) -> PreTrainedConfig:
         ) from error
 
 
-def _fetch(subject: Subject, options: Options, call: Callable[..., Any], **more: Any) -> Any:
+def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more: Any) -> Any:
     """`from_pretrained` of a subject."""
     named = subject.kind == "hub" and subject.source == subject.model and subject.revision != "main"
     return hub.fetch(
@@ -197,7 +197,7 @@ def _fetch(subject: Subject, options: Options, call: Callable[..., Any], **more:
 
 
 def _pretrained(
-    subject: Subject, options: Options, dtype: torch.dtype, device: torch.device
+    subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if device.type == "cuda" and _has_accelerate():
