@@ -68,10 +68,10 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         raise Refusal(f"{path}: seeds must be a list of whole numbers.")
     made = [
         Point(
-            f"{name}-{fit}-{kind}_{value}-seed_{seed}",
+            f"{name}-{fit}-{kind}_{value}-seed_{seed}".replace("/", "_"),
             (
                 *shlex.split(words),
-                *shlex.split(option["option"].format(value)),
+                *shlex.split(option["option"].replace("{}", str(value))),
                 *more,
                 *("--seed_everything", str(seed)),
             ),
@@ -160,13 +160,16 @@ def _run(point: Point, log: Path) -> str:
     """Run it; empty, or the last line that it said before it failed."""
     command = [sys.executable, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
     with log.open("a") as file:
+        start = file.tell()
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if code == 0 and point.is_done:
         return ""
     if code == 0:
         raise KeyboardInterrupt  # asked to stop, the run saved itself
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        return f"killed by signal {-code}"
+    said = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]
     return said[-1].removeprefix("dynamics: ") if said else f"exit code {code}"
 
 

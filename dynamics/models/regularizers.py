@@ -108,7 +108,7 @@ class IStar(Regularizer):
     """
 
     quantity = "isoscore_star"
-    _STATE = ("reference", "moments", "count", "batches", "gathering")
+    _STATE = ("reference", "moments", "count", "batches", "seen", "gathering")
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class IStar(Regularizer):
         self.renew, self.max_states = renew, max_states
         self._reference: Tensor | None = None
         self._moments: Tensor | None = None
-        self._count, self._batches, self._gathering = 0, 0, True
+        self._count, self._batches, self._seen, self._gathering = 0, 0, 0, True
 
     def default_layers(self, depth: int) -> list[int]:
         """All."""
@@ -143,6 +143,7 @@ class IStar(Regularizer):
             self._begin()
         n, mean, covariance = mean_and_covariance(self._sample(states))
         self._batches += 1
+        self._seen += 1
         if self.reference_weight == 0:
             return evenness(covariance)
         if self._gathering:
@@ -164,7 +165,7 @@ class IStar(Regularizer):
             return states
         stride = -(-sum(len(x) for x in states) // self.max_states)
         # The start moves on with every batch, so that no position is left out.
-        return [x[self._batches % stride :: stride] for x in states]
+        return [x[self._seen % stride :: stride] for x in states]
 
     def _gather(self, n: int, mean: Tensor, covariance: Tensor) -> None:
         """Add a batch to the next reference."""

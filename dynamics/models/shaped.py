@@ -39,7 +39,7 @@ class ShapedModule(L.LightningModule):
         """By the name of their term: `istar`, and `istar_2` where there are two."""
         for regularizer in regularizers or ():
             name = type(regularizer).__name__.lower()
-            same = sum(key.split("_")[0] == name for key in self.regularizers)
+            same = sum(type(known) is type(regularizer) for known in self.regularizers.values())
             self.regularizers[f"{name}_{same + 1}" if same else name] = regularizer
         self.terms: dict[str, Tensor] = {}
         """What the newest loss was made of, detached: the task loss, each term, and what each term measures."""
@@ -191,13 +191,17 @@ class ShapedModule(L.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the regularisers, and the RNG's."""
+        """Keep the state of the regularisers, and of the first rank's generators."""
         checkpoint["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
         checkpoint["regularizers"] = {name: r.state_dict() for name, r in self.regularizers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put them back, last of all: building draws; a regulariser that is new starts afresh."""
         torch.set_rng_state(checkpoint["rng"].cpu())
+        if "cuda_rng" in checkpoint and torch.cuda.is_available():
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"].cpu())
         for name, state in checkpoint.get("regularizers", {}).items():
             if name in self.regularizers and state:
                 self.regularizers[name].load_state_dict(state)

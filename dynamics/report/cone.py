@@ -354,7 +354,7 @@ def _turned(series: str, ends: dict[str, pd.DataFrame], cosines: pd.DataFrame) -
         "what it is at the last.",
         f"{'; '.join(told)}.",
         "Sentences are the same at every step; last layer: after the final norm, where there is one. Bands: 95 % "
-        "interval, of axes the middle 95 % of resamples. Maps: the steps are equally wide.",
+        "interval, of two axes the basic bootstrap's. Maps: the steps are equally wide.",
     )
 
 

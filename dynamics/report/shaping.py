@@ -95,6 +95,8 @@ def _last_geometry(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % t interval over seeds: `kind weight metric value low high seeds`, no interval for one seed."""
+    # Runs of one seed are no independent repetitions.
+    rows = rows.groupby(["kind", "weight", "metric", "seed"], as_index=False)["value"].mean()
     means = rows.groupby(["kind", "weight", "metric"], as_index=False)["value"].agg(["mean", "std", "count"])
     half = np.full(len(means), np.nan)
     several = means["count"] > 1

@@ -114,10 +114,17 @@ def axis_rows(model: Measured) -> Iterator[Row]:
 
 
 def between(one: Measured, corpus: str, other: Measured, against: str) -> Interval:
-    """Cosine of two axes and of what they are in resamples."""
+    """Cosine of two axes, with the basic bootstrap's interval.
+
+    A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflected about the value they
+    make up for that. The value itself is low for the same reason, and may lie below its interval.
+    """
     a, b = one.drawn[corpus], other.drawn[against]
     drawn = axes.cosine(a, b) if a.size and b.size else np.array([np.nan])
-    return interval(float(axes.cosine(one.axes[corpus].direction, other.axes[against].direction)), drawn)
+    value, low, high = interval(
+        float(axes.cosine(one.axes[corpus].direction, other.axes[against].direction)), drawn
+    )
+    return Interval(value, *np.clip([2 * value - high, 2 * value - low], 0, 1).tolist())
 
 
 def _share(x: np.ndarray) -> Interval:
@@ -214,7 +221,7 @@ def similarities(
     weights = resampling.weights(n, seed, PRESERVED)
     found = similarity.preservation(layers, main.vectors[model.final], weights)
     for depth, one in zip(places, found, strict=True):
-        yield model.row("similarity_preservation", one, n, depth)
+        yield model.row("similarity_preservation", one, min(n, similarity.MOST), depth)
     if pairs is not None and scored is not None:
         for depth in places:
             x = collected[PAIRS].vectors[depth]

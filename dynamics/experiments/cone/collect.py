@@ -96,7 +96,7 @@ def batches(
             f"the tokenizer of {loaded.source} has no padding token, so sentences of different lengths do not fit into "
             "one batch: say --batch_size 1, or name another with --tokenizer."
         )
-    room = min(limit for limit in (code.limit or CONTEXT, setup.length or CONTEXT, CONTEXT) if limit)
+    room = min((limit for limit in (code.limit, setup.length) if limit), default=CONTEXT)
     ids = [code.ids(text) for text in texts]
     empty = next((i for i, found in enumerate(ids) if not found and not code.specials), None)
     if empty is not None:
@@ -175,13 +175,13 @@ class _Gatherer:
         if not self._suite:
             return
         directions = torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-300)
-        self._put(self._sums, depth, (directions * valid[..., None]).sum(1))
-        self._counts[self._numbers] = valid.sum(1).cpu().numpy()
+        self._put(self._sums, depth, (directions * kept[..., None]).sum(1))
+        self._counts[self._numbers] = kept.sum(1).cpu().numpy()
         for mode in self._suites:
             vectors = own if mode == self._mode else MODES[mode](x.double(), kept)
             self._feed(mode, depth, "sentence", States(vectors.float()[:, None], numbers))
-        windows = numbers[:, None].expand(valid.shape)[valid]
-        self._feed(self._mode, depth, "token", States(x[valid][:, None], windows))
+        windows = numbers[:, None].expand(kept.shape)[kept]
+        self._feed(self._mode, depth, "token", States(x[kept][:, None], windows))
 
     def _put(self, kept: dict[Depth, np.ndarray], depth: Depth, values: Tensor) -> None:
         if depth not in kept:

@@ -38,11 +38,16 @@ def centred(x: np.ndarray, components: int | None = None) -> Transform:
 def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
     """Subtract the mean and the k leading principal components; k = d / 100 unless told, at least 1.
 
+    NaN where x has no more than k components.
+
     Source: Mu, Bhat and Viswanath, All-but-the-Top (arXiv 1702.01417), algorithm 1, which proposes d / 100.
     """
     mean = x.mean(0)
     k = max(1, round(x.shape[1] / 100)) if components is None else components
-    top = _principal(x - mean)[1][:k]
+    known, _, axes = _principal(x - mean)
+    if k >= known:  # nothing but rounding would be left
+        return Transform(lambda y: np.full_like(y, np.nan), k)
+    top = axes[:k]
     return Transform(lambda y: (y - mean) - (y - mean) @ top.T @ top, len(top))
 
 
@@ -55,8 +60,7 @@ def whitened(x: np.ndarray, components: int | None = None) -> Transform:
     Source: Su et al., Whitening Sentence Representations (arXiv 2103.15316), equations 5 to 7, with its cut to k.
     """
     mean = x.mean(0)
-    scales, axes = _principal(x - mean)
-    known = int((scales > 1e-6 * scales[0]).sum()) if scales[0] > 0 else 0
+    known, scales, axes = _principal(x - mean)
     k = min(known, max(1, len(x) // PER_COMPONENT))
     kernel = (axes[:k] / scales[:k, None]).T * np.sqrt(len(x))
     return Transform(lambda y: (y - mean) @ kernel, k)
@@ -70,7 +74,7 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, int | None], Transform]] = {
 }
 
 
-def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values, descending, and right singular vectors as rows."""
+def _principal(centred: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many components are more than rounding, singular values, descending, and right singular vectors as rows."""
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
-    return scales, axes
+    return int((scales > 1e-6 * scales[0]).sum()), scales, axes
