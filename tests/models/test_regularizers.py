@@ -153,9 +153,10 @@ def test_the_first_batch_stands_in_for_a_reference():
     assert IStar(1.0).measure([x]).item() == pytest.approx(IStar(1.0, 0).measure([x]).item(), rel=1e-12)
 
 
-def test_a_sample_of_states_is_evenly_spaced_and_moves_on():
+@pytest.mark.parametrize("renew", ["full", 1])
+def test_a_sample_of_states_is_evenly_spaced_and_moves_on(renew):
     rows = torch.arange(10.0)[:, None]
-    regularizer = IStar(1.0, 0, max_states=4)
+    regularizer = IStar(1.0, 0, max_states=4, renew=renew)
     taken = []
     for _ in range(3):
         taken.append(regularizer._sample([rows])[0][:, 0].tolist())

@@ -1,6 +1,7 @@
 """A sweep of regularisers on one page: what is a sweep, its numbers by hand, its figure and its table."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -79,6 +80,12 @@ def test_means_intervals_and_paired_changes_by_hand(runs):
         [change.mean(), low, high]
     )
     assert moved.loc[("IStar", -3), ["lower", "higher"]].tolist() == [3, 0]
+
+
+def test_two_runs_of_one_seed_are_one_repetition(runs):
+    (sweep,) = shaping.sweeps(load(runs))
+    rows = sweep.rows
+    pd.testing.assert_frame_equal(shaping.over_seeds(pd.concat([rows, rows])), shaping.over_seeds(rows))
 
 
 def test_the_figure_tells_regularisers_apart_without_colour_and_labels_every_weight(runs):

@@ -67,3 +67,9 @@ def test_preservation_is_the_rank_correlation_of_all_pairs(x):
     assert found[0].value == pytest.approx(1)
     assert found[2].value == pytest.approx(1)
     assert found[1].low < found[1].value < found[1].high < 1
+
+
+@pytest.mark.parametrize(("n", "d", "components"), [(500, 32, 32), (5, 600, None)])
+def test_what_is_left_of_all_components_is_nothing(n, d, components):
+    x = np.random.default_rng(0).normal(size=(n, d))
+    assert np.isnan(all_but_the_top(x, components).apply(x)).all()
