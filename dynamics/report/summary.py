@@ -74,6 +74,8 @@ def _quantity(study: Study, site: str, metric: str, along: str) -> list[Line]:
 
 def _change(means: pd.DataFrame, arm: str) -> str:
     start, end = _value(tables.first(means), arm, interval=False), _value(tables.final(means), arm)
+    if means.loc[means["arm"] == arm, "at"].nunique() < 2:
+        return end  # one look is no change
     return DASH if (start, end) == (DASH, DASH) else f"{start} → {end}"
 
 
