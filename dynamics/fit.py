@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+import torch.distributed as dist
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -209,6 +210,16 @@ def _finish(folder: Path, described: dict[str, Any], status: str) -> None:
     write_run(folder, {**described, "status": status, "finished": finished})
 
 
+def _leave_group() -> None:
+    """End the ranks' process group while the interpreter lives.
+
+    Left to the interpreter's own end, its threads are taken down in the midst of that, which now and then aborts
+    a process whose work is done.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def fit(options: Options) -> None:
     """Train one run, from its beginning or from where it stopped."""
     folder = CHECKPOINTS / (options.run or _made_up_name(options))
@@ -245,6 +256,7 @@ def fit(options: Options) -> None:
             good = (path for path in states(folder) if path != state_path(folder, cli.trainer.global_step))
             raise Failure(f"{error} The newest state from before: {next(good, 'none')}.") from error
         raise
+    _leave_group()
     if not is_first:
         return
     _finish(folder, described, "interrupted" if cli.trainer.interrupted else "done")
@@ -266,6 +278,7 @@ def evaluate(verb: str, options: Options) -> None:
     getattr(cli.trainer, verb)(
         cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
     )
+    _leave_group()
     values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     step = torch.load(state, weights_only=True, map_location="cpu")["global_step"]
     condition = "split=test" if verb == "test" else ""

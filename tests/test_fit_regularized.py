@@ -1,10 +1,13 @@
 """`dynamics fit` with regularisers: asked for, written down, resumed, stopped, shared by ranks, refused."""
 
+import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dynamics import record
 from dynamics.checkpoint import states
@@ -97,6 +100,15 @@ def test_two_ranks_share_one_reference(text_file):
     assert moments[0][-1, -1] == 4 * 32 * 2  # windows, characters, layers
     torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-4)
     assert curve("two", "task_loss") == pytest.approx(curve("one", "task_loss"), rel=1e-5)
+
+
+def test_the_ranks_part_before_the_interpreter_ends(text_file, monkeypatch):
+    groups = []
+    monkeypatch.setattr("dynamics.curves.Curves.on_train_end", lambda *_: groups.append(dist.is_initialized()))
+    with mock.patch.dict(os.environ):  # Lightning writes the group's address there
+        fit(text_file, "a", trainer__strategy="ddp", trainer__devices=1)
+    assert groups == [True]
+    assert not dist.is_initialized()
 
 
 def test_bf16_trains(text_file):
