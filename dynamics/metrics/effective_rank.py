@@ -39,4 +39,5 @@ class EffectiveRank(Spectral):
     def of_eigenvalues(values: Tensor) -> Tensor:
         sigma = values.sqrt()
         p = sigma / sigma.sum(-1, keepdim=True)
-        return (-p.xlogy(p).sum(-1)).exp()
+        log_p = p.where(p > 0, 1).log()  # xlogy has a slope without end at 0, which would leave the others none
+        return (-(p * log_p).sum(-1)).exp()

@@ -100,7 +100,7 @@ class Spectral(Moments):
         return estimate(
             value.detach(),
             states.n,
-            influence=(influence * slope.nan_to_num(posinf=0, neginf=0)).sum(-1),
+            influence=(influence * slope.where(values > 0, 0)).sum(-1),
             windows=int(states.windows),
             scale=self.scale,
         )

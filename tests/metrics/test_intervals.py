@@ -118,6 +118,22 @@ def test_scales(scale):
     np.testing.assert_allclose(slope(v), (there(v + 1e-6) - there(v - 1e-6)) / 2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["anisotropy", "singular_value_share", "participation_ratio", "effective_rank"]
+)
+def test_a_direction_that_no_state_has_changes_no_interval(name):
+    """A layer norm takes one away."""
+    x, windows = streams.clustered()
+    found = []
+    for states in (x, torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)):
+        metric = metrics.resolve(name)
+        metric.update(States(states, windows))
+        found.append(metric.compute())
+    for part in ("value", "low", "high"):
+        np.testing.assert_allclose(getattr(found[1], part), getattr(found[0], part), rtol=1e-9)
+    assert found[1].low < found[1].value < found[1].high
+
+
 def test_no_interval_is_better_than_a_wrong_one():
     for scale in ("logit", "log", "atanh"):
         edge = {"logit": 1.0, "log": 0.0, "atanh": 1.0}[scale]
