@@ -72,14 +72,20 @@ class Checkpoints(L.Callback):
             raise Refusal(f"checkpoints.every must be at least 1 step (got {every}).")
         self.every = every
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, so that this very state is not written again."""
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save where the schedule says so."""
         step = trainer.global_step
-        if step == self._saved or (step % self.every and step != trainer.max_steps):
+        if step % self.every == 0 or step == trainer.max_steps:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the state now, if it is not that of the last time."""
+        step = trainer.global_step
+        if step == self._saved:
             return
         self._saved = step
         folder = Path(trainer.default_root_dir)

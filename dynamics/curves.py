@@ -29,14 +29,17 @@ class Curves(L.Callback):
         """Newest values by flat name, for whoever shows them."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the record; forget what lies beyond the step that the run starts from."""
+        """Open the record."""
         folder = Path(trainer.default_root_dir)
         self._run = folder.name
         self._record = Record(folder)
-        self._step = trainer.global_step
         self._values: list[tuple[int, Tensor]] = []
         self._shares: list[Tensor] = []
         self._seconds, self._flushed = 0.0, time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember where the run starts: only now is the state restored that it goes on from."""
+        self._step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -21,6 +21,7 @@ from dynamics.checkpoint import Checkpoints, resolve_resume, state_path, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
 from dynamics.errors import Failure, Refusal
+from dynamics.interrupt import Interrupt
 from dynamics.monitor import Monitor
 from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
@@ -106,8 +107,8 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with every callback, in the order in which they must act."""
-        curves, monitor = Curves(), self.config_init["monitor"]
-        callbacks = [curves, monitor, self.config_init["checkpoints"]]
+        curves, monitor, checkpoints = Curves(), self.config_init["monitor"], self.config_init["checkpoints"]
+        callbacks = [curves, monitor, checkpoints, Interrupt(checkpoints)]
         config = {**self.config_init["trainer"], **kwargs}
         if config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar(curves, monitor))
@@ -250,7 +251,13 @@ def fit(options: Options) -> None:
         if isinstance(error, Refusal) and not existed and cli.trainer.global_step == 0:
             shutil.rmtree(folder)
             raise
-        _finish(folder, described, "failed")
+        # Lightning leaves with SystemExit after Ctrl-C, and with it alone.
+        interrupted = isinstance(error, SystemExit | KeyboardInterrupt)
+        _finish(folder, described, "interrupted" if interrupted else "failed")
+        if interrupted:
+            newest = next((path.name for path in states(folder)), "none yet")
+            print(f"run {folder.name} goes on from its newest state ({newest}) with --resume auto")
+            raise KeyboardInterrupt from None
         if isinstance(error, Failure):
             # The weights of this very step gave what is not finite.
             good = (path for path in states(folder) if path != state_path(folder, cli.trainer.global_step))
@@ -259,7 +266,7 @@ def fit(options: Options) -> None:
     _leave_group()
     if not is_first:
         return
-    _finish(folder, described, "interrupted" if cli.trainer.interrupted else "done")
+    _finish(folder, described, "done")
     print(f"run {folder.name} is in {folder}/; draw it with: dynamics report {folder.name}")
 
 

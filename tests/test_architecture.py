@@ -27,6 +27,7 @@ BELOW = {
     "loggers": {"errors", "record"},
     "report": {"errors", "record"},
     "checkpoint": {"errors"},
+    "interrupt": {"checkpoint"},
     "curves": {"errors", "record", "loggers"},
     "monitor": {
         *("errors", "record", "schedule", "loggers", "checkpoint", "measure", "plan", "suite"),
@@ -37,7 +38,17 @@ BELOW = {
         *("measure", "data", "models"),
     },
     "fit": {
-        *("errors", "record", "config", "provenance", "checkpoint", "curves", "monitor", "progress"),
+        *(
+            "errors",
+            "record",
+            "config",
+            "provenance",
+            "checkpoint",
+            "curves",
+            "interrupt",
+            "monitor",
+            "progress",
+        ),
         *("data", "models", "loggers"),
     },
     "verbs": {"errors", "record", "config", "data", "report", "experiments"},

@@ -1,6 +1,7 @@
 """`dynamics fit`: what a run leaves, how it goes on, what it refuses."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,33 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     provenance = record.read_run("a")
     assert provenance["status"] == "done"
     assert provenance["data"]["sha256"]
+
+
+def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkeypatch, capsys):
+    training_step, presses = LanguageModel.training_step, [6]
+
+    def pressed(self, batch, index):
+        if index in presses:  # the first half of the fourth step, behind which no state is due
+            presses.clear()
+            signal.raise_signal(signal.SIGINT)
+        return training_step(self, batch, index)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(LanguageModel, "training_step", pressed)
+    with pytest.raises(SystemExit) as exit_:
+        fit(text_file, "cut", trainer__accumulate_grad_batches=2)
+    assert exit_.value.code == 1
+    assert signal.getsignal(signal.SIGINT) is handler
+    told = capsys.readouterr()
+    assert "step-0000000004.ckpt) with --resume auto" in told.out
+    assert told.err.endswith("dynamics: interrupted.\n")
+    assert record.read_run("cut")["status"] == "interrupted"
+    assert states(record.CHECKPOINTS / "cut")[0].name == "step-0000000004.ckpt"
+    fit(text_file, "cut", "--resume", "auto", trainer__accumulate_grad_batches=2)
+    fit(text_file, "shares", trainer__accumulate_grad_batches=2)
+    whole, cut = weights("shares"), weights("cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert geometry("shares").equals(geometry("cut"))
 
 
 def test_measured_weights_load_through_transformers(here, text_file):

@@ -31,10 +31,15 @@ class Point:
     words: tuple[str, ...]
 
     @property
+    def status(self) -> str:
+        """How its run stands: empty before the first time, else that of its `run.json`."""
+        folder = record.CHECKPOINTS / self.name
+        return str(record.read_run(folder).get("status")) if (folder / "run.json").is_file() else ""
+
+    @property
     def is_done(self) -> bool:
         """Whether it has been run to its end."""
-        folder = record.CHECKPOINTS / self.name
-        return (folder / "run.json").is_file() and record.read_run(folder).get("status") == "done"
+        return self.status == "done"
 
 
 def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
@@ -162,11 +167,16 @@ def _run(point: Point, log: Path) -> str:
     with log.open("a") as file:
         start = file.tell()
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
-    if code == 0 and point.is_done:
-        return ""
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # a terminal interrupts the run as well, which then saves itself
+            raise
     if code == 0:
-        raise KeyboardInterrupt  # asked to stop, the run saved itself
+        return ""
+    if code == 1 and point.status == "interrupted":
+        raise KeyboardInterrupt  # whoever stopped it did not mean the others to begin
     if code < 0:
         return f"killed by signal {-code}"
     said = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]

@@ -1,12 +1,18 @@
 """A sweep: its points, what is skipped, what fails, what is refused."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from dynamics import record
+from dynamics.checkpoint import states
 from dynamics.cli import main
 from dynamics.errors import Refusal
 from dynamics.experiments import sweep
@@ -50,14 +56,14 @@ def test_the_sweeps_that_come_along_are_whole(name):
 def run(code, told=None, said=""):
     """Stands for the process of `dynamics fit`; `told` gives the status that it leaves."""
 
-    def fake(command, stdout, stderr, env):
+    def fake(command, stdout, **_):
         name = command[command.index("--run") + 1]
         calls.append(name)
         print(said, file=stdout)
-        failing = code if "seed_1" in name else 0
-        if not failing:
+        failing = code if "seed_1" in name or told else 0
+        if told or not failing:
             record.write_run(record.CHECKPOINTS / name, {"status": told or "done"})
-        return subprocess.CompletedProcess(command, failing)
+        return SimpleNamespace(wait=lambda: failing)
 
     calls = []
     fake.calls = calls
@@ -67,29 +73,49 @@ def run(code, told=None, said=""):
 def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypatch, capsys):
     path = config(here / "s.yaml")
     failing = run(1, said="dynamics: there is no text.")
-    monkeypatch.setattr(sweep.subprocess, "run", failing)
+    monkeypatch.setattr(sweep.subprocess, "Popen", failing)
     complete, failed = sweep.sweep(path, "s")
     assert len(failing.calls) == 4
     assert complete == ["s-plain-istar_-2-seed_0", "s-plain-istar_0.5-seed_0"]
     assert failed == dict.fromkeys(("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"), "there is no text.")
     assert "[4/4]" in capsys.readouterr().out
     again = run(0)
-    monkeypatch.setattr(sweep.subprocess, "run", again)
+    monkeypatch.setattr(sweep.subprocess, "Popen", again)
     complete, failed = sweep.sweep(path, "s")
     assert again.calls == ["s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"]
     assert (len(complete), failed) == (4, {})
 
 
 def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch):
-    stopped = run(0, told="interrupted")
-    monkeypatch.setattr(sweep.subprocess, "run", stopped)
+    stopped = run(1, told="interrupted")
+    monkeypatch.setattr(sweep.subprocess, "Popen", stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep.sweep(config(here / "s.yaml"), "s")
     assert len(stopped.calls) == 1
 
 
+def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
+    path = config(here / "s.yaml", fit={"plain": f"--config {CONFIGS}/decoder.yaml --data.corpus {text_file}"})
+    path.write_text(
+        path.read_text()
+        .replace("--model.regularizers.weight={}", "--model.learning_rate={}")
+        .replace("-2", "0.1")
+    )
+    settings = TINY | {"trainer.max_steps": 100_000, "checkpoints.every": 100_000}
+    command = [sys.executable, "-m", "dynamics", "sweep", str(path), "--run", "s", *arguments(settings)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    folder = record.CHECKPOINTS / "s-plain-istar_0.1-seed_0"
+    while not list(folder.glob("record/*")) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (1, "dynamics: interrupted.")
+    assert record.read_run(folder)["status"] == "interrupted"
+    assert len(states(folder)) == 1
+
+
 def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
-    monkeypatch.setattr(sweep.subprocess, "run", run(0))
+    monkeypatch.setattr(sweep.subprocess, "Popen", run(0))
     sweep.sweep(config(here / "s.yaml"), "s")
     with pytest.raises(Refusal, match="made with other options"):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
