@@ -67,21 +67,29 @@ def _read(task: Task, folder: Path) -> Splits:
         paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
         file = next((path for path in paths if path.is_file()), None)
         if file is not None:
-            found[split] = list(_examples(task, _rows(task, file)))
+            rows = list(_rows(task, file))
+            if not _is_held_back(task, split, rows):
+                found[split] = list(_examples(task, rows))
         elif split != "test":
             raise Refusal(f"data.path {folder} has no file {names[0]} ({_endings()}).")
     return found
+
+
+def _is_held_back(task: Task, split: str, rows: Sequence["Row"]) -> bool:
+    """Whether the labels are kept back, as GLUE keeps those of its test splits."""
+    label = task.columns[-1]
+    return split == "test" and bool(rows) and str(rows[0][1].get(label, -1)) == "-1"
 
 
 def _endings() -> str:
     return " or ".join((", ".join(ENDINGS[:-1]), ENDINGS[-1]))
 
 
-Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""Where a row stands, for refusals, and its columns."""
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row stands, for refusals, and its columns by their canonical names."""
 
 
-def _rows(task: Task, file: Path) -> Rows:
+def _rows(task: Task, file: Path) -> Iterator[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,14 +106,15 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
+def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
     """Lines of values between tabs, with or without a header; quotes are text."""
     if task.is_span:
         raise Refusal(f"{file}: answers do not fit into a table; give {task.name} as .json or .jsonl.")
     first = lines[0].split("\t")
-    names = [_canonical(name) for name in first]
-    if set(task.columns) <= set(names):
-        places, start = [names.index(column) for column in task.columns], 1
+    names, columns = [_canonical(name) for name in first], task.columns
+    if set(task.texts) <= set(names):
+        columns = columns if set(columns) <= set(names) else tuple(names)
+        places, start = [names.index(column) for column in columns], 1
     else:
         simple = {len(task.columns): tuple(range(len(task.columns)))}
         known, start = {**simple, **task.bare}, 0
@@ -119,10 +128,10 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
         values, where = line.split("\t"), f"line {number} of {file}"
         if len(values) <= max(places):
             raise Refusal(f"{where} has {len(values)} columns where the first one has {len(first)}.")
-        yield where, dict(zip(task.columns, (values[place] for place in places), strict=True))
+        yield where, dict(zip(columns, (values[place] for place in places), strict=True))
 
 
-def _objects(task: Task, file: Path, text: str) -> Rows:
+def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
     """Objects on lines, in a list, or as SQuAD publishes them."""
     try:
         if file.suffix == ".jsonl":
@@ -134,7 +143,7 @@ def _objects(task: Task, file: Path, text: str) -> Rows:
             found = [(f"entry {i} of {file}", row) for i, row in enumerate(listed, 1)]
     except (ValueError, KeyError, TypeError) as error:
         raise Refusal(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
-    return _checked(task, found)
+    return _named(found)
 
 
 def _squad(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -146,15 +155,9 @@ def _squad(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _checked(task: Task, found: Iterable[tuple[str, Any]]) -> Rows:
+def _named(found: Iterable[tuple[str, Any]]) -> Iterator[Row]:
     for where, row in found:
-        named = {_canonical(key): value for key, value in row.items()} if isinstance(row, Mapping) else {}
-        if missing := [column for column in task.columns if column not in named]:
-            raise Refusal(
-                f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
-                f"({', '.join(map(str, named))[:80] or 'it has none'})."
-            )
-        yield where, named
+        yield where, ({_canonical(k): value for k, value in row.items()} if isinstance(row, Mapping) else {})
 
 
 def _canonical(name: str) -> str:
@@ -179,18 +182,20 @@ def _fetch(task: Task) -> Splits:
         ) from error
     found = {}
     for split in SPLITS:
-        rows = whole.get(split, ())
-        # GLUE keeps the labels of its test splits to itself.
-        if len(rows) and rows[0].get(LABEL) != -1:
-            title = f"{split} of {task.hub[0]}"
-            found[split] = list(
-                _examples(task, _checked(task, ((f"row {i} of {title}", row) for i, row in enumerate(rows))))
-            )
+        title = f"{split} of {task.hub[0]}"
+        rows = list(_named((f"row {i} of {title}", row) for i, row in enumerate(whole.get(split, ()))))
+        if rows and not _is_held_back(task, split, rows):
+            found[split] = list(_examples(task, rows))
     return found
 
 
-def _examples(task: Task, rows: Rows) -> Iterator[Example]:
+def _examples(task: Task, rows: Iterable[Row]) -> Iterator[Example]:
     for where, row in rows:
+        if missing := [column for column in task.columns if column not in row]:
+            raise Refusal(
+                f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
+                f"({', '.join(map(str, row))[:80] or 'it has none'})."
+            )
         texts = tuple(row[column] for column in task.texts)
         for column, text in zip(task.texts, texts, strict=True):
             if not isinstance(text, str):

@@ -89,12 +89,11 @@ class TaskData(L.LightningDataModule):
         Raises:
             Refusal: the tokenizer has no padding, or fewer rows than a batch come out.
         """
-        if self._rows:
-            return
         self.tokenizer = self._with_padding(tokenizer)
         length = min(self.hparams.max_length or (384 if self.task.is_span else 128), reach)
         for split, examples in self.examples.items():
             self._rows[split] = encode(self.task, examples, tokenizer, length, self.hparams.stride)
+        self._order.cache_clear()
         if self.steps_per_epoch < 1:
             raise Refusal(
                 f"data.batch_size {self.hparams.batch_size} is more than there is to train on "

@@ -89,7 +89,7 @@ def test_real_files(shared_data):
     [
         ("sst2", "train.tsv", "", ["is empty", "sentence and label"]),
         ("sst2", "train.tsv", "a\tb\t0\n", ["sentence and label", "has 3"]),
-        ("sst2", "train.tsv", "text\tlbl\nbad\t0\n", ["line 1", "'lbl' is no label", "0 (negative)"]),
+        ("sst2", "train.tsv", "text\tlbl\nbad\t0\n", ["line 2", "label is missing (sentence, lbl)"]),
         ("sst2", "train.tsv", "bad\t0\ngood\t2\n", ["line 2", "'2'", "1 (positive)"]),
         ("sst2", "train.tsv", "bad\t0\ngood\n", ["line 2", "1 columns"]),
         ("sst2", "train.json", '[{"sentence": "bad"}]', ["entry 1", "label is missing"]),
@@ -150,6 +150,22 @@ def test_the_hub_gives_what_has_labels(monkeypatch):
 
 
 # Tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("test.tsv", "index\tsentence\n0\tgood\n"), ("test.jsonl", '{"sentence": "good", "label": -1}\n')],
+)
+def test_a_test_file_without_labels_is_left_out(tmp_path, name, content):
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text("good\t1\n")
+    (tmp_path / name).write_text(content)
+    assert set(load(tmp_path, "sst2")) == {"train", "validation"}
+    (tmp_path / "dev.tsv").write_text("index\tsentence\n0\tgood\n")
+    with pytest.raises(
+        Refusal, match=r"line 2 of .*dev\.tsv must have .*: label is missing \(index, sentence\)"
+    ):
+        load(tmp_path, "sst2")
 
 
 def test_rows_are_padded_as_the_tokenizer_pads_them():
@@ -313,3 +329,13 @@ def test_sizes_below_one_are_refused(settings):
 def test_a_batch_larger_than_the_data_is_refused(folder):
     with pytest.raises(Refusal, match="batch_size 31"):
         opened(folder, batch_size=31)
+
+
+def test_another_model_gets_tokens_and_batches_of_its_own(folder):
+    data = opened(folder)
+    before = next(iter(data.train_dataloader())).inputs["input_ids"]
+    data.encode(tuning.tokenizer(), 4)
+    again = next(iter(data.train_dataloader())).inputs["input_ids"]
+    assert again.shape[1] == 4 < before.shape[1]
+    short = opened(folder, max_length=4)
+    assert torch.equal(again, next(iter(short.train_dataloader())).inputs["input_ids"])

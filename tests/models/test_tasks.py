@@ -224,6 +224,25 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(workplace, bert, folders):
     assert rows("whole").equals(rows("killed"))
 
 
+def test_a_regulariser_shapes_what_is_tuned(workplace, bert, folders):
+    """The same examples and the same head: the terms are those of the loss, the geometry goes where it is asked to."""
+    reached = {}
+    for weight in (-5.0, 5.0):
+        words = ("--model.regularizers+=IStar", f"--model.regularizers.weight={weight}")
+        finetune(bert, folders["sst2"], f"a{weight}", *words, trainer__max_steps=12, model__learning_rate=1e-3)
+        frame = record.read(f"a{weight}")
+        loss, task, istar, score = (
+            frame[(frame.site == "train") & (frame.metric == name)].value.to_numpy()
+            for name in ("loss", "task_loss", "istar", "isoscore_star")
+        )
+        np.testing.assert_allclose(loss, task + istar, rtol=1e-5)
+        np.testing.assert_allclose(istar, weight * (1 - score), rtol=1e-5)
+        reached[weight] = score
+    assert reached[-5.0][0] == reached[5.0][0]  # before the first update
+    assert reached[-5.0][-1] < 0.8 * reached[5.0][-1]
+    assert record.read_run("a5.0")["regularizers"]["istar"]["weight"] == 5
+
+
 def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folders, capsys):
     finetune(bert, folders["sst2"], "a")
     saved = record.CHECKPOINTS / "a" / "weights" / f"step-{6:010d}"
