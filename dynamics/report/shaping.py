@@ -29,7 +29,8 @@ COLUMNS = ["kind", "weight", "seed", "metric", "value"]
 class Sweep:
     """Runs that differ in their regulariser and their seed alone.
 
-    `rows` have the columns `kind` (class of the regulariser, empty where nothing is added to the loss), `weight`,
+    `rows` have the columns `kind` (class of the regulariser, with those of its settings in which the runs differ;
+    empty where nothing is added to the loss), `weight`,
     `seed`, `metric` and `value`: `isoscore` and `intrinsic_dimension` are means over the layers 1..L at the last
     measured step, `isoscore_star` is that of the last training step, and the rest is how well the model does, last.
     """
@@ -46,18 +47,36 @@ class Sweep:
 
 def sweeps(study: Study) -> list[Sweep]:
     """All sweeps among the runs: two weights at least of one design."""
-    found: dict[str, list[tuple[str, str, float]]] = {}
+    found: dict[str, dict[str, Settings]] = {}
     for run, told in study.runs.items():
         terms = told.get("regularizers") or {}
         if told.get("kind") == "fit" and len(terms) < 2:
-            term = next(iter(terms.values()), {"weight": 0.0, "class": UNREGULARISED})
-            kind = str(term["class"]) if term["weight"] else UNREGULARISED
-            found.setdefault(_key(told), []).append((run, kind, float(term["weight"])))
+            term = next(iter(terms.values()), {"weight": 0.0})
+            found.setdefault(_key(told), {})[run] = term if term["weight"] else {"weight": 0.0}
     made = []
-    for key, runs in found.items():
+    for terms in found.values():
+        kinds = _kinds([*terms.values()])
+        runs = [
+            (run, kind, float(term["weight"])) for (run, term), kind in zip(terms.items(), kinds, strict=True)
+        ]
         if len({(kind, weight) for _, kind, weight in runs}) > 1:
-            made.append(_sweep(study, key, runs))
+            made.append(_sweep(study, runs))
     return [one for one in made if one is not None]
+
+
+def _kinds(terms: list[Settings]) -> list[str]:
+    """What to call each regulariser: its class, and what else than the weight tells it from its like."""
+    names = []
+    for term in terms:
+        kind = str(term.get("class", UNREGULARISED))
+        like = [other for other in terms if other.get("class", UNREGULARISED) == kind]
+        telling = [
+            f"{key} {value}"
+            for key, value in term.items()
+            if key != "weight" and any(other.get(key) != value for other in like)
+        ]
+        names.append(", ".join([kind, *telling]))
+    return names
 
 
 def _key(told: Settings) -> str:
@@ -65,7 +84,7 @@ def _key(told: Settings) -> str:
     return json.dumps(design(plain_one), sort_keys=True, default=str)
 
 
-def _sweep(study: Study, key: str, runs: list[tuple[str, str, float]]) -> Sweep | None:
+def _sweep(study: Study, runs: list[tuple[str, str, float]]) -> Sweep | None:
     rows = study.rows[study.rows["run"].isin([run for run, _, _ in runs])]
     last = [_last_geometry(rows, SCORE), _last_geometry(rows, DIMENSION)]
     curves = rows[rows["site"] == "validation"]

@@ -18,10 +18,10 @@ def score(kind, weight, seed, layer):
     return 0.3 + direction * 0.04 * weight + 0.01 * layer + 0.002 * seed * (1 + weight)
 
 
-def write(folder, kind, weight, seed, objective="clm"):
+def write(folder, kind, weight, seed, objective="clm", reference=0.2):
     """One run; kind None has no regulariser at all."""
-    name = f"{objective}-{kind}-{weight}-{seed}"
-    terms = {kind.lower(): {"class": kind, "weight": weight, "reference_weight": 0.2}} if kind else {}
+    name = f"{objective}-{kind}-{weight}-{reference}-{seed}"
+    terms = {kind.lower(): {"class": kind, "weight": weight, "reference_weight": reference}} if kind else {}
     label = f"a, {objective}" + (f", {kind} {weight:g}" if kind else "")
     told = {"run": name, "kind": "fit", "status": "done", "label": label, "objective": objective, "seed": seed}
     record.write_run(folder / name, told | ({"regularizers": terms} if terms else {}))
@@ -63,6 +63,14 @@ def test_a_run_without_any_regulariser_is_the_point_of_weight_zero(tmp_path):
     made = [write(tmp_path, "IStar", 3, 0), write(tmp_path, None, 0, 0)]
     (sweep,) = shaping.sweeps(load(made))
     assert set(zip(sweep.rows["kind"], sweep.rows["weight"], strict=True)) == {("IStar", 3), ("", 0)}
+
+
+def test_what_else_differs_between_regularisers_keeps_them_apart(runs, tmp_path):
+    other = [write(tmp_path, "IStar", 3, seed, reference=0.8) for seed in SEEDS]
+    (sweep,) = shaping.sweeps(load([*runs, *other]))
+    assert sweep.kinds == ["CosReg", "IStar, reference_weight 0.2", "IStar, reference_weight 0.8"]
+    means = shaping.over_seeds(sweep.rows).set_index(["kind", "weight", "metric"])
+    assert means.loc[("IStar, reference_weight 0.8", 3, "isoscore"), "seeds"] == 3
 
 
 def test_means_intervals_and_paired_changes_by_hand(runs):
