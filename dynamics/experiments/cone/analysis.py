@@ -114,17 +114,9 @@ def axis_rows(model: Measured) -> Iterator[Row]:
 
 
 def between(one: Measured, corpus: str, other: Measured, against: str) -> Interval:
-    """Cosine of two axes, with the basic bootstrap's interval.
-
-    A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflected about the value they
-    make up for that. The value itself is low for the same reason, and may lie below its interval.
-    """
-    a, b = one.drawn[corpus], other.drawn[against]
-    drawn = axes.cosine(a, b) if a.size and b.size else np.array([np.nan])
-    value, low, high = interval(
-        float(axes.cosine(one.axes[corpus].direction, other.axes[against].direction)), drawn
-    )
-    return Interval(value, *np.clip([2 * value - high, 2 * value - low], 0, 1).tolist())
+    """Cosine of the axes of two corpora, of one model or of two."""
+    found, theirs = one.axes[corpus].direction, other.axes[against].direction
+    return axes.agreement(found, theirs, one.drawn[corpus], other.drawn[against])
 
 
 def _share(x: np.ndarray) -> Interval:
