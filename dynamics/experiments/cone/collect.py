@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dynamics.capture import capture
 from dynamics.errors import Refusal
-from dynamics.experiments.cone.pooling import MODES, Setup
+from dynamics.experiments.cone import dense
+from dynamics.experiments.cone.pooling import MODES
+from dynamics.experiments.cone.setup import Setup
 from dynamics.experiments.scan.inputs import chunks
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.text import CONTEXT, Encoder, pad
@@ -29,7 +31,10 @@ Key = tuple[str, str, int]
 
 
 class Depth(NamedTuple):
-    """A layer of the residual stream, or (`state` is "output") what the final norm makes of the last one."""
+    """A layer of the residual stream, or (`state` is "output") what the model makes of the last one.
+
+    That is what follows a final norm and, for sentences, the dense layers behind the pooling.
+    """
 
     layer: int
     state: str = ""
@@ -62,7 +67,7 @@ class Collected:
 
     @property
     def final(self) -> Depth:
-        """Where the model's own vectors come from: after the final norm, where there is one."""
+        """Where the model's own vectors come from: the output, where it differs from the last layer."""
         return max(self.vectors)
 
 
@@ -106,7 +111,7 @@ def batches(
     windows = [code.window(found[: room - code.specials]) for found in ids]
     skipped = 0
     if setup.prompt and not setup.counts_prompt:
-        skipped = len(code.prefix) + len(code.ids(setup.prompt))
+        skipped = len(code.prefix) + len(code.ids(setup.prepare("")))
     order = iter(sorted(range(len(windows)), key=lambda i: -len(windows[i])))
     made = [Batch(part, pad([windows[i] for i in part], code.pad), skipped) for part in chunks(order, size)]
     return made, sum(len(found) > room - code.specials for found in ids)
@@ -132,7 +137,7 @@ def collect(
     """
     with exact(loaded.model, None) as network:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        gather = _Gatherer(suite, setup.mode, device, sum(len(part.numbers) for part in parts))
+        gather = _Gatherer(suite, setup, device, sum(len(part.numbers) for part in parts))
         done = 0
         with capture(network, {"residual", "output"}, gather.on_states):
             for part in parts:
@@ -146,8 +151,10 @@ def collect(
 class _Gatherer:
     """Pools states as they pass, keeps the vectors and feeds the meters."""
 
-    def __init__(self, suite: Suite | None, mode: str, device: torch.device, count: int) -> None:
+    def __init__(self, suite: Suite | None, setup: Setup, device: torch.device, count: int) -> None:
+        mode = setup.mode
         self._suite, self._mode, self._device, self.count = suite, mode, device, count
+        self._dense = setup.dense
         others = Suite.parse({"mean_cosine": {"sites": ["sentence"]}})
         self._suites = {mode: suite} if suite else {}
         self._suites |= {other: others for other in MODES if other != mode and suite}
@@ -170,7 +177,7 @@ class _Gatherer:
         if self._skipped:
             kept = valid & (valid.cumsum(1) > self._skipped)
             kept = torch.where(kept.any(1, keepdim=True), kept, valid)
-        own = MODES[self._mode](x.double(), kept)
+        own = self._pooled(self._mode, depth, x, kept)
         self._put(self._vectors, depth, own)
         if not self._suite:
             return
@@ -178,10 +185,14 @@ class _Gatherer:
         self._put(self._sums, depth, (directions * kept[..., None]).sum(1))
         self._counts[self._numbers] = kept.sum(1).cpu().numpy()
         for mode in self._suites:
-            vectors = own if mode == self._mode else MODES[mode](x.double(), kept)
+            vectors = own if mode == self._mode else self._pooled(mode, depth, x, kept)
             self._feed(mode, depth, "sentence", States(vectors.float()[:, None], numbers))
         windows = numbers[:, None].expand(kept.shape)[kept]
         self._feed(self._mode, depth, "token", States(x[kept][:, None], windows))
+
+    def _pooled(self, mode: str, depth: Depth, x: Tensor, kept: Tensor) -> Tensor:
+        vectors = MODES[mode](x.double(), kept)
+        return dense.apply(self._dense, vectors) if depth.state else vectors
 
     def _put(self, kept: dict[Depth, np.ndarray], depth: Depth, values: Tensor) -> None:
         if depth not in kept:
@@ -194,7 +205,7 @@ class _Gatherer:
             meter.feed(site, depth.layer, states)
 
     def finish(self, key: Key, corpus: str) -> Collected:
-        """Rows and vectors. Without a final norm the output is the last layer, and stands there alone."""
+        """Rows and vectors. Where the output is the last layer, it stands there alone."""
         made = Collected(self._vectors, self._sums, self._counts)
         for depth in [depth for depth in made.vectors if depth.state]:
             if np.array_equal(made.vectors[depth], made.vectors[Depth(depth.layer)]):

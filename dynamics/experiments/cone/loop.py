@@ -3,7 +3,6 @@
 import gc
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from dynamics.experiments.cone import across, analysis, sentences
 from dynamics.experiments.cone.analysis import Measured
 from dynamics.experiments.cone.collect import Collected, batches, collect
 from dynamics.experiments.cone.options import Options
-from dynamics.experiments.cone.pooling import Setup, setup
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
+from dynamics.experiments.cone.setup import Setup, setup
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.guards import out_of_memory, quiet
 from dynamics.experiments.scan import text
@@ -123,7 +122,7 @@ def _one(
     facts, collected = _read(subject, loaded, code, how, suite, corpora, options, key, advance)
     model = analysis.measured(subject, key, collected, how.normalize, options.seed)
     cards = analysis.cards(model, corpora, loaded, code)
-    return {**facts, "setup": asdict(how), "cards": cards}, collected, model
+    return {**facts, "setup": how.facts(), "cards": cards}, collected, model
 
 
 def _read(

@@ -1,6 +1,13 @@
-"""Models whose cone is known: vectors of letters with one long direction, passed through blocks that add nothing."""
+"""Models whose cone is known: vectors of letters with one long direction, passed through blocks that add nothing.
 
+And the files that sentence-transformers keeps beside the weights of a model.
+"""
+
+import json
+
+import numpy as np
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 WIDTH, TURN = 32, 0.6
@@ -51,3 +58,33 @@ def rotation() -> Tensor:
 def plain() -> Letters:
     """The model as it is."""
     return Letters()
+
+
+TANH = "torch.nn.modules.activation.Tanh"
+
+
+def encoder(folder, pooling=None, modules=("Transformer", "Pooling"), prompts=None, limits=None):
+    """The files that sentence-transformers keeps."""
+    named = [
+        {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"s.models.{kind}"}
+        for i, kind in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(named))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling or {"pooling_mode_mean_tokens": True}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts or {}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps(limits or {}))
+    return str(folder)
+
+
+def dense_layer(folder, name, wide, narrow, activation, seed, **more):
+    """The folder of a dense layer; gives its weight and bias."""
+    noise = np.random.default_rng(seed)
+    kept = {"linear.weight": noise.normal(size=(narrow, wide)).astype(np.float32)}
+    if more.get("bias", True):
+        kept["linear.bias"] = noise.normal(size=narrow).astype(np.float32)
+    (folder / name).mkdir()
+    save_file(kept, folder / name / "model.safetensors")
+    config = {"in_features": wide, "out_features": narrow, "activation_function": activation, **more}
+    (folder / name / "config.json").write_text(json.dumps(config))
+    return kept["linear.weight"], kept.get("linear.bias", 0.0)

@@ -12,7 +12,7 @@ import torch
 from dynamics import record
 from dynamics.cli import main
 from tests.capture.zoo import build
-from tests.experiments.cone.factories import AXIS, TURN, WIDTH, Letters, rotation
+from tests.experiments.cone.factories import AXIS, TANH, TURN, WIDTH, Letters, dense_layer, encoder, rotation
 from tests.runs import fit
 
 HERE = "tests.experiments.cone.factories"
@@ -239,9 +239,19 @@ def test_the_axis_turns_along_the_steps_of_a_run(trained, monkeypatch, text_file
     assert told["subjects"]["tiny@step6"]["cards"]["sentences"]["most_tokens"]
 
 
-def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines):
+@pytest.mark.parametrize(
+    ("mode", "pool"),
+    [
+        ("mean", lambda x: x.mean(0)),
+        ("cls", lambda x: x[0]),
+        ("last", lambda x: x[-1]),
+        ("max", lambda x: x.amax(0)),
+    ],
+)
+def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines, mode, pool):
+    """The first token is the first behind the prompt, as in sentence-transformers since 5.5."""
     from dynamics.experiments.cone.collect import batches, collect
-    from dynamics.experiments.cone.pooling import Setup
+    from dynamics.experiments.cone.setup import Setup
     from dynamics.experiments.scan.loading import Loaded
     from dynamics.experiments.scan.text import Encoder
 
@@ -251,15 +261,15 @@ def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines):
     code = Encoder(lambda text: [ord(letter) for letter in text], (1,), (2,), 0, 0, "letters")
     found = {}
     for counts in (True, False):
-        how = Setup(prompt="zzz ", counts_prompt=counts)
+        how = Setup(mode, prompt="zzz ", counts_prompt=counts)
         parts, _ = batches(texts, loaded, code, how, 2)
         made = collect(loaded, parts, how, None, ("r", "s", 0))
         found[counts] = made.vectors[made.final]
     table = model.letters.weight
     for i, text in enumerate(texts):
         bare, whole = ([ord(letter) for letter in said] for said in (text, "zzz " + text))
-        np.testing.assert_allclose(found[False][i], table[[*bare, 2]].mean(0), rtol=1e-4)
-        np.testing.assert_allclose(found[True][i], table[[1, *whole, 2]].mean(0), rtol=1e-4)
+        np.testing.assert_allclose(found[False][i], pool(table[[*bare, 2]]), rtol=1e-4)
+        np.testing.assert_allclose(found[True][i], pool(table[[1, *whole, 2]]), rtol=1e-4)
 
 
 def test_models_of_any_width_by_cka(lines, workplace, capsys):
@@ -315,3 +325,31 @@ def test_a_run_is_never_written_over(lines, capsys):
         main(["cone", "random:bert", "--sentences", str(lines), "--run", "c"])
     assert "exists" in capsys.readouterr().err
     assert Path("checkpoints/c/run.json").read_text() == before
+
+
+def test_dense_layers_make_the_output_of_a_model(lines, workplace):
+    """What the model hands out has the width of its layers, and only the last depth goes through them."""
+    from transformers import AutoModel, BertConfig, BertModel
+
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    ).save_pretrained("enc")
+    encoder(workplace / "enc", modules=("Transformer", "Pooling", "Dense", "Normalize"))
+    weight, bias = dense_layer(workplace / "enc", "2_Dense", 16, 6, TANH, 0)
+    frame, told = cone("enc", "--sentences", lines, "--tokenizer", "bytes", "--pairs", pairs_of(lines))
+    setup = told["subjects"]["enc@local"]["setup"]
+    assert (setup["dense"], setup["left_out"]) == (["16 to 6, Tanh"], [])
+    model = AutoModel.from_pretrained("enc").eval()
+    made = []
+    for line in lines.read_text().splitlines():
+        with torch.no_grad():
+            found = model(torch.tensor([[3 + byte for byte in line.encode()]])).last_hidden_state
+        made.append(np.tanh(weight @ found[0].double().mean(0).numpy() + bias))
+    units = np.stack([x / np.linalg.norm(x) for x in made])
+    expected = (np.square(units.sum(0)).sum() - len(units)) / (len(units) * (len(units) - 1))
+    where = {"site": "sentence", "layer": 2, "condition": "state=output"}
+    assert value(frame, "mean_cosine", **where) == pytest.approx(expected, abs=1e-5)
+    assert value(frame, "mean_cosine", **where | {"condition": ""}) != pytest.approx(expected, abs=1e-2)
+    axis = np.linalg.svd(units - units.mean(0))[2][0]
+    assert abs(direction("c", "state=output") @ axis) == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,69 @@
+"""Linear layers behind the pooling: the `Dense` modules of sentence-transformers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dynamics.errors import Refusal
+
+INPUT = "sentence_embedding"
+"""What a module must read and write to stand behind the pooling."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = f(W x + b), x (B, d) -> (B, k) in float64; f is a module of `torch.nn` without settings."""
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.device)
+        return self.activation(nn.functional.linear(x.double(), self.weight.to(x.device), bias))
+
+    def __str__(self) -> str:
+        wide, narrow = self.weight.shape[::-1]
+        return f"{wide} to {narrow}, {type(self.activation).__name__}"
+
+
+def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
+    """A module from its configuration and its weights (safetensors); None where it is more than this.
+
+    Raises:
+        Refusal: the weights cannot be read, or are not those of a linear layer.
+    """
+    activation = _activation(str(config.get("activation_function", "torch.nn.Tanh")))
+    names = {config.get("module_input_name", INPUT), config.get("module_output_name") or INPUT}
+    if activation is None or weights is None or names != {INPUT} or config.get("use_residual"):
+        return None
+    try:
+        kept = load_file(weights)
+        weight, bias = kept["linear.weight"].double(), kept.get("linear.bias")
+    except (SafetensorError, OSError, KeyError) as error:
+        raise Refusal(f"{weights} holds no linear layer that can be read ({error}): fetch it again.") from error
+    return Dense(weight, None if bias is None else bias.double(), activation)
+
+
+def _activation(name: str) -> nn.Module | None:
+    """The function of that name, as sentence-transformers trusts it: a module of torch."""
+    found = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
+    try:
+        return found() if isinstance(found, type) and issubclass(found, nn.Module) else None
+    except TypeError:
+        return None
+
+
+def apply(layers: tuple[Dense, ...], x: Tensor) -> Tensor:
+    """One layer after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+__all__ = ["Dense", "apply", "dense"]

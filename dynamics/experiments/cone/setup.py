@@ -1,0 +1,204 @@
+"""How a model makes vectors of sentences, as its own configuration says.
+
+Sentence-transformers keeps `modules.json` (what follows the transformer), `1_Pooling/config.json`, perhaps
+`2_Dense/`, `config_sentence_transformers.json` (prompts) and `sentence_bert_config.json` (length, case) beside the
+weights.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import Refusal
+from dynamics.experiments.cone.dense import Dense, dense
+from dynamics.experiments.cone.pooling import MODES
+
+log = logging.getLogger(__name__)
+
+_KEYS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+_NAMES = {"lasttoken": "last", "mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
+Find = Callable[[str], Path | None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How sentences become vectors.
+
+    Args:
+        mode: a key of `MODES`.
+        normalize: vectors have length one where the model hands them out.
+        prompt: put before every sentence.
+        counts_prompt: its tokens are pooled as well.
+        length: tokens of a sentence at most; 0 where only the model says.
+        lower: sentences are put in lower case.
+        source: `sentence-transformers` where the model brought a configuration, else `default`.
+        guessed: why the mode is a guess; empty where it was told, or where there is nothing that could tell it.
+        dense: what the pooled vectors go through.
+        left_out: modules that follow the pooling and are not applied.
+    """
+
+    mode: str = "mean"
+    normalize: bool = False
+    prompt: str = ""
+    counts_prompt: bool = True
+    length: int = 0
+    lower: bool = False
+    source: str = "default"
+    guessed: str = ""
+    dense: tuple[Dense, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def prepare(self, sentence: str) -> str:
+        """A sentence as the tokenizer gets it."""
+        text = self.prompt + sentence
+        return text.lower() if self.lower else text
+
+    def facts(self) -> dict[str, Any]:
+        """For the record: layers in words."""
+        return {**asdict(self), "dense": [str(layer) for layer in self.dense]}
+
+
+def setup(
+    source: str,
+    revision: str = "main",
+    pooling: str | None = None,
+    prompt: str | None = None,
+    normalize: bool | None = None,
+) -> Setup:
+    """The setup of a model that lies at `source` (a folder or a hub name), with what was asked for instead.
+
+    A mode that had to be guessed, and a module that is not applied, are logged.
+
+    Args:
+        source: empty for a model without files.
+        revision: of a hub repository.
+        pooling: a key of `MODES`.
+        prompt: the name of one of the model's prompts, or the text itself.
+        normalize: whether vectors are to have length one.
+
+    Raises:
+        Refusal: a mode is not known, or a configuration cannot be read.
+    """
+    if pooling is not None and pooling not in MODES:
+        raise Refusal(f"there is no --pooling {pooling}: choose {', '.join(MODES)}.")
+
+    def find(name: str) -> Path | None:
+        path = Path(source) / name if Path(source).is_dir() else _cached(source, revision, name)
+        return path if source and path is not None and path.is_file() else None
+
+    modules = _json(find, "modules.json")
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        modules = []
+    kinds = [(str(each.get("type", "")).rpartition(".")[2], str(each.get("path", ""))) for each in modules]
+    pooled = f"{dict(kinds)['Pooling']}/config.json" if "Pooling" in dict(kinds) else ""
+    configured = _json(find, pooled) if pooled else None
+    guessed = ""
+    if source and pooling is None and not isinstance(configured, dict):
+        missing = pooled or "pooling in its modules.json" if modules else "modules.json"
+        guessed = f"there is no {missing}"
+        log.warning(
+            "%s: how it pools is guessed to be the mean (%s); say --pooling if you know", source, guessed
+        )
+    if not modules:
+        return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
+    prompts = _mapping(_json(find, "config_sentence_transformers.json"))
+    limits = _mapping(_json(find, "sentence_bert_config.json"))
+    layers, left_out = _behind(find, kinds)
+    if left_out:
+        log.warning("%s: vectors are taken before %s, which is not applied", source, ", ".join(left_out))
+    return Setup(
+        pooling or _mode(source, _mapping(configured)),
+        "Normalize" in dict(kinds) if normalize is None else normalize,
+        _prompt(prompts, prompt),
+        bool(_mapping(configured).get("include_prompt", True)),
+        int(limits.get("max_seq_length") or 0),
+        bool(limits.get("do_lower_case")),
+        "sentence-transformers",
+        guessed,
+        layers,
+        left_out,
+    )
+
+
+def _behind(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[Dense, ...], tuple[str, ...]]:
+    """The dense layers between pooling and normalisation, and modules that are not applied.
+
+    Of a chain that cannot be followed to its end, what comes behind the break is left out.
+    """
+    layers: list[Dense] = []
+    left_out: list[str] = []
+    normalised = False
+    for kind, path in kinds:
+        normalised = normalised or kind == "Normalize"
+        if kind in ("Transformer", "Pooling", "Normalize"):
+            continue
+        layer = None
+        if kind == "Dense" and not left_out and not normalised:
+            config = _mapping(_json(find, f"{path}/config.json"))
+            layer = dense(config, find(f"{path}/model.safetensors"))
+        if layer is None:
+            left_out.append(kind)
+        else:
+            layers.append(layer)
+    return tuple(layers), tuple(left_out)
+
+
+def _mode(source: str, configured: Mapping[str, Any]) -> str:
+    named = configured.get("pooling_mode")
+    if isinstance(named, str):
+        modes = [_NAMES.get(named, named)]
+    else:
+        modes = [mode for key, mode in _KEYS.items() if configured.get(key)] or ["mean"]
+    if len(modes) > 1 or modes[0] not in MODES:
+        raise Refusal(
+            f"{source} pools by {' and '.join(modes)}, which is not offered: choose with --pooling {', '.join(MODES)}."
+        )
+    return modes[0]
+
+
+def _prompt(configured: Mapping[str, Any], asked: str | None) -> str:
+    prompts = _mapping(configured.get("prompts"))
+    if asked is not None:
+        return str(prompts.get(asked, asked))
+    return str(prompts.get(configured.get("default_prompt_name") or "", ""))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _json(find: Find, name: str) -> Any:
+    """A file of a model as JSON; None where it has none."""
+    path = find(name)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise Refusal(f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out.") from error
+
+
+def _cached(source: str, revision: str, name: str) -> Path | None:
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            source,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None
+    return Path(found) if found else None
