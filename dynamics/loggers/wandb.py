@@ -7,9 +7,21 @@ from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from dynamics.errors import Refusal
+
 STEP = "trainer/global_step"
+
+
+def pick_mode() -> str:
+    """`online` where a key is configured and its server answers, else `offline`: a view is worth no run."""
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.Error as error:
+        print(f"W&B is logged offline, to be sent by `wandb sync`: {' '.join(str(error).split())}")
+        return "offline"
 
 
 class WandbLogger(LightningWandbLogger):
@@ -20,7 +32,7 @@ class WandbLogger(LightningWandbLogger):
     Args:
         project: W&B project.
         entity: W&B user or team; the account's default when None.
-        mode: `online`, `offline` or `disabled`; when None, what `WANDB_MODE` says, else online with a key.
+        mode: `online`, `offline` or `disabled`; when None, what `WANDB_MODE` says, else `pick_mode`.
         name: the run's name; the command line fills it in.
         save_dir: the run's folder; the command line fills it in.
     """
@@ -33,9 +45,7 @@ class WandbLogger(LightningWandbLogger):
         name: str | None = None,
         save_dir: str | Path | None = None,
     ) -> None:
-        self.mode = (
-            mode or os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-        )
+        self.mode = mode or os.environ.get("WANDB_MODE") or pick_mode()
         settings = wandb.Settings(quiet=True, console="off", init_timeout=20, finish_timeout=60)
         super().__init__(
             name=name,
@@ -46,6 +56,22 @@ class WandbLogger(LightningWandbLogger):
             settings=settings,
         )
         self._defined: set[str] = set()
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of W&B.
+
+        Raises:
+            Refusal: it cannot be begun.
+        """
+        try:
+            return super().experiment
+        except wandb.Error as error:
+            said = " ".join(str(error).split())
+            raise Refusal(
+                f"W&B does not begin a run ({said}): set trainer.logger.init_args.mode offline."
+            ) from error
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -1,0 +1,30 @@
+"""The view of a run in W&B: where it goes when nobody says."""
+
+import pytest
+import wandb
+
+from dynamics.errors import Refusal
+from dynamics.loggers.wandb import WandbLogger, pick_mode
+
+
+def unreachable(**_):
+    raise wandb.errors.AuthenticationError("no answer\nfrom the server")
+
+
+@pytest.mark.parametrize(("has_key", "mode"), [(True, "online"), (False, "offline")])
+def test_online_with_a_key_only(monkeypatch, has_key, mode):
+    monkeypatch.setattr(wandb, "login", lambda prompt: has_key)
+    assert pick_mode() == mode
+
+
+def test_a_server_that_does_not_answer_costs_no_run(monkeypatch, capsys):
+    monkeypatch.setattr(wandb, "login", unreachable)
+    assert pick_mode() == "offline"
+    assert "no answer from the server" in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_be_begun_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(wandb, "init", unreachable)
+    logger = WandbLogger(mode="online", save_dir=tmp_path)
+    with pytest.raises(Refusal, match=r"no answer from the server.*mode offline"):
+        logger.log_metrics({"train/loss": 1.0}, 1)
