@@ -108,10 +108,10 @@ class CharData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for key, value in (("context", context), ("batch_size", batch_size), ("probe_tokens", probe_tokens)):
-            if value < 1:
-                raise Refusal(f"data.{key} must be at least 1 (got {value}).")
         self.save_hyperparameters()
+        for key in ("context", "batch_size", "validation_windows", "probe_tokens"):
+            if self.hparams[key] < 1:
+                raise Refusal(f"data.{key} must be at least 1 (got {self.hparams[key]}).")
         self.text: Corpus | None = None
         self._tokens: Tensor | None = None
 

@@ -114,10 +114,19 @@ class LanguageModel(ShapedModule):
     # -- building -------------------------------------------------------------------------------------------
 
     def build(self, data: CharData) -> None:
-        """Build the network for the data module's vocabulary and context, from `seed` alone."""
+        """Build the network for the data module's vocabulary and context, from `seed` alone.
+
+        Raises:
+            Refusal: regularisers of layers that there are not, or windows too short to mask anything.
+        """
         vocabulary = data.text.vocabulary
         hparams = self.hparams
         self.refuse_layers(hparams.depth)
+        if hparams.objective == "mlm" and not round(MASKED_SHARE * data.hparams.context):
+            raise Refusal(
+                f"of data.context {data.hparams.context} characters, {MASKED_SHARE:.0%} are none to mask: "
+                "choose a longer context."
+            )
         self._build(
             CharTransformerConfig(
                 vocab_size=1 + max(vocabulary.mask_id, vocabulary.pad_id),

@@ -65,6 +65,13 @@ class CharTransformerConfig(PreTrainedConfig):
                 f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: "
                 "choose a number of heads that divides it."
             )
+        if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
+            raise Refusal(
+                f"rope turns pairs of coordinates, and {self.num_attention_heads} heads of a width of "
+                f"{self.hidden_size} have an odd number each: choose another width or number of heads."
+            )
+        if not 0 <= self.dropout < 1:
+            raise Refusal(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
         for key, choices in (("norm", NORMS), ("positions", POSITIONS)):
             if getattr(self, key) not in choices:
                 raise Refusal(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")

@@ -115,7 +115,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(text_file):
         data.train_dataloader()
 
 
-@pytest.mark.parametrize("key", ["context", "batch_size", "probe_tokens"])
+@pytest.mark.parametrize("key", ["context", "batch_size", "validation_windows", "probe_tokens"])
 def test_sizes_below_one_are_refused(key):
     with pytest.raises(Refusal, match=key):
         CharData("sample", **{key: 0})

@@ -124,6 +124,12 @@ def test_bidirectional_clm_is_refused():
         LanguageModel(objective="clm", is_causal=False)
 
 
+def test_windows_too_short_to_mask_anything_are_refused():
+    LanguageModel(depth=1, width=4, heads=1, objective="clm").build(data(context=3))
+    with pytest.raises(Refusal, match=r"data\.context 3"):
+        LanguageModel(depth=1, width=4, heads=1, objective="mlm").build(data(context=3))
+
+
 def test_an_unknown_objective_is_refused():
     with pytest.raises(Refusal, match="clm or mlm"):
         LanguageModel(objective="rtd")

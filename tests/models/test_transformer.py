@@ -96,6 +96,8 @@ def test_hidden_states_are_layers_zero_to_l_before_the_final_norm():
         ({"norm": "sandwich"}, "norm"),
         ({"positions": "alibi"}, "positions"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"positions": "rope", "hidden_size": 36}, "rope"),
+        ({"dropout": 1.0}, "dropout"),
     ],
 )
 def test_impossible_shapes_are_refused(settings, word):
