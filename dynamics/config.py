@@ -1,6 +1,7 @@
 """The command line's own options and the merging of configurations. No torch here."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -120,6 +121,13 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
         key, causes = f"{key}.{match[1]}", [match[2]]
     if match := re.search(r"import path string: (\S+)", "\n".join(causes)):
         raise Refusal(f"{key}: there is no class {match[1]}: give its full import path.") from error
+    if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", message):
+        classes = [name for name, thing in vars(sys.modules[match[1]]).items() if isinstance(thing, type)]
+        near = get_close_matches(match[2], classes, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "look there for its name."
+        raise Refusal(f"{key}: there is no class {match[2]} in {match[1]}: {hint}") from error
+    if match := re.search(r"No module named '(\S+)'", message):
+        raise Refusal(f"{key}: there is no module {match[1]}: give the class's full import path.") from error
     if match := re.search(r"arguments are required: (.+)", causes[0]):
         raise Refusal(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
     if not causes[0].startswith("Expected"):

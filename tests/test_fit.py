@@ -243,6 +243,8 @@ def _value(value):
     ("settings", "word"),
     [
         ({"data__contxt": 5}, "contxt"),
+        ({"monitor__schedule__class_path": "dynamics.schedule.Evry"}, "did you mean Every?"),
+        ({"model__class_path": "nowhere.Model"}, "there is no module nowhere"),
         ({"trainer__max_step": 5}, "max_steps"),
         ({"model__depth": "deep"}, "depth must be int"),
         ({"model__is_causal": "false"}, "sees the character"),
