@@ -13,7 +13,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.arithmetic import above_rounding, floating, precise, self_product, unresolved
 from dynamics.metrics.base import HEAD_SITES, STATE_SITES, Metric, Pair, States, once
-from dynamics.metrics.neighbors import nearest, without_duplicates
+from dynamics.metrics.neighbors import nearest, unique_rows
 from dynamics.metrics.sampling import kept_windows, occurrence, priority, sift, window_sums
 
 
@@ -284,6 +284,7 @@ class Sample(Metric):
         super().__init__()
         self.size, self.seed = size, seed
         self.add_state("kept", [], dist_reduce_fx="cat")  # (m, d)
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (m,)
         self.add_state("order", [], dist_reduce_fx="cat")  # (m,)
 
     @property
@@ -296,14 +297,19 @@ class Sample(Metric):
         chosen = torch.zeros_like(order, dtype=torch.bool)
         chosen[order.argsort()[: self.size]] = True
         self.kept, self.order = sift(self.kept, floating(batch.x[:, 0]), chosen), [order[chosen]]
+        self.kept_ids = [torch.cat([*self.kept_ids, batch.windows])[chosen]]
+
+    @property
+    @once
+    def places(self) -> Tensor:
+        """Where the sample lies in what is kept, in an order that the stream's order does not touch, (m,)."""
+        return dim_zero_cat(self.order).argsort()[: self.size]
 
     @property
     @once
     def sample(self) -> Tensor:
-        """The tokens, (m, d), in an order that the stream's order does not touch."""
-        if not len(self.order):
-            return torch.zeros(0, 1)
-        return dim_zero_cat(self.kept)[dim_zero_cat(self.order).argsort()[: self.size]]
+        """The tokens, (m, d)."""
+        return dim_zero_cat(self.kept)[self.places] if len(self.order) else torch.zeros(0, 1)
 
     @property
     @once
@@ -313,9 +319,21 @@ class Sample(Metric):
 
     @property
     @once
+    def first(self) -> Tensor:
+        """Which tokens of the sample equal no earlier one exactly, (u,)."""
+        return unique_rows(self.sample)
+
+    @property
+    @once
     def different(self) -> Tensor:
         """The sample without its exact duplicates, (u, d)."""
-        return without_duplicates(self.sample)
+        return self.sample if len(self.first) == len(self.sample) else self.sample[self.first]
+
+    @property
+    @once
+    def windows(self) -> Tensor:
+        """The window ids of the different tokens, (u,)."""
+        return dim_zero_cat(self.kept_ids)[self.places][self.first]
 
     @property
     @once

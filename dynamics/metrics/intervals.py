@@ -44,6 +44,22 @@ def t_interval(value: np.ndarray, error: np.ndarray, freedom: int, scale: str) -
     return np.where(bad, np.nan, low), np.where(bad, np.nan, high)
 
 
+def variance_of_sum(terms: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
+    """Variance of the sum of `terms` (n,), mean 0, that hang together where either label agrees, and its freedom.
+
+    Clustered in two ways (Cameron, Gelbach and Miller, 2011): V(one) + V(other) - V(both), V the sum of the squared
+    sums over equal labels (n,); no less than V(one) and V(other).
+
+    >>> terms = np.array([1.0, 1.0, -1.0, -1.0])
+    >>> variance_of_sum(terms, np.array([7, 7, 3, 3]), np.arange(4))
+    (8.0, 1)
+    """
+    one, other = (np.unique(label, return_inverse=True)[1] for label in (one, other))
+    both = np.unique(one * (other.max() + 1) + other, return_inverse=True)[1]
+    a, b, ab = (float((np.bincount(label, terms) ** 2).sum()) for label in (one, other, both))
+    return max(a, b, a + b - ab), int(min(one.max(), other.max()))
+
+
 def with_layer(per_head: Tensor) -> np.ndarray:
     """Append the mean over heads, the last axis, where there are several heads."""
     values = per_head.double().cpu().numpy()

@@ -98,6 +98,25 @@ def test_tokens_are_not_the_units():
     assert too_sure["mean_cosine"] < 0.6
 
 
+def places(seed, windows=24, tokens=36):
+    """Windows of few values with noise around them, of as many dimensions as the window has; and their ids."""
+    g = streams.generator(seed)
+    values = 2 * torch.randn(40, 1, 10, generator=streams.generator())
+    size = 0.1 + 0.8 * torch.rand(windows, 1, 1, generator=g)
+    used = torch.arange(10) < torch.randint(2, 11, (windows, 1, 1), generator=g)
+    noise = size * used * torch.randn(windows, tokens, 10, generator=g)
+    x = values[torch.randint(40, (windows, tokens), generator=g), 0] + noise
+    return States(x.flatten(0, 1)[:, None], torch.arange(windows).repeat_interleave(tokens))
+
+
+def test_a_dimension_that_differs_from_window_to_window():
+    found = coverage(OF_CLOUDS, places)
+    for name in OF_CLOUDS:
+        assert 0.9 <= found[name] <= 0.98, found
+    too_sure = coverage(OF_CLOUDS[:1], lambda seed: States(places(seed).x, torch.arange(24 * 36)))
+    assert too_sure["intrinsic_dimension"] < 0.7
+
+
 def test_the_mean_over_heads_knows_that_heads_agree():
     """Two equal heads are no better than one."""
     query, windows = streams.attention(heads=1, key_heads=1)
