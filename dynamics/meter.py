@@ -4,7 +4,7 @@ Shapes: B rows of a batch, T tokens, D width, H heads, K head width.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +19,8 @@ from dynamics.suite import Suite
 
 PAIR = "pair"
 """Metrics of two representations of the same tokens. Their rows stand at `residual`."""
+
+MASK = "attention_mask"
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Meter:
         self._members: dict[tuple[str, int], list[_Budgeted]] = {}
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
+        self._copies: Counter[int] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
@@ -87,12 +90,18 @@ class Meter:
     def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
         """A batch follows: its windows (rows) get numbers.
 
-        A window's number is a hash of its content, so that neither batching, nor the order of batches, nor the
-        ranks change which windows a sample keeps. Two equal windows count as one independent unit.
+        A window's number is a hash of its content without padding, so that neither batching, nor the order of
+        batches, nor the ranks change which windows a sample keeps. A window that was there before is another unit.
         """
-        rows = next(iter(batch.values())).detach().cpu().flatten(1).contiguous()
-        digests = [blake2b(row.view(torch.uint8).numpy().tobytes(), digest_size=8).digest() for row in rows]
-        numbers = [int.from_bytes(digest, "little") >> 1 for digest in digests]
+        x, mask = next(x for name, x in batch.items() if name != MASK), batch.get(MASK)
+        rows = x.detach().cpu()
+        if mask is not None and mask.shape == rows.shape[: mask.ndim]:
+            rows = [row[kept] for row, kept in zip(rows, mask.bool().cpu(), strict=True)]
+        digests = [blake2b(row.contiguous().view(-1).view(torch.uint8).numpy(), digest_size=8) for row in rows]
+        numbers = [int.from_bytes(digest.digest(), "little") >> 1 for digest in digests]
+        for place, number in enumerate(numbers):
+            numbers[place] = (number + self._copies[number]) % 2**63
+            self._copies[number] += 1
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
     def on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from dynamics.compare import compare
 from dynamics.errors import Refusal
@@ -69,6 +70,37 @@ def test_batching_and_the_order_of_batches_change_nothing():
         assert expected.keys() == got.keys()
         for key, value in expected.items():
             assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-5, nan_ok=True), key
+
+
+def padded(lines, size):
+    """Batches of lines of different lengths."""
+    parts = [lines[start : start + size] for start in range(0, len(lines), size)]
+    masks = [[torch.ones_like(line) for line in part] for part in parts]
+    return [
+        {
+            name: pad_sequence(rows, batch_first=True)
+            for name, rows in (("attention_mask", mask), ("input_ids", part))
+        }
+        for mask, part in zip(masks, parts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("copies", "metrics"),
+    [
+        (0, {"intrinsic_dimension": {"size": 150}, "anisotropy": {"tokens": 200}}),
+        (5, ["anisotropy", "mean_cosine_across_windows", "entropy", "qk_alignment"]),
+    ],
+)
+def test_neither_padding_nor_copies_make_the_batching_matter(copies, metrics):
+    network = model(is_causal=False)
+    lines = [ids[: 12 + i] for i, ids in enumerate(batches(rows=16, size=16)[0]["input_ids"])]
+    lines += lines[:copies]
+    whole, *others = (measure(network, padded(lines, size), metrics).rows for size in (21, 1, 4))
+    for other in others:
+        for row, expected in zip(other, whole, strict=True):
+            assert row[:8] == expected[:8]
+            assert row[8:] == pytest.approx(expected[8:], rel=1e-3, abs=1e-5), row
 
 
 def test_intervals_hold_the_value_and_narrow_with_more_windows():
