@@ -37,7 +37,7 @@ KINDS = {
 OPTIONS = {
     "windows": "windows whose sums are kept for the interval; the value uses all of them",
     "tokens": "tokens, in whole windows, that are kept for the interval; the value uses all of them",
-    "size": "tokens in the seeded sample that neighbours are searched in",
+    "size": "tokens in the seeded sample that it reads",
     "seed": "of that sample",
     "estimator": "`TwoNN`, or another global estimator of scikit-dimension by its name",
     "keep": "share of the lowest ratios that TwoNN fits",

@@ -268,8 +268,36 @@ def procrustes_linearity(axes: "Axes") -> None:
     axes.set(xlabel="variance from the squares (share)", ylabel="procrustes_linearity", ylim=(-0.05, 1.05))
 
 
+def cka_to_start(axes: "Axes") -> None:
+    """4096 states N(0, I) of width 64 at step 0, of which a share of the coordinates is drawn anew. Dashed: the
+    share that is left.
+    """
+    shares = steps(0, 1, 9)
+    for name in ("cka_to_start", "linearity_to_start"):
+        start, anew = normal(MANY, WIDTH), normal(MANY, WIDTH, seed=2)
+        now = [torch.cat([anew[:, : int(s * WIDTH)], start[:, int(s * WIDTH) :]], dim=1) for s in shares]
+        curve(axes, shares, [quantity(name)(y, start) for y in now], name)
+    truth(axes, shares, [1 - s for s in shares])
+    axes.set(xlabel="coordinates drawn anew (share)", ylabel="similarity to step 0", ylim=(-0.05, 1.05))
+
+
+def linearity_to_start(axes: "Axes") -> None:
+    """States N(0, I) of width 64 at step 0, then a mixture of themselves and of their squares. Dashed: 1 - share.
+    Few tokens make training look linear.
+    """
+    shares = steps(0, 1, 11)
+    for n in (MANY, 128):
+        start = normal(n, WIDTH)
+        squares = (start.square() - 1) / 2**0.5
+        now = [(1 - s) ** 0.5 * start + s**0.5 * squares for s in shares]
+        curve(axes, shares, [quantity("linearity_to_start")(y, start) for y in now], f"{n} tokens")
+    truth(axes, shares, [1 - s for s in shares])
+    axes.set(xlabel="variance from the squares (share)", ylabel="linearity_to_start", ylim=(-0.05, 1.05))
+
+
 PICTURES = (
     *(anisotropy, anisotropy_uncentered, singular_value_share, isoscore, participation_ratio, effective_rank),
     *(kurtosis, mean_cosine, mean_cosine_across_windows, mean_norm, norm_of_mean, intrinsic_dimension),
     *(scale_dependence, duplicate_share, local_anisotropy, drift, linear_cka, procrustes_linearity),
+    *(cka_to_start, linearity_to_start),
 )

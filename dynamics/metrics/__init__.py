@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HELPERS = {
     *("accumulators", "arithmetic", "attention", "base", "covariance", "cross", "intervals", "neighbors"),
-    *("sampling", "spectrum"),
+    *("sampling", "spectrum", "start"),
 }
 
 DEFAULT: dict[str, tuple[str, ...]] = {

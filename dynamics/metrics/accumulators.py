@@ -53,12 +53,20 @@ class WindowSums(Metric):
         self.add_state("kept_ids", [], dist_reduce_fx="cat")  # (W,)
 
     def add(self, sums: Tensor, ids: Tensor) -> None:
-        """Take the sums (W, h, s) of the windows `ids` (W,)."""
+        """Take the sums (W, h, s) of the windows `ids` (W,); of one that was there before, they are added to its own.
+
+        Local attention gives a window in several calls. (One that the sample dropped then counts every time.)
+        """
         self.total = self.total + sums.sum(0)
-        self.windows = self.windows + len(ids)
-        kept, ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
-        mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [ids[mask]]
+        kept, known = self._merged([*self.kept, sums], [*self.kept_ids, ids])
+        self.windows = self.windows + len(known) - sum(map(len, self.kept_ids))
+        mask = kept_windows(known, self.budget)
+        self.kept, self.kept_ids = [kept[mask]], [known[mask]]
+
+    @staticmethod
+    def _merged(sums: Tensor | list[Tensor], ids: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
+        """One sum for each window, in the order of their ids, and these."""
+        return window_sums(dim_zero_cat(sums), dim_zero_cat(ids))
 
     @property
     def heads(self) -> int:
@@ -68,9 +76,8 @@ class WindowSums(Metric):
     @once
     def sample(self) -> Tensor:
         """Sums for each of the windows kept, in the order of their ids, shape (W, h, s)."""
-        ids = dim_zero_cat(self.kept_ids)
-        chosen = kept_windows(ids, self.budget).nonzero()[:, 0]
-        return dim_zero_cat(self.kept)[chosen[ids[chosen].argsort()]]
+        kept, ids = self._merged(self.kept, self.kept_ids)
+        return kept[kept_windows(ids, self.budget)]
 
 
 class Sums(WindowSums):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dynamics.metrics.accumulators import WindowSums, scalar
 from dynamics.metrics.arithmetic import floating, precise
-from dynamics.metrics.base import Attention, Estimate, Metric, once, undefined
-from dynamics.metrics.intervals import t_interval, with_layer
+from dynamics.metrics.base import Attention, Estimate, once, undefined
+from dynamics.metrics.intervals import estimate, with_layer
 from dynamics.metrics.sampling import window_sums
 
 ENTRIES = 1 << 21
@@ -102,27 +102,48 @@ def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
     return torch.stack([entropy, highest, on_sink]), greatest
 
 
-class AttentionStatistics(Metric):
-    """Sums of each query's statistics over the windows, and histograms of every 16th query's attention.
-
-    Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
-    `sink_mass`, and queries that see one key out of `normalized_entropy`.
-    """
+class QueryMeans(WindowSums):
+    """Sums over queries, and the numbers of queries behind them: the base of what is a mean over queries."""
 
     sites = ("attention",)
+
+    def mean_of(self, place: int, number: int, scale: str) -> Estimate:
+        """The sum at `place` of the last axis over the one at `number`, with its interval over windows."""
+        if not self.total.ndim:
+            return undefined(1, 0, "no attention call was seen")
+        n = self.total[:, number]
+        if not n.all():
+            return undefined(self.heads, 0, "no query sees enough keys")
+        value = self.total[:, place] / n
+        return estimate(
+            value,
+            round(float(n.mean())),
+            influence=(self.sample[..., place] - value * self.sample[..., number]) * (self.windows / n),
+            windows=int(self.windows),
+            scale=scale,
+            reason="a logit is not a number",
+        )
+
+
+class AttentionStatistics(QueryMeans):
+    """Sums of each query's statistics, in all and for each window, and histograms of every 16th query's attention.
+
+    Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
+    `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
+    the number of queries behind each.
+    """
+
     stride = 16
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", scalar(), dist_reduce_fx="sum")  # (5, 4, H + 1): a, n, a a, a n, n n
-        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+    def __init__(self, windows: int = 512) -> None:
+        super().__init__(windows)
         self.add_state("greatest", torch.full((), -torch.inf), dist_reduce_fx="max")  # (H,)
         self.add_state("logit_counts", scalar(), dist_reduce_fx="sum")  # (H, bins + 2)
         self.add_state("probability_counts", scalar(), dist_reduce_fx="sum")
 
     @property
     def accumulator(self) -> Hashable:
-        return AttentionStatistics
+        return AttentionStatistics, self.budget
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
@@ -144,10 +165,7 @@ class AttentionStatistics(Metric):
             total[1] += masks.sum(-1)
             highest = greatest.where(used, -torch.inf).amax((0, 2))
             self.greatest = torch.maximum(self.greatest.to(highest), highest)
-        total = torch.cat([total, total.mean(-1, keepdim=True)], dim=-1)
-        (a, n), ids = window_sums(total.movedim(2, 0), windows)[0].unbind(1), windows.unique()
-        self.sums = self.sums + torch.stack([a, n, a * a, a * n, n * n]).sum(1)
-        self.windows = self.windows + len(ids)
+        self.add(*window_sums(total.flatten(0, 1).permute(1, 2, 0), windows))
 
     def _count(self, logits: Tensor, valid: Tensor) -> None:
         """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
@@ -162,23 +180,10 @@ class AttentionStatistics(Metric):
             counts = torch.bincount(places.flatten(), minlength=nowhere + 1)[:-1].view(-1, size).double()
             setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
 
-    def mean_of(self, summary: str, scale: str) -> Estimate:
+    def mean_of_summary(self, summary: str, scale: str) -> Estimate:
         """The mean of one of the `SUMMARIES` over all queries, with its interval over windows."""
-        if not self.sums.ndim:
-            return undefined(1, 0, "no attention call was seen")
-        a, n, aa, an, nn = self.sums[:, SUMMARIES.index(summary)].cpu().numpy()
-        windows, heads = float(self.windows), len(n) - 1
-        if not n.all():
-            return undefined(heads, 0, "no query sees enough keys")
-        with np.errstate(all="ignore"):
-            value = a / n
-            value[-1] = value[:-1].mean()
-            spread = np.maximum(aa - 2 * value * an + value * value * nn, 0)
-            error = np.sqrt(spread * windows / (windows - 1)) / n
-        low, high = t_interval(value, error, int(windows) - 1, scale)
-        reason = "" if np.isfinite(value).all() else "a logit is not a number"
-        head = slice(None) if heads > 1 else slice(1)
-        return Estimate(value[head], low[head], high[head], round(n[-1]), reason)
+        place = SUMMARIES.index(summary)
+        return self.mean_of(place, len(SUMMARIES) + place, scale)
 
     def histogram(self, name: str) -> dict[str, np.ndarray]:
         """Counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""

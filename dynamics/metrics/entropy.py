@@ -24,7 +24,7 @@ def entropy(
     Source: Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse.
     Pitfalls: its ceiling grows with the keys seen, so that causal and bidirectional models, or lengths, compare
         by `normalized_entropy` only.
-    Interval: variance of the ratio over windows, Student's t on the log scale.
+    Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
         query: shape (B, H, T, d_h), as it enters the dot product.
@@ -87,4 +87,4 @@ class Entropy(AttentionStatistics):
     name = "entropy"
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of("entropy", scale="log")
+        return states.mean_of_summary("entropy", scale="log")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.attention import AttentionStatistics
+from dynamics.metrics.attention import SUMMARIES, AttentionStatistics
 from dynamics.metrics.base import Estimate, undefined
 from dynamics.metrics.intervals import estimate
 
@@ -41,6 +41,6 @@ class LogitMax(AttentionStatistics):
     def estimate(self, states: AttentionStatistics) -> Estimate:
         if not states.greatest.ndim:
             return undefined(1, 0, "no attention call was seen")
-        n = round(float(states.sums[1, 0, -1]))
+        n = int(states.total[0, len(SUMMARIES)])
         found = estimate(states.greatest, n, reason="no query, or a logit is not finite")
         return found if found.reason else found._replace(arrays=states.histogram("logit"))

@@ -13,7 +13,7 @@ def max_probability(probabilities: Tensor) -> Tensor:
     Range: 1 / (keys seen) to 1; no unit.
     Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: the first query of a causal model sees one key and gives 1.
-    Interval: variance of the ratio over windows, Student's t on the logit scale.
+    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
@@ -38,5 +38,5 @@ class MaxProbability(AttentionStatistics):
     name = "max_probability"
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        found = states.mean_of("max_probability", scale="logit")
+        found = states.mean_of_summary("max_probability", scale="logit")
         return found if found.reason else found._replace(arrays=states.histogram("probability"))

@@ -36,4 +36,4 @@ class MinProbability(ScoreSums):
     name = "min_probability"
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(2, scale="logit")
+        return states.mean_of(2, 3, scale="logit")

@@ -14,7 +14,7 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
     Range: 0 (one key takes all) to 1 (uniform); no unit.
     Source: the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum.
     Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones.
-    Interval: variance of the ratio over windows, Student's t on the logit scale.
+    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them: it
@@ -39,4 +39,4 @@ class NormalizedEntropy(AttentionStatistics):
     name = "normalized_entropy"
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of("normalized_entropy", scale="logit")
+        return states.mean_of_summary("normalized_entropy", scale="logit")

@@ -5,10 +5,9 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import WindowSums
 from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.base import Attention, Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.attention import QueryMeans
+from dynamics.metrics.base import Attention, Estimate
 from dynamics.metrics.sampling import window_sums
 
 CHUNK = 64
@@ -53,14 +52,12 @@ def spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.linalg.vecdot(apart, apart) / (seen - 1), logits.masked_fill(hidden, torch.inf).amin(-1), seen
 
 
-class ScoreSums(WindowSums):
+class ScoreSums(QueryMeans):
     """Sums over queries of the score variance and of the least probability, in all and for each window.
 
     Padding is left out. Layout of a sum's last axis: variance, number of queries that see several keys, least
     probability, number of queries.
     """
-
-    sites = ("attention",)
 
     @property
     def accumulator(self) -> Hashable:
@@ -81,19 +78,6 @@ class ScoreSums(WindowSums):
             own += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
         self.add(*window_sums(own, windows))
 
-    def mean_of(self, place: int, scale: str) -> Estimate:
-        """The mean over queries of the sum at `place` of the last axis, with its interval over windows."""
-        if not self.total.ndim:
-            return undefined(1, 0, "no attention call was seen")
-        heads, number = len(self.total), self.total[:, place + 1]
-        if not number.all():
-            return undefined(heads, 0, "no query sees enough keys")
-        value = self.total[:, place] / number
-        influence = (self.sample[..., place] - value * self.sample[..., place + 1]) * (self.windows / number)
-        n = round(float(number.mean()))
-        reason = "a logit is not a number"
-        return estimate(value, n, influence=influence, windows=int(self.windows), scale=scale, reason=reason)
-
 
 class ScoreVariance(ScoreSums):
     """Streams `score_variance` over the queries that are not padding."""
@@ -101,4 +85,4 @@ class ScoreVariance(ScoreSums):
     name = "score_variance"
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(0, scale="log")
+        return states.mean_of(0, 1, scale="log")

@@ -14,7 +14,7 @@ def sink_mass(probabilities: Tensor) -> Tensor:
     Source: Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv
         2309.17453).
     Pitfalls: other positions can be sinks too. In padded input position 0 is the first that is not padding.
-    Interval: variance of the ratio over windows, Student's t on the logit scale.
+    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
@@ -35,4 +35,4 @@ class SinkMass(AttentionStatistics):
     name = "sink_mass"
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of("sink_mass", scale="logit")
+        return states.mean_of_summary("sink_mass", scale="logit")

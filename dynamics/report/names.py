@@ -110,6 +110,16 @@ METRICS = {
         meaning="1 where one representation is a linear map of the other.",
         estimator="share of the variance that the best linear map explains, both centred",
     ),
+    "cka_to_start": Words(
+        "linear CKA to step 0",
+        meaning="Similarity of a layer's states to those of the same tokens at step 0, up to rotation and scale.",
+        estimator="‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred, on the same sample of tokens",
+    ),
+    "linearity_to_start": Words(
+        "linearity to step 0",
+        meaning="1 where a layer's states are a linear map of what they were at step 0.",
+        estimator="share of the variance that the best linear map explains, both centred, on the same sample of tokens",
+    ),
     "mean_norm": Words(
         "mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred", wide=True
     ),

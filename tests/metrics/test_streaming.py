@@ -14,6 +14,7 @@ NAMES = [name for name in metrics.names() if metrics.resolve(name).sites]
 STATES = [name for name in NAMES if "residual" in metrics.resolve(name).sites]
 ATTENTION = [name for name in NAMES if "attention" in metrics.resolve(name).sites]
 HEADS = [name for name in NAMES if "query" in metrics.resolve(name).sites]
+TO_START = ["cka_to_start", "linearity_to_start"]
 VARIANTS = ["intrinsic_dimension_lowest_20", "intrinsic_dimension_mle", "local_anisotropy_random"]
 
 
@@ -21,7 +22,17 @@ def fresh(name):
     metric = metrics.resolve(name)
     if name == "drift":
         metric.reference = torch.randn(13, 3, 8, generator=streams.generator(5), dtype=torch.float64)
+    elif name in TO_START:
+        start = metrics.resolve(name)
+        start.update(at_start())
+        metric.reference = start.reference_state()
     return metric
+
+
+def at_start():
+    """What the tokens of `clustered()` were at step 0."""
+    x, windows = streams.clustered()
+    return States(x + torch.randn(x.shape, generator=streams.generator(5), dtype=x.dtype), windows)
 
 
 def input_of(name):
@@ -96,6 +107,8 @@ def test_states_agree_with_the_function(name):
         expected = skdim.id.MLE().fit(x[:, 0].numpy()).dimension_
     elif name == "mean_cosine_across_windows":
         expected = function(x[:, 0], windows)
+    elif name in TO_START:
+        expected = function(x[:, 0], at_start().x[:, 0])
     elif name in ("scale_dependence", "local_anisotropy", "local_anisotropy_random"):
         sample = stream(name, [States(x, windows)]).different  # what they give depends on the order
         expected = function(sample, random=True) if name.endswith("random") else function(sample)

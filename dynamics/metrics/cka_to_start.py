@@ -1,0 +1,38 @@
+"""CKA to the start: how much of a layer's geometry at step 0 is left."""
+
+from torch import Tensor
+
+from dynamics.metrics.linear_cka import LinearCka, linear_cka
+from dynamics.metrics.start import ToStart
+
+
+def cka_to_start(x: Tensor, reference: Tensor) -> Tensor:
+    """The linear CKA of a layer's states with those of the same tokens at step 0.
+
+    Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F) of the states x at step 0 and y now, both centred.
+    Range: 0 to 1 (nothing but a rotation and a scale has changed); no unit.
+    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
+    Pitfalls: biased upwards when n is not far above the width: `size` tokens are compared, however many are
+        measured. They are kept with every training state: size (d + 1) numbers a layer.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
+
+    Args:
+        x: states, shape (..., n, d).
+        reference: states at step 0, shape (..., n, e), of the same tokens.
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two tokens or where all are equal.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
+    >>> cka_to_start(3 * x.flip(-1) + 1, x).round(decimals=3)
+    tensor(1., dtype=torch.float64)
+    """
+    return linear_cka(reference, x)
+
+
+class CkaToStart(ToStart):
+    """Streams `cka_to_start` on a seeded sample of the tokens."""
+
+    name = "cka_to_start"
+    of = LinearCka

@@ -1,0 +1,38 @@
+"""Linearity to the start: how well a layer's states are a linear map of what they were at step 0."""
+
+from torch import Tensor
+
+from dynamics.metrics.procrustes_linearity import ProcrustesLinearity, procrustes_linearity
+from dynamics.metrics.start import ToStart
+
+
+def linearity_to_start(x: Tensor, reference: Tensor) -> Tensor:
+    """The share of the variance of a layer's states that the best linear map of those at step 0 explains.
+
+    Formula: tr(y^T x (x^T x)^+ x^T y) / tr(y^T y) of the states x at step 0 and y now, both centred.
+    Range: 0 to 1 (training has done nothing that a matrix could not); no unit.
+    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps.
+    Pitfalls: 1 for any states when n <= d + 1, and biased upwards by about d / n: `size` tokens are compared,
+        however many are measured. They are kept with every training state: size (d + 1) numbers a layer.
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
+
+    Args:
+        x: states, shape (..., n, d).
+        reference: states at step 0, shape (..., n, e), of the same tokens.
+
+    Returns:
+        Shape (...), float64. NaN for fewer than two tokens, or where all states of either are equal.
+
+    >>> import torch
+    >>> start = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
+    >>> round(float(linearity_to_start(start @ torch.tensor([[1.0], [2.0]]) + 7, start)), 9)
+    1.0
+    """
+    return procrustes_linearity(reference, x)
+
+
+class LinearityToStart(ToStart):
+    """Streams `linearity_to_start` on a seeded sample of the tokens."""
+
+    name = "linearity_to_start"
+    of = ProcrustesLinearity
