@@ -34,7 +34,13 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
         ) from error
     except SafetensorError as error:
         raise Refusal(f"the weights of {name} are damaged ({error}): fetch them again.") from error
-    except (OSError, ValueError) as error:
+    except RuntimeError as error:
+        if "mismatched_sizes" not in str(error):
+            raise
+        raise Refusal(
+            f"the weights of {name} have other sizes than its config.json says: mend that."
+        ) from error
+    except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in more else ""

@@ -11,7 +11,6 @@ class Letters(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.letters = nn.Embedding(128, 8)
         self.convolution = nn.Conv1d(8, 16, 3, padding=1)
         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from dynamics import record
 from dynamics.cli import main
+from dynamics.experiments.scan import own
 from dynamics.measure import measure
 from tests.capture.zoo import ZOO, build
 from tests.runs import fit
@@ -101,6 +103,36 @@ def test_a_run_goes_on_against_its_step_0(trained, monkeypatch):
     both = geometry(frame).merge(geometry(record.read("tiny")), on=key, suffixes=("", "_run"))
     assert set(both["step"]) == {0, 4, 6}
     np.testing.assert_allclose(both["value"], both["value_run"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shuffled"], "--shuffled has no say in tiny"),
+        (["--tokens", "9"], "--tokens has no say in tiny"),
+        (["--protocol", "shape-of-learning"], "say from which --text"),
+    ],
+)
+def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    assert said in refused(capsys, "tiny", *words, run="not-so")
+    assert not Path("checkpoints/not-so").exists()
+
+
+def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monkeypatch, capsys):
+    shutil.copytree(trained / "checkpoints" / "tiny", workplace / "tiny")
+    told = record.read_run("tiny")
+    (workplace / "tiny" / "run.json").write_text(json.dumps(told | {"probe": {"sha256": "another"}}))
+    assert "is not what it was in training" in refused(capsys, "tiny", run="changed")
+    (workplace / "tiny" / "config.yaml").unlink()
+    assert "config.yaml does not tell" in refused(capsys, "tiny", run="changed")
+    assert not Path("checkpoints/changed").exists()
+
+
+def test_padding_of_a_tuned_run_is_no_token():
+    batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    counted = own.facts([batch, {"input_ids": torch.ones(1, 2)}])
+    assert (counted["inputs"], counted["tokens"]) == (3, 6)
 
 
 def test_a_run_reads_other_text_with_its_own_alphabet(trained, monkeypatch, text_file):
@@ -199,6 +231,31 @@ def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, caps
     assert record.read_run("half")["status"] == "failed"
 
 
+def test_weights_of_other_sizes_are_refused(workplace, lines, capsys):
+    path = save("bert", workplace / "m")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    assert "the weights of m have other sizes" in refused(capsys, path, "--text", lines)
+
+
+def test_weights_without_a_tokenizer_are_given_bytes_and_it_is_said(workplace, lines, caplog):
+    scan(save("bert", workplace / "m"), "--text", lines, run="bare")
+    assert "m brings no tokenizer" in caplog.text
+    caplog.clear()
+    scan("random:bert", "--text", lines, run="random")
+    scan("m", "--text", lines, "--tokenizer", "bytes", run="asked")
+    assert "tokenizer" not in caplog.text
+
+
+def test_two_folders_of_one_name_are_told_apart_by_a_link(workplace, lines, capsys):
+    for seed, place in enumerate("ab"):
+        save("bert", workplace / place / "model", seed)
+    assert "ln -s" in refused(capsys, "a/model", "b/model", "--text", lines)
+    Path("other").symlink_to(workplace / "b" / "model")
+    frame, _ = scan("a/model", "other", "--text", lines)
+    assert set(frame["subject"]) == {"model@local", "other@local"}
+
+
 def test_missing_weights_are_never_made_up(workplace, lines, capsys):
     from safetensors.torch import load_file, save_file
 
@@ -233,6 +290,11 @@ def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
         (["random:vit", "--protocol", "shape-of-learning"], "takes images"),
         (["random:bert", "--dtype", "fp8"], "fp32"),
         (["random:bert", "--batch-size", "0"], "batch_size"),
+        (["random:bert", "--seed", "-1"], "seed must be 0 or more"),
+        (["random:bert", "--revisions", "step0"], "random:bert has none"),
+        (["random:bert", "--config_overrides", "{num_attention_heads: 7}"], "do not fit bert"),
+        (["random:bert", "--protocol", "shape-of-learning", "--tokens", "9"], "--tokens has no say"),
+        (["random:bert", "--text", "lines.txt", "--tokenizer", "nowhere"], "the tokenizer of nowhere"),
         (["--module", "json:loads", "--text", "lines.txt"], "function without arguments"),
         ([], "name at least one model"),
     ],

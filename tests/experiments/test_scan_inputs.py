@@ -61,6 +61,16 @@ def test_every_token_of_every_line_counts_once(workplace):
     assert 0.99 < batches.share <= 1.0
 
 
+@pytest.mark.parametrize("by_line", [True, False])
+def test_no_more_tokens_than_were_asked_for(by_line, workplace):
+    path = workplace / "lines.txt"
+    path.write_text("one and two and three\n" * 50)
+    model = loaded("bert")
+    options = Options([], text=str(path), lines=by_line, tokens=100, context=32)
+    batches = text.batches(model, options, text.source(options), by_line)
+    assert sum(map(len, windows(batches))) == batches.tokens == 100
+
+
 def test_text_in_blocks_is_the_text(workplace, monkeypatch):
     monkeypatch.setattr(text, "BLOCK", 7)
     path = workplace / "text.txt"
@@ -113,6 +123,9 @@ def test_a_data_set_by_datasets(workplace, monkeypatch):
     (workplace / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = text.source(Options([], text="hub:set:::sentence"))
     assert [part for part, _ in found.items()] == ["x", "xx", "xxx", "xxxx"]
+    monkeypatch.setattr(text, "CORPUS_TOKENS", 5)  # a data set may have no end
+    batches = text.batches(loaded("bert"), Options([], text="hub:set:::sentence"), found, by_line=True)
+    assert sum(map(len, windows(batches))) == 5
     with pytest.raises(Refusal, match="no column text: choose from label, sentence"):
         text.source(Options([], text="hub:set"))
 
@@ -204,6 +217,27 @@ def test_any_module_that_encodes_its_texts(factory, workplace):
     (facts,) = told["subjects"].values()
     assert (facts["layers"], facts["heads"], facts["is_causal"]) == (3, [2, 2, 2], False)
     assert (frame.loc[frame["metric"] == "norm_of_mean", "n"] == 5).all()
+
+
+def test_inputs_of_a_module_that_encodes_are_counted_one_by_one(workplace, capsys):
+    path = workplace / "lines.txt"
+    path.write_text("one two\n" * 5)
+    words = ["--module", "tests.experiments.factories:plain", "--text", path, "--lines"]
+    _, told = scan(*words, "--inputs", "3")
+    (facts,) = told["subjects"].values()
+    assert facts["input"]["inputs"] == 3
+    assert "--shuffled has no say" in refused(capsys, *words, "--shuffled", run="none")
+
+
+def test_a_factory_draws_its_weights_from_the_seed(workplace):
+    (workplace / "lines.txt").write_text("one two\n")
+    words = ["--module", "tests.experiments.factories:plain", "--text", "lines.txt", "--lines"]
+    values = []
+    for run, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(len(run + str(values)))
+        frame, _ = scan(*words, "--seed", str(seed), run=run)
+        values.append(frame.loc[frame["metric"] == "norm_of_mean", "value"].tolist())
+    assert values[0] == values[1] != values[2]
 
 
 def test_a_factory_that_gives_no_module_is_refused(workplace, capsys):

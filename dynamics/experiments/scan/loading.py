@@ -1,6 +1,7 @@
 """Models into memory: from the hub, a folder, a run of ours, a random initialisation or a factory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -65,12 +66,13 @@ class Loaded:
     """A model ready to be measured.
 
     `encode` makes its batches where the model brings its own way (a module by factory); `source` is where its
-    tokenizer or processor lies, empty where it has none.
+    tokenizer or processor lies, empty where it has none; `trusted` whether code that it brings may run.
     """
 
     model: nn.Module
     modality: str
     source: str = ""
+    trusted: bool = False
     config: PreTrainedConfig | None = None
     encode: Callable[[list[Any]], Mapping[str, Tensor]] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -123,15 +125,17 @@ def load(subject: Subject, options: Loading) -> Loaded:
     """
     dtype, device = DTYPES[options.dtype], _device(options.device)
     if subject.kind == "module":
-        model, encode = _factory(subject.source)
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            model, encode = _factory(subject.source)
         kind = MODALITIES.get(getattr(model, "main_input_name", "input_ids"), "text")
         return Loaded(model.to(device, dtype).eval(), getattr(model, "modality", kind), encode=encode)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         if subject.kind == "random":
-            config = _config(subject, options)
-            model = AutoModel.from_config(config, dtype=dtype)
-            source = ""
+            config, source = _config(subject, options), ""
+            with _fitting(subject, options):
+                model = AutoModel.from_config(config, dtype=dtype)
         else:
             model, source = _pretrained(subject, options, dtype, device), subject.source
             config = model.config
@@ -144,7 +148,12 @@ def load(subject: Subject, options: Loading) -> Loaded:
     main_input = "input_values" if not isinstance(model, PreTrainedModel) else model.main_input_name
     commit = getattr(config, "_commit_hash", None)
     return Loaded(
-        model.eval(), _modality(subject, main_input), source, config, facts={"commit": commit} if commit else {}
+        model.eval(),
+        _modality(subject, main_input),
+        source,
+        options.trust_remote_code,
+        config,
+        facts={"commit": commit} if commit else {},
     )
 
 
@@ -175,12 +184,20 @@ def _config(subject: Subject, options: Loading) -> PreTrainedConfig:
         if key not in known:
             near = ", ".join(get_close_matches(key, known, n=2)) or "a key of its configuration"
             raise Refusal(f"--config_overrides: {subject.source} has no {key}: did you mean {near}?")
-    try:
+    with _fitting(subject, options):
         return AutoConfig.for_model(kind, **(small | dict(options.config_overrides)))
-    except (ValueError, TypeError) as error:
-        raise Refusal(
-            f"--config_overrides do not fit {subject.source}: {' '.join(str(error).split())}."
-        ) from error
+
+
+@contextmanager
+def _fitting(subject: Subject, options: Loading) -> Iterator[None]:
+    """Sizes that no model can be built with, told in a sentence: without overrides they are ours to mend."""
+    try:
+        yield
+    except Exception as error:  # every architecture raises its own
+        if not options.config_overrides:
+            raise
+        message = " ".join(str(error).split()).rstrip(".")
+        raise Refusal(f"--config_overrides do not fit {subject.source}: {message}.") from error
 
 
 def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more: Any) -> Any:
@@ -200,7 +217,7 @@ def _pretrained(
     subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    if device.type == "cuda" and _has_accelerate():
+    if options.device == "auto" and device.type == "cuda" and _has_accelerate():
         more["device_map"] = "auto"
     kind: Any = AutoModel
     if subject.kind == "run":
@@ -212,7 +229,6 @@ def _pretrained(
     model, info = _fetch(subject, options, kind.from_pretrained, **more)
     spare = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))
-    missing += sorted(str(key[0]) for key in info.get("mismatched_keys", ()))
     if missing:
         raise Refusal(
             f"the checkpoint of {subject.name} lacks {len(missing)} weights of {type(model).__name__} "

@@ -4,21 +4,17 @@ import gc
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-from torch import Tensor
-
 from dynamics.errors import Refusal
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.scan import media, protocols, text
+from dynamics.experiments.scan import media, own, protocols, text
 from dynamics.experiments.scan.bar import progress
 from dynamics.experiments.scan.describe import describe
 from dynamics.experiments.scan.inputs import Batches, Source
 from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality
-from dynamics.experiments.scan.options import Options
+from dynamics.experiments.scan.options import CHOOSING, Options
 from dynamics.experiments.scan.references import References, comparing
 from dynamics.experiments.scan.subjects import Subject, expand
 from dynamics.measure import Measurement, measure
@@ -78,6 +74,8 @@ def _refuse_options(options: Options) -> None:
         raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
     if options.protocol not in (None, *protocols.METRICS):
         raise Refusal(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
+    if options.protocol == protocols.SHAPE:
+        options.refuse_idle(CHOOSING, f"--protocol {protocols.SHAPE}, which cuts windows of its own")
     if options.resume not in (None, "auto"):
         raise Refusal(f"--resume {options.resume}: a scan goes on with --resume auto.")
 
@@ -100,13 +98,18 @@ def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
             raise Refusal(
                 f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}."
             )
-    others = [subject for subject, kind in kinds.items() if kind not in ("text", "")]
-    if options.protocol == protocols.SHAPE and others:
-        raise Refusal(
-            f"--protocol {protocols.SHAPE} measures text, and {others[0].model} takes {kinds[others[0]]}."
-        )
-    if options.shuffled and others:
-        raise Refusal(f"--shuffled is for text, and {others[0].model} takes {kinds[others[0]]}.")
+    for subject, kind in kinds.items():
+        _refuse_kind(subject, kind, options)
+
+
+def _refuse_kind(subject: Subject, kind: str, options: Options) -> None:
+    """What is for text alone, on a model that takes something else ("" where it is not known yet)."""
+    if kind in ("text", ""):
+        return
+    if options.protocol == protocols.SHAPE:
+        raise Refusal(f"--protocol {protocols.SHAPE} measures text, and {subject.model} takes {kind}.")
+    if options.shuffled:
+        raise Refusal(f"--shuffled is for text, and {subject.model} takes {kind}.")
 
 
 def _source(kind: str, options: Options, sources: dict[str, Source]) -> Source:
@@ -121,7 +124,7 @@ def _settings(
 ) -> Facts:
     """What all subjects of a run share: a scan that goes on must agree."""
     for subject, kind in kinds.items():
-        if kind and not (subject.kind == "run" and options.text is None):
+        if kind and not own.applies(subject, options):
             _source(kind, options, sources)
     fields = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
     asked = {field: getattr(options, field) for field in fields}
@@ -219,8 +222,9 @@ def _one(
 
 
 def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[str, Source]) -> Any:
-    if subject.kind == "run" and options.text is None:
-        return _probe(subject.run)
+    if own.applies(subject, options):
+        return own.windows(subject.run)
+    _refuse_kind(subject, loaded.modality, options)
     given = _source(loaded.modality, options, sources)
     if loaded.modality == "images":
         return media.image_batches(loaded, options, given)
@@ -229,27 +233,13 @@ def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[s
     return text.batches(loaded, options, given, options.lines or (options.text or "").startswith(text.HUB))
 
 
-def _probe(run: Path) -> list[dict[str, Tensor]]:
-    """The windows that the run itself was measured on."""
-    config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    package, _, name = config["class_path"].rpartition(".")
-    data = getattr(import_module(package), name)(**config.get("init_args", {}))
-    data.prepare_data()
-    data.setup("fit")
-    return data.probe_batches()
-
-
 def _condition(batches: Any, options: Options) -> dict[str, str]:
     synthetic = batches.condition if isinstance(batches, Batches) else {}
     return synthetic | ({"protocol": options.protocol} if options.protocol else {})
 
 
 def _input_facts(batches: Any) -> Facts:
-    if isinstance(batches, Batches):
-        return batches.facts
-    ids = [batch["input_ids"] for batch in batches]
-    counted = {"inputs": sum(map(len, ids)), "tokens": sum(x.numel() for x in ids)}
-    return {"source": "the run's own probe windows", **counted}
+    return batches.facts if isinstance(batches, Batches) else own.facts(batches)
 
 
 def _costs(key: Facts, result: Measurement, seconds: float) -> Iterator[Row]:

@@ -1,8 +1,10 @@
 """What the command line of a scan says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from dynamics.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,7 @@ class Loading:
 
     models: Sequence[str]
     run: str | None = None
+    resume: str | None = None
     revisions: str | None = None
     module: str | None = None
     tokenizer: str | None = None
@@ -23,12 +26,21 @@ class Loading:
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise Refusal(f"--seed must be 0 or more (got {self.seed}).")
+
+    def refuse_idle(self, names: Iterable[str], where: str, instead: str = "leave it out") -> None:
+        """Refuse options that would change nothing in `where`."""
+        for name in names:
+            if getattr(self, name):
+                raise Refusal(f"--{name} has no say in {where}: {instead}.")
+
 
 @dataclass(frozen=True)
 class Options(Loading):
     """Settings of a scan; see `dynamics scan --help` for each."""
 
-    resume: str | None = None
     text: str | None = None
     lines: bool = False
     shuffled: bool = False
@@ -37,3 +49,7 @@ class Options(Loading):
     tokens: int | None = None
     context: int | None = None
     protocol: str | None = None
+
+
+CHOOSING = ("lines", "shuffled", "tokens", "inputs", "context")
+"""Options that say what of a text is read, and how."""

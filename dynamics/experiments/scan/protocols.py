@@ -51,7 +51,7 @@ def groups(given: Source, code: Encoder, seed: int) -> Iterator[list[list[int]]]
     Raises:
         Refusal: the text is too short.
     """
-    room = (code.limit or CHARACTERS) - code.specials
+    room = code.limit - code.specials if code.limit else None
     found = [code.window(code.ids(text)[:room]) for text in islice(_windows(given), WINDOWS)]
     if len(found) < WINDOWS:
         raise Refusal(

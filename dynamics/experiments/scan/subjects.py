@@ -66,10 +66,16 @@ def expand(options: Loading) -> list[Subject]:
         found.append(Subject(options.module, "local", 0, "module", options.module))
     if not found:
         raise Refusal("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
+    if wanted and all(subject.kind in ("random", "module") for subject in found):
+        raise Refusal(f"--revisions {options.revisions}: {found[0].model} has none; leave it out.")
     names = [subject.name for subject in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise Refusal(f"{twice} is named twice: name every model and revision once.")
+        places = {subject.source for subject in found if subject.name == twice}
+        hint = (
+            "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
+        )
+        raise Refusal(f"{twice} is named twice: {hint}.")
     return found
 
 
@@ -120,19 +126,20 @@ def _steps(name: str, known: dict[int, Path], wanted: Sequence[str]) -> list[int
 def _of_folder(path: Path, wanted: Sequence[str]) -> Iterator[Subject]:
     if not path.is_dir():
         raise Refusal(f"{path} is no folder: name the folder that holds config.json and the weights.")
+    # A link is known by its own name: that tells two folders apart whose names are the same.
+    name = path.resolve().name if path.name in ("", "..") else path.name
     inside = {part.name: part for part in path.iterdir() if (part / "config.json").is_file()}
     if not wanted:
         if not (path / "config.json").is_file():
             hint = f"; --revisions {','.join(sorted(inside))} are in it" if inside else ""
             raise Refusal(f"{path} holds no model (there is no config.json in it{hint}).")
-        yield Subject(path.resolve().name, "local", step_of(path.resolve().name) or 0, "folder", str(path))
+        yield Subject(name, "local", step_of(name) or 0, "folder", str(path))
         return
     known = sorted(inside) if list(wanted) == ["all"] else wanted
     if missing := [part for part in known if part not in inside]:
         raise Refusal(
             f"{path} has no revision {missing[0]}: it holds {', '.join(sorted(inside)) or 'no folder with a model'}."
         )
-    name = path.resolve().name
     yield from _along(name, [(part, "folder", str(inside[part])) for part in known])
 
 

@@ -1,8 +1,10 @@
 """Text to token ids: files, corpora and data sets, cut into windows or taken line by line."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from dynamics.errors import Refusal
 from dynamics.experiments.scan.inputs import Batches, Source, chunks, digest
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.options import Options
+from dynamics.models import hub
+
+log = logging.getLogger(__name__)
 
 CONTEXT = 512
 """Tokens in a window of running text, where the model reaches that far."""
@@ -25,6 +30,8 @@ SORTED = 16
 CORPUS_TOKENS = 65_536
 """Tokens taken of a corpus or a data set where --tokens does not say."""
 HUB = "hub:"
+VOCABULARIES = ("*token*", "vocab*", "*.model")
+"""Files that tell of a tokenizer in a folder."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +61,38 @@ class Encoder:
 
 
 def encoder(loaded: Loaded, named: str | None) -> Encoder:
-    """The tokenizer of a model, or the one named; bytes where there is none (a note goes with it)."""
+    """The tokenizer of a model, or the one named; bytes where there is none (told where weights were trained).
+
+    Raises:
+        Refusal: it cannot be loaded.
+    """
     reach = _reach(loaded.model)
-    source = named or loaded.source
-    if source and source != "bytes":
-        tokenizer = _tokenizer(source, loaded, required=named is not None)
-        if tokenizer is not None:
-            return _wrap(tokenizer, reach)
+    source = "" if named == "bytes" else named or loaded.source
+    if (named and source) or _has_tokenizer(source):
+        return _wrap(_tokenizer(source, loaded), reach)
     kind = getattr(loaded.config, "model_type", "")
     size = getattr(loaded.config, "vocab_size", None) or 259
     if kind == "canine":
         return Encoder(
             lambda text: [ord(letter) for letter in text], (0xE000,), (0xE001,), 0, reach, "code points", chr
         )
+    if source:
+        log.warning("%s brings no tokenizer, so it is given bytes: name its own with --tokenizer", source)
     span = min(256, max(size - 3, 1))
     name = "UTF-8 bytes + 3" if span == 256 else f"UTF-8 bytes + 3, folded into {span} ids"
     return Encoder(lambda text: [3 + byte % span for byte in text.encode()], (), (), 0, reach, name)
 
 
-def _tokenizer(source: str, loaded: Loaded, required: bool) -> Any:
+def _has_tokenizer(source: str) -> bool:
+    path = Path(source)
+    return bool(source) and (not path.is_dir() or any(any(path.glob(kind)) for kind in VOCABULARIES))
+
+
+def _tokenizer(source: str, loaded: Loaded) -> Any:
     from transformers import AutoTokenizer
 
-    path = Path(source)
-    vocabulary = any(path.glob("*token*")) or any(path.glob("vocab*")) or any(path.glob("*.model"))
-    if path.is_dir() and not vocabulary and not required:
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise Refusal(
-            f"the tokenizer of {source} cannot be loaded ({message}): name another with --tokenizer."
-        ) from error
+    load, name = AutoTokenizer.from_pretrained, f"the tokenizer of {source}"
+    return hub.fetch(load, source, name=name, trust_remote_code=loaded.trusted)
 
 
 def _wrap(tokenizer: Any, reach: int) -> Encoder:
@@ -131,7 +138,7 @@ def source(options: Options) -> Source:
     if path.suffix == ".txt" or (path.is_file() and not path.suffixes):
         if not path.is_file():
             raise Refusal(f"--text {name}: there is no such file.")
-        facts = {"source": str(path), "sha256": digest([path]), "characters": path.stat().st_size, **synthetic}
+        facts = {"source": str(path), "sha256": digest([path]), "bytes": path.stat().st_size, **synthetic}
         return Source(lambda: _lines(path) if options.lines else _blocks(path), facts)
     if options.lines:
         raise Refusal(f"--lines needs a text file ending with .txt (got --text {name}).")
@@ -206,19 +213,21 @@ def batches(loaded: Loaded, options: Options, given: Source, by_line: bool) -> B
     code = encoder(loaded, options.tokenizer)
     longest = code.limit or CONTEXT
     length = min(options.context or (longest if by_line else min(longest, CONTEXT)), longest)
-    if length <= code.specials:
-        raise Refusal(f"--context {length} leaves no room beside {code.specials} special tokens.")
+    budget = options.tokens or (None if Path(options.text or "").is_file() else CORPUS_TOKENS)
+    for name, room in (("context", length), ("tokens", budget)):
+        if room is not None and room <= code.specials:
+            raise Refusal(f"--{name} {room} leaves no room beside {code.specials} special tokens.")
     facts: dict[str, Any] = {"tokenizer": code.name, "context": length}
-    whole = by_line or Path(options.text or "").is_file()
-    budget = options.tokens or (None if whole else CORPUS_TOKENS)
 
     def windows() -> Iterator[tuple[list[int], float]]:
         room = length - code.specials
         made = _by_line(given, code, room, facts) if by_line else _running(given, code, room)
         taken = 0
         for number, (ids, share) in enumerate(made):
-            if (options.inputs and number >= options.inputs) or (budget and taken >= budget):
+            left = budget - taken - code.specials if budget else len(ids)
+            if (options.inputs and number >= options.inputs) or left <= 0:
                 break
+            ids = ids[:left]
             if options.shuffled:
                 order = np.random.default_rng((options.seed, number)).permutation(len(ids))
                 ids = [ids[i] for i in order]
@@ -272,7 +281,13 @@ def pad(windows: list[list[int]], value: int) -> dict[str, Tensor]:
 
 
 def _encoded(loaded: Loaded, options: Options, given: Source) -> Batches:
-    """Texts through the encoder that a model brings itself: its batches are its own business."""
+    """Texts through the encoder that a model brings itself: its batches are its own business.
+
+    Without `lines` a text is cut into windows of `context` characters.
+    """
+    options.refuse_idle(
+        ("shuffled", "tokens", "tokenizer", "protocol"), "a module that encodes its texts itself"
+    )
 
     def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
         texts = given.items()
@@ -281,9 +296,7 @@ def _encoded(loaded: Loaded, options: Options, given: Source) -> Batches:
             texts = (
                 (text[at : at + width], share) for text, share in texts for at in range(0, len(text), width)
             )
-        for number, part in enumerate(chunks(texts, options.batch_size)):
-            if options.inputs and number * options.batch_size >= options.inputs:
-                return
+        for part in chunks(islice(texts, options.inputs), options.batch_size):
             assert loaded.encode is not None
             yield dict(loaded.encode([text for text, _ in part])), len(part), part[-1][1]
 
