@@ -132,7 +132,7 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
         raise Refusal(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
     if not causes[0].startswith("Expected"):
         what = "give class_path and init_args" if "subclass" in causes[0] else " ".join(causes[0].split())
-        raise Refusal(f"{key}: {what}") from error
+        raise Refusal(f"{key}: {what.rstrip('.')}.".removeprefix(": ")) from error
     expected = " or ".join(_expectation(cause) for cause in causes if cause.startswith("Expected"))
     raise Refusal(f"{key} must be {expected} (got {got[1] if got else 'something else'}).") from error
 

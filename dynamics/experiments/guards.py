@@ -5,27 +5,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from dynamics.errors import Refusal
 
 
 def quiet() -> None:
     """No progress bars and no advice from the libraries that load models."""
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 @contextmanager
-def out_of_memory(name: str, batch_size: int) -> Iterator[None]:
-    """Running out of memory, told in a sentence."""
+def out_of_memory(
+    name: str, size: int, option: str = "--batch_size", otherwise: str = "shorter inputs or --dtype bf16"
+) -> Iterator[None]:
+    """Running out of memory, told in a sentence: half of `size`, or `otherwise` where it is 1."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         message = str(error).lower()
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in message:
             raise
-        half = batch_size // 2
-        hint = f"try --batch_size {half}" if half else "try a shorter --context or --dtype bf16"
-        raise Refusal(f"{name}: out of memory with --batch_size {batch_size}: {hint}.") from error
+        hint = f"{option} {size // 2}" if size > 1 else otherwise
+        raise Refusal(f"{name}: out of memory with {option} {size}: try {hint}.") from error

@@ -105,6 +105,8 @@ def test_a_sweep_of_designs_is_compared(workplace):
         (["--width", "wide"], "width must be int"),
         (["--widht", "3"], "did you mean width"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (["--run"], "dynamics: argument --run: expected one argument."),
+        (["--batch", str(10**13)], "try --batch 5000000000000."),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(workplace, capsys, words, said):
@@ -114,7 +116,8 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(workplace, caps
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert not Path("checkpoints").exists()
+    assert error.endswith((".\n", "?\n", ".)\n"))
+    assert not Path("checkpoints/p").exists()
 
 
 def test_a_name_that_exists_is_refused_and_its_run_is_kept(workplace, capsys):

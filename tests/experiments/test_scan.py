@@ -315,6 +315,7 @@ def test_running_out_of_memory_names_a_batch_size(workplace, lines, capsys, monk
 
     monkeypatch.setattr("dynamics.experiments.scan.loop.measure", greedy)
     assert "--batch_size 8" in refused(capsys, "random:bert", "--text", lines, "--lines")
+    assert "--batch_size 1: try shorter" in refused(capsys, "random:bert", "--text", lines, "--batch_size", "1")
     assert not Path("checkpoints/r").exists()
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dynamics.errors import Refusal
+from dynamics.experiments.guards import out_of_memory
 from dynamics.experiments.probe.blocks import RandomBlocks
 from dynamics.experiments.probe.design import Design, Settings
 from dynamics.experiments.probe.meter import Quantities
@@ -43,7 +44,8 @@ def probe(settings: Settings, run: str | None = None) -> Path:
     write_run(folder, described)
     try:
         sweeps = [Sweep(mine, settings, quantities, folder.name, device) for mine in blocks]
-        with torch.no_grad(), _bar(folder.name, sum(sweep.work for sweep in sweeps)) as advance:
+        guard = out_of_memory(folder.name, settings.batch, "--batch", "a smaller --width or --length")
+        with guard, torch.no_grad(), _bar(folder.name, sum(sweep.work for sweep in sweeps)) as advance:
             for sweep in sweeps:
                 for rows in filter(None, sweep.rows(advance)):
                     record.write(0, rows, part=repr(rows[0][:8]))

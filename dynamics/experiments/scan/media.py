@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynamics.errors import Refusal
 from dynamics.experiments.scan.inputs import NOISE, Batches, Source, chunks, digest, files
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.options import Options
+from dynamics.models import hub
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 AUDIO = frozenset({".wav", ".flac", ".ogg", ".mp3"})
@@ -195,17 +195,18 @@ def _has_processor(source: str) -> bool:
     return bool(source) and (not path.is_dir() or any(path.glob("*processor_config.json")))
 
 
+def _fetch(kind: Any, loaded: Loaded, what: str) -> Any:
+    name = f"the {what} of {loaded.source}"
+    return hub.fetch(kind.from_pretrained, loaded.source, name=name, trust_remote_code=loaded.trusted)
+
+
 def _image_processor(loaded: Loaded) -> tuple[Any, str]:
     if loaded.encode is not None:
         return None, "the module's own"
     if _has_processor(loaded.source):
         from transformers import AutoImageProcessor
 
-        try:
-            processor = AutoImageProcessor.from_pretrained(loaded.source)
-        except (OSError, ValueError, ImportError) as error:
-            message = " ".join(str(error).split())[:200]
-            raise Refusal(f"the image processor of {loaded.source} cannot be loaded ({message}).") from error
+        processor = _fetch(AutoImageProcessor, loaded, "image processor")
         return processor, type(processor).__name__
     from transformers import ViTImageProcessor
 
@@ -220,11 +221,7 @@ def _extractor(loaded: Loaded) -> tuple[Any, str]:
     if _has_processor(loaded.source):
         from transformers import AutoFeatureExtractor
 
-        try:
-            extractor = AutoFeatureExtractor.from_pretrained(loaded.source)
-        except (OSError, ValueError, ImportError) as error:
-            message = " ".join(str(error).split())[:200]
-            raise Refusal(f"the feature extractor of {loaded.source} cannot be loaded ({message}).") from error
+        extractor = _fetch(AutoFeatureExtractor, loaded, "feature extractor")
         return extractor, type(extractor).__name__
     if loaded.main_input == "input_features":
         from transformers import WhisperFeatureExtractor
