@@ -48,7 +48,6 @@ def scan(argv: Sequence[str]) -> None:
     )
     add = parser.add_argument
     _loading(add)
-    add("--resume", help="auto: go on with the run, leaving out what it has already")
     add("--text", help="file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]")
     add("--lines", action="store_true", help="each line of --text is one input")
     add("--shuffled", action="store_true", help="synthetic control: the tokens of every input in random order")
@@ -75,6 +74,7 @@ def _loading(add: Callable[..., Any]) -> None:
     """The options that every verb has which measures models by name."""
     add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
     add("--run", help="name of the run under checkpoints/ (made up when missing)")
+    add("--resume", help="auto: go on with the run, leaving out what it has already")
     add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
     add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
     add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")

@@ -65,11 +65,22 @@ def normalised(x: np.ndarray, wanted: bool) -> np.ndarray:
 
 
 def measured(
-    subject: Subject, key: Key, collected: Mapping[str, Collected], normalize: bool, seed: int
+    subject: Subject,
+    key: Key,
+    final: Depth,
+    pooled: Mapping[str, np.ndarray],
+    turning: Mapping[Depth, np.ndarray],
+    normalize: bool,
+    seed: int,
 ) -> Measured:
-    """The vectors and axes of a model from what was collected of each corpus."""
-    final = collected[MAIN].final
-    vectors = {name: normalised(mine.vectors[final], normalize) for name, mine in collected.items()}
+    """The vectors and axes of a model.
+
+    Args:
+        pooled: (n, d) of each corpus at the final depth.
+        turning: the axis of the main corpus at the other depths.
+        normalize: the model hands out vectors of length one.
+    """
+    vectors = {name: normalised(x, normalize) for name, x in pooled.items()}
     found = {name: axes.axis(x) for name, x in vectors.items() if name != PAIRS}
     drawn = {}
     for name in found:
@@ -77,9 +88,12 @@ def measured(
         drawn[name] = (
             axes.resampled(vectors[name], weights) if np.isfinite(found[name].share) else weights[:, :0]
         )
-    turning = {depth: axes.axis(x).direction for depth, x in collected[MAIN].vectors.items()}
-    turning[final] = found[MAIN].direction
-    return Measured(subject, key, final, vectors, found, drawn, turning)
+    return Measured(subject, key, final, vectors, found, drawn, {**turning, final: found[MAIN].direction})
+
+
+def turning(collected: Collected) -> dict[Depth, np.ndarray]:
+    """The axis at every depth but the final one."""
+    return {depth: axes.axis(x).direction for depth, x in collected.vectors.items() if depth != collected.final}
 
 
 def gaps(model: Measured, collected: Mapping[str, Collected], seed: int) -> Iterator[Row]:

@@ -1,14 +1,13 @@
 """The experiment: every model reads every corpus once; then models are set against one another."""
 
 import gc
-import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dynamics.errors import Refusal
-from dynamics.experiments.cone import across, analysis, sentences
+from dynamics.experiments.cone import across, analysis, kept, sentences
 from dynamics.experiments.cone.analysis import Measured
 from dynamics.experiments.cone.collect import Collected, batches, collect
 from dynamics.experiments.cone.options import Options
@@ -16,6 +15,7 @@ from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
 from dynamics.experiments.cone.setup import Setup, setup
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.resume import begin, count_known, telling
 from dynamics.experiments.scan import text
 from dynamics.experiments.scan.bar import progress
 from dynamics.experiments.scan.describe import describe
@@ -50,22 +50,15 @@ def cone(options: Options) -> Path:
     pairs = sentences.pairs(options.pairs) if options.pairs else None
     if pairs is not None:
         corpora[PAIRS] = pairs.sentences
-    setups = {subject: _setup(subject, options) for subject in subjects}
     _refuse_subjects(subjects, options)
     folder = CHECKPOINTS / (options.run or f"cone-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists() and any(folder.iterdir()):
-        raise Refusal(f"a run named {folder.name} exists: choose another --run.")
     told = _begin(folder, options, suite, corpora, pairs)
-    try:
-        _run(folder, options, suite, corpora, pairs, setups, told)
-    except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        if told["subjects"]:
-            write_run(folder, told | {"status": status})
-        elif isinstance(error, Refusal):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    write_run(folder, told | {"status": "done", "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    known = [name for name in told["subjects"] if kept.path(folder, name).is_file()]
+    setups = {subject: _setup(subject, options) for subject in subjects if subject.name not in known}
+    count_known(folder, len(subjects), len(setups))
+    with telling(folder, told):
+        found = [kept.again(folder, name, told["subjects"][name], options.seed) for name in known]
+        _run(folder, options, suite, corpora, pairs, setups, told, found)
     return folder
 
 
@@ -77,9 +70,10 @@ def _run(
     pairs: Pairs | None,
     setups: Mapping[Subject, Setup],
     told: Facts,
+    found: list[Measured],
 ) -> None:
+    """Measure the models of `setups`, then set all against one another, those `found` in the record included."""
     record, scored = Record(folder), Scored(pairs.scores, options.seed) if pairs else None
-    found: list[Measured] = []
     with progress(len(setups), "cone") as advance:
         for subject, how in setups.items():
             gc.collect()  # the model before this one
@@ -94,8 +88,9 @@ def _run(
             rows += analysis.similarities(model, collected, pairs, scored, options.seed)
             seconds = (datetime.now(UTC) - started).total_seconds()
             rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
-            kept = [array for mine in collected.values() for array in mine.arrays]
-            record.write(subject.step, rows, [*kept, *analysis.arrays(model)], subject.name)
+            arrays = [array for mine in collected.values() for array in mine.arrays]
+            record.write(subject.step, rows, [*arrays, *analysis.arrays(model)], subject.name)
+            kept.keep(folder, model, collected)
             told["subjects"][subject.name] = facts
             write_run(folder, told)
             print(f"{subject.name}: {facts['layers']} layers, {_summary(rows, model)}, {seconds:.0f} s")
@@ -120,7 +115,9 @@ def _one(
     loaded = load(subject, options)
     code = None if loaded.encode else text.encoder(loaded, options.tokenizer)
     facts, collected = _read(subject, loaded, code, how, suite, corpora, options, key, advance)
-    model = analysis.measured(subject, key, collected, how.normalize, options.seed)
+    final, turning = collected[MAIN].final, analysis.turning(collected[MAIN])
+    pooled = {name: mine.vectors[final] for name, mine in collected.items()}
+    model = analysis.measured(subject, key, final, pooled, turning, how.normalize, options.seed)
     cards = analysis.cards(model, corpora, loaded, code)
     return {**facts, "setup": how.facts(), "cards": cards}, collected, model
 
@@ -238,21 +235,21 @@ def _widths(first: Subject, one: int, second: Subject, other: int) -> Refusal:
 def _begin(
     folder: Path, options: Options, suite: Suite, corpora: Mapping[str, list[str]], pairs: Pairs | None
 ) -> Facts:
-    """`run.json` of a new run."""
+    """`run.json` of a new run, or of the one that goes on."""
     files = {MAIN: str(options.sentences)} | dict(one.split("=", 1) for one in options.corpus)
     files |= {PAIRS: str(options.pairs)} if pairs else {}
     fields = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
-    return {
+    asked = {field: getattr(options, field) for field in fields}
+    digests = {name: digest([Path(file)]) for name, file in files.items()}
+    made = {
         "run": folder.name,
         "kind": "cone",
         "status": "running",
         **provenance(),
-        "settings": {field: getattr(options, field) for field in fields},
-        "corpora": {
-            name: {"source": file, "sha256": digest([Path(file)]), "sentences": len(corpora[name])}
-            for name, file in files.items()
-        },
+        "settings": {**asked, "config_overrides": dict(options.config_overrides), "texts": digests},
+        "corpora": {name: {"source": file, "sentences": len(corpora[name])} for name, file in files.items()},
         "pairs": len(pairs.scores) if pairs else None,
         "metrics": suite.describe(),
         "subjects": {},
     }
+    return begin(folder, made, options.resume)

@@ -1,7 +1,6 @@
 """The scan itself: one subject after the other, each measured, written down and let go."""
 
 import gc
-import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from dynamics.errors import Refusal
 from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.resume import begin, count_known, telling
 from dynamics.experiments.scan import media, own, protocols, text
 from dynamics.experiments.scan.bar import progress
 from dynamics.experiments.scan.describe import describe
@@ -19,7 +19,7 @@ from dynamics.experiments.scan.references import References, comparing
 from dynamics.experiments.scan.subjects import Subject, expand
 from dynamics.measure import Measurement, measure
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, Row, condition, read_run, write_run
+from dynamics.record import CHECKPOINTS, Record, Row, condition, write_run
 from dynamics.suite import Suite
 
 Facts = dict[str, Any]
@@ -42,26 +42,15 @@ def scan(options: Options) -> Path:
     sources: dict[str, Source] = {}
     told = _begin(folder, options, suite, _settings(options, suite, kinds, sources))
     waiting = [subject for subject in subjects if subject.name not in told["subjects"]]
-    if len(waiting) < len(subjects):
-        print(f"run {name}: {len(subjects) - len(waiting)} of {len(subjects)} are in the record already")
+    count_known(folder, len(subjects), len(waiting))
     record = Record(folder)
     references = References(suite, options, subjects, waiting)
-    try:
-        with progress(len(waiting)) as advance:
-            for subject in waiting:
-                gc.collect()  # the model before this one
-                rows = _one(subject, options, suite, sources, record, name, references, told, advance)
-                write_run(folder, told)
-                print(f"{subject.name}: {rows}")
-    except BaseException as error:
-        if told["subjects"]:
-            write_run(
-                folder, told | {"status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"}
-            )
-        elif folder.exists():
-            shutil.rmtree(folder)
-        raise
-    write_run(folder, told | {"status": "done", "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    with telling(folder, told), progress(len(waiting)) as advance:
+        for subject in waiting:
+            gc.collect()  # the model before this one
+            rows = _one(subject, options, suite, sources, record, name, references, told, advance)
+            write_run(folder, told)
+            print(f"{subject.name}: {rows}")
     return folder
 
 
@@ -76,8 +65,6 @@ def _refuse_options(options: Options) -> None:
         raise Refusal(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
     if options.protocol == protocols.SHAPE:
         options.refuse_idle(CHOOSING, f"--protocol {protocols.SHAPE}, which cuts windows of its own")
-    if options.resume not in (None, "auto"):
-        raise Refusal(f"--resume {options.resume}: a scan goes on with --resume auto.")
 
 
 def _suite(options: Options, subjects: list[Subject]) -> Suite:
@@ -143,21 +130,7 @@ def _begin(folder: Path, options: Options, suite: Suite, settings: Facts) -> Fac
         "metrics": settings["metrics"],
         "subjects": {},
     }
-    if not folder.exists() or not any(folder.iterdir()):
-        return made
-    if options.resume is None:
-        raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
-    before = read_run(folder)
-    if before.get("kind") != "scan":
-        raise Refusal(f"the run {folder.name} is no scan: choose another --run.")
-    for key in ("settings", "metrics"):
-        differing = [part for part in made[key] if made[key][part] != before.get(key, {}).get(part)]
-        if differing:
-            raise Refusal(
-                f"the run {folder.name} was made with other {key} ({differing[0]}): choose another --run, or say the "
-                "same again."
-            )
-    return before | {"status": "running"}
+    return begin(folder, made, options.resume)
 
 
 def _one(

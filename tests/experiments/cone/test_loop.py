@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -311,6 +312,7 @@ def test_a_tokenizer_that_cannot_pad(lines, workplace, capsys):
         (["random:bert", "--sentences", "lines.txt", "--compare", "all"], "axes or cka"),
         (["random:bert", "--sentences", "lines.txt", "--metrics", "[entropy]"], "entropy"),
         (["random:vit", "--sentences", "lines.txt"], "takes images"),
+        (["random:bert", "--sentences", "lines.txt", "--resume", "now"], "a cone goes on with --resume auto"),
         (["random:bert", "random:bert", "--sentences", "lines.txt"], "twice"),
     ],
 )
@@ -320,11 +322,7 @@ def test_bad_input_is_one_sentence(words, said, lines, capsys):
 
 def test_a_run_is_never_written_over(lines, capsys):
     cone("random:bert", "--sentences", lines)
-    before = Path("checkpoints/c/run.json").read_text()
-    with pytest.raises(SystemExit, match="2"):
-        main(["cone", "random:bert", "--sentences", str(lines), "--run", "c"])
-    assert "exists" in capsys.readouterr().err
-    assert Path("checkpoints/c/run.json").read_text() == before
+    assert "exists" in refused_again(capsys, "random:bert", "--sentences", lines)
 
 
 def test_dense_layers_make_the_output_of_a_model(lines, workplace):
@@ -353,3 +351,70 @@ def test_dense_layers_make_the_output_of_a_model(lines, workplace):
     assert value(frame, "mean_cosine", **where | {"condition": ""}) != pytest.approx(expected, abs=1e-2)
     axis = np.linalg.svd(units - units.mean(0))[2][0]
     assert abs(direction("c", "state=output") @ axis) == pytest.approx(1, abs=1e-5)
+
+
+def berts(*names):
+    """Folders of models that differ."""
+    for seed, name in enumerate(names):
+        model, noise = build("bert"), torch.Generator().manual_seed(seed)
+        for weight in model.parameters():
+            weight.data += 0.1 * torch.randn(weight.shape, generator=noise)
+        model.save_pretrained(name)
+
+
+def test_a_run_goes_on_where_it_stopped(lines, monkeypatch, capsys):
+    """A run that broke at its second model: the first is not loaded again, and the record is that of one go."""
+    from dynamics.experiments.cone import loop
+
+    berts("one", "two", "three")
+    words = ["one", "two", "three", "--sentences", lines, "--tokenizer", "bytes", "--pairs", pairs_of(lines)]
+    whole, _ = cone(*words, run="whole")
+    loaded, real = [], loop.load
+
+    def load(subject, options, broken="two"):
+        loaded.append(subject.model)
+        if subject.model == broken:
+            raise KeyboardInterrupt
+        return real(subject, options)
+
+    monkeypatch.setattr(loop, "load", load)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["cone", *map(str, words), "--run", "c"])
+    told = record.read_run("c")
+    assert (told["status"], list(told["subjects"])) == ("interrupted", ["one@local"])
+    assert "--resume auto" in refused_again(capsys, *words)
+    assert "settings (seed)" in refused_again(capsys, *words, "--resume", "auto", "--seed", 1)
+    lines.write_text(lines.read_text().replace("cat", "dog"))
+    assert "settings (texts)" in refused_again(capsys, *words, "--resume", "auto")
+    lines.write_text(lines.read_text().replace("dog", "cat"))
+    monkeypatch.setattr(loop, "load", lambda subject, options: load(subject, options, broken=""))
+    loaded.clear()
+    frame, told = cone(*words, "--resume", "auto")
+    assert loaded == ["two", "three"]
+    assert "1 of 3 are in the record already" in capsys.readouterr().out
+    assert (told["status"], list(told["subjects"])) == ("done", ["one@local", "two@local", "three@local"])
+    same = [f[f["site"] != "cost"].drop(columns="run").reset_index(drop=True) for f in (whole, frame)]
+    pd.testing.assert_frame_equal(*same)
+    loaded.clear()
+    again, _ = cone(*words, "--resume", "auto")
+    assert not loaded
+    pd.testing.assert_frame_equal(again, frame)
+
+
+def refused_again(capsys, *words):
+    """What is said of a run that exists, which stays as it is."""
+    before = Path("checkpoints/c/run.json").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["cone", *map(str, words), "--run", "c"])
+    assert Path("checkpoints/c/run.json").read_text() == before
+    return capsys.readouterr().err
+
+
+def test_models_are_added_to_a_run(lines):
+    """They are compared with those that the record has, although these are not named again."""
+    berts("one", "two")
+    words = ["--sentences", lines, "--tokenizer", "bytes"]
+    cone("one", *words)
+    frame, told = cone("two", *words, "--resume", "auto")
+    assert list(told["subjects"]) == ["one@local", "two@local"]
+    assert value(frame, "linear_cka", subject="two@local", condition="against=one@local") < 1
