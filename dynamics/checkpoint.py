@@ -1,14 +1,20 @@
 """What a run needs to go on, and the weights it keeps: written beside, flushed, then renamed."""
 
+import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from dynamics.errors import Refusal
+
+log = logging.getLogger(__name__)
 
 KEPT = 2
 """Newest states kept, so that a damaged one has a predecessor."""
@@ -30,17 +36,57 @@ def states(folder: Path) -> list[Path]:
 
 
 def resolve_resume(resume: str, folder: Path) -> Path | None:
-    """The training state that `--resume` means: `auto` is the newest one, or None where there is none yet.
+    """The training state that `--resume` means: `auto` is the newest whole one, or None where there is none yet.
 
     Raises:
-        Refusal: a path that does not exist.
+        Refusal: a path that does not exist, or nothing but damaged states.
     """
-    if resume == "auto":
-        return next(iter(states(folder)), None)
-    path = Path(resume)
-    if not path.is_file():
-        raise Refusal(f"--resume {resume}: there is no such file; say auto for the newest state of the run.")
-    return path
+    if resume != "auto":
+        path = Path(resume)
+        if not path.is_file():
+            raise Refusal(
+                f"--resume {resume}: there is no such file; say auto for the newest state of the run."
+            )
+        if not _is_whole(path):
+            raise Refusal(f"--resume {resume}: the file is damaged, or no training state; give another one.")
+        return path
+    found = states(folder)
+    for path in found:
+        if _is_whole(path):
+            return path
+        log.warning("%s is damaged and left out", path)
+    if found:
+        raise Refusal(f"all states in {folder / 'state'}/ are damaged: delete them to begin anew.")
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
+    """A training state, its tensors left on the disk.
+
+    Raises:
+        Refusal: it is none of ours, or that of another network than `network`.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        theirs = {name: tuple(tensor.shape) for name, tensor in state["state_dict"].items()}
+    except Exception as error:  # torch raises whatever the content makes it trip over
+        raise Refusal(f"{path} is no training state of dynamics ({type(error).__name__}).") from error
+    for name, tensor in network.state_dict(prefix="network.").items():
+        if theirs.get(name) != tuple(tensor.shape):
+            there = "missing" if name not in theirs else f"of shape {theirs[name]}"
+            raise Refusal(
+                f"{path} is the state of another network: {name} is {there}, and here of shape "
+                f"{tuple(tensor.shape)}; say the model and the data of its run."
+            )
+    return state
 
 
 def save_weights(network: PreTrainedModel, path: Path) -> None:
@@ -71,15 +117,30 @@ class Checkpoints(L.Callback):
         if every < 1:
             raise Refusal(f"checkpoints.every must be at least 1 step (got {every}).")
         self.every = every
+        self._waits = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run starts, so that this very state is not written again."""
+        """Remember where the run starts, whose state is not written again; forget what lies beyond."""
         self._saved = trainer.global_step
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            for path in [*states(folder), *(folder / "weights").glob("step-*")]:
+                if int(path.stem.split("-")[1]) > self._saved:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save where the schedule says so."""
-        step = trainer.global_step
+        step, loop = trainer.global_step, trainer.fit_loop
         if step % self.every == 0 or step == trainer.max_steps:
+            # What goes on from a state does not repeat the validation of its step.
+            self._waits = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            if not self._waits:
+                self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the state that waited for the validation."""
+        if self._waits:
+            self._waits = False
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:

@@ -38,8 +38,10 @@ class Curves(L.Callback):
         self._seconds, self._flushed = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run starts: only now is the state restored that it goes on from."""
+        """Forget what lies beyond the step that the run starts from: only now is its state restored."""
         self._step = trainer.global_step
+        if trainer.is_global_zero:
+            self._record.cut(self._step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -78,6 +80,13 @@ class Curves(L.Callback):
             if key.startswith("validation/")
         }
         self._add(trainer, trainer.global_step, "validation", values)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write what leads up to a training state: a run that goes on from it does not make it again."""
+        self._collect(trainer)
+        self._record.flush()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what is left."""

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
-from dynamics.checkpoint import Checkpoints, resolve_resume, state_path, states
+from dynamics.checkpoint import Checkpoints, read_state, resolve_resume, state_path, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
 from dynamics.curves import Curves
 from dynamics.errors import Failure, Refusal
@@ -25,7 +25,7 @@ from dynamics.interrupt import Interrupt
 from dynamics.monitor import Monitor
 from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, Row, resolve, write_atomically, write_run
+from dynamics.record import CHECKPOINTS, Record, Row, read_run, resolve, write_atomically, write_run
 
 
 class RunParser(LightningArgumentParser):
@@ -79,6 +79,9 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the arguments given, never those of the process."""
         self.config = parser.parse_args(args)
+        seed = self.config.seed_everything
+        if not 0 <= seed < 2**32:
+            raise Refusal(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
 
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the machine and on the run's name."""
@@ -199,6 +202,32 @@ def _announce(cli: RunCLI, described: dict[str, Any], state: Path | None) -> Non
         print(f"going on from {state}")
 
 
+def _prepare(cli: RunCLI, state: Path | None) -> dict[str, Any]:
+    """Set data and model up, and refuse all that can be refused before anything is written."""
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.model.build(cli.datamodule)
+    if state is not None:
+        read_state(state, cli.model.network)
+    _count_steps(cli)
+    described = _describe(cli)
+    if state is not None and (cli.folder / "run.json").is_file():
+        _refuse_change(read_run(cli.folder), described)
+    return described
+
+
+def _refuse_change(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run goes on, and is evaluated, as what it was: the same model learns the same text in the same order."""
+    told = [(key, before, now) for key in ("objective", "is_causal", "task", "seed", "context", "batch_size")]
+    told += [(key, before.get("data", {}), now["data"]) for key in ("sha256", "recipe", "vocabulary")]
+    for key, there, here in told:
+        if key in there and there[key] != here.get(key):
+            raise Refusal(
+                f"the run {before['run']} was made with {key} {there[key]} (now {here.get(key)}): say the same again, "
+                "or choose another --run."
+            )
+
+
 def _start_folder(cli: RunCLI, described: dict[str, Any]) -> None:
     text = yaml.safe_dump(cli.config_dump, sort_keys=False)
     write_atomically(cli.folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -228,18 +257,15 @@ def fit(options: Options) -> None:
     is_first = (
         rank_zero_only.rank == 0
     )  # the other ranks run the same command, and find the folder of the first
+    if options.run is None and options.resume == "auto":
+        raise Refusal("say which run goes on: --run NAME --resume auto.")
     if existed and options.resume is None and is_first:
         raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
     if not options.configs and (folder / "config.yaml").is_file():
         options = options._replace(configs=[str(folder / "config.yaml")])
     cli = RunCLI(folder, ["--config", yaml.safe_dump(gather_config(options)), *options.rest])
     state = resolve_resume(options.resume, folder) if options.resume else None
-    # Everything that can be refused is refused here, before the run leaves a trace.
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    cli.model.build(cli.datamodule)
-    _count_steps(cli)
-    described = _describe(cli)
+    described = _prepare(cli, state)
     if is_first:
         _announce(cli, described, state)
         _start_folder(cli, described)
@@ -282,12 +308,13 @@ def evaluate(verb: str, options: Options) -> None:
         raise Refusal(f"the run {folder.name} has no training state to {verb} (nothing in {folder}/state/).")
     args = ["--config", yaml.safe_dump(gather_config(options)), *options.rest, "--trainer.logger", "false"]
     cli = RunCLI(folder, args)
+    _prepare(cli, state)
     getattr(cli.trainer, verb)(
         cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
     )
     _leave_group()
     values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    step = torch.load(state, weights_only=True, map_location="cpu")["global_step"]
+    step = read_state(state, cli.model.network)["global_step"]
     condition = "split=test" if verb == "test" else ""
     rows = [
         Row(folder.name, "", condition, step, "validation", -1, -1, name.split("/")[1], value)

@@ -76,14 +76,12 @@ class Monitor(L.Callback):
         self.plan = state_dict["plan"] or self.plan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the record back to where the run starts, and measure there if it is due."""
+        """Measure where the run starts, if it is due there."""
         self._record = Record(Path(trainer.default_root_dir))
         self._steps = self.steps(trainer.max_steps)
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = trainer.datamodule.probe_batches()
         self._costs: dict[str, float] = {}
-        if trainer.is_global_zero:
-            self._record.cut(trainer.global_step)
         self._measure_if_due(trainer, pl_module)
         self._started = time.monotonic(), trainer.global_step, self.seconds
 

@@ -143,7 +143,7 @@ class Record:
                 self._block, self._curves = block, {}
                 path = self.folder / self._curves_name(block)
                 if path.exists():
-                    self._curves = {old[:8]: old for old in _rows(pq.read_table(path))}
+                    self._curves = {old[:8]: old for old in _rows(_part(path))}
             self._curves[row[:8]] = row
 
     def flush(self) -> None:
@@ -153,12 +153,13 @@ class Record:
 
     def cut(self, step: int) -> None:
         """Forget everything after `step`: what a run that resumes from there will write again."""
+        self.flush()
         self._block, self._curves = -1, {}
         for path in [*self.folder.glob("geometry-*.parquet"), *self.folder.glob("arrays-*.parquet")]:
             if int(path.stem.split("-")[1]) > step:
                 path.unlink()
         for path in self.folder.glob("curves-*.parquet"):
-            rows = _rows(pq.read_table(path))
+            rows = _rows(_part(path))
             kept = [row for row in rows if row.step <= step]
             if not kept:
                 path.unlink()
@@ -197,13 +198,17 @@ def resolve(run: str | Path) -> Path:
     raise Refusal(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
 
 
+def _part(path: Path, filters: Filters = None) -> pa.Table:
+    try:
+        return pq.read_table(path, filters=filters)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refusal(f"{path} is not a readable Parquet part ({error}): delete it.") from error
+
+
 def _parts(folders: Iterable[Path], pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
     for folder in folders:
         for path in sorted((folder / "record").glob(pattern)):
-            try:
-                yield pq.read_table(path, filters=filters)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise Refusal(f"{path} is not a readable Parquet part ({error}): delete it.") from error
+            yield _part(path, filters)
 
 
 def _as_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -255,6 +255,7 @@ def _value(value):
         ({"data__context": 5000}, "less than one window"),
         ({"trainer__max_steps": -1}, "max_steps"),
         ({"checkpoints__every": 0}, "checkpoints.every"),
+        ({"seed_everything": -1}, "seed_everything"),
         ({"monitor__keep_weights": "some"}, "all, last, none"),
     ],
 )

@@ -83,6 +83,13 @@ def test_cutting_forgets_what_lies_beyond_the_step(folder):
     assert [a.step for a in record.read_arrays(folder)] == [0, 64]
 
 
+def test_cutting_keeps_what_is_not_written_yet(folder):
+    written = Record(folder)
+    written.add_curves(row(step=step, site="train", metric="loss") for step in range(1, 11))
+    written.cut(4)
+    assert record.read(folder).step.tolist() == [1, 2, 3, 4]
+
+
 def test_arrays_keep_their_shape(folder):
     values = np.arange(6.0).reshape(2, 3)
     Record(folder).write(0, [row()], [Array(*row()[:8], values=values)])
@@ -124,3 +131,7 @@ def test_a_damaged_part_is_refused_by_name(folder):
     part.write_bytes(b"not parquet")
     with pytest.raises(Refusal, match=part.name):
         record.read(folder)
+    curves = part.rename(part.with_name("curves-0000000000.parquet"))
+    for go_on in (lambda: Record(folder).cut(0), lambda: Record(folder).add_curves([row(step=1)])):
+        with pytest.raises(Refusal, match=curves.name):
+            go_on()
