@@ -55,18 +55,16 @@ class WindowSums(Metric):
     def add(self, sums: Tensor, ids: Tensor) -> None:
         """Take the sums (W, h, s) of the windows `ids` (W,); of one that was there before, they are added to its own.
 
-        Local attention gives a window in several calls. (One that the sample dropped then counts every time.)
+        (One that the sample has dropped counts again.)
         """
         self.total = self.total + sums.sum(0)
-        kept, known = self._merged([*self.kept, sums], [*self.kept_ids, ids])
-        self.windows = self.windows + len(known) - sum(map(len, self.kept_ids))
+        before = sum(map(len, self.kept_ids))
+        kept, known = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
+        if torch.isin(ids, known[:before]).any():  # local attention gives a window in several calls
+            kept, known = window_sums(kept, known)
+        self.windows = self.windows + len(known) - before
         mask = kept_windows(known, self.budget)
         self.kept, self.kept_ids = [kept[mask]], [known[mask]]
-
-    @staticmethod
-    def _merged(sums: Tensor | list[Tensor], ids: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
-        """One sum for each window, in the order of their ids, and these."""
-        return window_sums(dim_zero_cat(sums), dim_zero_cat(ids))
 
     @property
     def heads(self) -> int:
@@ -76,7 +74,7 @@ class WindowSums(Metric):
     @once
     def sample(self) -> Tensor:
         """Sums for each of the windows kept, in the order of their ids, shape (W, h, s)."""
-        kept, ids = self._merged(self.kept, self.kept_ids)
+        kept, ids = window_sums(dim_zero_cat(self.kept), dim_zero_cat(self.kept_ids))
         return kept[kept_windows(ids, self.budget)]
 
 

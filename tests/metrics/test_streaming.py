@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.base import STATE_SITES, Group, Pair, States, groups
+from dynamics.metrics.base import STATE_SITES, Attention, Group, Pair, States, groups
 from tests.metrics import streams
 
 NAMES = [name for name in metrics.names() if metrics.resolve(name).sites]
@@ -74,6 +74,16 @@ def test_batches_their_order_and_ranks_change_nothing(name):
     ranks = [stream(name, streams.by_windows(batch, [part])) for part in (windows[:half], windows[half:])]
     ranks[0].merge_state(ranks[1])
     assert_same(ranks[0].compute(), whole)
+
+
+@pytest.mark.parametrize("name", ["entropy", "max_probability", "normalized_entropy", "score_variance"])
+def test_a_window_that_comes_in_several_calls_is_one_window(name):
+    """Local attention gives the queries of a window chunk by chunk."""
+    call, windows = streams.attention(padded=False, causal=False)
+    chunks = [
+        Attention(streams.Call(query, call.key, causal=False), windows) for query in call.query.split(32, dim=2)
+    ]
+    assert_same(stream(name, chunks).compute(), stream(name, [Attention(call, windows)]).compute())
 
 
 @pytest.mark.parametrize("name", [*STATES, *ATTENTION])
