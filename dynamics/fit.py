@@ -244,7 +244,7 @@ def _leave_group() -> None:
     """End the ranks' process group while the interpreter lives.
 
     Left to the interpreter's own end, its threads are taken down in the midst of that, which now and then aborts
-    a process whose work is done.
+    a process whose work is done (pytorch/pytorch issue 190489).
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
