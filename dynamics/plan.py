@@ -19,27 +19,34 @@ def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
 def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Plan:
     """The steps of every metric such that what lies after `now` costs at most `budget` seconds.
 
-    The metric that costs most over the rest of the run loses every other of its steps, until all fit; the last
-    step of each stays, so a budget that not even those fit is exceeded.
+    The metric that costs most over the rest of the run, with its share of the forward passes, loses every other of
+    its steps, until all fit; the last step of each stays, so a budget that not even those fit is exceeded.
 
     Args:
         steps: the steps that the schedules ask for.
-        costs: seconds that one measurement of each metric takes.
+        costs: seconds that one measurement of each metric takes, and those of the passes that all share (`forward`).
         budget: seconds for all that lies after step `now`.
         now: the step at which the plan is made.
 
     >>> plan({"a": (0, 1, 2, 4, 8), "b": (0, 8)}, {"a": 1.0, "b": 2.0}, budget=4.0, now=1)
     {'a': (0, 1, 2, 8), 'b': (0, 8)}
     """
+    forward = costs.get("forward", 0.0)
 
-    def cost(name: str) -> float:
-        return costs.get(name, 0.0) * sum(step > now for step in planned[name])
+    def ahead(name: str) -> set[int]:
+        return {step for step in planned[name] if step > now}
+
+    def cost(name: str, shared: float = 0.0) -> float:
+        return (costs.get(name, 0.0) + shared) * len(ahead(name))
+
+    def whole() -> float:
+        return sum(map(cost, planned)) + forward * len(set().union(*map(ahead, planned)))
 
     planned = dict(steps)
-    while sum(map(cost, planned)) > budget:
-        long = [name for name in planned if sum(step > now for step in planned[name]) > 1 and cost(name) > 0]
-        if not long:
+    while whole() > budget:
+        costly = {name: cost(name, forward / len(planned)) for name in planned if len(ahead(name)) > 1}
+        worst = max(costly, key=costly.__getitem__, default=None)
+        if worst is None or costly[worst] == 0:
             break
-        worst = max(long, key=cost)
         planned[worst] = thinned(planned[worst], now)
     return planned

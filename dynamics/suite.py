@@ -13,12 +13,13 @@ Settings = Mapping[str, Any]
 
 
 class Entry(NamedTuple):
-    """One metric of a suite: its name, the options it takes, its own schedule, and its token budget.
+    """One metric of a suite: the name that its rows bear, what it was asked for by, and with which options.
 
     Without a schedule of its own it is measured when the run measures; `max_tokens` None means every token.
     """
 
     name: str
+    asked: str
     options: Settings
     schedule: Schedule | None = None
     max_tokens: int | None = None
@@ -41,7 +42,9 @@ class Suite(NamedTuple):
             Refusal: an unknown metric, option or site.
         """
         if metrics is None:
-            return cls({site: [Entry(name, {}) for name in names] for site, names in registry.DEFAULT.items()})
+            return cls(
+                {site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()}
+            )
         chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
         if not chosen:
             raise Refusal("metrics is empty: name at least one, or leave the block out for the default suite.")
@@ -53,16 +56,18 @@ class Suite(NamedTuple):
             if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
                 raise Refusal(f"metrics.{name}.max_tokens must be at least 1 (got {max_tokens}).")
             parsed = None if schedule is None else Schedule.parse(schedule, f"metrics.{name}.schedule")
-            possible = registry.resolve(name, **options).sites
-            for site in wanted or possible:
-                if site not in possible:
-                    raise Refusal(f"metrics.{name}.sites: {site} is not one of {', '.join(possible)}.")
-                sites[site].append(Entry(name, options, parsed, max_tokens))
+            metric = registry.resolve(name, **options)
+            for site in wanted or metric.sites:
+                if site not in metric.sites:
+                    raise Refusal(f"metrics.{name}.sites: {site} is not one of {', '.join(metric.sites)}.")
+                if metric.name in (entry.name for entry in sites[site]):
+                    raise Refusal(f"metrics.{name}: {metric.name} is asked for twice at {site}; leave one out.")
+                sites[site].append(Entry(metric.name, name, options, parsed, max_tokens))
         return cls(dict(sites))
 
     @property
     def names(self) -> set[str]:
-        """Every metric's name."""
+        """Every metric's name, that of its rows."""
         return {entry.name for entries in self.sites.values() for entry in entries}
 
     def steps(self, default: Schedule, last: int) -> dict[str, tuple[int, ...]]:
@@ -86,14 +91,14 @@ class Suite(NamedTuple):
         return [
             (group, budget)
             for budget, entries in budgets.items()
-            for group in groups(registry.resolve(entry.name, **entry.options) for entry in entries)
+            for group in groups(registry.resolve(entry.asked, **entry.options) for entry in entries)
         ]
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Sites, names and settings, for the record."""
         return {
             site: {
-                e.name: {
+                e.asked: {
                     **e.options,
                     **({"schedule": str(e.schedule)} if e.schedule else {}),
                     **({"max_tokens": e.max_tokens} if e.max_tokens else {}),

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics import record
+from dynamics.errors import Refusal
 from dynamics.plan import plan
+from dynamics.schedule import Every
+from dynamics.suite import Suite
 from tests.runs import fit
 
 STEPS = st.lists(st.integers(0, 200), min_size=1, max_size=30, unique=True).map(lambda s: tuple(sorted(s)))
@@ -15,7 +18,7 @@ STEPS = st.lists(st.integers(0, 200), min_size=1, max_size=30, unique=True).map(
 
 @given(
     steps=st.dictionaries(st.sampled_from("abcd"), STEPS, min_size=1),
-    costs=st.dictionaries(st.sampled_from("abcd"), st.floats(0, 10), min_size=4),
+    costs=st.dictionaries(st.sampled_from(["a", "b", "c", "d", "forward"]), st.floats(0, 10), min_size=5),
     budget=st.floats(0, 500),
     now=st.integers(0, 200),
 )
@@ -25,9 +28,17 @@ def test_a_plan_keeps_the_past_the_last_step_and_the_budget(steps, costs, budget
         assert set(planned[name]) <= set(wanted)
         assert {s for s in wanted if s <= now} <= set(planned[name])
         assert planned[name][-1] == wanted[-1]
-    ahead = {name: sum(s > now for s in chosen) for name, chosen in planned.items()}
-    spent = sum(costs[name] * count for name, count in ahead.items())
-    assert spent <= budget * (1 + 1e-9) or all(count <= 1 or costs[n] == 0 for n, count in ahead.items())
+    ahead = {name: {s for s in chosen if s > now} for name, chosen in planned.items()}
+    passes = len(set().union(*ahead.values()))
+    spent = sum(costs[name] * len(left) for name, left in ahead.items()) + costs["forward"] * passes
+    thin = all(len(left) <= 1 or costs[name] + costs["forward"] == 0 for name, left in ahead.items())
+    assert spent <= budget * (1 + 1e-9) or thin
+
+
+def test_the_forward_passes_are_paid_for_too():
+    steps = {"a": tuple(range(9)), "b": tuple(range(9))}
+    planned = plan(steps, {"a": 1.0, "b": 1.0, "forward": 2.0}, budget=16.0, now=0)
+    assert planned == {"a": (0, 2, 4, 6, 8), "b": (0, 2, 4, 6, 8)}
 
 
 def test_no_limit_changes_nothing():
@@ -43,6 +54,16 @@ def test_a_metric_has_steps_of_its_own(workplace, text_file):
     fit(text_file, "a", metrics="{anisotropy: null, mean_cosine: {schedule: {every: 3}}}")
     assert measured("a", "anisotropy") == [0, 1, 2, 4, 6]
     assert measured("a", "mean_cosine") == [0, 3, 6]
+
+
+def test_a_metric_asked_for_by_another_name_is_thinned_too():
+    """Costs are told by the names that rows bear."""
+    asked = {"dynamics.metrics.anisotropy.Anisotropy": None, "intrinsic_dimension": {"keep": 0.2}}
+    suite = Suite.parse(asked)
+    assert set(suite.steps(Every(1), 3)) == suite.names == {"anisotropy", "intrinsic_dimension_lowest_20"}
+    assert list(suite.only({"anisotropy"}).describe()["residual"]) == ["dynamics.metrics.anisotropy.Anisotropy"]
+    with pytest.raises(Refusal, match="twice at residual"):
+        Suite.parse({"anisotropy": None, **asked})
 
 
 def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
