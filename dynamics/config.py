@@ -111,7 +111,8 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
     """
     key = match[1] if (match := re.match(r'Parser key "([^"]+)":\s*', message)) else ""
     causes = re.findall(r"^\s*- (.+)$", message, re.MULTILINE) or [message[match.end() if match else 0 :]]
-    causes = [cause for cause in causes if "NoneType" not in cause] or causes
+    vague = ("NoneType", "Does not validate against any")
+    causes = [cause for cause in causes if not any(words in cause for words in vague)] or causes
     got = re.search(r"(?:Given value|Got value): (.+)", message)
     if match := re.search(r"(?:Group '(.+)' does not accept option|Option) '([^']+)'", causes[0]):
         _refuse_option(".".join(part for part in (key, match[1], match[2]) if part), known, error)

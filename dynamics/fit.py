@@ -15,6 +15,7 @@ import torch.distributed as dist
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoint import Checkpoints, read_state, resolve_resume, state_path, states
@@ -88,6 +89,8 @@ class RunCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
             raise Refusal(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
+        if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
+            raise Refusal(f"trainer.val_check_interval must be positive (got {trainer.val_check_interval}).")
         trainer.default_root_dir = str(self.folder)
         if trainer.precision is None:
             trainer.precision = pick_precision()
@@ -274,7 +277,11 @@ def fit(options: Options) -> None:
     except BaseException as error:
         if not is_first:
             raise
-        if isinstance(error, Refusal) and not existed and cli.trainer.global_step == 0:
+        if (
+            isinstance(error, Refusal | MisconfigurationException)
+            and not existed
+            and cli.trainer.global_step == 0
+        ):
             shutil.rmtree(folder)
             raise
         # Lightning leaves with SystemExit after Ctrl-C, and with it alone.
@@ -333,7 +340,10 @@ def main(verb: str, argv: Sequence[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(f"usage: dynamics {verb} --config FILE [options]\n{OWN_OPTIONS}")
     options = split_options(argv)
-    if verb == "fit":
-        fit(options)
-    else:
-        evaluate(verb, options)
+    try:
+        if verb == "fit":
+            fit(options)
+        else:
+            evaluate(verb, options)
+    except MisconfigurationException as error:
+        raise Refusal(" ".join(str(error).split())) from error

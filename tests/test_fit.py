@@ -256,6 +256,11 @@ def _value(value):
         ({"trainer__max_steps": -1}, "max_steps"),
         ({"checkpoints__every": 0}, "checkpoints.every"),
         ({"seed_everything": -1}, "seed_everything"),
+        ({"metrics": "{anisotropy: 3}"}, "metrics must be dict or list (got 3)"),
+        ({"model__learning_rate": -1}, "learning rate"),
+        ({"model__betas": "[0.9, 2]"}, "betas"),
+        ({"trainer__val_check_interval": 0}, "val_check_interval must be positive"),
+        ({"trainer__devices": 0}, "devices"),
         ({"monitor__keep_weights": "some"}, "all, last, none"),
     ],
 )

@@ -64,7 +64,10 @@ class ShapedModule(L.LightningModule):
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": hparams.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=hparams.learning_rate, betas=hparams.betas, fused=True)
+        try:
+            optimizer = torch.optim.AdamW(groups, lr=hparams.learning_rate, betas=hparams.betas, fused=True)
+        except ValueError as error:
+            raise Refusal(f"model.learning_rate, weight_decay or betas: {error}.") from error
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
