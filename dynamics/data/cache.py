@@ -55,12 +55,13 @@ def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path
     return found
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote; None where there is nothing that can be read."""
+def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is nothing that can be read and has these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return content if isinstance(content, dict) and content.keys() >= set(keys) else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

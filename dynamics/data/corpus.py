@@ -135,7 +135,7 @@ def load(
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    facts = read_json(path.with_name("facts.json"))
+    facts = read_json(path.with_name("facts.json"), "counts", "removed", "splits", "alphabet")
     return facts if facts and path.exists() and path.stat().st_size == facts["counts"]["bytes"] else None
 
 

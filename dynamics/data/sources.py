@@ -95,7 +95,7 @@ class Source:
             raise Refusal(f"{self.path} cannot be read ({error.strerror}).") from error
         stamp = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         memory = cache_folder() / "inputs" / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:24]}.json"
-        known = read_json(memory)
+        known = read_json(memory, "stamp", "identity")
         if known is None or known["stamp"] != stamp:
             try:
                 identity = self._read_through(progress)

@@ -100,6 +100,8 @@ def test_a_damaged_cache_is_made_again(name: str, dump: Path):
     text, ids = first.text(), np.array(first.ids)
     file = first.path.with_name(name)
     file.write_bytes(file.read_bytes()[:50])
+    for memory in (cache_folder() / "inputs").iterdir():
+        memory.write_text('{"another": "layout"}')
     second = quietly(dump)
     assert second.text() == text
     assert np.array_equal(second.ids, ids)
