@@ -35,7 +35,7 @@ class Model:
 @dataclass(frozen=True)
 class Cone:
     """One run. `rows` have a column for each key of the condition, empty where it is not there, and `depth`: the
-    layer, or one more for the output of a final norm.
+    layer, or one more for what the model hands out, where that is not its last layer.
     """
 
     run: str
@@ -143,7 +143,8 @@ def settings(cone: Cone) -> Table:
         ("parameters", [f"{mine.get('parameters', 0) / 1e6:.1f} M" for mine in told]),
         ("tokenizer", [mine.get("tokenizer") for mine in told]),
         ("configuration", [sources.get(how.get("source", ""), "") for how in setups]),
-        ("pooling", [how.get("mode") for how in setups]),
+        ("pooling", [f"{how.get('mode')}{', guessed' if how.get('guessed') else ''}" for how in setups]),
+        ("dense layers", ["; ".join(how.get("dense", ())) for how in setups]),
         ("normalised", ["yes" if how.get("normalize") else "no" for how in setups]),
         ("prompt", [how.get("prompt") for how in setups]),
         ("not applied", [", ".join(how.get("left_out", ())) for how in setups]),

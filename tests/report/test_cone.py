@@ -141,14 +141,23 @@ def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(found):
         "x": LAYERS,
         "x2": LAYERS + 1,
     }
-    assert figure.layout.xaxis2.ticktext[-1] == "norm"
-    assert "norm" not in figure.layout.xaxis.ticktext
+    assert figure.layout.xaxis2.ticktext[-1] == "out"
+    assert "out" not in figure.layout.xaxis.ticktext
+
+
+def test_a_guess_and_dense_layers_are_told(found):
+    enc, dec, _ = (model.told["setup"] for model in found.shown)
+    dec |= {"guessed": "there is no modules.json"}
+    enc |= {"dense": ["8 to 6, Tanh", "6 to 4, Identity"]}
+    lines = {line.label: line.cells for line in cone_runs.settings(found).lines}
+    assert lines["pooling"] == ("cls", "mean, guessed", "mean")
+    assert lines["dense layers"] == ("8 to 6, Tanh; 6 to 4, Identity", "–", "–")
 
 
 def test_the_gap_is_told_in_numbers(found):
     reading = cone.drawn(found)[0].reading
     assert "enc: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; last (4)" in reading
-    assert "dec: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; after the norm" in reading
+    assert "dec: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; output" in reading
 
 
 def test_figures_in_the_order_of_the_experiments(found):
@@ -185,7 +194,7 @@ def test_the_axis_along_the_steps(found):
     }
     assert lines["x"] == [0.1, 0.1]
     assert lines["x2"] == [0.25, 1]
-    assert figure.layout.yaxis3.ticktext == ("0", "1", "2", "3", "4", "norm")
+    assert figure.layout.yaxis3.ticktext == ("0", "1", "2", "3", "4", "out")
 
 
 def test_fits_from_elsewhere_are_open_marks(found):
