@@ -106,6 +106,12 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether this batch ends with a validation; a run that goes on from a state does not repeat that of its step."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
 class Checkpoints(L.Callback):
     """Saves the whole training state every `every` steps and at the last one.
 
@@ -130,10 +136,9 @@ class Checkpoints(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save where the schedule says so."""
-        step, loop = trainer.global_step, trainer.fit_loop
+        step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
-            # What goes on from a state does not repeat the validation of its step.
-            self._waits = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            self._waits = validation_follows(trainer)
             if not self._waits:
                 self.save(trainer)
 

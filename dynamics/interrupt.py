@@ -7,7 +7,7 @@ from types import FrameType
 
 import lightning as L
 
-from dynamics.checkpoint import Checkpoints
+from dynamics.checkpoint import Checkpoints, validation_follows
 
 
 class Interrupt(L.Callback):
@@ -37,9 +37,17 @@ class Interrupt(L.Callback):
         print("\nstopping behind this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Save and stop, if asked to and an optimiser step is complete."""
+        """Save and stop, if asked to and an optimiser step and its validation are complete."""
         moved, self._step = trainer.global_step > self._step, trainer.global_step
-        if self._asked and moved:
+        if moved and not validation_follows(trainer):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save and stop, if asked to."""
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if self._asked:
             self._checkpoints.save(trainer)
             raise KeyboardInterrupt
 

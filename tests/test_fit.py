@@ -67,11 +67,12 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     assert provenance["data"]["sha256"]
 
 
-def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkeypatch, capsys):
-    training_step, presses = LanguageModel.training_step, [6]
+@pytest.mark.parametrize("step", [4, 3])  # no state is due behind it; a state, and a validation before it
+def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkeypatch, capsys, step):
+    training_step, presses = LanguageModel.training_step, [2 * step - 2]
 
     def pressed(self, batch, index):
-        if index in presses:  # the first half of the fourth step, behind which no state is due
+        if index in presses:  # the first half of the step
             presses.clear()
             signal.raise_signal(signal.SIGINT)
         return training_step(self, batch, index)
@@ -83,10 +84,10 @@ def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkey
     assert exit_.value.code == 1
     assert signal.getsignal(signal.SIGINT) is handler
     told = capsys.readouterr()
-    assert "step-0000000004.ckpt) with --resume auto" in told.out
+    assert f"step-{step:010d}.ckpt) with --resume auto" in told.out
     assert told.err.endswith("dynamics: interrupted.\n")
     assert record.read_run("cut")["status"] == "interrupted"
-    assert states(record.CHECKPOINTS / "cut")[0].name == "step-0000000004.ckpt"
+    assert states(record.CHECKPOINTS / "cut")[0].name == f"step-{step:010d}.ckpt"
     fit(text_file, "cut", "--resume", "auto", trainer__accumulate_grad_batches=2)
     fit(text_file, "shares", trainer__accumulate_grad_batches=2)
     whole, cut = weights("shares"), weights("cut")
