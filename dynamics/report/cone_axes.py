@@ -11,9 +11,17 @@ from dynamics.report.cone_lines import Line, draw_legend, draw_line, ticks
 from dynamics.report.cone_runs import MAIN, Cone, Model, between
 from dynamics.report.drawn import Drawn
 from dynamics.report.names import number
-from dynamics.report.style import MAGNITUDE, Scale, looks, plain
+from dynamics.report.style import INK, MAGNITUDE, Scale, looks, plain
 
 COLUMNS = 4
+CKA = (
+    " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
+    "are not far more than the width. Blank: axes of different width."
+)
+TILTED = 5
+"""Names from which on they are tilted."""
+TOLD = 8
+"""Pairs that are told in numbers."""
 
 
 def axes(cone: Cone) -> Drawn | None:
@@ -45,19 +53,20 @@ def axes(cone: Cone) -> Drawn | None:
         canvas.y(divmod(i, columns), visible=False)
     bar = {**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}
     canvas.set(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": 1, "colorbar": bar})
-    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90})
+    tilted = any(len(names) >= TILTED for _, names, _ in found)
+    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90 if tilted else 46})
     figure = canvas.figure()
-    figure.update_layout(height=figure.layout.height + 44)
-    pairs = _told_pairs(cone)
+    if tilted:
+        figure.update_layout(height=figure.layout.height + 44)
     return Drawn(
         "Axes against axes",
         figure,
         "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
         "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled.",
-        pairs,
-        "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. CKA compares whole clouds of the "
-        "same sentences, also of different width; it is biased upwards where sentences are not far more than the "
-        "width. Blank: axes of different width.",
+        _told_pairs(cone),
+        "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, the "
+        "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low."
+        + (CKA if len(models) > 1 else ""),
     )
 
 
@@ -99,9 +108,11 @@ def _told_pairs(cone: Cone) -> str:
         if row["against"]:
             what = f"{names[row['subject']]} and {names[row['against']]}"
         else:
-            what = f"{names[row['subject']]}, {row['corpus'] or MAIN} and {row['against_corpus']}"
+            whose = f"{names[row['subject']]}, " if len(names) > 1 else ""
+            what = f"{whose}{row['corpus'] or MAIN} and {row['against_corpus']}"
         told.append(f"{what} {between(row)}")
-    return f"{'; '.join(told[:8])}." if told else ""
+    more = [f"{len(told) - TOLD} more"] if len(told) > TOLD else []
+    return f"{'; '.join([*told[:TOLD], *more])}." if told else ""
 
 
 def _matrix(canvas: Canvas, cell: Cell, names: Sequence[str], values: np.ndarray) -> None:
@@ -112,14 +123,24 @@ def _matrix(canvas: Canvas, cell: Cell, names: Sequence[str], values: np.ndarray
         x=labels,
         y=labels,
         z=values,
-        text=[[number(value) if np.isfinite(value) else "" for value in row] for row in values],
-        texttemplate="%{text}",
         coloraxis="coloraxis",
         hovertemplate="%{y} and %{x}: %{z:.4g}<extra></extra>",
         xgap=2,
         ygap=2,
     )
-    canvas.x(cell, showgrid=False, tickangle=0 if len(names) < 5 else 40, showline=False, ticks="")
+    known = [(i, j) for i, j in np.ndindex(values.shape) if np.isfinite(values[i, j])]
+    canvas.add(
+        cell,
+        type="scatter",
+        mode="text",
+        x=[labels[j] for _, j in known],
+        y=[labels[i] for i, _ in known],
+        text=[number(values[place]) for place in known],
+        # What plotly chooses by itself is hard to read on the middle of the scale.
+        textfont={"size": 12, "color": [INK if values[place] > 0.45 else "white" for place in known]},
+        hoverinfo="skip",
+    )
+    canvas.x(cell, showgrid=False, tickangle=0 if len(names) < TILTED else 40, showline=False, ticks="")
     canvas.y(cell, showgrid=False, autorange="reversed", showline=False, ticks="")
 
 

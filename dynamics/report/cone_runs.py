@@ -180,7 +180,7 @@ def cards(cone: Cone) -> list[Card]:
                 f"stability {between(cone.final(model, 'axis_stability', **where))}",
                 f"cosine with the mean direction {between(cone.final(model, 'axis_to_mean', **where))}",
                 f"with the uncentred axis {between(cone.final(model, 'axis_to_uncentered', **where))}",
-                f"n = {n}",
+                f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n}",
             )
             ends = tuple(
                 End(title, _texts(card.get(key)), _texts(card.get(f"{key}_tokens")))

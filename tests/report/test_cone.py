@@ -175,14 +175,20 @@ def test_figures_in_the_order_of_the_experiments(found):
 
 
 def test_matrices_have_the_stability_on_their_diagonal(found):
-    axes = next(one for one in cone.compared(found) if one.title == "Axes against axes").figure
-    by_model, cka, *by_corpus = (np.array(trace.z, dtype=float) for trace in axes.data)
+    drawn = next(one for one in cone.compared(found) if one.title == "Axes against axes")
+    maps = [trace for trace in drawn.figure.data if trace.type == "heatmap"]
+    by_model, cka, *by_corpus = (np.array(trace.z, dtype=float) for trace in maps)
     np.testing.assert_allclose(np.diag(by_model), 0.3)
     assert by_model[0, 1] == by_model[1, 0] == 0.75
     assert np.isnan(by_model[0, 2])
     np.testing.assert_allclose(np.diag(cka), 1)
     assert len(by_corpus) == 3
     np.testing.assert_allclose(by_corpus[0], [[0.3, 0.125], [0.125, 0.3]])
+    texts = [trace for trace in drawn.figure.data if trace.type == "scatter"]
+    assert set(texts[2].text) == {"0.300", "0.125"}
+    assert len(texts[0].text) == 5
+    assert "dec and enc 0.750 [0.740, 0.770]" in drawn.reading
+    assert "CKA" in drawn.caption
 
 
 def test_the_axis_along_the_steps(found):
