@@ -17,6 +17,11 @@ HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware",
 ASIDE = ("probe", "seed", "seed_everything", "source", "notes")
 """Keys, at any depth, that do not make another arm either."""
 
+NAMING = ("model", "revision", "step", "series")
+"""Facts of a scanned model that its name on the page tells."""
+SOURCES = ("text", "images", "audio")
+"""What a scan reads: the facts of a model tell of its own."""
+
 Settings = dict[str, Any]
 ALL_HEADS = [("head", "=", -1)]
 
@@ -180,11 +185,25 @@ def _entries(run: str, frame: pd.DataFrame, told: Settings) -> Iterator[_Entry]:
         yield _Entry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
 
 
-def _series(told: Settings, subject: str) -> str:
-    """The model that revisions on one step axis share, else the subject itself."""
+def _facts(told: Settings, subject: str) -> Settings:
+    """What a scan knows of one of its models; nothing where the run is no scan."""
     subjects = told.get("subjects")
     known = subjects.get(subject) if isinstance(subjects, dict) else None
-    return str((known or {}).get("series") or subject)
+    return known if isinstance(known, dict) else {}
+
+
+def _series(told: Settings, subject: str) -> str:
+    """The model that revisions on one step axis share, else the subject itself."""
+    return str(_facts(told, subject).get("series") or subject)
+
+
+def _own(told: Settings, subject: str) -> Settings:
+    """The settings of an arm: of a scan's, those that all models share and the facts of its own."""
+    facts = {key: value for key, value in _facts(told, subject).items() if key not in NAMING}
+    if not facts:
+        return told
+    shared = {key: value for key, value in (told.get("settings") or {}).items() if key not in SOURCES}
+    return {key: value for key, value in told.items() if key not in ("settings", "subjects")} | shared | facts
 
 
 def design(told: Any) -> Any:
@@ -210,7 +229,7 @@ def _arms(entries: Sequence[_Entry], told: dict[str, Settings]) -> tuple[tuple[A
     for group, name in zip(split, names, strict=True):
         runs = tuple(dict.fromkeys(entry.run for entry in group))
         seeds = tuple(dict.fromkeys(entry.seed for entry in group))
-        arms.append(Arm(name, runs, seeds, group[0].along, told[runs[0]]))
+        arms.append(Arm(name, runs, seeds, group[0].along, _own(told[runs[0]], group[-1].subject)))
         owner |= dict.fromkeys(group, arms[-1])
     return tuple(arms), owner
 

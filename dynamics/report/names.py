@@ -334,12 +334,12 @@ def capital(text: str) -> str:
 def compact(value: float) -> str:
     """A step or another position on an axis, short.
 
-    >>> [compact(v) for v in (0, 0.25, 512, 1000, 2500, 143000, 3e6)]
-    ['0', '0.25', '512', '1k', '2.5k', '143k', '3M']
+    >>> [compact(v) for v in (0, 0.25, 512, 1000, 1024, 2500, 143000, 3e6)]
+    ['0', '0.25', '512', '1k', '1024', '2.5k', '143k', '3M']
     """
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
+            return min(f"{value / size:.4g}{letter}", f"{value:.10g}", key=len)
     return f"{value:.4g}"
 
 

@@ -1,5 +1,6 @@
 """Settings, history and cost of the runs, as tables."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +26,12 @@ def settings(study: Study) -> list[Line]:
     for arm in study.arms:
         told = flatten({key: value for key, value in arm.settings.items() if key not in HISTORY})
         mine = {key: value for key, value in told.items() if not _repeats(key, value, arm.settings)}
-        flat.append({"seed": ", ".join(filter(None, arm.seeds))} | mine)
+        flat.append({"seed": ", ".join(filter(None, arm.seeds)) or arm.settings.get("seed")} | mine)
     lines = []
     for key in dict.fromkeys(key for mine in flat for key in mine):
         cells = tuple(_cell(mine.get(key)) for mine in flat)
         lines.append(Line(key, cells, len(set(cells)) > 1))
+    lines = [line for line in lines if set(line.cells) != {DASH}]
     return sorted(lines, key=lambda line: not line.differs)
 
 
@@ -39,10 +41,17 @@ def history(study: Study) -> Table:
         run: flatten({key: told[key] for key in HISTORY if key in told}) for run, told in study.runs.items()
     }
     owner = {run: arm.name for arm in study.arms for run in arm.runs}
-    lines = [Line("arm", tuple(owner.get(run, DASH) for run in flat))]
-    for key in dict.fromkeys(key for mine in flat.values() for key in mine if key != "run"):
-        lines.append(Line(key, tuple(_cell(mine.get(key)) for mine in flat.values())))
-    return Table(tuple(flat), lines)
+    arms = [Line("arm", tuple(owner.get(run, DASH) for run in flat))] if owner else []
+    return _by_run(flat, arms)
+
+
+def probed(runs: dict[str, Settings]) -> Table:
+    """Every setting of the probes among the runs: a column for each."""
+    probes = {run: told for run, told in runs.items() if told.get("kind") == "probe"}
+    aside = (*HISTORY, "kind", "designs")
+    return _by_run(
+        {run: flatten({k: v for k, v in told.items() if k not in aside}) for run, told in probes.items()}
+    )
 
 
 def cost(study: Study) -> Table:
@@ -73,6 +82,12 @@ def cost(study: Study) -> Table:
             Line(f"of it: {label}", tuple(_share(spent[run].get(part, np.nan), whole[run]) for run in runs))
         )
     return Table(tuple(runs), [line for line in lines if any(cell != DASH for cell in line.cells)])
+
+
+def _by_run(flat: dict[str, Settings], first: Sequence[Line] = ()) -> Table:
+    keys = dict.fromkeys(key for mine in flat.values() for key in mine if key != "run")
+    lines = [Line(key, tuple(_cell(mine.get(key)) for mine in flat.values())) for key in keys]
+    return Table(tuple(flat), [*first, *lines])
 
 
 def _repeats(key: str, value: object, settings: Settings) -> bool:

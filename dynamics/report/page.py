@@ -126,6 +126,7 @@ def page(study: Study) -> str:
         heading=heading,
         designs=designs,
         probed=[(Figure(*one[:5]), one.folded) for one in probe.drawn(designs)],
+        probe_settings=origin.probed(study.runs),
         scanned=scanned,
         shaped=[Figure(*one[:5]) for one in shaping.drawn(swept)],
         effects=[(sweep.name, shaping.table(sweep)) for sweep in swept],

@@ -285,7 +285,7 @@ def _draws(design: Design, rows: pd.DataFrame) -> str:
     told = design.told
     return summary.join(
         [
-            f"{rows['at'].nunique()} norms, β = 0 set apart at the left end" if (rows["at"] == 0).any() else "",
+            "at the left end β = 0, set apart" if (rows["at"] == 0).any() else "",
             f"each draw has weights, {told.get('batch')} sequences of {told.get('inputs')} inputs and a bias "
             "of its own",
             summary.intervals(rows.assign(arm=""), "bands"),

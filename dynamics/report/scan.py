@@ -139,7 +139,7 @@ def _over_depth(table: pd.DataFrame) -> Drawn | None:
         "Every model from its embeddings (0) to its last layer (1), so that depths compare.",
         f"{words(metrics[0]).title.capitalize()}: {'; '.join(told)}.",
         "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after it). "
-        "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. "
+        "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its last step. "
         "Convolutional models list stages, and their width changes on the way.",
     )
 
@@ -239,11 +239,9 @@ def _cone_and_drift(table: pd.DataFrame) -> list[Drawn]:
         titles.append(f"<b>{plain(group, 22)}</b><br><span style='color:{SOFT}'>{told}</span>")
     canvas = Canvas(1, len(groups), titles, panel=300, top=112, right=200)
     canvas.y((0, 0), title={"text": "mean cosine"})
-    positive = (wide["norm_of_mean"] > 0).all()
     for col, group in enumerate(groups):
-        canvas.x((0, col), title={"text": "norm of the mean (log)" if positive else "norm of the mean"})
-        if positive:
-            canvas.x((0, col), type="log", nticks=5)
+        values = Values.of("norm_of_mean", wide.loc[wide["group"] == group, "norm_of_mean"])
+        canvas.x((0, col), title={"text": values.title}, **values.axis())
         for key, part in wide[wide["group"] == group].groupby("key", sort=False):
             name = plain(part["name"].iloc[0], 30)
             canvas.add(

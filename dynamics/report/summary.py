@@ -40,7 +40,7 @@ def join(parts: Iterable[str]) -> str:
 def key_numbers(study: Study) -> list[Line]:
     """What to know first: size, seeds, final validation by objective, and where the geometry went."""
     lines = [
-        Line("seeds", tuple(str(len(arm.seeds)) for arm in study.arms)),
+        Line("seeds", tuple(str(len(arm.seeds)) if any(arm.seeds) else DASH for arm in study.arms)),
         Line("parameters", tuple(_count(arm.settings.get("parameters")) for arm in study.arms)),
         Line("last step", tuple(_last_step(study, arm) for arm in study.arms)),
     ]
@@ -65,7 +65,8 @@ def _quantity(study: Study, site: str, metric: str, along: str) -> list[Line]:
         peaks = tables.highest(tables.final(tables.over_seeds(table)))
         lines.append(Line(f"{title}, highest layer at the end", tuple(_peak(peaks, name) for name in names)))
     if metric == "intrinsic_dimension":
-        top = means.dropna(subset="value")
+        moved = means.groupby("arm")["at"].transform("nunique") > 1
+        top = means[moved].dropna(subset="value")
         top = top.loc[top.groupby("arm")["value"].idxmax()]
         cells = tuple(_value(top, name, interval=False, at=f" at {along}") for name in names)
         lines.append(Line(f"{title}, highest on the way", cells))
@@ -101,6 +102,8 @@ def _count(value: object) -> str:
 
 def _last_step(study: Study, arm: Arm) -> str:
     steps = study.rows[study.rows["arm"] == arm.name].groupby("run")["step"].max()
+    if steps.max() == 0:
+        return DASH  # what was never trained, or bears no step
     return f"{steps.min()}" if steps.nunique() == 1 else f"{steps.min()} to {steps.max()}"
 
 
@@ -156,7 +159,7 @@ def intervals(table: pd.DataFrame, shape: str) -> str:
     several = bool((seeds > 1).any())
     single = bool(np.isfinite(table.loc[table["arm"].map(seeds) == 1, "low"]).any())
     over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds, thin lines = seeds"
-    sampling = f"{shape} = 95 % interval of sampling error on the held-out windows"
+    sampling = f"{shape} = 95 % interval of sampling error"
     return join([over_seeds if several else "", ("One seed: " if several else "") + sampling if single else ""])
 
 

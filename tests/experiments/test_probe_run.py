@@ -146,3 +146,6 @@ def test_a_run_that_is_stopped_says_so(workplace, monkeypatch):
     assert exit_.value.code == 1
     assert told("p")["status"] == "interrupted"
     assert len(record.read("p")) == len(parts[0][1])
+    with pytest.raises(SystemExit):
+        probe("--run", "q")
+    assert not Path("checkpoints/q").exists()  # nothing was measured

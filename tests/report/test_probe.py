@@ -5,7 +5,7 @@ import pytest
 
 from dynamics import record
 from dynamics.record import NAN, Row
-from dynamics.report import page, probe, probe_designs
+from dynamics.report import origin, page, probe, probe_designs
 from dynamics.report.arms import load
 
 BETAS = (0.0, 4.0, 16.0, 64.0)
@@ -179,6 +179,16 @@ def test_a_page_of_the_probe_alone(make, tmp_path):
     assert "<h1>Untrained blocks</h1>" in html
     assert 'id="geometry"' not in html
     assert "blocks" in html.split("<title>")[1].split("</title>")[0]
+    assert '<th scope="row">arm</th>' not in html  # a probe has none
+
+
+def test_the_settings_of_a_probe_are_told(make):
+    study = load([make("p"), make("q")])
+    table = origin.probed(study.runs)
+    assert table.columns == ("p", "q")
+    told = {line.label: line.cells for line in table.lines}
+    assert told["batch"] == (str(study.runs["p"]["batch"]),) * 2
+    assert not any(label.startswith("designs") for label in told)
 
 
 def test_a_page_without_a_probe_has_no_section(twins, tmp_path):

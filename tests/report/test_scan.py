@@ -1,12 +1,14 @@
 """Models of a scan on one page."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from dynamics import record
 from dynamics.record import Row
-from dynamics.report import page, scan
+from dynamics.report import origin, page, scan, summary
 from dynamics.report.arms import load
 
 MODELS = {
@@ -43,7 +45,13 @@ def study(tmp_path):
         model, revision = subject.split("@")
         series = model if model == "pythia" else ""
         subjects[subject] = {"model": model, "revision": revision, "step": 0, "series": series, **told}
-    record.write_run(tmp_path / "s", {"run": "s", "kind": "scan", "status": "done", "subjects": subjects})
+    told = {
+        "run": "s",
+        "kind": "scan",
+        "status": "done",
+        "settings": {"seed": 3, "lines": True, "tokens": None},
+    }
+    record.write_run(tmp_path / "s", told | {"subjects": subjects})
     return load([tmp_path / "s"])
 
 
@@ -97,6 +105,38 @@ def test_revisions_of_one_model_are_one_arm(study):
     arms = {arm.name for arm in study.arms}
     assert "pythia" in arms
     assert len(arms) == 5
+
+
+def test_a_column_of_settings_tells_of_its_own_model_alone(study):
+    names = [arm.name for arm in study.arms]
+    found = {line.label: dict(zip(names, line.cells, strict=True)) for line in origin.settings(study)}
+    assert {name: int(layers) for name, layers in found["layers"].items()} == {
+        "bert@main": 12,
+        "gpt2@main": 6,
+        "vit@main": 4,
+        "resnet@main, synthetic=noise": 4,
+        "pythia": 3,
+    }
+    assert set(found["seed"].values()) == {"3"}
+    assert set(found["lines"].values()) == {"True"}
+    assert not any("@" in label or "step" in label for label in found)
+    assert "tokens" not in found  # nobody asked for a number of them
+
+
+def test_what_was_measured_once_has_no_way_and_no_step(study):
+    rows = study.rows[study.rows["arm"] != "pythia"].replace({"metric": {"mean_cosine": "intrinsic_dimension"}})
+    arms = tuple(arm for arm in study.arms if arm.name != "pythia")
+    labels = {line.label for line in summary.key_numbers(replace(study, rows=rows, arms=arms))}
+    assert "Intrinsic dimension (residual stream)" in labels
+    assert not any("on the way" in label or label in ("seeds", "last step") for label in labels)
+    lines = {line.label: line.cells for line in summary.key_numbers(study)}
+    assert lines["last step"] == tuple("512" if arm.name == "pythia" else summary.DASH for arm in study.arms)
+
+
+def test_norms_that_span_decades_have_round_ticks(study):
+    figure = next(one for one in scan.drawn(study) if one.title == "Cone against drift").figure
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["1", "10", "100"]
 
 
 def test_the_page_of_a_scan(study, tmp_path):

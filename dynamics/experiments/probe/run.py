@@ -50,7 +50,7 @@ def probe(settings: Settings, run: str | None = None) -> Path:
                 for rows in filter(None, sweep.rows(advance)):
                     record.write(0, rows, part=repr(rows[0][:8]))
     except BaseException as error:
-        if isinstance(error, Refusal):
+        if isinstance(error, Refusal) or not record.folder.exists():
             shutil.rmtree(folder)
         else:
             _finish(folder, described, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
