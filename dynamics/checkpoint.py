@@ -100,10 +100,16 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
             name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied
         }
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        _flush(temporary / "model.safetensors")
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def validation_follows(trainer: L.Trainer) -> bool:
@@ -126,13 +132,18 @@ class Checkpoints(L.Callback):
         self._waits = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run starts, whose state is not written again; forget what lies beyond."""
+        """Remember where the run starts, and forget what lies beyond or is half written."""
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            for path in [*states(folder), *(folder / "weights").glob("step-*")]:
-                if int(path.stem.split("-")[1]) > self._saved:
-                    path.unlink() if path.is_file() else shutil.rmtree(path)
+            beyond = (
+                path
+                for path in (*states(folder), *(folder / "weights").glob("step-*"))
+                if int(path.stem.split("-")[1]) > self._saved
+            )
+            killed = (path for room in ("state", "weights") for path in (folder / room).glob(".step-*.tmp"))
+            for path in (*beyond, *killed):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save where the schedule says so."""
@@ -159,8 +170,7 @@ class Checkpoints(L.Callback):
         temporary = path.with_name(f".{path.name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _flush(temporary)
             temporary.replace(path)
             for old in states(folder)[KEPT:]:
                 old.unlink()

@@ -92,8 +92,9 @@ def gather_config(options: Options) -> dict[str, Any]:
         sizes = paths[0].parent / "sizes"
         path = sizes / f"{options.size}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml"))) or f"none in {sizes}/"
-            raise Refusal(f"there is no size {options.size}: choose one of {known}.")
+            known = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml")))
+            hint = f"choose one of {known}." if known else f"there are none in {sizes}/."
+            raise Refusal(f"there is no size {options.size}: {hint}")
         paths.append(path)
     config: dict[str, Any] = {}
     for path in paths:

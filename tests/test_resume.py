@@ -86,6 +86,17 @@ def test_what_an_attempt_without_a_state_wrote_is_forgotten(here, text_file, run
     assert_same("a", "b")
 
 
+def test_going_on_forgets_what_a_kill_left_half_written(text_file, run):
+    half = [
+        state_path(run, 5).with_name(".step-0000000005.ckpt.tmp"),
+        run / "weights" / ".step-0000000004.9.tmp",
+    ]
+    half[0].write_bytes(b"half")
+    (half[1] / "inside").mkdir(parents=True)
+    fit(text_file, "a", "--resume", "auto", trainer__max_steps=7, model__final_learning_rate=1.0)
+    assert not any(path.exists() for path in half)
+
+
 def test_going_on_from_before_the_end_forgets_the_states_and_weights_behind_it(here, text_file, run):
     fit(text_file, "a", "--resume", str(state_path(run, 3)), trainer__max_steps=5, checkpoints__every=1)
     assert [path.name for path in states(run)] == ["step-0000000005.ckpt", "step-0000000004.ckpt"]
