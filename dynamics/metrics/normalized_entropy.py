@@ -13,7 +13,8 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
         that see one key are left out.
     Range: 0 (one key takes all) to 1 (uniform); no unit.
     Source: the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum.
-    Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones.
+    Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by
+        a moderate number (Swin: -100) in place of its type's least count as seen.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
