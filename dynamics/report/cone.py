@@ -163,8 +163,8 @@ def _similarity(cone: Cone) -> Drawn | None:
         "Left: do sentences that are alike in the end stand close already? Rank correlation of all pairwise cosines at "
         "a layer with those of the last.",
         f"Against the scores, last layer: {told}." if told else "",
-        f"{DEPTHS} The model's own pooling, nothing subtracted. Bands: 95 % interval over resampled sentences "
-        "or pairs.",
+        f"{DEPTHS} It stands one place behind the model's last layer. The model's own pooling, nothing subtracted. "
+        "Bands: 95 % interval over resampled sentences or pairs.",
     )
 
 

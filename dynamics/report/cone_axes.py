@@ -18,8 +18,10 @@ CKA = (
     " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
     "are not far more than the width. Blank: axes of different width."
 )
-TILTED = 5
-"""Names from which on they are tilted."""
+LETTERS = 110
+"""Letters that fit under all the panels of a row; longer names are tilted."""
+LONGEST = 18
+"""Letters of a name at most."""
 TOLD = 8
 """Pairs that are told in numbers."""
 
@@ -46,17 +48,18 @@ def axes(cone: Cone) -> Drawn | None:
     size = max(150, 44 * max(len(names) for _, names, _ in found))
     titles = [f"<b>{title}</b>" for title, _, _ in found]
     canvas = Canvas(lines, columns, titles, panel=size, gap=130, top=64, right=90, between=0.14, share_y=False)
+    tilted = [_letters(names) > LETTERS / columns for _, names, _ in found]
     for i, (_, names, values) in enumerate(found):
-        _matrix(canvas, divmod(i, columns), names, values)
+        _matrix(canvas, divmod(i, columns), names, values, 40 if tilted[i] else 0)
     for i in range(len(found), lines * columns):
         canvas.x(divmod(i, columns), visible=False)
         canvas.y(divmod(i, columns), visible=False)
     bar = {**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}
     canvas.set(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": 1, "colorbar": bar})
-    tilted = any(len(names) >= TILTED for _, names, _ in found)
-    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90 if tilted else 46})
+    below = any(tilted[(lines - 1) * columns :])
+    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90 if below else 46})
     figure = canvas.figure()
-    if tilted:
+    if below:
         figure.update_layout(height=figure.layout.height + 44)
     return Drawn(
         "Axes against axes",
@@ -115,8 +118,13 @@ def _told_pairs(cone: Cone) -> str:
     return f"{'; '.join([*told[:TOLD], *more])}." if told else ""
 
 
-def _matrix(canvas: Canvas, cell: Cell, names: Sequence[str], values: np.ndarray) -> None:
-    labels = [plain(name, 18) for name in names]
+def _letters(names: Sequence[str]) -> int:
+    """Letters that names take side by side, each in the room of the longest."""
+    return len(names) * (2 + max(min(len(name), LONGEST) for name in names))
+
+
+def _matrix(canvas: Canvas, cell: Cell, names: Sequence[str], values: np.ndarray, angle: int) -> None:
+    labels = [plain(name, LONGEST) for name in names]
     canvas.add(
         cell,
         type="heatmap",
@@ -140,7 +148,7 @@ def _matrix(canvas: Canvas, cell: Cell, names: Sequence[str], values: np.ndarray
         textfont={"size": 12, "color": [INK if values[place] > 0.45 else "white" for place in known]},
         hoverinfo="skip",
     )
-    canvas.x(cell, showgrid=False, tickangle=0 if len(names) < TILTED else 40, showline=False, ticks="")
+    canvas.x(cell, showgrid=False, tickangle=angle, showline=False, ticks="")
     canvas.y(cell, showgrid=False, autorange="reversed", showline=False, ticks="")
 
 

@@ -1,5 +1,7 @@
 """The cone on the page."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -189,6 +191,18 @@ def test_matrices_have_the_stability_on_their_diagonal(found):
     assert len(texts[0].text) == 5
     assert "dec and enc 0.750 [0.740, 0.770]" in drawn.reading
     assert "CKA" in drawn.caption
+
+
+def test_long_names_are_tilted_and_short_ones_are_not(found):
+    figure = next(one for one in cone.compared(found) if one.title == "Axes against axes").figure
+    angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
+    assert angles == [0, 0, 0]
+    long = tuple(replace(model, name=f"{model.name}-of-a-long-name") for model in found.models)
+    figure = next(
+        one for one in cone.compared(replace(found, models=long)) if one.title == "Axes against axes"
+    ).figure
+    angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
+    assert angles == [40, 40, 0]
 
 
 def test_the_axis_along_the_steps(found):
