@@ -320,6 +320,8 @@ def evaluate(verb: str, options: Options) -> None:
         cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
     )
     _leave_group()
+    if rank_zero_only.rank != 0:
+        return
     values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     step = read_state(state, cli.model.network)["global_step"]
     condition = "split=test" if verb == "test" else ""

@@ -68,6 +68,11 @@ class Corpus:
     path: Path = field(repr=False)
     byte_splits: dict[str, slice] = field(repr=False)
 
+    @property
+    def tokens_per_character(self) -> float:
+        """1 for a vocabulary of characters, above it for bytes where the text is more than ASCII."""
+        return len(self.ids) / self.counts["characters"]
+
     def text(self, split: str = "") -> str:
         """The clean text of one split, or all of it."""
         utf8 = np.memmap(self.path, dtype=np.uint8, mode="r")

@@ -210,7 +210,7 @@ class CharData(L.LightningDataModule):
                 "sha256": text.sha256,
                 "recipe": text.recipe,
                 "notes": text.notes,
-                "characters": len(text.ids),
+                "characters": text.counts["characters"],
                 "vocabulary": text.vocabulary.size,
                 **{name: split.stop - split.start for name, split in text.splits.items()},
                 "compressors": compressors,
@@ -220,8 +220,9 @@ class CharData(L.LightningDataModule):
 
     def headline(self) -> str:
         """The data in a line."""
-        vocabulary = self.text.vocabulary.size
-        return f"corpus {self.text.source}: {len(self.text.ids):,} characters, vocabulary {vocabulary}"
+        text = self.text
+        characters, vocabulary = text.counts["characters"], text.vocabulary
+        return f"corpus {text.source}: {characters:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
 
     def save(self, folder: Path) -> None:
         """Put the vocabulary beside the run."""

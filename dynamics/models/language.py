@@ -142,10 +142,14 @@ class LanguageModel(ShapedModule):
                 dropout=hparams.dropout,
                 pad_token_id=vocabulary.pad_id,
             ),
-            {"mask_id": vocabulary.mask_id, "characters": vocabulary.size},
+            {
+                "mask_id": vocabulary.mask_id,
+                "characters": vocabulary.size,
+                "per_character": data.text.tokens_per_character,
+            },
         )
 
-    def _build(self, config: CharTransformerConfig, tokens: dict[str, int]) -> None:
+    def _build(self, config: CharTransformerConfig, tokens: dict[str, float]) -> None:
         with torch.random.fork_rng(devices=[]):
             # Not the global generator: twins must start from equal weights whatever was drawn before.
             torch.manual_seed(self.hparams.seed)
@@ -223,7 +227,7 @@ class LanguageModel(ShapedModule):
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
         """Bits per character beside the nats: the task's, whatever a regulariser adds."""
-        return {**values, "bits_per_character": values.get("task_loss", values["loss"]) / math.log(2)}
+        return {**values, "bits_per_character": self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and bits per character over fixed windows (and fixed masks)."""
@@ -235,4 +239,8 @@ class LanguageModel(ShapedModule):
         """Mean loss in nats and in bits per character."""
         loss = self._mean.compute()
         self._mean.reset()
-        return {"loss": loss, "bits_per_character": loss / math.log(2)}
+        return {"loss": loss, "bits_per_character": self._bits(loss)}
+
+    def _bits(self, loss: Any) -> Any:
+        """Nats a token to bits a character, of which one may be several bytes."""
+        return loss / math.log(2) * self._tokens["per_character"]

@@ -55,6 +55,8 @@ def test_a_dump(dump: Path):
 def test_splits_cut_by_position_at_the_same_character(dump: Path):
     characters, octets = quietly(dump), quietly(dump, "bytes")
     total = len(characters.text())
+    assert characters.tokens_per_character == 1
+    assert octets.tokens_per_character == len(octets.text().encode()) / total > 1
     ends = [(split.start, split.stop) for split in characters.splits.values()]
     assert ends == [(0, total * 90 // 100), (total * 90 // 100, total * 95 // 100), (total * 95 // 100, total)]
     for name, split in octets.splits.items():

@@ -20,7 +20,8 @@ CHARACTERS, MASK, PAD = 20, 20, 21
 def data(context=16):
     vocabulary = SimpleNamespace(tokens=list(range(22)), size=CHARACTERS, mask_id=MASK, pad_id=PAD)
     return SimpleNamespace(
-        text=SimpleNamespace(vocabulary=vocabulary), hparams=SimpleNamespace(context=context)
+        text=SimpleNamespace(vocabulary=vocabulary, tokens_per_character=1.5),
+        hparams=SimpleNamespace(context=context),
     )
 
 
@@ -87,6 +88,13 @@ def test_mlm_loss_is_the_cross_entropy_at_masked_positions_only():
     chosen = torch.zeros_like(ids, dtype=torch.bool).scatter(1, positions, True)
     expected = nn.functional.cross_entropy(logits[chosen], ids[chosen])
     assert made.training_step(given_batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bits_are_those_of_a_character_whatever_the_tokens_are():
+    made = model()
+    assert made.train_values({"loss": math.log(2)})["bits_per_character"] == pytest.approx(1.5)
+    made._mean.update(math.log(2))
+    assert float(made.evaluation("validation")["bits_per_character"]) == pytest.approx(1.5)
 
 
 def test_initial_weights_depend_on_the_seed_alone():
