@@ -256,6 +256,23 @@ def test_two_folders_of_one_name_are_told_apart_by_a_link(workplace, lines, caps
     assert set(frame["subject"]) == {"model@local", "other@local"}
 
 
+def test_a_scan_that_is_killed_at_its_first_model_goes_on(workplace, lines, monkeypatch):
+    killed = Path("killed")
+
+    def kill(*_, **__):
+        shutil.copytree("checkpoints/r", killed)  # what a kill at this moment would leave
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dynamics.experiments.scan.loop.measure", kill)
+        with pytest.raises(SystemExit):
+            scan("random:bert", "--text", lines)
+    assert not Path("checkpoints/r").exists()
+    killed.rename("checkpoints/r")
+    _, told = scan("random:bert", "--text", lines, "--resume", "auto")
+    assert (told["status"], list(told["subjects"])) == ("done", ["random:bert@seed0"])
+
+
 def test_missing_weights_are_never_made_up(workplace, lines, capsys):
     from safetensors.torch import load_file, save_file
 

@@ -138,12 +138,13 @@ def pictures(folder, count=3):
     return folder
 
 
-def test_images_are_read_and_the_damaged_ones_named(workplace, capsys):
+def test_images_are_read_and_the_damaged_ones_named(workplace, capsys, caplog):
     folder = pictures(workplace / "images")
     (folder / "torn.jpg").write_bytes(b"\xff\xd8 nothing")
     (folder / "notes.txt").write_text("no image")
     path = save("vit", workplace / "vit")
     frame, told = scan(path, "--images", folder)
+    assert "vit brings no processor" in caplog.text
     facts = told["subjects"]["vit@local"]["input"]
     assert (facts["inputs"], facts["skipped"], list(facts["unreadable"])) == (3, 1, ["torn.jpg"])
     assert (frame["condition"] == "").all()

@@ -46,6 +46,7 @@ def scan(options: Options) -> Path:
     record = Record(folder)
     references = References(suite, options, subjects, waiting)
     with telling(folder, told), progress(len(waiting)) as advance:
+        write_run(folder, told)  # before any row: whenever it is killed, it can go on
         for subject in waiting:
             gc.collect()  # the model before this one
             rows = _one(subject, options, suite, sources, record, name, references, told, advance)

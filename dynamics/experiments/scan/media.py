@@ -1,5 +1,6 @@
 """Images and clips: folders of files, or noise, through the processor of the model."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from dynamics.experiments.scan.inputs import NOISE, Batches, Source, chunks, dig
 from dynamics.experiments.scan.loading import Loaded
 from dynamics.experiments.scan.options import Options
 from dynamics.models import hub
+
+log = logging.getLogger(__name__)
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 AUDIO = frozenset({".wav", ".flac", ".ogg", ".mp3"})
@@ -200,6 +203,11 @@ def _fetch(kind: Any, loaded: Loaded, what: str) -> Any:
     return hub.fetch(kind.from_pretrained, loaded.source, name=name, trust_remote_code=loaded.trusted)
 
 
+def _warn_of(default: str, loaded: Loaded) -> None:
+    if loaded.source:
+        log.warning("%s brings no processor, so its inputs are made by default: %s", loaded.source, default)
+
+
 def _image_processor(loaded: Loaded) -> tuple[Any, str]:
     if loaded.encode is not None:
         return None, "the module's own"
@@ -212,7 +220,9 @@ def _image_processor(loaded: Loaded) -> tuple[Any, str]:
 
     size = getattr(loaded.config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else size
-    return ViTImageProcessor(size={"height": height, "width": width}), f"{height} x {width}, scaled to -1..1"
+    told = f"{height} x {width}, scaled to -1..1"
+    _warn_of(told, loaded)
+    return ViTImageProcessor(size={"height": height, "width": width}), told
 
 
 def _extractor(loaded: Loaded) -> tuple[Any, str]:
@@ -235,4 +245,5 @@ def _extractor(loaded: Loaded) -> tuple[Any, str]:
 
         masked = getattr(loaded.config, "feat_extract_norm", "layer") == "layer"
         extractor = Wav2Vec2FeatureExtractor(return_attention_mask=masked)
+    _warn_of(type(extractor).__name__, loaded)
     return extractor, f"{type(extractor).__name__} by default"

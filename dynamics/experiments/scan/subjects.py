@@ -47,10 +47,10 @@ class Subject:
 def step_of(text: str) -> int | None:
     """The training step that a revision or a name ends with; None where it tells none.
 
-    >>> [step_of(text) for text in ("step512", "multiberts-seed_0-step_20k", "step-0000000004", "main")]
-    [512, 20000, 4, None]
+    >>> [step_of(text) for text in ("step512", "multiberts-seed_0-step_20k", "checkpoint-0500", "main")]
+    [512, 20000, 500, None]
     """
-    match = re.search(r"step[_-]?(\d+)([km]?)(?![\da-z])", text.lower())
+    match = re.search(r"(?:step|checkpoint)[_-]?(\d+)([km]?)(?![\da-z])", text.lower())
     return int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]] if match else None
 
 
