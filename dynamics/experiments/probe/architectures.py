@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrained
 
 from dynamics.capture import AttentionCall, capture
 from dynamics.errors import Refusal
-from dynamics.experiments.probe.blocks import OnAttention, OnStates
+from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
 from dynamics.experiments.probe.design import Design
 from dynamics.measure import exact
 from dynamics.models import transformer as _registers_ours  # noqa: F401
@@ -43,7 +43,7 @@ class Architecture:
             self._config = _config(self._name, design, depth)
             self._model = self._build(0).to(device)
             self._learn()
-            self.run([0], torch.zeros(1, 1, 2, *self.shape, device=device), _ignore, _ignore)
+            self.run([0], torch.zeros(1, 1, 2, *self.shape, device=device), ignore, ignore)
 
     def run(
         self, seeds: Sequence[int], x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0
@@ -138,10 +138,6 @@ class Architecture:
                 f"({what or type(error).__name__}): choose another width, another number of heads, or another "
                 "architecture."
             ) from error
-
-
-def _ignore(*_: Any) -> None:
-    pass
 
 
 @contextmanager

@@ -46,6 +46,10 @@ LeCun et al. (1998), which is 1/d within the attention; Yang et al. (2203.03466,
 residual branches of Yang et al. (2310.02244)."""
 
 
+def ignore(*_: object) -> None:
+    """Hears what passes through the blocks, and does nothing."""
+
+
 def generator(seed: int, what: object) -> torch.Generator:
     """Random numbers that depend on the seed and on what they are for, and on nothing else."""
     digest = hashlib.sha256(f"{seed}/{what}".encode()).digest()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
-from dynamics.experiments.probe.blocks import OnAttention, OnStates, direction, draw, generator
+from dynamics.experiments.probe.blocks import OnAttention, OnStates, direction, draw, generator, ignore
 from dynamics.experiments.probe.design import Design, Settings
 from dynamics.experiments.probe.meter import Meter, Quantities, biased
 from dynamics.record import Row
@@ -104,7 +104,7 @@ class Sweep:
     def _biased_attention(self, seed: int) -> list[Row]:
         """The first block's attention, inputs unbiased, with biases on its queries and keys."""
         calls: list[AttentionCall] = []
-        self._blocks.run([seed], self._inputs([seed]), _ignore, calls.append, depth=1)
+        self._blocks.run([seed], self._inputs([seed]), ignore, calls.append, depth=1)
         calls = [call for call in calls if call.layer == 1]
         signs = [(place, beta) for place in self._direct for beta in self._settings.betas]
         cells = [self._cell(seed, beta, place) for place, beta in signs]
@@ -117,7 +117,3 @@ class Sweep:
                 grouped = on_query.repeat_interleave(call.groups, 0)
                 meter.on_cell(i, call.layer, biased(call, grouped, on_key))
         return meter.rows()
-
-
-def _ignore(*_: object) -> None:
-    pass
