@@ -19,7 +19,7 @@ VERBS = {
     "sweep": "run `fit` for every value and seed of a sweep",
     "report": "draw one page that compares runs",
 }
-UNWRITABLE = {
+UNUSABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
@@ -54,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise Refusal(f"there is no verb {argv[0]}: {hint}")
         _verb(argv[0])(argv[1:])
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in UNUSABLE:
             raise
         where = error.filename or "the disk"
         print(
-            f"dynamics: cannot write {where}: {error.strerror}; make room or choose another place.",
+            f"dynamics: cannot use {where}: {error.strerror}; mend that, or choose another place.",
             file=sys.stderr,
         )
         sys.exit(2)

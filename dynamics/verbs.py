@@ -65,9 +65,7 @@ def scan(argv: Sequence[str]) -> None:
     from dynamics.experiments import scan as experiment
 
     folder = experiment.scan(experiment.Options(**vars(args)))
-    from dynamics.report import page
-
-    print(f"report: {page.write([folder], folder / 'report.html')}")
+    _draw([folder], folder / "report.html")
 
 
 def _loading(add: Callable[..., Any]) -> None:
@@ -113,9 +111,7 @@ def cone(argv: Sequence[str]) -> None:
     from dynamics.experiments import cone as experiment
 
     folder = experiment.cone(experiment.Options(**vars(args)))
-    from dynamics.report import page
-
-    print(f"report: {page.write([folder], folder / 'report.html')}")
+    _draw([folder], folder / "report.html")
 
 
 def probe(argv: Sequence[str]) -> None:
@@ -136,9 +132,7 @@ def probe(argv: Sequence[str]) -> None:
     from dynamics.experiments.probe.run import probe as experiment
 
     folder = experiment(settings, run)
-    from dynamics.report import page
-
-    print(f"report: {page.write([folder], folder / 'report.html')}")
+    _draw([folder], folder / "report.html")
 
 
 def sweep(argv: Sequence[str]) -> None:
@@ -160,9 +154,8 @@ def sweep(argv: Sequence[str]) -> None:
     complete, failed = experiment.sweep(args.config, name, args.launcher, args.dry_run, more)
     if complete:
         from dynamics.record import CHECKPOINTS
-        from dynamics.report import page
 
-        print(f"report: {page.write(complete, CHECKPOINTS / name / 'report.html')}")
+        _draw(complete, CHECKPOINTS / name / "report.html")
     if failed:
         said = "; ".join(f"{run}: {line}" for run, line in failed.items())
         raise Failure(f"{len(failed)} runs of {name} failed ({said})")
@@ -174,6 +167,10 @@ def report(argv: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", help="names under checkpoints/, or paths")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
     args = parser.parse_args(list(argv))
+    _draw(args.runs, args.out)
+
+
+def _draw(runs: Sequence[str | Path], out: Path) -> None:
     from dynamics.report import page
 
-    print(f"report: {page.write(args.runs, args.out)}")
+    print(f"report: {page.write(runs, out)}")
