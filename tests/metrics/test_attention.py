@@ -74,7 +74,7 @@ def test_float32_is_near_float64(factor):
         expected[dtype] = measured(Attention(call, batch.windows), NAMES[:4])
     for name in NAMES[:4]:
         a, b = (expected[dtype][name].value for dtype in (torch.float32, torch.float64))
-        np.testing.assert_allclose(a, b, atol=1e-5 * factor)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_functions_of_the_probabilities():
