@@ -63,7 +63,8 @@ class Monitor(L.Callback):
 
     def steps(self, last: int) -> Plan:
         """The steps of every metric in a run of `last` updates: the plan's, or the schedules'."""
-        return {**self.suite.steps(self.schedule, last), **(self.plan or {})}
+        wanted, planned = self.suite.steps(self.schedule, last), self.plan or {}
+        return {name: planned.get(name, steps) for name, steps in wanted.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """What drift is measured against, the time spent, and the plan."""

@@ -76,6 +76,13 @@ def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
     assert measured("b", "anisotropy") == stored["anisotropy"]
 
 
+def test_a_plan_that_knows_more_metrics_than_the_run(workplace, text_file):
+    path = workplace / "plan.json"
+    path.write_text(json.dumps({"anisotropy": [0, 4, 6], "kurtosis": [0, 3, 6]}))
+    fit(text_file, "a", metrics="[anisotropy]", monitor__plan=path)
+    assert measured("a", "anisotropy") == [0, 4, 6]
+
+
 @pytest.mark.parametrize("settings", [{"monitor__max_overhead": 0}, {"monitor__plan": "nowhere.json"}])
 def test_nonsense_is_refused(workplace, text_file, capsys, settings):
     with pytest.raises(SystemExit) as exit_:
