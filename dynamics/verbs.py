@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from dynamics.config import refuse_parsing
+from dynamics.config import read_config, refuse_parsing, split_options
 from dynamics.errors import Failure, Refusal
 
 
@@ -126,6 +126,8 @@ def probe(argv: Sequence[str]) -> None:
         "--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)"
     )
     parser.add_class_arguments(Settings)
+    for config in split_options(argv).configs:
+        read_config(Path(config))  # names the file where it is no configuration
     args = parser.parse_args(list(argv)).as_dict()
     run, _ = args.pop("run"), args.pop("config")
     settings = Settings(**args)

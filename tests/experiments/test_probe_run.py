@@ -104,8 +104,9 @@ def test_a_sweep_of_designs_is_compared(workplace):
         (["--metrics", "[isotropy]"], "no metric named isotropy"),
         (["--width", "wide"], "width must be int"),
         (["--widht", "3"], "did you mean width"),
-        (["--config", "missing.yaml"], "missing.yaml"),
-        (["--run"], "dynamics: argument --run: expected one argument."),
+        (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
+        (["--config", __file__], "test_probe_run.py is not valid YAML"),
+        (["--run"], "--run needs a value."),
         (["--batch", str(10**13)], "try --batch 5000000000000."),
     ],
 )
