@@ -124,7 +124,9 @@ class Meter:
             self.feed("attention", call.layer, Attention(call, self.windows(len(call.query))))
 
     def feed(self, site: str, layer: int, batch: States | Pair | Attention | Weights) -> None:
-        """Update every metric of a site and layer."""
+        """Update every metric of a site and layer; a batch of padding alone holds nothing."""
+        if isinstance(batch, States | Pair) and not len(batch.windows):
+            return
         key = (site, layer)
         if key not in self._members:
             self._members[key] = [_Budgeted(group, budget) for group, budget in self._suite.build(site)]

@@ -152,6 +152,17 @@ def test_padding_does_not_count():
     assert {row.n for row in one.rows if row.metric == "anisotropy"} == {int(mask.sum())}
 
 
+def test_a_batch_of_padding_alone_does_not_count():
+    network = model(is_causal=False)
+    given = [{**batch, "attention_mask": torch.ones_like(batch["input_ids"])} for batch in batches()]
+    padding = {**given[0], "attention_mask": torch.zeros_like(given[0]["input_ids"])}
+    spec = {**dict.fromkeys(CHEAP), "intrinsic_dimension": {"max_tokens": 200}}
+    expected = table(measure(network, given, spec))
+    assert table(measure(network, [*given[:1], padding, *given[1:]], spec)) == pytest.approx(
+        expected, nan_ok=True
+    )
+
+
 def test_drift_starts_at_zero_and_needs_a_reference():
     network = model()
     first = measure(network, batches(), ["drift"], references={})
