@@ -1,6 +1,7 @@
 """The experiment: every model reads every corpus once; then models are set against one another."""
 
 import gc
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from dynamics.experiments.scan.subjects import Subject, expand
 from dynamics.provenance import provenance
 from dynamics.record import CHECKPOINTS, Record, Row, write_run
 from dynamics.suite import Suite
+
+log = logging.getLogger(__name__)
 
 METRICS = (
     *("mean_cosine", "anisotropy", "anisotropy_uncentered", "norm_of_mean", "mean_norm", "isoscore"),
@@ -55,6 +58,8 @@ def cone(options: Options) -> Path:
     told = _begin(folder, options, suite, corpora, pairs)
     known = [name for name in told["subjects"] if kept.path(folder, name).is_file()]
     setups = {subject: _setup(subject, options) for subject in subjects if subject.name not in known}
+    for note in dict.fromkeys(note for subject, how in setups.items() for note in how.notes(subject.model)):
+        log.warning(note)
     count_known(folder, len(subjects), len(setups))
     with telling(folder, told):
         found = [kept.again(folder, name, told["subjects"][name], options.seed) for name in known]

@@ -6,8 +6,7 @@ weights.
 """
 
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from typing import Any
 from dynamics.errors import Refusal
 from dynamics.experiments.cone.dense import Dense, dense
 from dynamics.experiments.cone.pooling import MODES
-
-log = logging.getLogger(__name__)
 
 _KEYS = {
     "pooling_mode_mean_tokens": "mean",
@@ -63,6 +60,13 @@ class Setup:
         text = self.prompt + sentence
         return text.lower() if self.lower else text
 
+    def notes(self, model: str) -> Iterator[str]:
+        """What is to be said of the model that goes by this name: a sentence for a guess, one for what is left out."""
+        if self.guessed:
+            yield f"{model}: how it pools is guessed to be the mean ({self.guessed}); say --pooling if you know"
+        if self.left_out:
+            yield f"{model}: vectors are taken before {', '.join(self.left_out)}, which is not applied"
+
     def facts(self) -> dict[str, Any]:
         """For the record: layers in words."""
         return {**asdict(self), "dense": [str(layer) for layer in self.dense]}
@@ -76,8 +80,6 @@ def setup(
     normalize: bool | None = None,
 ) -> Setup:
     """The setup of a model that lies at `source` (a folder or a hub name), with what was asked for instead.
-
-    A mode that had to be guessed, and a module that is not applied, are logged.
 
     Args:
         source: empty for a model without files.
@@ -106,16 +108,11 @@ def setup(
     if source and pooling is None and not isinstance(configured, dict):
         missing = pooled or "pooling in its modules.json" if modules else "modules.json"
         guessed = f"there is no {missing}"
-        log.warning(
-            "%s: how it pools is guessed to be the mean (%s); say --pooling if you know", source, guessed
-        )
     if not modules:
         return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
     prompts = _mapping(_json(find, "config_sentence_transformers.json"))
     limits = _mapping(_json(find, "sentence_bert_config.json"))
     layers, left_out = _behind(find, kinds)
-    if left_out:
-        log.warning("%s: vectors are taken before %s, which is not applied", source, ", ".join(left_out))
     return Setup(
         pooling or _mode(source, _mapping(configured)),
         "Normalize" in dict(kinds) if normalize is None else normalize,

@@ -410,6 +410,19 @@ def refused_again(capsys, *words):
     return capsys.readouterr().err
 
 
+def test_a_guess_is_said_once_for_all_revisions_and_recorded(lines, caplog):
+    for name in ("step1", "step2"):
+        build("bert").save_pretrained(Path("series") / name)
+    words = ["series", "--revisions", "all", "--sentences", lines, "--tokenizer", "bytes"]
+    _, told = cone(*words)
+    (said,) = [record.message for record in caplog.records if "guessed" in record.message]
+    assert said.startswith("series: how it pools is guessed to be the mean (there is no modules.json)")
+    assert {mine["setup"]["guessed"] for mine in told["subjects"].values()} == {"there is no modules.json"}
+    caplog.clear()
+    cone(*words, "--pooling", "cls", run="asked")
+    assert "guessed" not in caplog.text
+
+
 def test_models_are_added_to_a_run(lines):
     """They are compared with those that the record has, although these are not named again."""
     berts("one", "two")
