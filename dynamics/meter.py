@@ -40,14 +40,21 @@ class _Budgeted:
             return None
         if isinstance(batch, Attention):
             tokens = batch.call.valid.sum(1).cumsum(0)
-            rows = int((tokens < room).sum()) + 1
-            self.seen += int(tokens[:rows][-1])
+            rows = _behind(batch.windows, int((tokens < room).sum()))
+            self.seen += int(tokens[rows - 1])
             return Attention(_rows(batch.call, rows), batch.windows[:rows])
-        # Tokens come window by window: cut behind the window that fills the budget.
-        filling = batch.windows == batch.windows[min(room, len(batch.windows)) - 1]
-        stop = int(filling.nonzero()[-1]) + 1
+        stop = _behind(batch.windows, room - 1)
         self.seen += stop
         return type(batch)(*(part[:stop] for part in batch))
+
+
+def _behind(windows: Tensor, place: int) -> int:
+    """Where the window at `place` ends, or all of them: what is of one window stands together.
+
+    >>> _behind(torch.tensor([7, 7, 3, 3, 5]), 2)
+    4
+    """
+    return int((windows == windows[min(place, len(windows) - 1)]).nonzero()[-1]) + 1
 
 
 def _rows(call: AttentionCall, rows: int) -> AttentionCall:

@@ -15,6 +15,7 @@ from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.mean_cosine import mean_cosine
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig, CharTransformerLM
 from dynamics.suite import Suite
+from tests.capture.zoo import build
 
 CHEAP = ["anisotropy", "mean_cosine", "entropy", "drift", "qk_alignment"]
 
@@ -184,6 +185,13 @@ def test_a_token_budget_takes_whole_windows_and_is_blind_to_batching():
     assert counts["residual", "mean_cosine"] == 12 * 32
     assert counts["attention", "entropy"] == 128
     assert table(one) == pytest.approx(table(other), rel=1e-4)
+
+
+def test_a_budget_keeps_the_local_windows_of_an_image_together():
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    rows = measure(build("swin"), [{"pixel_values": images}], {"entropy": {"max_tokens": 1}}).rows
+    whole = measure(build("swin"), [{"pixel_values": images[:1]}], ["entropy"]).rows
+    assert [row.n for row in rows] == [row.n for row in whole]
 
 
 def test_pairs_of_layers():
