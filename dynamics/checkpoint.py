@@ -154,8 +154,8 @@ class Checkpoints(L.Callback):
                 self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the state that waited for the validation."""
-        if self._waits:
+        """Save the state that waited for the validation, or that a limit of time stops the run at."""
+        if self._waits or trainer.should_stop:
             self._waits = False
             self.save(trainer)
 

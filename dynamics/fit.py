@@ -299,7 +299,7 @@ def fit(options: Options) -> None:
     _leave_group()
     if not is_first:
         return
-    _finish(folder, described, "done")
+    _finish(folder, described, "done" if cli.trainer.global_step >= cli.trainer.max_steps else "stopped")
     print(f"run {folder.name} is in {folder}/; draw it with: dynamics report {folder.name}")
 
 

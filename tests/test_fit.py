@@ -12,8 +12,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from dynamics import record
 from dynamics.checkpoint import states
+from dynamics.config import read_config
 from dynamics.models.language import LanguageModel
-from tests.runs import fit
+from tests.runs import CONFIGS, fit
 
 
 def weights(run):
@@ -133,6 +134,13 @@ def test_the_monitor_does_not_touch_the_training(here, text_file, config):
         for run in ("often", "seldom")
     ]
     assert loss[0] == loss[1]
+
+
+def test_the_configurations_of_twins_differ_in_mask_and_objective_alone():
+    twins = [read_config(CONFIGS / f"{name}.yaml") for name in ("decoder", "encoder", "causal-mlm")]
+    switches = [[twin["model"]["init_args"].pop(key) for key in ("is_causal", "objective")] for twin in twins]
+    assert switches == [[True, "clm"], [False, "mlm"], [True, "mlm"]]
+    assert twins[0] == twins[1] == twins[2]
 
 
 def test_twins_start_alike_and_part(here, text_file):

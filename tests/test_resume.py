@@ -12,6 +12,7 @@ import torch
 from dynamics import record
 from dynamics.checkpoint import state_path, states, weights_path
 from dynamics.cli import main
+from dynamics.models.language import LanguageModel
 from tests.runs import fit
 from tests.test_fit import geometry, refusal, weights
 
@@ -77,6 +78,20 @@ def test_a_kill_behind_a_state_takes_nothing_that_leads_up_to_it(here, text_file
     fit(text_file, "cut", "--resume", "auto", config="encoder")
     fit(text_file, "whole", config="encoder")
     assert_same("cut", "whole")
+
+
+def test_what_stops_before_the_last_step_goes_on_from_there(here, text_file, run, monkeypatch):
+    def stop(self, outputs, batch, index):
+        self.trainer.should_stop = self.trainer.global_step == 4
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "on_train_batch_end", stop)
+        fit(text_file, "b")
+    assert record.read_run("b")["status"] == "stopped"
+    assert states(record.CHECKPOINTS / "b")[0].name == "step-0000000004.ckpt"
+    fit(text_file, "b", "--resume", "auto")
+    assert record.read_run("b")["status"] == "done"
+    assert all(torch.equal(tensor, weights("b")[name]) for name, tensor in weights("a").items())
 
 
 def test_what_an_attempt_without_a_state_wrote_is_forgotten(here, text_file, run):
