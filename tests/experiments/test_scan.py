@@ -12,8 +12,8 @@ import torch
 
 from dynamics import record
 from dynamics.cli import main
-from dynamics.experiments.scan import own
 from dynamics.measure import measure
+from tests import tuning
 from tests.capture.zoo import ZOO, build
 from tests.runs import fit
 
@@ -129,10 +129,17 @@ def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monke
     assert not Path("checkpoints/changed").exists()
 
 
-def test_padding_of_a_tuned_run_is_no_token():
-    batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
-    counted = own.facts([batch, {"input_ids": torch.ones(1, 2)}])
-    assert (counted["inputs"], counted["tokens"]) == (3, 6)
+def test_a_tuned_run_gives_what_its_monitor_recorded(workplace):
+    data = tuning.sst2(workplace / "data")
+    tuning.finetune(tuning.checkpoint(workplace / "bert"), data, "tuned")
+    frame, told = scan("tuned", metrics="[isoscore]")
+    key = ["step", "site", "layer", "head", "metric"]
+    both = geometry(record.read("tuned")).merge(geometry(frame), on=key, suffixes=("", "_scan"))
+    assert set(both["metric"]) == {"isoscore"}
+    assert (both["step"] == 6).all()  # the others kept no weights
+    assert (both["n"] == both["n_scan"]).all()
+    np.testing.assert_allclose(both["value_scan"], both["value"], rtol=0, atol=1e-12)
+    assert told["subjects"]["tuned@step6"]["input"]["tokens"] == record.read_run("tuned")["probe"]["tokens"]
 
 
 def test_a_run_reads_other_text_with_its_own_alphabet(trained, monkeypatch, text_file):

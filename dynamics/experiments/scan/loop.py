@@ -197,7 +197,7 @@ def _one(
 
 def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[str, Source]) -> Any:
     if own.applies(subject, options):
-        return own.windows(subject.run)
+        return own.windows(subject.run, loaded.config)
     _refuse_kind(subject, loaded.modality, options)
     given = _source(loaded.modality, options, sources)
     if loaded.modality == "images":

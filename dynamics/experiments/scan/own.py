@@ -8,11 +8,13 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from dynamics.errors import Refusal
 from dynamics.experiments.scan import protocols
 from dynamics.experiments.scan.options import CHOOSING, Options
 from dynamics.experiments.scan.subjects import Subject
+from dynamics.models import hub
 from dynamics.record import read_run
 
 
@@ -31,21 +33,25 @@ def applies(subject: Subject, options: Options) -> bool:
     return True
 
 
-def windows(run: Path) -> list[dict[str, Tensor]]:
-    """The windows themselves, made again.
+def windows(run: Path, config: PreTrainedConfig) -> list[dict[str, Tensor]]:
+    """The windows themselves, made again for the model with this configuration.
 
     Raises:
         Refusal: they cannot be made, or the data has changed.
     """
     path = run / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())["data"]
-        package, _, name = config["class_path"].rpartition(".")
+        told = yaml.safe_load(path.read_text())["data"]
+        package, _, name = told["class_path"].rpartition(".")
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise Refusal(f"{path} does not tell what {run.name} was measured on: give --text.") from error
-    data = getattr(import_module(package), name)(**config.get("init_args", {}))
+    data = getattr(import_module(package), name)(**told.get("init_args", {}))
     data.prepare_data()
     data.setup("fit")
+    if hasattr(data, "encode"):  # the examples of a task
+        tokenizer = hub.fetch(AutoTokenizer.from_pretrained, str(run), name=f"the tokenizer of {run.name}")
+        reach = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        data.encode(tokenizer, min(tokenizer.model_max_length, reach))
     made = data.probe_batches()
     digest = sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in made)).hexdigest()
     if digest != read_run(run).get("probe", {}).get("sha256", digest):
