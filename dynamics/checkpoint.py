@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from transformers import PreTrainedModel
 
 from dynamics.errors import Refusal
@@ -99,17 +99,15 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
         weights = {
             name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied
         }
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        _flush(temporary / "model.safetensors")
+        # Not `save_file`, whose error on a full disk is no OSError.
+        with (temporary / "model.safetensors").open("wb") as file:
+            file.write(serialized(weights, metadata={"format": "pt"}))
+            file.flush()
+            os.fsync(file.fileno())
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def validation_follows(trainer: L.Trainer) -> bool:
@@ -170,7 +168,8 @@ class Checkpoints(L.Callback):
         temporary = path.with_name(f".{path.name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            _flush(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.replace(path)
             for old in states(folder)[KEPT:]:
                 old.unlink()

@@ -1,6 +1,7 @@
 """Going on with a run: whatever stopped it, nothing is missing and nothing is mixed."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from dynamics import record
-from dynamics.checkpoint import state_path, states, weights_path
+from dynamics.checkpoint import save_weights, state_path, states, weights_path
 from dynamics.cli import main
 from dynamics.models.language import LanguageModel
+from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from tests.runs import fit
 from tests.test_fit import geometry, refusal, weights
 
@@ -129,6 +131,18 @@ def test_a_damaged_state_is_left_out_for_the_one_before(here, text_file, run, ha
     fit(text_file, "b", "--resume", "auto")
     assert f"{newest} is damaged" in caplog.text
     assert_same("a", "b")
+
+
+def test_weights_that_find_no_room_are_an_error_of_the_disk_and_leave_nothing(tmp_path):
+    network = CharTransformerLM(CharTransformerConfig(hidden_size=64, num_hidden_layers=1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            save_weights(network, tmp_path / "weights")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_but_damaged_states_is_refused_and_nothing_is_lost(text_file, run, capsys):

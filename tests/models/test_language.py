@@ -17,10 +17,10 @@ from dynamics.models.language import LanguageModel, corrupt
 CHARACTERS, MASK, PAD = 20, 20, 21
 
 
-def data(context=16):
+def data(context=16, tokens_per_character=1.0):
     vocabulary = SimpleNamespace(tokens=list(range(22)), size=CHARACTERS, mask_id=MASK, pad_id=PAD)
     return SimpleNamespace(
-        text=SimpleNamespace(vocabulary=vocabulary, tokens_per_character=1.5),
+        text=SimpleNamespace(vocabulary=vocabulary, tokens_per_character=tokens_per_character),
         hparams=SimpleNamespace(context=context),
     )
 
@@ -91,7 +91,8 @@ def test_mlm_loss_is_the_cross_entropy_at_masked_positions_only():
 
 
 def test_bits_are_those_of_a_character_whatever_the_tokens_are():
-    made = model()
+    made = LanguageModel(depth=1, width=4, heads=1)
+    made.build(data(tokens_per_character=1.5))
     assert made.train_values({"loss": math.log(2)})["bits_per_character"] == pytest.approx(1.5)
     made._mean.update(math.log(2))
     assert float(made.evaluation("validation")["bits_per_character"]) == pytest.approx(1.5)
