@@ -51,7 +51,7 @@ TEMPLATE = go.layout.Template(
                 "tickfont": {"size": 11},
                 "title": {"font": {"size": 12}, "standoff": 6},
                 "zeroline": False,
-                "automargin": False,
+                "automargin": axis == "yaxis",  # room for the long labels of values that hardly differ
             }
             for axis in ("xaxis", "yaxis")
         },

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics.report.style import Scale, looks, plain
+from dynamics.report.style import TEMPLATE, Scale, looks, plain
 
 steps = st.sets(st.integers(0, 10**6), min_size=1, max_size=30)
 
@@ -52,3 +52,8 @@ def test_arms_never_look_alike():
 
 def test_text_in_figures_carries_no_markup():
     assert plain("<b onclick='x'>") == "&lt;b onclick='x'&gt;"
+
+
+def test_long_labels_of_values_that_hardly_differ_push_the_title_aside():
+    axes = TEMPLATE.layout
+    assert (axes.yaxis.automargin, axes.xaxis.automargin) == (True, False)
