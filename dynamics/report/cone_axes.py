@@ -68,8 +68,8 @@ def axes(cone: Cone) -> Drawn | None:
         "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled.",
         _told_pairs(cone),
         "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, the "
-        "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low."
-        + (CKA if len(models) > 1 else ""),
+        "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; "
+        "there is none where an axis agrees with itself by less than 0.8." + (CKA if len(models) > 1 else ""),
     )
 
 

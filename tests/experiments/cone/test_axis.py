@@ -99,3 +99,16 @@ def test_intervals_of_cosines_hold_the_true_one(cosine):
         assert 0 <= found.low <= found.high <= 1
         held += found.low <= cosine <= found.high
     assert 88 <= held <= 99
+
+
+@pytest.mark.parametrize(("long", "steady"), [(0.7, False), (2.0, True)])
+def test_an_axis_that_resampling_turns_has_no_interval(long, steady):
+    noise = np.random.default_rng(0)
+    x = noise.normal(size=(100, 30))
+    x[:, 0] += long * noise.normal(size=100)
+    found, drawn = axes.axis(x).direction, axes.resampled(x, resampling.weights(100, draws=50))
+    assert (axes.cosine(drawn, found).mean() >= axes.STEADY) == steady
+    certain, sure = np.eye(30)[0], np.tile(np.eye(30)[0], (50, 1))
+    for one in (axes.agreement(found, certain, drawn, sure), axes.agreement(certain, found, sure, drawn)):
+        assert one.value == pytest.approx(abs(found[0]))
+        assert np.isfinite([one.low, one.high]).all() == steady
