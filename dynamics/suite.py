@@ -52,6 +52,8 @@ class Suite(NamedTuple):
         for name, settings in chosen.items():
             options = dict(settings or {})
             wanted, schedule = options.pop("sites", None), options.pop("schedule", None)
+            if isinstance(wanted, str):
+                raise Refusal(f"metrics.{name}.sites must be a list, such as [{wanted}].")
             max_tokens = options.pop("max_tokens", None)
             if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
                 raise Refusal(f"metrics.{name}.max_tokens must be at least 1 (got {max_tokens}).")

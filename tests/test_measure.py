@@ -274,6 +274,7 @@ def test_the_default_suite_measures_every_site():
         (["anisotrpy"], "did you mean anisotropy"),
         ({"anisotropy": {"wings": 2}}, "wings"),
         ({"anisotropy": {"sites": ["query"]}}, "not one of residual"),
+        ({"anisotropy": {"sites": "residual"}}, r"must be a list, such as \[residual\]"),
         ({"anisotropy": {"schedule": {"always": 1}}}, "every"),
         ({"anisotropy": {"max_tokens": 0}}, "at least 1"),
         ([], "empty"),
