@@ -101,17 +101,19 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
         .replace("--model.regularizers.weight={}", "--model.learning_rate={}")
         .replace("-2", "0.1")
     )
-    settings = TINY | {"trainer.max_steps": 100_000, "checkpoints.every": 100_000}
+    settings = TINY | {"trainer.max_steps": 100_000, "checkpoints.every": 97}
     command = [sys.executable, "-m", "dynamics", "sweep", str(path), "--run", "s", *arguments(settings)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     folder = record.CHECKPOINTS / "s-plain-istar_0.1-seed_0"
-    while not list(folder.glob("record/*")) and process.poll() is None:
+    while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said.strip()) == (1, "dynamics: interrupted.")
     assert record.read_run(folder)["status"] == "interrupted"
-    assert len(states(folder)) == 1
+    frame = record.read(folder)
+    last = frame[frame.metric == "loss"].step.max()
+    assert states(folder)[0].name == f"step-{last:010d}.ckpt"
 
 
 def test_other_options_under_the_same_name_are_refused(here, monkeypatch):

@@ -258,7 +258,7 @@ def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folder
     main(["scan", "checkpoints/a", "--text", str(text), "--lines", "--metrics", "[mean_norm]", "--run", "scan"])
     scanned = record.read("scan").query("metric == 'mean_norm' and site == 'residual'")
     assert scanned.layer.tolist() == [0, 1, 2]
-    assert "bytes" not in json.dumps(record.read_run("scan"))  # the tokenizer of the run was found
+    assert "UTF-8" not in json.dumps(record.read_run("scan"))  # the tokenizer of the run was found
     # The head comes along: the second run starts where the first ended.
     again, _ = built("a", folders["sst2"], seed=9)
     assert torch.equal(again.network.classifier.weight, network.classifier.weight)
