@@ -95,16 +95,13 @@ def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch):
 
 
 def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
-    path = config(here / "s.yaml", fit={"plain": f"--config {CONFIGS}/decoder.yaml --data.corpus {text_file}"})
-    path.write_text(
-        path.read_text()
-        .replace("--model.regularizers.weight={}", "--model.learning_rate={}")
-        .replace("-2", "0.1")
-    )
+    words = f"--config {CONFIGS}/decoder.yaml --data.corpus {text_file}"
+    rates = {"option": "--model.learning_rate={}", "values": [0.1]}
+    path = config(here / "s.yaml", fit={"plain": words}, vary={"rate": rates})
     settings = TINY | {"trainer.max_steps": 100_000, "checkpoints.every": 97}
     command = [sys.executable, "-m", "dynamics", "sweep", str(path), "--run", "s", *arguments(settings)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    folder = record.CHECKPOINTS / "s-plain-istar_0.1-seed_0"
+    folder = record.CHECKPOINTS / "s-plain-rate_0.1-seed_0"
     while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
