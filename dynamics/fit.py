@@ -1,4 +1,4 @@
-"""`dynamics fit`, `validate` and `test`: LightningCLI with runs, sizes, resuming and one-sentence refusals."""
+"""`dynamics fit`, `validate` and `test`: runs with names, sizes and resuming."""
 
 import logging
 import shutil
@@ -7,119 +7,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import lightning as L
-import torch
 import torch.distributed as dist
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
-from dynamics.checkpoint import Checkpoints, read_state, resolve_resume, state_path, states
-from dynamics.config import OWN_OPTIONS, Options, gather_config, refuse_parsing, split_options
-from dynamics.curves import Curves
+from dynamics.checkpoint import read_state, resolve_resume, state_path, states
+from dynamics.config import OWN_OPTIONS, Options, gather_config, split_options
 from dynamics.errors import Failure, Refusal
-from dynamics.interrupt import Interrupt
-from dynamics.monitor import Monitor
-from dynamics.progress import ProgressBar
 from dynamics.provenance import provenance
 from dynamics.record import CHECKPOINTS, Record, Row, read_run, resolve, write_atomically, write_run
-
-
-class RunParser(LightningArgumentParser):
-    """Lightning's parser, refusing in one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, without the usage text."""
-        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
-        refuse_parsing(message, ex, known=options)
-
-
-def pick_precision() -> str:
-    """bf16 where the hardware multiplies it faster than float32, else float32."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
-
-
-class RunCLI(LightningCLI):
-    """Model, data, trainer and callbacks of one run, from one configuration."""
-
-    def __init__(self, folder: Path, args: list[str]) -> None:
-        self.folder = folder
-        super().__init__(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            run=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_class=RunParser,
-            parser_kwargs={"allow_abbrev": False},
-            args=args,
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our callbacks, the metrics block, and one seed for everything."""
-        parser.add_argument(
-            "--metrics",
-            type=dict[str, dict[str, Any] | None] | list[str] | None,
-            help="what to measure: names, or names with options",
-        )
-        parser.add_lightning_class_args(Monitor, "monitor")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
-        parser.link_arguments("metrics", "monitor.metrics")
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse the arguments given, never those of the process."""
-        self.config = parser.parse_args(args)
-        seed = self.config.seed_everything
-        if not 0 <= seed < 2**32:
-            raise Refusal(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
-
-    def before_instantiate_classes(self) -> None:
-        """Settle what depends on the machine and on the run's name."""
-        trainer = self.config.trainer
-        if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
-            raise Refusal(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
-        if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
-            raise Refusal(f"trainer.val_check_interval must be positive (got {trainer.val_check_interval}).")
-        trainer.default_root_dir = str(self.folder)
-        if trainer.precision is None:
-            trainer.precision = pick_precision()
-            print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
-        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        for logger in loggers:
-            if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
-                logger.init_args.save_dir = str(self.folder)
-                logger.init_args.name = logger.init_args.name or self.folder.name
-
-    def instantiate_classes(self) -> None:
-        """Build model, data and callbacks; what one of them refuses comes through as it was said."""
-        try:
-            super().instantiate_classes()
-        except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, Refusal):
-                cause = cause.__cause__ or cause.__context__
-            raise (cause or error) from None
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer with every callback, in the order in which they must act."""
-        curves, monitor, checkpoints = Curves(), self.config_init["monitor"], self.config_init["checkpoints"]
-        callbacks = [curves, monitor, checkpoints, Interrupt(checkpoints)]
-        config = {**self.config_init["trainer"], **kwargs}
-        if config.get("enable_progress_bar") is not False:
-            callbacks.append(ProgressBar(curves, monitor))
-        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
-        return self.trainer_class(**config)
+from dynamics.run_cli import RunCLI
 
 
 def _quiet() -> None:
@@ -257,9 +158,8 @@ def fit(options: Options) -> None:
     """Train one run, from its beginning or from where it stopped."""
     folder = CHECKPOINTS / (options.run or _made_up_name(options))
     existed = folder.exists() and any(folder.iterdir())
-    is_first = (
-        rank_zero_only.rank == 0
-    )  # the other ranks run the same command, and find the folder of the first
+    # The other ranks run the same command, and find the folder of the first.
+    is_first = rank_zero_only.rank == 0
     if options.run is None and options.resume == "auto":
         raise Refusal("say which run goes on: --run NAME --resume auto.")
     if existed and options.resume is None and is_first:
@@ -277,11 +177,8 @@ def fit(options: Options) -> None:
     except BaseException as error:
         if not is_first:
             raise
-        if (
-            isinstance(error, Refusal | MisconfigurationException)
-            and not existed
-            and cli.trainer.global_step == 0
-        ):
+        refused = isinstance(error, Refusal | MisconfigurationException)
+        if refused and not existed and cli.trainer.global_step == 0:
             shutil.rmtree(folder)
             raise
         # Lightning leaves with SystemExit after Ctrl-C, and with it alone.

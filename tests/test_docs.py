@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from dynamics import cli, config, metrics
-from dynamics.fit import RunCLI
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
+from dynamics.run_cli import RunCLI
 from dynamics.suite import Suite
 
 ROOT = Path(__file__).resolve().parents[1]
