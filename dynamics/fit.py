@@ -19,7 +19,7 @@ from dynamics.checkpoint import read_state, resolve_resume, state_path, states
 from dynamics.config import OWN_OPTIONS, Options, gather_config, split_options
 from dynamics.errors import Failure, Refusal
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, Row, read_run, resolve, write_atomically, write_run
+from dynamics.record import Record, Row, new, read_run, resolve, write_atomically, write_run
 from dynamics.run_cli import RunCLI
 
 
@@ -156,7 +156,7 @@ def _leave_group() -> None:
 
 def fit(options: Options) -> None:
     """Train one run, from its beginning or from where it stopped."""
-    folder = CHECKPOINTS / (options.run or _made_up_name(options))
+    folder = new(options.run or _made_up_name(options))
     existed = folder.exists() and any(folder.iterdir())
     # The other ranks run the same command, and find the folder of the first.
     is_first = rank_zero_only.rank == 0

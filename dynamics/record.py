@@ -184,6 +184,20 @@ def _rows(table: pa.Table) -> list[Row]:
     return [Row(*row) for row in zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)]
 
 
+def new(name: str) -> Path:
+    """The folder of a run that is to be made.
+
+    >>> str(new("decoder"))
+    'checkpoints/decoder'
+
+    Raises:
+        Refusal: `name` is a path.
+    """
+    if Path(name).name != name or name == "..":
+        raise Refusal(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
+    return CHECKPOINTS / name
+
+
 def resolve(run: str | Path) -> Path:
     """The folder of a run given by name (under `checkpoints/`) or by path.
 

@@ -80,6 +80,13 @@ class Suite(NamedTuple):
             for entry in entries
         }
 
+    def refuse_schedules(self, where: str) -> None:
+        """Refuse metrics with a schedule of their own in `where`, which knows no steps to choose from."""
+        for entries in self.sites.values():
+            for entry in entries:
+                if entry.schedule is not None:
+                    raise Refusal(f"metrics.{entry.name}.schedule has no say in {where}: leave it out.")
+
     def only(self, names: set[str]) -> "Suite":
         """The suite cut to some of its metrics."""
         cut = {site: [e for e in entries if e.name in names] for site, entries in self.sites.items()}

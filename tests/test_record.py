@@ -135,3 +135,9 @@ def test_a_damaged_part_is_refused_by_name(folder):
     for go_on in (lambda: Record(folder).cut(0), lambda: Record(folder).add_curves([row(step=1)])):
         with pytest.raises(Refusal, match=curves.name):
             go_on()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "/tmp/x"])
+def test_a_new_run_has_a_name_and_no_path(name):
+    with pytest.raises(Refusal, match="a name, not a path"):
+        record.new(name)

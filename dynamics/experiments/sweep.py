@@ -126,7 +126,7 @@ def sweep(
     if launcher not in LAUNCHERS:
         raise Refusal(f"--launcher must be local (got {launcher}).")
     made = points(path, name, more)
-    folder = record.CHECKPOINTS / name
+    folder = record.new(name)
     todo = [point for point in made if not point.is_done]
     known = _known(folder)
     changed = next(

@@ -24,7 +24,7 @@ from dynamics.experiments.scan.inputs import digest
 from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality, width
 from dynamics.experiments.scan.subjects import Subject, expand
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, Row, write_run
+from dynamics.record import Record, Row, new, write_run
 from dynamics.suite import Suite
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def cone(options: Options) -> Path:
     if pairs is not None:
         corpora[PAIRS] = pairs.sentences
     _refuse_subjects(subjects, options)
-    folder = CHECKPOINTS / (options.run or f"cone-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}")
+    folder = new(options.run or f"cone-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}")
     told = _begin(folder, options, suite, corpora, pairs)
     known = [name for name in told["subjects"] if kept.path(folder, name).is_file()]
     setups = {subject: _setup(subject, options) for subject in subjects if subject.name not in known}
@@ -184,6 +184,7 @@ def _summary(rows: list[Row], model: Measured) -> str:
 
 def _suite(options: Options) -> Suite:
     suite = Suite.parse(options.metrics if options.metrics is not None else METRICS)
+    suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
     if not sites:
         raise Refusal(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")

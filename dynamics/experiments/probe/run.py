@@ -18,7 +18,7 @@ from dynamics.experiments.probe.design import Design, Settings
 from dynamics.experiments.probe.meter import Quantities
 from dynamics.experiments.probe.sweep import Blocks, Sweep
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, condition, write_run
+from dynamics.record import Record, condition, new, write_run
 
 
 def probe(settings: Settings, run: str | None = None) -> Path:
@@ -32,7 +32,7 @@ def probe(settings: Settings, run: str | None = None) -> Path:
     Raises:
         Refusal: a run of that name exists, or a setting is impossible; nothing is left behind then.
     """
-    folder = CHECKPOINTS / (run or _made_up_name(settings))
+    folder = new(run or _made_up_name(settings))
     if folder.exists():
         raise Refusal(f"a run named {folder.name} exists: choose another --run.")
     device = _device(settings.device)

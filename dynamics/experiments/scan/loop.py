@@ -19,7 +19,7 @@ from dynamics.experiments.scan.references import References, comparing
 from dynamics.experiments.scan.subjects import Subject, expand
 from dynamics.measure import Measurement, measure
 from dynamics.provenance import provenance
-from dynamics.record import CHECKPOINTS, Record, Row, condition, write_run
+from dynamics.record import Record, Row, condition, new, write_run
 from dynamics.suite import Suite
 
 Facts = dict[str, Any]
@@ -38,7 +38,7 @@ def scan(options: Options) -> Path:
     kinds = {subject: modality(subject, options) for subject in subjects}
     _refuse_mismatch(kinds, options)
     name = options.run or f"scan-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-    folder = CHECKPOINTS / name
+    folder = new(name)
     sources: dict[str, Source] = {}
     told = _begin(folder, options, suite, _settings(options, suite, kinds, sources))
     waiting = [subject for subject in subjects if subject.name not in told["subjects"]]
@@ -71,6 +71,7 @@ def _refuse_options(options: Options) -> None:
 def _suite(options: Options, subjects: list[Subject]) -> Suite:
     chosen = options.metrics if options.metrics is not None else protocols.METRICS.get(options.protocol or "")
     suite = Suite.parse(chosen)
+    suite.refuse_schedules("a scan, which measures every revision")
     if options.metrics is None and not any(subject.series for subject in subjects):
         # Without a step 0 to compare with, these are undefined: nobody asked for them by name.
         suite = suite.only(suite.names - comparing(suite))
