@@ -14,7 +14,7 @@ from dynamics.report import tables
 from dynamics.report.arms import Settings, Study, design
 from dynamics.report.canvas import Canvas, Cell
 from dynamics.report.drawn import Drawn
-from dynamics.report.names import DASH, MINUS, QUALITY, capital, number, words
+from dynamics.report.names import DASH, MINUS, QUALITY, number, words
 from dynamics.report.origin import Table
 from dynamics.report.style import ARMS, INK, SYMBOLS, plain
 from dynamics.report.summary import Line
@@ -247,7 +247,7 @@ def _told(sweep: Sweep) -> str:
                 below = "<" if sign < 0 else ">"
                 runs = f"{int(mine[column].sum())} of {int(mine['seeds'].sum())} runs"
                 parts.append(f"{kind} with lambda {below} 0 {verb} IsoScore* in {runs}")
-    return f"{capital(sweep.name)}: {'; '.join(parts)}." if parts else ""
+    return f"{sweep.name}: {'; '.join(parts)}." if parts else ""
 
 
 def table(sweep: Sweep) -> Table:
