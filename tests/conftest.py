@@ -1,9 +1,13 @@
 """Shared fixtures."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Read once, before torch is imported: what tests compute is so small that a second thread only waits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
