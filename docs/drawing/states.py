@@ -1,5 +1,6 @@
 """Pictures of the metrics of states, and of pairs of layers. Legend: n states of width d."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -258,14 +259,7 @@ def procrustes_linearity(axes: "Axes") -> None:
     """States N(0, I) of width 64 against a mixture of themselves and of their squares. Dashed: 1 - share. Few
     states look more linear than they are.
     """
-    shares = steps(0, 1, 11)
-    for n in (MANY, 128):
-        x = normal(n, WIDTH)
-        squares = (x.square() - 1) / 2**0.5
-        maps = [(1 - s) ** 0.5 * x + s**0.5 * squares for s in shares]
-        curve(axes, shares, [quantity("procrustes_linearity")(x, y) for y in maps], f"{n} states")
-    truth(axes, shares, [1 - s for s in shares])
-    axes.set(xlabel="variance from the squares (share)", ylabel="procrustes_linearity", ylim=(-0.05, 1.05))
+    _of_squares(axes, "procrustes_linearity", quantity("procrustes_linearity"), "states")
 
 
 def cka_to_start(axes: "Axes") -> None:
@@ -285,14 +279,18 @@ def linearity_to_start(axes: "Axes") -> None:
     """States N(0, I) of width 64 at step 0, then a mixture of themselves and of their squares. Dashed: 1 - share.
     Few tokens make training look linear.
     """
+    _of_squares(axes, "linearity_to_start", lambda x, y: quantity("linearity_to_start")(y, x), "tokens")
+
+
+def _of_squares(axes: "Axes", name: str, linearity: Callable[[Tensor, Tensor], Tensor], unit: str) -> None:
     shares = steps(0, 1, 11)
     for n in (MANY, 128):
-        start = normal(n, WIDTH)
-        squares = (start.square() - 1) / 2**0.5
-        now = [(1 - s) ** 0.5 * start + s**0.5 * squares for s in shares]
-        curve(axes, shares, [quantity("linearity_to_start")(y, start) for y in now], f"{n} tokens")
+        x = normal(n, WIDTH)
+        squares = (x.square() - 1) / 2**0.5
+        mixed = [(1 - s) ** 0.5 * x + s**0.5 * squares for s in shares]
+        curve(axes, shares, [linearity(x, y) for y in mixed], f"{n} {unit}")
     truth(axes, shares, [1 - s for s in shares])
-    axes.set(xlabel="variance from the squares (share)", ylabel="linearity_to_start", ylim=(-0.05, 1.05))
+    axes.set(xlabel="variance from the squares (share)", ylabel=name, ylim=(-0.05, 1.05))
 
 
 PICTURES = (
