@@ -64,6 +64,3 @@ def apply(layers: tuple[Dense, ...], x: Tensor) -> Tensor:
     for layer in layers:
         x = layer(x)
     return x
-
-
-__all__ = ["Dense", "apply", "dense"]
