@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 
 import torch
 
+from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import CosReg, IStar
-from dynamics.models.shaped import ShapedModule
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,7 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def stepper(model, windows, regularizers, autocast):
     """A function that makes one step."""
-    shaped = ShapedModule(regularizers)
+    shaped = RegularizedModule(regularizers)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def task():

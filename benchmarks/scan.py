@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dynamics.experiments.scan import Options, text
-from dynamics.experiments.scan.loading import load
-from dynamics.experiments.scan.subjects import expand
-from dynamics.measure import measure
+from dynamics.experiments.scan import Options
+from dynamics.loading import text
+from dynamics.loading.models import load
+from dynamics.loading.subjects import expand
+from dynamics.measure.measurement import measure
 
 SUITES = {
     "default": None,

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 
 import torch
 
-from dynamics.measure import measure
+from dynamics.measure.measurement import measure
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 ROUNDS = 5

@@ -19,7 +19,7 @@ from drawing.canvas import draw
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dynamics import metrics
-from dynamics.metrics.base import Metric
+from dynamics.metrics.streaming.base import Metric
 
 DOCS = Path(__file__).parent
 PAGE, FOLDER = DOCS / "metrics.md", DOCS / "pictures"

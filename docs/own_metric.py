@@ -1,8 +1,8 @@
 """How much of the states' size is their common drift."""
 
-from dynamics.metrics.accumulators import Sums
-from dynamics.metrics.base import STATE_SITES, Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
 
 
 class DriftShare(Sums):

@@ -1,5 +1,5 @@
 """`python -m dynamics`."""
 
-from dynamics.cli import main
+from dynamics.cli.main import main
 
 main()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 OWN_OPTIONS = """
 dynamics' own options:
@@ -47,7 +47,7 @@ def split_options(argv: Sequence[str]) -> Options:
             continue
         value = match[2] if match[2] is not None else next(words, None)
         if not value or value.startswith("--"):
-            raise Refusal(f"--{match[1]} needs a value.")
+            raise InputError(f"--{match[1]} needs a value.")
         own[match[1]].append(value)
     last = {name: values[-1] if values else None for name, values in own.items()}
     return Options(own["config"], last["size"], last["run"], last["resume"], rest)
@@ -57,16 +57,18 @@ def read_config(path: Path) -> dict[str, Any]:
     """A YAML configuration as nested dicts.
 
     Raises:
-        Refusal: it is missing or not a YAML mapping.
+        InputError: it is missing or not a YAML mapping.
     """
     try:
         config = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
+        raise InputError(
+            f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}."
+        ) from error
     except yaml.YAMLError as error:
-        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(config, dict):
-        raise Refusal(f"{path} holds no settings: it must be a YAML mapping.")
+        raise InputError(f"{path} holds no settings: it must be a YAML mapping.")
     return config
 
 
@@ -86,7 +88,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def gather_config(options: Options) -> dict[str, Any]:
     """All configuration files and the size, merged in the order of their precedence."""
     if not options.configs:
-        raise Refusal("say what to train: --config configs/decoder.yaml, for example.")
+        raise InputError("say what to train: --config configs/decoder.yaml, for example.")
     paths = [Path(config) for config in options.configs]
     if options.size is not None:
         sizes = paths[0].parent / "sizes"
@@ -94,7 +96,7 @@ def gather_config(options: Options) -> dict[str, Any]:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml")))
             hint = f"choose one of {known}." if known else f"there are none in {sizes}/."
-            raise Refusal(f"there is no size {options.size}: {hint}")
+            raise InputError(f"there is no size {options.size}: {hint}")
         paths.append(path)
     config: dict[str, Any] = {}
     for path in paths:
@@ -122,21 +124,21 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
     if match := re.match(r'Parser key "([^"]+)": (.+)', causes[0]):
         key, causes = f"{key}.{match[1]}", [match[2]]
     if match := re.search(r"import path string: (\S+)", "\n".join(causes)):
-        raise Refusal(f"{key}: there is no class {match[1]}: give its full import path.") from error
+        raise InputError(f"{key}: there is no class {match[1]}: give its full import path.") from error
     if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", message):
         classes = [name for name, thing in vars(sys.modules[match[1]]).items() if isinstance(thing, type)]
         near = get_close_matches(match[2], classes, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "look there for its name."
-        raise Refusal(f"{key}: there is no class {match[2]} in {match[1]}: {hint}") from error
+        raise InputError(f"{key}: there is no class {match[2]} in {match[1]}: {hint}") from error
     if match := re.search(r"No module named '(\S+)'", message):
-        raise Refusal(f"{key}: there is no module {match[1]}: give the class's full import path.") from error
+        raise InputError(f"{key}: there is no module {match[1]}: give the class's full import path.") from error
     if match := re.search(r"arguments are required: (.+)", causes[0]):
-        raise Refusal(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
+        raise InputError(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
     if not causes[0].startswith("Expected"):
         what = "give class_path and init_args" if "subclass" in causes[0] else " ".join(causes[0].split())
-        raise Refusal(f"{key}: {what.rstrip('.')}.".removeprefix(": ")) from error
+        raise InputError(f"{key}: {what.rstrip('.')}.".removeprefix(": ")) from error
     expected = " or ".join(_expectation(cause) for cause in causes if cause.startswith("Expected"))
-    raise Refusal(f"{key} must be {expected} (got {got[1] if got else 'something else'}).") from error
+    raise InputError(f"{key} must be {expected} (got {got[1] if got else 'something else'}).") from error
 
 
 def _expectation(cause: str) -> str:
@@ -158,4 +160,4 @@ def _refuse_option(name: str, known: Iterable[str], error: Exception | None) -> 
     plain = {option.replace(".init_args", ""): option for option in known}
     near = get_close_matches(name.replace(".init_args", ""), plain, n=1)
     hint = f": did you mean {near[0]}?" if near else ": --help lists what there is."
-    raise Refusal(f"there is no option {name}{hint}") from error
+    raise InputError(f"there is no option {name}{hint}") from error

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 CHECKPOINTS = Path("checkpoints")
 BLOCK = 100
@@ -191,17 +191,17 @@ def new(name: str) -> Path:
     'checkpoints/decoder'
 
     Raises:
-        Refusal: `name` is a path.
+        InputError: `name` is a path.
     """
     if Path(name).name != name or name == "..":
-        raise Refusal(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
+        raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
     return CHECKPOINTS / name
 
 
 def resolve(run: str | Path) -> Path:
     """The folder of a run given by name (under `checkpoints/`) or by path.
 
-    Raises Refusal where there is none, with the nearest names that exist.
+    Raises InputError where there is none, with the nearest names that exist.
     """
     for folder in (CHECKPOINTS / run, Path(run)):
         if (folder / "record").is_dir() or (folder / "run.json").is_file():
@@ -209,14 +209,14 @@ def resolve(run: str | Path) -> Path:
     known = [path.name for path in CHECKPOINTS.glob("*") if (path / "run.json").is_file()]
     near = get_close_matches(str(run), known, n=3) or sorted(known)[:3]
     hint = f"did you mean {', '.join(near)}?" if near else "train one with `dynamics fit`."
-    raise Refusal(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
+    raise InputError(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
 
 
 def _part(path: Path, filters: Filters = None) -> pa.Table:
     try:
         return pq.read_table(path, filters=filters)
     except (pa.ArrowInvalid, OSError) as error:
-        raise Refusal(f"{path} is not a readable Parquet part ({error}): delete it.") from error
+        raise InputError(f"{path} is not a readable Parquet part ({error}): delete it.") from error
 
 
 def _parts(folders: Iterable[Path], pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
@@ -262,7 +262,7 @@ def read_run(run: str | Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise Refusal(f"{path} cannot be read ({error}): the run's provenance is missing.") from error
+        raise InputError(f"{path} cannot be read ({error}): the run's provenance is missing.") from error
 
 
 def write_run(folder: Path, provenance: dict[str, Any]) -> None:

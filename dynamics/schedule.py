@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 class Schedule(ABC):
@@ -14,7 +14,7 @@ class Schedule(ABC):
         """A schedule from its short form, `{every: 50}` or `{per_decade: 5}`.
 
         Raises:
-            Refusal: it is neither; `key` says where it stands.
+            InputError: it is neither; `key` says where it stands.
 
         >>> Schedule.parse({"every": 50}, "monitor.schedule")
         Every(interval=50)
@@ -23,10 +23,10 @@ class Schedule(ABC):
         if isinstance(spec, Schedule):
             return spec
         if not (isinstance(spec, dict) and len(spec) == 1 and spec.keys() <= kinds.keys()):
-            raise Refusal(f"{key} must be {{every: STEPS}} or {{per_decade: NUMBER}} (got {spec}).")
+            raise InputError(f"{key} must be {{every: STEPS}} or {{per_decade: NUMBER}} (got {spec}).")
         ((kind, number),) = spec.items()
         if not isinstance(number, int):
-            raise Refusal(f"{key}.{kind} must be a whole number (got {number}).")
+            raise InputError(f"{key}.{kind} must be a whole number (got {number}).")
         return kinds[kind](number)
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Schedule(ABC):
         (0, 1, 2, 4, 8, 10)
         """
         if last < 0:
-            raise Refusal(f"a schedule needs a known number of steps: set trainer.max_steps (got {last}).")
+            raise InputError(f"a schedule needs a known number of steps: set trainer.max_steps (got {last}).")
         return tuple(sorted({0, last} | {s for s in self.inner(last) if 0 < s < last}))
 
 
@@ -56,7 +56,7 @@ class Every(Schedule):
 
     def __post_init__(self) -> None:
         if self.interval < 1:
-            raise Refusal(f"schedule interval must be at least 1 step (got {self.interval}).")
+            raise InputError(f"schedule interval must be at least 1 step (got {self.interval}).")
 
     def inner(self, last: int) -> set[int]:
         return set(range(self.interval, last, self.interval))
@@ -74,7 +74,7 @@ class LogSpaced(Schedule):
 
     def __post_init__(self) -> None:
         if self.per_decade is not None and self.per_decade < 1:
-            raise Refusal(f"schedule per_decade must be at least 1 (got {self.per_decade}).")
+            raise InputError(f"schedule per_decade must be at least 1 (got {self.per_decade}).")
 
     def inner(self, last: int) -> set[int]:
         ratio = 2.0 if self.per_decade is None else 10 ** (1 / self.per_decade)

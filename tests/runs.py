@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dynamics.cli import main
+from dynamics.cli.main import main
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = {

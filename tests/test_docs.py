@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from dynamics import cli, config, metrics
+from dynamics import config, metrics
+from dynamics.cli import main as cli
+from dynamics.measure.suite import Suite
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
-from dynamics.run_cli import RunCLI
-from dynamics.suite import Suite
+from dynamics.training.lightning_cli import RunCLI
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

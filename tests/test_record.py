@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics import record
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import COLUMNS, KEY, Array, Record, Row
 
 
@@ -121,7 +121,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
 def test_a_missing_run_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record.write_run(tmp_path / "checkpoints" / "decoder-a", {"run": "decoder-a"})
-    with pytest.raises(Refusal, match="did you mean decoder-a"):
+    with pytest.raises(InputError, match="did you mean decoder-a"):
         record.read("decoder-b")
 
 
@@ -129,15 +129,15 @@ def test_a_damaged_part_is_refused_by_name(folder):
     Record(folder).write(0, [row()])
     (part,) = (folder / "record").glob("geometry-*")
     part.write_bytes(b"not parquet")
-    with pytest.raises(Refusal, match=part.name):
+    with pytest.raises(InputError, match=part.name):
         record.read(folder)
     curves = part.rename(part.with_name("curves-0000000000.parquet"))
     for go_on in (lambda: Record(folder).cut(0), lambda: Record(folder).add_curves([row(step=1)])):
-        with pytest.raises(Refusal, match=curves.name):
+        with pytest.raises(InputError, match=curves.name):
             go_on()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "/tmp/x"])
 def test_a_new_run_has_a_name_and_no_path(name):
-    with pytest.raises(Refusal, match="a name, not a path"):
+    with pytest.raises(InputError, match="a name, not a path"):
         record.new(name)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.schedule import Every, LogSpaced
 
 SCHEDULES = st.one_of(
@@ -32,10 +32,10 @@ def test_ten_a_decade():
 
 @pytest.mark.parametrize("make", [lambda: Every(0), lambda: LogSpaced(0)])
 def test_nonsense_is_refused(make):
-    with pytest.raises(Refusal, match="at least 1"):
+    with pytest.raises(InputError, match="at least 1"):
         make()
 
 
 def test_an_endless_run_is_refused():
-    with pytest.raises(Refusal, match="max_steps"):
+    with pytest.raises(InputError, match="max_steps"):
         Every(5).steps(-1)

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from dynamics.cli import main
+from dynamics.cli.main import main
 from tests.capture.zoo import ZOO
 from tests.runs import CONFIGS, arguments
 

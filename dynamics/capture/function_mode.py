@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 _MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
@@ -199,7 +199,7 @@ def _of_multihead(args: tuple, kwargs: dict[str, Any]) -> Scores:
     bound.apply_defaults()
     call = bound.arguments
     if call["bias_k"] is not None or call["add_zero_attn"]:
-        raise Refusal("torch.nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be measured.")
+        raise InputError("torch.nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be measured.")
     query, key = call["query"], call["key"]
     if query.ndim == 2:
         query, key = query[:, None], key[:, None]

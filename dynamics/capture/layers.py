@@ -14,7 +14,7 @@ from torch import nn
 
 from dynamics.capture.calls import Call, at_work
 from dynamics.capture.function_mode import Scores, ScoreWatch
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     found = _around(model, own) if own else _stages(model)
     blocks = tuple(dict.fromkeys(name for name, _ in trace if name in found))
     if not blocks:
-        raise Refusal(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
+        raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
     heads: list[int] = []
     for name, count in trace:
         if count == 0 and name in blocks:

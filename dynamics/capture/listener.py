@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynamics.capture.state import held_still
 from dynamics.capture.tap import hidden_states, is_time_first, layout_of
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 class Listener:
@@ -63,5 +63,5 @@ class Listener:
         states = [hidden_states(output, self._name, self._time_first) for output in self._outputs]
         self._outputs.clear()
         if len(states) != self.layers:
-            raise Refusal(f"{len(states)} layers of {self._name} ran where {self.layers} were expected.")
+            raise InputError(f"{len(states)} layers of {self._name} ran where {self.layers} were expected.")
         return states

@@ -16,7 +16,7 @@ from dynamics.capture.function_mode import Scores, ScoreWatch
 from dynamics.capture.layers import Layout, find_layers
 from dynamics.capture.padding import Padding
 from dynamics.capture.state import held_still
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
@@ -56,7 +56,7 @@ class Tap:
     def layout(self) -> Layout:
         """Where the layers are."""
         if self._layout is None:
-            raise Refusal(f"The layers of {self.name} are known after its first forward pass.")
+            raise InputError(f"The layers of {self.name} are known after its first forward pass.")
         return self._layout
 
     @property
@@ -87,7 +87,7 @@ class Tap:
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
         if not self._passes:
-            raise Refusal(f"Nothing was captured: {self.name} was not run inside the capture.")
+            raise InputError(f"Nothing was captured: {self.name} was not run inside the capture.")
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
@@ -103,7 +103,7 @@ class Tap:
     def _install(self) -> None:
         layout, modules = self.layout, dict(self._model.named_modules())
         if self._sites <= ATTENTION_SITES and not self.has_attention:
-            raise Refusal(
+            raise InputError(
                 f"{self.name} computes no attention that can be captured: ask for the residual or output site."
             )
         for module in modules.values():
@@ -170,10 +170,10 @@ class Tap:
         expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads}
         if self._layer != self.layers:
             _LAYOUTS.pop(self._model)
-            raise Refusal(f"{self._layer} layers of {self.name} ran where {self.layers} were expected.")
+            raise InputError(f"{self._layer} layers of {self.name} ran where {self.layers} were expected.")
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
-            raise Refusal(f"The attention of {self.name} was silent in layers {missing}.")
+            raise InputError(f"The attention of {self.name} was silent in layers {missing}.")
         self._passes += 1
 
 
@@ -183,7 +183,7 @@ def hidden_states(values: Any, name: str, time_first: bool) -> Tensor:
     values = [values] if isinstance(values, Tensor) else values
     x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
     if x is None:
-        raise Refusal(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
+        raise InputError(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
     if x.ndim == 4:
         return x.flatten(2).transpose(1, 2)
     return x.transpose(0, 1) if time_first else x
@@ -248,11 +248,11 @@ def capture(
     unknown = sorted(sites - STATE_SITES - ATTENTION_SITES)
     if unknown or not sites:
         known = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
-        raise Refusal(
+        raise InputError(
             f"There is no site to capture called {', '.join(unknown) or 'nothing'}; choose from {known}."
         )
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
-        raise Refusal(
+        raise InputError(
             "Capturing residual or output needs on_states; query, key or attention needs on_attention."
         )
     tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, cross)

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from dynamics.capture.attention import AttentionCall
 from dynamics.capture.tap import capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 _OPERANDS = {
     F.linear: ("input", "weight", "bias"),
@@ -137,7 +137,7 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
                 products.code, products.alternate = code, turn == _CHECKS - 1
                 with suppress(_Enough):
                     model(**batch)
-        except Refusal:  # a model that took another way through its layers
+        except InputError:  # a model that took another way through its layers
             return {}
     layout = {}
     for layer, turns in heard.items():

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import write_atomically
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def writable_cache() -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:
-        raise Refusal(
+        raise InputError(
             f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another."
         ) from error
 

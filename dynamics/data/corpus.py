@@ -26,7 +26,7 @@ from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
 from dynamics.data.wikitext import plain
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import write_atomically
 
 SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
@@ -96,12 +96,12 @@ def load(
         progress: whether to show progress bars on stderr.
 
     Raises:
-        Refusal: the corpus cannot be had, is empty or not UTF-8, or the cache cannot be written.
+        InputError: the corpus cannot be had, is empty or not UTF-8, or the cache cannot be written.
     """
     if vocabulary not in KINDS:
-        raise Refusal(f"there is no vocabulary {vocabulary}: choose {' or '.join(KINDS)}.")
+        raise InputError(f"there is no vocabulary {vocabulary}: choose {' or '.join(KINDS)}.")
     if vocabulary_size < 2:
-        raise Refusal(f"vocabulary_size must be at least 2, a character and <unk> (got {vocabulary_size}).")
+        raise InputError(f"vocabulary_size must be at least 2, a character and <unk> (got {vocabulary_size}).")
     with writable_cache() as cache:
         source = locate(name, progress)
         raw = source.identify(progress)
@@ -155,7 +155,9 @@ def _write_text(source: Source, raw: Identity, path: Path, processes: int | None
             else:
                 _write_plain(source, file, advance)
         if not file.tell():  # a plain text of blanks is wound back
-            raise Refusal(f"{source.path} holds no {'article' if raw.dump else 'text'}: give another corpus.")
+            raise InputError(
+                f"{source.path} holds no {'article' if raw.dump else 'text'}: give another corpus."
+            )
 
     write_atomically(path, write)
     write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
@@ -184,7 +186,7 @@ def _write_plain(source: Source, file: IO[bytes], advance: Callable[[int], None]
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise Refusal(
+            raise InputError(
                 f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (iconv can)."
             ) from error
         text = plain(line_ends.decode(text, final=not block))

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from dynamics.data.cache import bar
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 REACH = 3.0
 """Seconds that a host has to answer."""
@@ -47,7 +47,7 @@ def download(url: str, target: Path, progress: bool = True) -> None:
     """Fetch `url` into `target`, by way of `target.part`, which a broken download leaves for the next.
 
     Raises:
-        Refusal: the host cannot be reached, refuses, or breaks off `ATTEMPTS` times.
+        InputError: the host cannot be reached, refuses, or breaks off `ATTEMPTS` times.
         OSError: `target` cannot be written.
     """
     part = target.with_name(target.name + ".part")
@@ -65,7 +65,7 @@ def download(url: str, target: Path, progress: bool = True) -> None:
         if attempt < ATTEMPTS - 1:
             time.sleep(PAUSE * 2**attempt)
     kept = f" {_size(part):,} bytes are kept and a new try goes on from there;" if _size(part) else ""
-    raise Refusal(
+    raise InputError(
         f"{url} cannot be downloaded ({reason}):{kept} try later, put the file at {target} by hand, or use the "
         "corpus `sample`."
     )

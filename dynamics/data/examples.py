@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynamics.data.task_table import Task
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 LABEL = "label"
 CANONICAL = {
@@ -47,19 +47,19 @@ def load(task: Task, path: Path | None) -> Splits:
     """The examples of every split that has labels: of a local folder, or of the hub where `path` is None.
 
     Raises:
-        Refusal: nothing is found, train or validation is missing or empty, or a line is not the task's.
+        InputError: nothing is found, train or validation is missing or empty, or a line is not the task's.
     """
     splits = _fetch(task) if path is None else _read(task, path)
     where = f"{task.hub[0]} on the hub" if path is None else str(path)
     for name in ("train", "validation"):
         if not splits.get(name):
-            raise Refusal(f"data.task {task.name}: {where} has no examples for {name}.")
+            raise InputError(f"data.task {task.name}: {where} has no examples for {name}.")
     return splits
 
 
 def _read(task: Task, folder: Path) -> Splits:
     if not folder.is_dir():
-        raise Refusal(
+        raise InputError(
             f"data.path {folder}: there is no such folder; it must hold train and dev ({_endings()})."
         )
     found = {}
@@ -71,7 +71,7 @@ def _read(task: Task, folder: Path) -> Splits:
             if not _is_held_back(task, split, rows):
                 found[split] = list(_examples(task, rows))
         elif split != "test":
-            raise Refusal(f"data.path {folder} has no file {names[0]} ({_endings()}).")
+            raise InputError(f"data.path {folder} has no file {names[0]} ({_endings()}).")
     return found
 
 
@@ -93,9 +93,9 @@ def _rows(task: Task, file: Path) -> Iterator[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Refusal(f"{file} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
+        raise InputError(f"{file} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
     if not text.strip():
-        raise Refusal(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
+        raise InputError(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
     if file.suffix == ".tsv":
         return _table(task, file, _lines(text))
     return _objects(task, file, text)
@@ -109,7 +109,7 @@ def _lines(text: str) -> list[str]:
 def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
     """Lines of values between tabs, with or without a header; quotes are text."""
     if task.is_span:
-        raise Refusal(f"{file}: answers do not fit into a table; give {task.name} as .json or .jsonl.")
+        raise InputError(f"{file}: answers do not fit into a table; give {task.name} as .json or .jsonl.")
     first = lines[0].split("\t")
     names, columns = [_canonical(name) for name in first], task.columns
     if set(task.texts) <= set(names):
@@ -119,7 +119,7 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
         simple = {len(task.columns): tuple(range(len(task.columns)))}
         known, start = {**simple, **task.bare}, 0
         if len(first) not in known:
-            raise Refusal(
+            raise InputError(
                 f"{file} must have the columns {_listed(task.columns)}, named in its first line or just these in "
                 f"this order; its first line has {len(first)}: {', '.join(first)[:80]}."
             )
@@ -127,7 +127,7 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(lines[start:], start + 1):
         values, where = line.split("\t"), f"line {number} of {file}"
         if len(values) <= max(places):
-            raise Refusal(f"{where} has {len(values)} columns where the first one has {len(first)}.")
+            raise InputError(f"{where} has {len(values)} columns where the first one has {len(first)}.")
         yield where, dict(zip(columns, (values[place] for place in places), strict=True))
 
 
@@ -142,7 +142,7 @@ def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
             listed = _squad(whole) if isinstance(whole, dict) and "data" in whole else whole
             found = [(f"entry {i} of {file}", row) for i, row in enumerate(listed, 1)]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
+        raise InputError(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
     return _named(found)
 
 
@@ -176,7 +176,7 @@ def _fetch(task: Task) -> Splits:
         whole = datasets.load_dataset(*task.hub)
     except Exception as error:  # `datasets` raises whatever its many loaders do
         message = " ".join(str(error).split())[:200].rstrip(".")
-        raise Refusal(
+        raise InputError(
             f"data.task {task.name}: {task.hub[0]} cannot be fetched ({type(error).__name__}: {message}); "
             f"give a folder with train and dev ({_endings()}) as data.path."
         ) from error
@@ -192,14 +192,14 @@ def _fetch(task: Task) -> Splits:
 def _examples(task: Task, rows: Iterable[Row]) -> Iterator[Example]:
     for where, row in rows:
         if missing := [column for column in task.columns if column not in row]:
-            raise Refusal(
+            raise InputError(
                 f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
                 f"({', '.join(map(str, row))[:80] or 'it has none'})."
             )
         texts = tuple(row[column] for column in task.texts)
         for column, text in zip(task.texts, texts, strict=True):
             if not isinstance(text, str):
-                raise Refusal(f"{where}: {column} must be text (got {text!r}).")
+                raise InputError(f"{where}: {column} must be text (got {text!r}).")
         if task.is_span:
             yield Example(texts, _answers(row["answers"], texts[1], where), str(row.get("id", where)))
         elif task.labels:
@@ -215,7 +215,7 @@ def _class(task: Task, value: Any, where: str) -> int:
     if text.isdigit() and int(text) < len(task.labels):
         return int(text)
     known = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
-    raise Refusal(f"{where}: {text!r} is no label of {task.name}; choose from {known}.")
+    raise InputError(f"{where}: {text!r} is no label of {task.name}; choose from {known}.")
 
 
 def _score(value: Any, where: str) -> float:
@@ -224,7 +224,7 @@ def _score(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         score = math.nan
     if not 0 <= score <= HIGHEST_SCORE:
-        raise Refusal(f"{where}: the score must lie between 0 and {HIGHEST_SCORE:g} (got {value!r}).")
+        raise InputError(f"{where}: the score must lie between 0 and {HIGHEST_SCORE:g} (got {value!r}).")
     return score
 
 
@@ -237,12 +237,14 @@ def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
             pairs = [(answer["text"], answer["answer_start"]) for answer in value]
         answers = tuple(Answer(str(text), int(start)) for text, start in pairs)
     except (KeyError, TypeError, ValueError) as error:
-        raise Refusal(f"{where}: answers must hold text and answer_start ({error!r}).") from error
+        raise InputError(f"{where}: answers must hold text and answer_start ({error!r}).") from error
     if not answers:
-        raise Refusal(f"{where} has no answer: questions without one (SQuAD 2) are not among the tasks.")
+        raise InputError(f"{where} has no answer: questions without one (SQuAD 2) are not among the tasks.")
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
-            raise Refusal(f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context.")
+            raise InputError(
+                f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context."
+            )
     return answers
 
 

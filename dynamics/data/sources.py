@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from dynamics.data import download
 from dynamics.data.cache import bar, cache_folder, read_json, write_json
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 CHOICES = "choose enwik8, sample, auto, or a path that ends in .xml or .txt (also with .xz .bz2 .gz .zip)"
 SAMPLE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -66,7 +66,7 @@ class Source:
         """The content, decompressed, in blocks; a compressed dump that breaks off gives what is there.
 
         Raises:
-            Refusal: the file cannot be read or decompressed, or a compressed text (no dump) breaks off.
+            InputError: the file cannot be read or decompressed, or a compressed text (no dump) breaks off.
         """
         try:
             with self._open() as file:
@@ -75,31 +75,31 @@ class Source:
                         yield block
                 except EOFError:
                     if self.path.with_suffix("").suffix == ".txt":
-                        raise Refusal(
+                        raise InputError(
                             f"{self.path} breaks off in its compressed data: fetch it again."
                         ) from None
         except (lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise Refusal(f"{self.path} cannot be decompressed ({error}): fetch it again.") from error
+            raise InputError(f"{self.path} cannot be decompressed ({error}): fetch it again.") from error
         except OSError as error:
-            raise Refusal(f"{self.path} cannot be read ({error.strerror or error}).") from error
+            raise InputError(f"{self.path} cannot be read ({error.strerror or error}).") from error
 
     def identify(self, progress: bool = True) -> Identity:
         """What the content is; read through once, then remembered for as long as the file does not change.
 
         Raises:
-            Refusal: the content cannot be read, or is not what it must be; then our own copy of it is removed.
+            InputError: the content cannot be read, or is not what it must be; then our own copy of it is removed.
         """
         try:
             stat = self.path.stat()
         except OSError as error:
-            raise Refusal(f"{self.path} cannot be read ({error.strerror}).") from error
+            raise InputError(f"{self.path} cannot be read ({error.strerror}).") from error
         stamp = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         memory = cache_folder() / "inputs" / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:24]}.json"
         known = read_json(memory, "stamp", "identity")
         if known is None or known["stamp"] != stamp:
             try:
                 identity = self._read_through(progress)
-            except Refusal:
+            except InputError:
                 if self.official:
                     self.path.unlink()
                 raise
@@ -116,7 +116,7 @@ class Source:
                 sha1.update(block)
                 advance(len(block))
         if self.official and (size, sha1.hexdigest()) != self.official[1:]:
-            raise Refusal(
+            raise InputError(
                 f"{self.path} held {size:,} bytes with sha1 {sha1.hexdigest()} where {self.name} is "
                 f"{self.official.size:,} with {self.official.sha1}: it was removed, run again to fetch it."
             )
@@ -128,7 +128,7 @@ class Source:
             return suffix == ".xml"
         if b"<mediawiki" in next(self.blocks(), b"")[:1000]:
             return True
-        raise Refusal(f"{self.path} is neither .xml nor .txt by its name, nor a Wikipedia dump: {CHOICES}.")
+        raise InputError(f"{self.path} is neither .xml nor .txt by its name, nor a Wikipedia dump: {CHOICES}.")
 
     def _inner_name(self) -> str:
         suffix = self.path.suffix.lower()
@@ -152,11 +152,11 @@ class Source:
         try:
             archive = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise Refusal(f"{self.path} is no readable zip archive ({error}): fetch it again.") from error
+            raise InputError(f"{self.path} is no readable zip archive ({error}): fetch it again.") from error
         with archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
             if len(names) != 1:
-                raise Refusal(
+                raise InputError(
                     f"{self.path} holds {len(names)} files, a corpus is one: unpack it and give the file."
                 )
             yield archive, names[0]
@@ -170,16 +170,16 @@ def locate(corpus: str, progress: bool = True) -> Source:
         progress: whether to show the download.
 
     Raises:
-        Refusal: there is no such file, or it cannot be had.
+        InputError: there is no such file, or it cannot be had.
     """
     named = {"enwik8": _enwik8, "sample": _sample, "auto": _auto}
     if corpus in named:
         return named[corpus](progress)
     path = Path(corpus).expanduser()
     if os.path.isdir(path):  # noqa: PTH112 (says no, where pathlib raises on a closed folder)
-        raise Refusal(f"{corpus} is a directory: give one file inside it.")
+        raise InputError(f"{corpus} is a directory: give one file inside it.")
     if not os.path.exists(path):  # noqa: PTH110
-        raise Refusal(f"there is no corpus and no file called {corpus}: {CHOICES}.")
+        raise InputError(f"there is no corpus and no file called {corpus}: {CHOICES}.")
     return Source(path.name, path)
 
 
@@ -189,21 +189,21 @@ def _auto(progress: bool) -> Source:
         why = "it is in the cache" if _archive().exists() else f"{host} answers"
         try:
             return replace(_enwik8(progress), notes=(f"auto took enwik8, because {why}",))
-        except Refusal as refusal:
+        except InputError as refusal:
             why = str(refusal)
     else:
         why = f"{host} was not reached within {download.REACH:g} s and enwik8 is not in the cache"
     try:
         return replace(_sample(progress), notes=(f"auto took the sample, because {why}",))
-    except Refusal as refusal:
-        raise Refusal(f"auto finds no corpus, because {why}, and {refusal}") from refusal
+    except InputError as refusal:
+        raise InputError(f"auto finds no corpus, because {why}, and {refusal}") from refusal
 
 
 def _sample(progress: bool) -> Source:
     spec = find_spec("gensim")
     path = Path(spec.origin).parent / SAMPLE if spec and spec.origin else None
     if path is None or not path.exists():
-        raise Refusal(
+        raise InputError(
             "the sample lies in the package gensim, which is missing: pip install 'dynamics[sample]'."
         )
     return Source("sample", path)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def find(name: str) -> Task:
     """
     if name not in TASKS:
         near = get_close_matches(name, TASKS, n=1)
-        raise Refusal(
+        raise InputError(
             f"data.task: there is no task {name}; "
             + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TASKS)}.")
         )

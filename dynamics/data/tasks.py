@@ -15,7 +15,7 @@ from dynamics.data.examples import Splits, content, load
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
 from dynamics.data.windows import TRAIN_STREAM, Shares
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 PROBE_STREAM = 3
 """Keeps the choice of probe examples apart from other draws; no seed of a run enters it."""
@@ -48,7 +48,7 @@ class TaskData(L.LightningDataModule):
         seed: decides the training examples, together with the step.
 
     Raises:
-        Refusal: an unknown task, or a size below 1.
+        InputError: an unknown task, or a size below 1.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TaskData(L.LightningDataModule):
         sizes = {"batch_size": batch_size, "max_length": max_length, "probe_tokens": probe_tokens}
         for key, value in sizes.items():
             if value is not None and value < 1:
-                raise Refusal(f"data.{key} must be at least 1 (got {value}).")
+                raise InputError(f"data.{key} must be at least 1 (got {value}).")
         self.task = find(task)
         self.save_hyperparameters()
         self.examples: Splits = {}
@@ -77,7 +77,7 @@ class TaskData(L.LightningDataModule):
         """Read the examples.
 
         Raises:
-            Refusal: they are missing, empty, or not the task's.
+            InputError: they are missing, empty, or not the task's.
         """
         if not self.examples:
             path = self.hparams.path
@@ -87,7 +87,7 @@ class TaskData(L.LightningDataModule):
         """Tokenize the examples as the model wants them; `reach` is the longest input that it takes.
 
         Raises:
-            Refusal: the tokenizer has no padding, or fewer rows than a batch come out.
+            InputError: the tokenizer has no padding, or fewer rows than a batch come out.
         """
         self.tokenizer = self._with_padding(tokenizer)
         length = min(self.hparams.max_length or (384 if self.task.is_span else 128), reach)
@@ -95,7 +95,7 @@ class TaskData(L.LightningDataModule):
             self._rows[split] = encode(self.task, examples, tokenizer, length, self.hparams.stride)
         self._order.cache_clear()
         if self.steps_per_epoch < 1:
-            raise Refusal(
+            raise InputError(
                 f"data.batch_size {self.hparams.batch_size} is more than there is to train on "
                 f"({len(self._rows['train'].labels)} rows): choose a smaller one."
             )
@@ -104,11 +104,11 @@ class TaskData(L.LightningDataModule):
         wanted = self.hparams.pad_token
         if wanted is not None:
             if wanted not in tokenizer.get_vocab():
-                raise Refusal(f"data.pad_token {wanted} is no token of the tokenizer: name one that is.")
+                raise InputError(f"data.pad_token {wanted} is no token of the tokenizer: name one that is.")
             tokenizer.pad_token = wanted
         if tokenizer.pad_token_id is None:
             last = f", for example --data.pad_token '{tokenizer.eos_token}'" if tokenizer.eos_token else ""
-            raise Refusal(f"the tokenizer has no token for padding: name one of its tokens{last}.")
+            raise InputError(f"the tokenizer has no token for padding: name one of its tokens{last}.")
         return tokenizer
 
     @property
@@ -131,7 +131,7 @@ class TaskData(L.LightningDataModule):
         accumulate = trainer.accumulate_grad_batches
         shares, total = trainer.world_size * accumulate, self.hparams.batch_size
         if total % shares:
-            raise Refusal(
+            raise InputError(
                 f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
                 "accumulated batches: choose a multiple."
             )
@@ -154,7 +154,7 @@ class TaskData(L.LightningDataModule):
     def test_dataloader(self) -> Shares:
         """The whole test split, where it has labels."""
         if "test" not in self._rows:
-            raise Refusal(f"data.task {self.task.name} has no test split with labels here.")
+            raise InputError(f"data.task {self.task.name} has no test split with labels here.")
         return self._evaluation("test")
 
     def _evaluation(self, split: str) -> Shares:
@@ -175,7 +175,7 @@ class TaskData(L.LightningDataModule):
             data.covered(rows) if with_spans else None,
         )
 
-    def probe_batches(self) -> list[dict[str, Tensor]]:
+    def evaluation_batches(self) -> list[dict[str, Tensor]]:
         """Model inputs for measuring, on the CPU: whole rows of the validation split, the same for every run.
 
         At least `probe_tokens` tokens, padding not counted, where the split has so many.

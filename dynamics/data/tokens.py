@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynamics.data.examples import Example
 from dynamics.data.task_table import Task
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 GROUP = 50
 """Batches whose rows are sorted by length together: enough for little padding, few enough to mix."""
@@ -71,7 +71,7 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
         stride: tokens that two rows of one context share.
 
     Raises:
-        Refusal: `length` leaves no room for the context.
+        InputError: `length` leaves no room for the context.
     """
     texts = list(zip(*(example.texts for example in examples), strict=True))
     if not task.is_span:
@@ -92,7 +92,7 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
     except BaseException as error:  # the tokenizers panic, which is no Exception
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise Refusal(
+        raise InputError(
             f"data.max_length {length} has no room for the longest question and more of its context than "
             f"data.stride {stride}: raise the one or lower the other."
         ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import write_atomically
 
 KINDS = ("characters", "bytes")
@@ -146,7 +146,7 @@ class Vocabulary:
         """Read what `save` wrote into `folder`.
 
         Raises:
-            Refusal: there is no such file, or it is not of this kind.
+            InputError: there is no such file, or it is not of this kind.
         """
         path = Path(folder) / "tokenizer.json"
         try:
@@ -154,9 +154,9 @@ class Vocabulary:
             tokens = sorted(model["vocab"], key=model["vocab"].get)
             kind = "characters" if model["unk_token"] else "bytes"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{path} is not a vocabulary of characters or bytes ({error}).") from error
+            raise InputError(f"{path} is not a vocabulary of characters or bytes ({error}).") from error
         vocabulary = cls(kind, tuple(tokens[:-2]))
         expected = vocabulary.tokens[-1:] == (UNKNOWN,) if kind == "characters" else vocabulary == cls.bytes()
         if tokens[-2:] != [MASK, PAD] or not expected or model.get("merges"):
-            raise Refusal(f"{path} is not a vocabulary of characters or bytes: it is some other tokenizer.")
+            raise InputError(f"{path} is not a vocabulary of characters or bytes: it is some other tokenizer.")
         return vocabulary

@@ -24,10 +24,10 @@ from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Tag
 from mwparserfromhell.parser import ParserError, use_c
 from mwparserfromhell.wikicode import Wikicode
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 if not use_c:
-    raise Refusal("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
+    raise InputError("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
 
 RECIPE = f"wikitext 2, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
 """Changes whenever the same article may give other text; caches are keyed by it."""

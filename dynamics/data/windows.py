@@ -17,7 +17,7 @@ from torch import Tensor
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
 from dynamics.data.summary import bits_per_character
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 TRAIN_STREAM = 0
 """Keeps the draw of windows apart from other draws under the same (seed, step)."""
@@ -111,7 +111,7 @@ class CharData(L.LightningDataModule):
         self.save_hyperparameters()
         for key in ("context", "batch_size", "validation_windows", "probe_tokens"):
             if self.hparams[key] < 1:
-                raise Refusal(f"data.{key} must be at least 1 (got {self.hparams[key]}).")
+                raise InputError(f"data.{key} must be at least 1 (got {self.hparams[key]}).")
         self.text: Corpus | None = None
         self._tokens: Tensor | None = None
 
@@ -123,14 +123,14 @@ class CharData(L.LightningDataModule):
         """Open the encoded corpus.
 
         Raises:
-            Refusal: a split is shorter than one window.
+            InputError: a split is shorter than one window.
         """
         if self.text is not None:
             return
         self.text = self._load()
         for name, split in self.text.splits.items():
             if split.stop - split.start <= self.hparams.context:
-                raise Refusal(
+                raise InputError(
                     f"the {name} split of {self.text.name} has {split.stop - split.start} characters, less than "
                     f"one window of data.context + 1 = {self.hparams.context + 1}: give more text or a "
                     "shorter context."
@@ -149,7 +149,7 @@ class CharData(L.LightningDataModule):
         shares = trainer.world_size * accumulate
         total = self.hparams.batch_size
         if total % shares:
-            raise Refusal(
+            raise InputError(
                 f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
                 "accumulated batches: choose a multiple."
             )
@@ -187,7 +187,7 @@ class CharData(L.LightningDataModule):
 
         return Shares(len(mine), batches)
 
-    def probe_batches(self) -> list[dict[str, Tensor]]:
+    def evaluation_batches(self) -> list[dict[str, Tensor]]:
         """Model inputs for measuring: `input_ids` (B, T) of the validation split, on the CPU.
 
         The first T characters of evenly spread windows, clean, at least `probe_tokens` of them where the split

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 def quiet() -> None:
@@ -30,4 +30,4 @@ def out_of_memory(
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in message:
             raise
         hint = f"{option} {size // 2}" if size > 1 else otherwise
-        raise Refusal(f"{name}: out of memory with {option} {size}: try {hint}.") from error
+        raise InputError(f"{name}: out of memory with {option} {size}: try {hint}.") from error

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import read_run, write_run
 
 Facts = dict[str, Any]
@@ -25,21 +25,23 @@ def begin(folder: Path, made: Facts, resume: str | None, shared: Sequence[str] =
         shared: keys whose parts must be what they were.
 
     Raises:
-        Refusal: the run exists and is not to go on, or cannot with these settings.
+        InputError: the run exists and is not to go on, or cannot with these settings.
     """
     if resume not in (None, "auto"):
-        raise Refusal(f"--resume {resume}: a {made['kind']} goes on with --resume auto.")
+        raise InputError(f"--resume {resume}: a {made['kind']} goes on with --resume auto.")
     if not folder.exists() or not any(folder.iterdir()):
         return made
     if resume is None:
-        raise Refusal(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
+        raise InputError(
+            f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run."
+        )
     before = read_run(folder)
     if before.get("kind") != made["kind"]:
-        raise Refusal(f"the run {folder.name} is no {made['kind']}: choose another --run.")
+        raise InputError(f"the run {folder.name} is no {made['kind']}: choose another --run.")
     for key in shared:
         differing = [part for part in made[key] if made[key][part] != before.get(key, {}).get(part)]
         if differing:
-            raise Refusal(
+            raise InputError(
                 f"the run {folder.name} was made with other {key} ({differing[0]}): choose another --run, or say the "
                 "same again."
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 from dynamics import record
 from dynamics.config import read_config
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 LAUNCHERS = ("local",)
 KEYS = {"fit", "vary", "seeds"}
@@ -54,23 +54,25 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         more: words of `dynamics fit` for all of them; they win over those of the file.
 
     Raises:
-        Refusal: the file does not say what to run, or an option is the sweep's own.
+        InputError: the file does not say what to run, or an option is the sweep's own.
     """
     config = read_config(path)
     if set(config) != KEYS:
         wrong = ", ".join(sorted(set(config) ^ KEYS))
-        raise Refusal(f"{path} must hold fit, vary and seeds, and nothing else (check {wrong}).")
+        raise InputError(f"{path} must hold fit, vary and seeds, and nothing else (check {wrong}).")
     fits, options, seeds = (config[key] for key in ("fit", "vary", "seeds"))
     if not isinstance(fits, dict) or not fits or not all(isinstance(words, str) for words in fits.values()):
-        raise Refusal(f"{path}: fit must hold the words of `dynamics fit`, as text, for each name.")
+        raise InputError(f"{path}: fit must hold the words of `dynamics fit`, as text, for each name.")
     if (
         not isinstance(options, dict)
         or not options
         or not all(_is_option(option) for option in options.values())
     ):
-        raise Refusal(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
+        raise InputError(
+            f"{path}: vary must hold for each name an option with {{}} in it, and a list of values."
+        )
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise Refusal(f"{path}: seeds must be a list of whole numbers.")
+        raise InputError(f"{path}: seeds must be a list of whole numbers.")
     made = [
         Point(
             f"{name}-{fit}-{kind}_{value}-seed_{seed}".replace("/", "_"),
@@ -88,7 +90,9 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
     ]
     own = [word for point in made for word in point.words[:-2] if word.split("=")[0] in OWN]
     if own:
-        raise Refusal(f"{own[0].split('=')[0]} is the sweep's own: take it out of {path} or the command line.")
+        raise InputError(
+            f"{own[0].split('=')[0]} is the sweep's own: take it out of {path} or the command line."
+        )
     return made
 
 
@@ -121,10 +125,10 @@ def sweep(
         The names of the runs that are complete, and by name what those that failed said last.
 
     Raises:
-        Refusal: as `points`; an unknown launcher; or a run was made with other words before.
+        InputError: as `points`; an unknown launcher; or a run was made with other words before.
     """
     if launcher not in LAUNCHERS:
-        raise Refusal(f"--launcher must be local (got {launcher}).")
+        raise InputError(f"--launcher must be local (got {launcher}).")
     made = points(path, name, more)
     folder = record.new(name)
     todo = [point for point in made if not point.is_done]
@@ -133,7 +137,7 @@ def sweep(
         (point for point in made if known.get(point.name, list(point.words)) != list(point.words)), None
     )
     if changed is not None:
-        raise Refusal(
+        raise InputError(
             f"the run {changed.name} was made with other options: name this sweep otherwise with --run, or remove "
             f"{folder} and its runs."
         )

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 STEP = "trainer/global_step"
 
@@ -63,13 +63,13 @@ class WandbLogger(LightningWandbLogger):
         """The run of W&B.
 
         Raises:
-            Refusal: it cannot be begun.
+            InputError: it cannot be begun.
         """
         try:
             return super().experiment
         except wandb.Error as error:
             said = " ".join(str(error).split())
-            raise Refusal(
+            raise InputError(
                 f"W&B does not begin a run ({said}): set trainer.logger.init_args.mode offline."
             ) from error
 

@@ -15,15 +15,10 @@ from inspect import signature
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 if TYPE_CHECKING:
-    from dynamics.metrics.base import Metric
-
-_HELPERS = {
-    *("accumulators", "arithmetic", "attention", "base", "covariance", "cross", "intervals", "neighbors"),
-    *("sampling", "spectrum", "start"),
-}
+    from dynamics.metrics.streaming.base import Metric
 
 DEFAULT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -48,19 +43,19 @@ DEFAULT: dict[str, tuple[str, ...]] = {
 @cache
 def names() -> tuple[str, ...]:
     """The names of all quantities, sorted."""
-    return tuple(sorted(module.name for module in iter_modules(__path__) if module.name not in _HELPERS))
+    return tuple(sorted(module.name for module in iter_modules(__path__) if not module.ispkg))
 
 
 def resolve(name: str, **options: Any) -> "Metric":
     """A new metric by its name (`anisotropy`), a variant's (`intrinsic_dimension_mle`) or a class path.
 
-    Raises Refusal for a name that nothing bears, or options that the metric does not take.
+    Raises InputError for a name that nothing bears, or options that the metric does not take.
     """
     metric, fixed = _imported(name) if "." in name else _named(name)
     try:
         signature(metric).bind(**fixed, **options)
     except TypeError as error:
-        raise Refusal(f"metric {name} does not take its options: {error}.") from error
+        raise InputError(f"metric {name} does not take its options: {error}.") from error
     return metric(**fixed, **options)
 
 
@@ -72,17 +67,17 @@ def _named(name: str) -> tuple[type["Metric"], dict[str, Any]]:
             if options is not None:
                 return metric, options
     near = get_close_matches(name, names(), n=3) or names()
-    raise Refusal(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
+    raise InputError(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
 
 
 def _imported(path: str) -> tuple[type["Metric"], dict[str, Any]]:
-    from dynamics.metrics.base import Metric
+    from dynamics.metrics.streaming.base import Metric
 
     module, _, attribute = path.rpartition(".")
     try:
         metric = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise Refusal(f"metric {path} cannot be imported: {error}.") from error
+        raise InputError(f"metric {path} cannot be imported: {error}.") from error
     if not (isinstance(metric, type) and issubclass(metric, Metric)):
-        raise Refusal(f"metric {path} is not a Metric (dynamics.metrics.base.Metric).")
+        raise InputError(f"metric {path} is not a Metric (dynamics.metrics.streaming.base.Metric).")
     return metric, {}

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, gram, top_share
+from dynamics.metrics.streaming.spectrum import Spectral, gram, top_share
 
 
 def anisotropy(x: Tensor) -> Tensor:

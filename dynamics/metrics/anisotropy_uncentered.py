@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Moments
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
-from dynamics.metrics.spectrum import gram, top, top_share, trace
+from dynamics.metrics.streaming.accumulators import Moments
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming.spectrum import gram, top, top_share, trace
 
 
 def anisotropy_uncentered(x: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sums
-from dynamics.metrics.base import HEAD_SITES, Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming.base import HEAD_SITES, Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
 
 
 def drift(x: Tensor, reference: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sample
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.neighbors import unique_rows
+from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.neighbors import unique_rows
 
 
 def duplicate_share(x: Tensor) -> Tensor:

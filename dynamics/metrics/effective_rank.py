@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, eigenvalues
+from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
 
 
 def effective_rank(x: Tensor) -> Tensor:

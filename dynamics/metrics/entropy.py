@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.arithmetic import floating, precise
-from dynamics.metrics.attention import AttentionStatistics, attend, chunks
-from dynamics.metrics.base import Estimate
+from dynamics.metrics.streaming.arithmetic import floating, precise
+from dynamics.metrics.streaming.attention import AttentionStatistics, attend, chunks
+from dynamics.metrics.streaming.base import Estimate
 
 
 @torch.no_grad()

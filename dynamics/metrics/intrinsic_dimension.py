@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.errors import Refusal
-from dynamics.metrics.accumulators import Sample
-from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import t_interval, variance_of_sum
-from dynamics.metrics.neighbors import nearest, without_duplicates
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
+from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 FEWEST = 10
 """Different states below which no dimension is estimated."""
@@ -133,11 +133,11 @@ class IntrinsicDimension(Sample):
     def __init__(self, estimator: str = "TwoNN", keep: float = 0.9, size: int = 4096, seed: int = 0) -> None:
         super().__init__(size, seed)
         if not 0 < keep < 1:
-            raise Refusal(
+            raise InputError(
                 f"intrinsic_dimension keeps a share of the ratios strictly between 0 and 1 (got keep={keep})."
             )
         if estimator not in (known := ["TwoNN", *ESTIMATORS.values()]):
-            raise Refusal(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
+            raise InputError(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
         self.estimator, self.keep = estimator, keep
         suffix = "" if keep == 0.9 else f"_lowest_{keep * 100:g}"
         self.name = "intrinsic_dimension" + (suffix if estimator == "TwoNN" else f"_{estimator.lower()}")

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from dynamics.metrics.covariance import evenness, mean_and_covariance, shrink
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
-from dynamics.metrics.spectrum import Spectral
+from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
+from dynamics.metrics.streaming.spectrum import Spectral
 
 
 def isoscore(x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
         0-d, in the precision of x (float32 for half precision).
 
     Raises:
-        Refusal: fewer than two states.
+        InputError: fewer than two states.
 
     >>> import torch
     >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.cross import Cross, blocks
+from dynamics.metrics.streaming.cross import Cross, blocks
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:

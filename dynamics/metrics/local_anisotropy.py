@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sample
 from dynamics.metrics.anisotropy import anisotropy
-from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.neighbors import nearest, without_duplicates
-from dynamics.metrics.sampling import priority
+from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
+from dynamics.metrics.streaming.sampling import priority
 
 BLOCK = 32
 """Neighbourhoods that exist at a time."""

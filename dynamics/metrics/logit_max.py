@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from dynamics.metrics.attention import SUMMARIES, AttentionStatistics
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.streaming.attention import SUMMARIES, AttentionStatistics
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
 
 
 def logit_max(logits: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.attention import AttentionStatistics
-from dynamics.metrics.base import Estimate
+from dynamics.metrics.streaming.attention import AttentionStatistics
+from dynamics.metrics.streaming.base import Estimate
 
 
 def max_probability(probabilities: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sums
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
-from dynamics.metrics.sampling import window_sums
+from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming.sampling import window_sums
 
 
 def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:

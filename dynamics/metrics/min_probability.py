@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.base import Estimate
 from dynamics.metrics.score_variance import ScoreSums
+from dynamics.metrics.streaming.base import Estimate
 
 
 def min_probability(probabilities: Tensor) -> Tensor:

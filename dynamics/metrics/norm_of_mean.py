@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sums
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
 
 
 def norm_of_mean(x: Tensor) -> Tensor:

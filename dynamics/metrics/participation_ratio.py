@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.spectrum import Spectral, gram, trace
+from dynamics.metrics.streaming.spectrum import Spectral, gram, trace
 
 
 def participation_ratio(x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.cross import Cross, blocks
-from dynamics.metrics.spectrum import trace
+from dynamics.metrics.streaming.cross import Cross, blocks
+from dynamics.metrics.streaming.spectrum import trace
 
 
 def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from dynamics.metrics.attention import QueryKeySums
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import estimate
+from dynamics.metrics.streaming.attention import QueryKeySums
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
 
 
 def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:

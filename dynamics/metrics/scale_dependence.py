@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.accumulators import Sample
-from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.base import Estimate, undefined
-from dynamics.metrics.intervals import t_interval, variance_of_sum
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn, two_nn_influence
-from dynamics.metrics.neighbors import nearest, without_duplicates
+from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
+from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 THINNINGS = (1, 2, 4, 8)
 

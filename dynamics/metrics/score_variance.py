@@ -5,10 +5,10 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from dynamics.metrics.arithmetic import floating
-from dynamics.metrics.attention import QueryMeans
-from dynamics.metrics.base import Attention, Estimate
-from dynamics.metrics.sampling import window_sums
+from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.attention import QueryMeans
+from dynamics.metrics.streaming.base import Attention, Estimate
+from dynamics.metrics.streaming.sampling import window_sums
 
 CHUNK = 64
 """Queries whose logits exist at a time."""

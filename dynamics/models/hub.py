@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **more: Any) -> Any:
@@ -20,32 +20,34 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
         revision: on the hub; the newest where this is empty.
 
     Raises:
-        Refusal: it is not found, has no such revision, is damaged, or is not to be trusted.
+        InputError: it is not found, has no such revision, is damaged, or is not to be trusted.
     """
     name = name or source
     if revision:
         more["revision"] = revision
     try:
         return call(source, **more)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
-        raise Refusal(
+        raise InputError(
             f"the weights of {name} are pickled and hold more than tensors: they could run code and are "
             "not loaded; save them as safetensors."
         ) from error
     except SafetensorError as error:
-        raise Refusal(f"the weights of {name} are damaged ({error}): fetch them again.") from error
+        raise InputError(f"the weights of {name} are damaged ({error}): fetch them again.") from error
     except RuntimeError as error:
         if "mismatched_sizes" not in str(error):
             raise
-        raise Refusal(
+        raise InputError(
             f"the weights of {name} have other sizes than its config.json says: mend that."
         ) from error
     except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in more else ""
-            raise Refusal(f"{name} brings its own code, not run unasked{hint}.") from error
-        raise Refusal(_trouble(message, source, name, revision)) from error
+            raise InputError(f"{name} brings its own code, not run unasked{hint}.") from error
+        raise InputError(_trouble(message, source, name, revision)) from error
 
 
 def _trouble(message: str, source: str, name: str, revision: str) -> str:

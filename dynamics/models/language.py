@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dynamics.data.windows import Batch, CharData
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
+from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
-from dynamics.models.shaped import ShapedModule
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 OBJECTIVES = ("clm", "mlm")
@@ -52,7 +52,7 @@ def corrupt(
     return corrupted, positions
 
 
-class LanguageModel(ShapedModule):
+class LanguageModel(RegularizedModule):
     """Trains one `CharTransformer`.
 
     Args:
@@ -76,7 +76,7 @@ class LanguageModel(ShapedModule):
         seed: decides the initial weights and the MLM masks; twins share it.
 
     Raises:
-        Refusal: an unknown objective, or bidirectional + clm.
+        InputError: an unknown objective, or bidirectional + clm.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class LanguageModel(ShapedModule):
     ) -> None:
         super().__init__(regularizers)
         if objective not in OBJECTIVES:
-            raise Refusal(f"model.objective must be clm or mlm (got {objective}).")
+            raise InputError(f"model.objective must be clm or mlm (got {objective}).")
         if objective == "clm" and not is_causal:
-            raise Refusal(
+            raise InputError(
                 "a bidirectional model with objective clm sees the character that it must predict: "
                 "set model.objective mlm or model.is_causal true."
             )
@@ -117,13 +117,13 @@ class LanguageModel(ShapedModule):
         """Build the network for the data module's vocabulary and context, from `seed` alone.
 
         Raises:
-            Refusal: regularisers of layers that there are not, or windows too short to mask anything.
+            InputError: regularisers of layers that there are not, or windows too short to mask anything.
         """
         vocabulary = data.text.vocabulary
         hparams = self.hparams
         self.refuse_layers(hparams.depth)
         if hparams.objective == "mlm" and not round(MASKED_SHARE * data.hparams.context):
-            raise Refusal(
+            raise InputError(
                 f"of data.context {data.hparams.context} characters, {MASKED_SHARE:.0%} are none to mask: "
                 "choose a longer context."
             )

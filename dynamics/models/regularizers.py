@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dynamics.errors import Refusal
-from dynamics.metrics.arithmetic import floating, precise
-from dynamics.metrics.covariance import evenness, mean_and_covariance, shrink
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.arithmetic import floating, precise
+from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
 
 
 class Regularizer(ABC):
@@ -31,21 +31,21 @@ class Regularizer(ABC):
     def __init__(self, weight: float, layers: list[int] | None = None) -> None:
         self.kind = type(self).__name__
         if not math.isfinite(weight):
-            raise Refusal(f"{self.kind}.weight must be a finite number (got {weight}).")
+            raise InputError(f"{self.kind}.weight must be a finite number (got {weight}).")
         if layers is not None and not layers:
-            raise Refusal(f"{self.kind}.layers names no layer: leave it out for the default.")
+            raise InputError(f"{self.kind}.layers names no layer: leave it out for the default.")
         self.weight, self.layers = weight, layers
 
     def wanted(self, depth: int) -> list[int]:
         """The layers that it takes in a network of `depth` layers.
 
         Raises:
-            Refusal: there is no such layer.
+            InputError: there is no such layer.
         """
         layers = self.default_layers(depth) if self.layers is None else self.layers
         missing = [layer for layer in layers if not 1 <= layer <= depth]
         if missing:
-            raise Refusal(
+            raise InputError(
                 f"{self.kind}.layers names layer {missing[0]}, but the network has layers 1 to {depth} "
                 "(0 would be the embeddings, which are left out)."
             )
@@ -103,7 +103,7 @@ class IStar(Regularizer):
         max_states: an evenly spaced sample of at most about so many states of a batch is scored; all when None.
 
     Raises:
-        Refusal: `weight` is not finite, `reference_weight` outside [0, 1], `layers` that do not exist, or
+        InputError: `weight` is not finite, `reference_weight` outside [0, 1], `layers` that do not exist, or
             counts too small.
     """
 
@@ -121,12 +121,12 @@ class IStar(Regularizer):
     ) -> None:
         super().__init__(weight, layers)
         if not 0 <= reference_weight <= 1:
-            raise Refusal(f"IStar.reference_weight must lie between 0 and 1 (got {reference_weight}).")
+            raise InputError(f"IStar.reference_weight must lie between 0 and 1 (got {reference_weight}).")
         for name, value in (("reference_states", reference_states), ("max_states", max_states)):
             if value is not None and value < 2:
-                raise Refusal(f"IStar.{name} must be at least 2 states (got {value}).")
+                raise InputError(f"IStar.{name} must be at least 2 states (got {value}).")
         if renew not in ("full", "epoch") and not (isinstance(renew, int) and renew >= 1):
-            raise Refusal(f"IStar.renew must be full, epoch or a number of batches (got {renew}).")
+            raise InputError(f"IStar.renew must be full, epoch or a number of batches (got {renew}).")
         self.reference_weight, self.reference_states = reference_weight, reference_states
         self.renew, self.max_states = renew, max_states
         self._reference: Tensor | None = None
@@ -209,7 +209,7 @@ class CosReg(Regularizer):
         layers: layers 1..L, of which the mean is taken; the last one when None.
 
     Raises:
-        Refusal: `weight` is not finite, or `layers` that do not exist.
+        InputError: `weight` is not finite, or `layers` that do not exist.
     """
 
     quantity = "cosine"
@@ -233,7 +233,9 @@ class CosReg(Regularizer):
 def _cosine(x: Tensor) -> Tensor:
     """Of states (n, d)."""
     if len(x) < 2:
-        raise Refusal(f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences.")
+        raise InputError(
+            f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences."
+        )
     with precise(x):
         x = floating(x)
         power = x.square().sum(1, keepdim=True)

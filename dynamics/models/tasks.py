@@ -18,17 +18,17 @@ import dynamics.models.transformer  # noqa: F401 (registers our own architecture
 from dynamics import record
 from dynamics.data.task_table import Task, find
 from dynamics.data.tasks import TaskBatch, TaskData
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.models import hub
 from dynamics.models.quality import Quality
+from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
-from dynamics.models.shaped import ShapedModule
 
 UNLIMITED = 1_000_000
 """Tokenizers that know no limit say numbers beyond this one."""
 
 
-class TaskModel(ShapedModule):
+class TaskModel(RegularizedModule):
     """Trains one pretrained network, with a head for the data module's task on it.
 
     Args:
@@ -42,7 +42,7 @@ class TaskModel(ShapedModule):
         seed: decides the weights of a new head; one that the checkpoint brings in the right size is kept.
 
     Raises:
-        Refusal: `warmup` is not a share.
+        InputError: `warmup` is not a share.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TaskModel(ShapedModule):
     ) -> None:
         super().__init__(regularizers)
         if not 0 <= warmup <= 1:
-            raise Refusal(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
+            raise InputError(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
         self.save_hyperparameters(ignore=["regularizers"])
 
     # -- building -------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class TaskModel(ShapedModule):
         """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
 
         Raises:
-            Refusal: there is no such checkpoint, it lacks weights or has no head for the task, or its tokenizer
+            InputError: there is no such checkpoint, it lacks weights or has no head for the task, or its tokenizer
                 and its network do not belong together.
         """
         weights, tokens = _sources(self.hparams.checkpoint)
@@ -75,7 +75,7 @@ class TaskModel(ShapedModule):
         config = hub.fetch(AutoConfig.from_pretrained, weights, revision=revision)
         auto, task = _auto(data.task), data.task
         if type(config) not in auto._model_mapping:
-            raise Refusal(
+            raise InputError(
                 f"model.checkpoint {self.hparams.checkpoint}: transformers has no {task.kind} on top of "
                 f"{config.model_type}; choose a pretrained text encoder or decoder."
             )
@@ -110,13 +110,13 @@ class TaskModel(ShapedModule):
         holes = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
         holes = sorted(key for key in holes if key.startswith(trunk) and "pooler" not in key)
         if holes:
-            raise Refusal(
+            raise InputError(
                 f"model.checkpoint {name} lacks {len(holes)} weights of {type(network).__name__} ({holes[0]}): "
                 "they would be random."
             )
         rows = network.get_input_embeddings().num_embeddings
         if highest >= rows:
-            raise Refusal(
+            raise InputError(
                 f"the tokenizer of {name} gives the id {highest} and the model knows {rows}: they do not belong "
                 "together."
             )
@@ -216,19 +216,19 @@ def _sources(checkpoint: str) -> tuple[str, str]:
     """Where weights and tokenizer lie: the same place, but for a run of ours.
 
     Raises:
-        Refusal: a folder that does not exist, or a run that kept no weights.
+        InputError: a folder that does not exist, or a run that kept no weights.
     """
     for folder in (record.CHECKPOINTS / checkpoint, Path(checkpoint)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
             kept = sorted((folder / "weights").glob("step-*"))
             if not kept:
-                raise Refusal(
+                raise InputError(
                     f"model.checkpoint {checkpoint}: this run kept no weights; train it with "
                     "--monitor.keep_weights last."
                 )
             return str(kept[-1]), str(folder)
     if checkpoint.startswith((".", "/", "~", f"{record.CHECKPOINTS}/")) and not Path(checkpoint).is_dir():
-        raise Refusal(f"model.checkpoint {checkpoint}: there is no such folder.")
+        raise InputError(f"model.checkpoint {checkpoint}: there is no such folder.")
     return checkpoint, checkpoint
 
 
@@ -236,10 +236,10 @@ def _tokenizer(source: str, revision: str) -> Any:
     folder = Path(source)
     files = [path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)]
     if folder.is_dir() and not files:
-        raise Refusal(f"{source} holds no tokenizer: put the one of the model beside its weights.")
+        raise InputError(f"{source} holds no tokenizer: put the one of the model beside its weights.")
     tokenizer = hub.fetch(AutoTokenizer.from_pretrained, source, revision=revision)
     if not tokenizer.is_fast:
-        raise Refusal(
+        raise InputError(
             f"the tokenizer of {source} is a slow one: only those of the package tokenizers are read."
         )
     return tokenizer

@@ -22,7 +22,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 NORMS = ("pre", "post", "none")
 POSITIONS = ("learned", "rope", "none")
@@ -59,22 +59,22 @@ class CharTransformerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, key) < 1:
-                raise Refusal(f"{key} must be at least 1 (got {getattr(self, key)}).")
+                raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
         if self.hidden_size % self.num_attention_heads:
-            raise Refusal(
+            raise InputError(
                 f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: "
                 "choose a number of heads that divides it."
             )
         if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
-            raise Refusal(
+            raise InputError(
                 f"rope turns pairs of coordinates, and {self.num_attention_heads} heads of a width of "
                 f"{self.hidden_size} have an odd number each: choose another width or number of heads."
             )
         if not 0 <= self.dropout < 1:
-            raise Refusal(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
+            raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
         for key, choices in (("norm", NORMS), ("positions", POSITIONS)):
             if getattr(self, key) not in choices:
-                raise Refusal(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
+                raise InputError(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
 
 
 def _norm(config: CharTransformerConfig, width: int) -> nn.Module:
@@ -221,7 +221,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         `attention_mask` (B, T) is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
 
         Raises:
-            Refusal: T is longer than the learned positions reach.
+            InputError: T is longer than the learned positions reach.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = torch.arange(x.shape[1], device=x.device)
@@ -230,7 +230,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         mask = make_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask, **past)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
-                raise Refusal(
+                raise InputError(
                     f"the input has {x.shape[1]} tokens, the model {self.config.max_position_embeddings} "
                     "learned positions: cut the input or train with a larger data.context."
                 )

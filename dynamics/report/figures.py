@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dynamics.report import draw, tables
-from dynamics.report.canvas import Canvas
+from dynamics.report import tables
 from dynamics.report.names import words
-from dynamics.report.style import DEPTH, SOFT, TIME, Look, Scale, plain
-from dynamics.report.values import Values
+from dynamics.report.plot import draw
+from dynamics.report.plot.canvas import Canvas
+from dynamics.report.plot.style import DEPTH, SOFT, TIME, Look, Scale, plain
+from dynamics.report.plot.values import Values
 
 Looks = dict[str, Look]
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dynamics.report.arms import HISTORY, Settings, Study, flatten
 from dynamics.report.names import DASH, number, words
+from dynamics.report.study import HISTORY, Settings, Study, flatten
 from dynamics.report.summary import Line
 
 MEASURE = "measure_seconds"

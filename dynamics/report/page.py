@@ -11,24 +11,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dynamics import record
-from dynamics.errors import Refusal
-from dynamics.report import (
-    cone,
-    cone_runs,
-    figures,
-    histograms,
-    origin,
-    probe,
-    probe_designs,
-    scan,
-    shaping,
-    summary,
-    tables,
-)
-from dynamics.report.arms import Study, load
+from dynamics.errors import InputError
+from dynamics.report import figures, origin, summary, tables
 from dynamics.report.figures import Looks, Panel
 from dynamics.report.names import CORE, LAYERS, capital, heading, site, words
-from dynamics.report.style import SOFT, TEMPLATE, looks, plain
+from dynamics.report.plot.style import SOFT, TEMPLATE, looks, plain
+from dynamics.report.sections import cone, cone_runs, histograms, probe, probe_designs, scan
+from dynamics.report.sections import regularizers as shaping
+from dynamics.report.study import Study, load
 
 HEADING = "Geometry through training"
 COLUMNS = 6
@@ -82,18 +72,18 @@ def write(runs: Sequence[str | Path], out: Path) -> Path:
     """Write the report on `runs` (names or paths) to the file `out`; gives `out` back.
 
     Raises:
-        Refusal: a run is missing or has no rows, or `out` cannot be written. Nothing is left half written.
+        InputError: a run is missing or has no rows, or `out` cannot be written. Nothing is left half written.
     """
     out = Path(out)
     if out.is_dir():
-        raise Refusal(f"--out {out} is a folder: name a file in it, for example {out / 'report.html'}.")
+        raise InputError(f"--out {out} is a folder: name a file in it, for example {out / 'report.html'}.")
     if not out.parent.is_dir():
-        raise Refusal(f"--out {out}: the folder {out.parent} does not exist; make it first.")
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
     html = page(load(runs))
     try:
         record.write_atomically(out, lambda file: file.write(html.encode()))
     except OSError as error:
-        raise Refusal(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dynamics.report import tables
-from dynamics.report.arms import Arm, Study, flatten
 from dynamics.report.names import CORE, DASH, LAYERS, QUALITY, capital, compact, heading, number, words
+from dynamics.report.study import Arm, Study, flatten
 
 COVERED = {"clm": "every character (clm)", "mlm": "masked characters only (mlm)"}
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dynamics.capture import ATTENTION_SITES, STATE_SITES, AttentionCall, capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from tests.capture.zoo import ZOO, build, inputs
 
 WITH_ATTENTION = [name for name, tiny in ZOO.items() if tiny.reference]
@@ -182,7 +182,7 @@ def test_the_model_is_left_as_it_was(name):
 def test_a_model_without_attention_is_refused_attention_alone(name):
     model = build(name)
     with (
-        pytest.raises(Refusal, match=f"{type(model).__name__} computes no attention"),
+        pytest.raises(InputError, match=f"{type(model).__name__} computes no attention"),
         capture(model, ["query", "key"], on_attention=print),
     ):
         model(**inputs(name))

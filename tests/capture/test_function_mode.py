@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dynamics.capture import capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 WIDTH, HEADS = 12, 3
 
@@ -181,7 +181,7 @@ def factorised(module, q, k, v):
 def test_factorised_attention_is_not_attention():
     model = stack(factorised)
     with (
-        pytest.raises(Refusal, match="Sequential computes no attention"),
+        pytest.raises(InputError, match="Sequential computes no attention"),
         capture(model, ["attention"], on_attention=print),
     ):
         model(torch.randn(2, 5, WIDTH))
@@ -222,7 +222,7 @@ def with_heads_among_the_rows(module, q, k, v):
 
 def test_an_unknown_form_is_refused_and_not_misread():
     model = stack(with_heads_among_the_rows)
-    with pytest.raises(Refusal, match="no attention that"), capture(model, ["key"], on_attention=print):
+    with pytest.raises(InputError, match="no attention that"), capture(model, ["key"], on_attention=print):
         model(torch.randn(2, 5, WIDTH))
 
 

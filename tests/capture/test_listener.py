@@ -6,7 +6,7 @@ from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel
 
 from dynamics.capture import capture
 from dynamics.capture.listener import Listener
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 SIZES = {
     **{"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2},
@@ -55,5 +55,5 @@ def test_a_network_that_did_not_run_is_refused(model):
     listener = Listener(model, lambda: model(input_ids=IDS))
     with listener.open() as heard:
         pass
-    with pytest.raises(Refusal, match="0 layers of"):
+    with pytest.raises(InputError, match="0 layers of"):
         heard()

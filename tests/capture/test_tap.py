@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dynamics.capture import capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from tests.capture.zoo import build, inputs
 
@@ -206,13 +206,13 @@ def test_refusals_say_what_is_wrong():
         with capture(module, sites, *consumers):
             return None if x is None else module(x)
 
-    with pytest.raises(Refusal, match="no site to capture called atention"):
+    with pytest.raises(InputError, match="no site to capture called atention"):
         run(model, ["atention"], print)
-    with pytest.raises(Refusal, match="needs on_states"):
+    with pytest.raises(InputError, match="needs on_states"):
         run(model, ["residual"])
-    with pytest.raises(Refusal, match="BertModel was not run"):
+    with pytest.raises(InputError, match="BertModel was not run"):
         run(model, ["residual"], print)
-    with pytest.raises(Refusal, match="No layers were found in Linear"):
+    with pytest.raises(InputError, match="No layers were found in Linear"):
         run(linear, ["output"], print, x=torch.randn(1, 3, 2))
 
 
@@ -229,7 +229,7 @@ def test_a_silent_attention_is_named():
 
     attention.forward = hidden
     with (
-        pytest.raises(Refusal, match="attention of BertModel was silent in layers 2"),
+        pytest.raises(InputError, match="attention of BertModel was silent in layers 2"),
         capture(model, ["attention"], on_attention=lambda _: None),
     ):
         model(**inputs("bert"))
@@ -239,7 +239,7 @@ def test_a_pass_that_runs_other_layers_is_refused():
     model = build("albert")
     residuals(model, inputs("albert"))
     model.config.num_hidden_layers = 2
-    with pytest.raises(Refusal, match="2 layers of AlbertModel ran where 3"):
+    with pytest.raises(InputError, match="2 layers of AlbertModel ran where 3"):
         residuals(model, inputs("albert"))
     assert len(residuals(model, inputs("albert"))) == 3
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from dynamics.capture import capture
 from dynamics.capture.weights import layer_weights
-from dynamics.metrics.base import Weights
 from dynamics.metrics.qk_symmetry import QkSymmetry
+from dynamics.metrics.streaming.base import Weights
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
 from tests.capture.zoo import ZOO, build, inputs
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dynamics.data import corpus
 from dynamics.data.cache import cache_folder
 from dynamics.data.corpus import Corpus, load
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 DUMP = "<mediawiki>{}<page><title>cut off</title>".format(
     "".join(
@@ -150,7 +150,7 @@ def test_blocks_of_plain_text_do_not_matter(text: str, size: int):
 def test_what_is_not_utf8_is_refused_with_the_byte(content: bytes, offset: int, cache: Path, tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with pytest.raises(Refusal, match=rf"a\.txt is not UTF-8 at byte {offset}:"):
+    with pytest.raises(InputError, match=rf"a\.txt is not UTF-8 at byte {offset}:"):
         quietly(path)
     assert not list(cache.rglob("text.txt"))
 
@@ -168,7 +168,7 @@ def test_what_is_not_utf8_is_refused_with_the_byte(content: bytes, offset: int, 
 def test_an_empty_corpus_is_refused(name: str, content: bytes, cache: Path, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(Refusal, match=f"{name} holds no (article|text): give another corpus"):
+    with pytest.raises(InputError, match=f"{name} holds no (article|text): give another corpus"):
         quietly(path)
     assert not list(cache.rglob("text.txt"))
 
@@ -181,15 +181,15 @@ def test_a_text_of_one_character(cache: Path, tmp_path: Path):
 
 
 def test_bad_settings_are_refused(dump: Path):
-    with pytest.raises(Refusal, match="no vocabulary words: choose characters or bytes"):
+    with pytest.raises(InputError, match="no vocabulary words: choose characters or bytes"):
         quietly(dump, "words")
-    with pytest.raises(Refusal, match="at least 2"):
+    with pytest.raises(InputError, match="at least 2"):
         quietly(dump, size=1)
 
 
 def test_a_cache_that_cannot_be_written_is_refused(dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DYNAMICS_CACHE", str(dump / "inside a file"))
-    with pytest.raises(Refusal, match=r"cache folder .*inside a file cannot be used .* set DYNAMICS_CACHE"):
+    with pytest.raises(InputError, match=r"cache folder .*inside a file cannot be used .* set DYNAMICS_CACHE"):
         quietly(dump)
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_is_refused(dump: Path, cache: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(corpus, "write_atomically", full)
-    with pytest.raises(Refusal, match=r"cache folder .*No space left.*make room, or set DYNAMICS_CACHE"):
+    with pytest.raises(InputError, match=r"cache folder .*No space left.*make room, or set DYNAMICS_CACHE"):
         quietly(dump)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dynamics.data import download, sources
 from dynamics.data.sources import Official, locate
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 DUMP = b"<mediawiki><page><title>A</title><revision><text>one</text></revision></page>" + b" " * 300_000
 CLOSED = "http://127.0.0.1:9/enwik8.zip"
@@ -125,7 +125,7 @@ def test_a_host_without_ranges_starts_over(web: Web, cache: Path):
 
 def test_a_download_that_never_ends_well_is_kept_for_the_next(web: Web, cache: Path):
     web.break_after = [1000] * download.ATTEMPTS
-    with pytest.raises(Refusal, match="5,000 bytes are kept"):
+    with pytest.raises(InputError, match="5,000 bytes are kept"):
         locate("enwik8", progress=False)
     assert (cache / "enwik8.zip.part").stat().st_size == 5000
     assert not (cache / "enwik8.zip").exists()
@@ -137,17 +137,17 @@ def test_a_download_that_never_ends_well_is_kept_for_the_next(web: Web, cache: P
 )
 def test_a_wrong_file_is_refused_and_removed(content: bytes, web: Web, cache: Path):
     web.content = content
-    with pytest.raises(Refusal, match=r"enwik8\.zip"):
+    with pytest.raises(InputError, match=r"enwik8\.zip"):
         locate("enwik8", progress=False)
     assert not list(cache.glob("enwik8.zip*"))
 
 
 def test_a_closed_port_and_an_error_of_the_host(web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch):
     web.status = 503
-    with pytest.raises(Refusal, match="answers 503"):
+    with pytest.raises(InputError, match="answers 503"):
         locate("enwik8", progress=False)
     point_to(CLOSED, monkeypatch)
-    with pytest.raises(Refusal, match=r"cannot be downloaded .*put the file at .*enwik8\.zip by hand"):
+    with pytest.raises(InputError, match=r"cannot be downloaded .*put the file at .*enwik8\.zip by hand"):
         locate("enwik8", progress=False)
     assert not list(cache.glob("enwik8.zip*"))
 
@@ -184,10 +184,10 @@ def test_auto_gives_up_on_a_silent_host(web: Web, cache: Path, monkeypatch: pyte
 
 def test_without_gensim_there_is_no_sample(cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    with pytest.raises(Refusal, match=r"pip install 'dynamics\[sample\]'"):
+    with pytest.raises(InputError, match=r"pip install 'dynamics\[sample\]'"):
         locate("sample")
     point_to(CLOSED, monkeypatch)
-    with pytest.raises(Refusal, match=r"auto finds no corpus.*dynamics\[sample\]"):
+    with pytest.raises(InputError, match=r"auto finds no corpus.*dynamics\[sample\]"):
         locate("auto")
 
 
@@ -229,7 +229,7 @@ def test_a_compressed_dump_may_break_off_a_text_may_not(suffix: str, cache: Path
     got = b"".join(locate(str(tmp_path / f"d.xml{suffix}")).blocks())
     assert content.startswith(got)
     assert suffix == ".bz2" or len(got) > 60_000
-    with pytest.raises(Refusal, match="breaks off"):
+    with pytest.raises(InputError, match="breaks off"):
         list(locate(str(tmp_path / f"d.txt{suffix}")).blocks())
 
 
@@ -237,7 +237,7 @@ def test_a_compressed_dump_may_break_off_a_text_may_not(suffix: str, cache: Path
 def test_what_is_not_compressed_is_refused(suffix: str, cache: Path, tmp_path: Path):
     path = tmp_path / f"d.xml{suffix}"
     path.write_bytes(b"not compressed")
-    with pytest.raises(Refusal, match=r"fetch it again|cannot be read"):
+    with pytest.raises(InputError, match=r"fetch it again|cannot be read"):
         locate(str(path)).identify(False)
 
 
@@ -255,12 +255,12 @@ def test_bad_names_are_refused(cache: Path, tmp_path: Path):
         ("nope", "no corpus and no file called nope: choose enwik8, sample"),
         (tmp_path, "directory"),
     ):
-        with pytest.raises(Refusal, match=reason):
+        with pytest.raises(InputError, match=reason):
             locate(str(name))
     other = tmp_path / "words.csv"
     other.write_text("a,b")
-    with pytest.raises(Refusal, match=r"neither .xml nor .txt"):
+    with pytest.raises(InputError, match=r"neither .xml nor .txt"):
         locate(str(other)).identify(False)
     (tmp_path / "two.zip").write_bytes(zipped(a_xml=b"", b_xml=b""))
-    with pytest.raises(Refusal, match="holds 2 files"):
+    with pytest.raises(InputError, match="holds 2 files"):
         locate(str(tmp_path / "two.zip")).identify(False)

@@ -16,7 +16,7 @@ from dynamics.data.examples import Answer, Example
 from dynamics.data.task_table import TASKS, find
 from dynamics.data.tasks import TaskData
 from dynamics.data.tokens import encode, grouped
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from tests import tuning
 
 
@@ -108,21 +108,21 @@ def test_real_files(shared_data):
     ],
 )
 def test_bad_files_are_refused_by_their_line(tmp_path, task, name, content, words):
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(InputError) as refused:
         written(tmp_path / "data", task, content, name)
     assert all(word in str(refused.value) for word in words)
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(Refusal, match="did you mean sst2"):
+    with pytest.raises(InputError, match="did you mean sst2"):
         find("sst-2")
-    with pytest.raises(Refusal, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         load(tmp_path / "nowhere", "sst2")
     (tmp_path / "train.tsv").write_text("bad\t0\n")
-    with pytest.raises(Refusal, match="no file dev"):
+    with pytest.raises(InputError, match="no file dev"):
         load(tmp_path, "sst2")
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\n")
-    with pytest.raises(Refusal, match="no examples for validation"):
+    with pytest.raises(InputError, match="no examples for validation"):
         load(tmp_path, "sst2")
 
 
@@ -132,7 +132,7 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(
-        Refusal, match=r"nyu-mll/glue cannot be fetched \(ConnectionError: no network\).*data\.path"
+        InputError, match=r"nyu-mll/glue cannot be fetched \(ConnectionError: no network\).*data\.path"
     ):
         examples.load(TASKS["rte"], None)
 
@@ -163,7 +163,7 @@ def test_a_test_file_without_labels_is_left_out(tmp_path, name, content):
     assert set(load(tmp_path, "sst2")) == {"train", "validation"}
     (tmp_path / "dev.tsv").write_text("index\tsentence\n0\tgood\n")
     with pytest.raises(
-        Refusal, match=r"line 2 of .*dev\.tsv must have .*: label is missing \(index, sentence\)"
+        InputError, match=r"line 2 of .*dev\.tsv must have .*: label is missing \(index, sentence\)"
     ):
         load(tmp_path, "sst2")
 
@@ -205,7 +205,7 @@ def test_answers_are_found_again_in_the_rows_that_hold_them(seed, length, stride
 
 def test_a_row_too_short_for_the_question_is_refused():
     example = Example(("what was the old city", "the city"), (Answer("the", 0),))
-    with pytest.raises(Refusal, match="max_length 8 has no room"):
+    with pytest.raises(InputError, match="max_length 8 has no room"):
         encode(TASKS["squad"], [example], tuning.tokenizer(), 8, 4)
 
 
@@ -282,7 +282,7 @@ def test_going_on_gives_the_rows_that_are_left(folder):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(folder):
-    with pytest.raises(Refusal, match="batch_size 6"):
+    with pytest.raises(InputError, match="batch_size 6"):
         opened(folder, {"world_size": 4}).train_dataloader()
 
 
@@ -302,7 +302,7 @@ def test_validation_sees_every_row_once_on_whichever_rank(folder, tmp_path):
 
 def test_probe_batches_are_held_out_whole_and_the_same_for_every_seed(folder):
     data = opened(folder)
-    probe, other = data.probe_batches(), opened(folder, seed=3, batch_size=2).probe_batches()
+    probe, other = data.evaluation_batches(), opened(folder, seed=3, batch_size=2).evaluation_batches()
     tokens = [ids[mask == 1].tolist() for b in probe for ids, mask in zip(*list(b.values())[:2], strict=True)]
     again = [ids[mask == 1].tolist() for b in other for ids, mask in zip(*list(b.values())[:2], strict=True)]
     assert tokens == again
@@ -312,9 +312,9 @@ def test_probe_batches_are_held_out_whole_and_the_same_for_every_seed(folder):
 
 
 def test_a_tokenizer_without_padding_is_refused_until_a_token_is_named(folder):
-    with pytest.raises(Refusal, match=r"--data\.pad_token '</s>'"):
+    with pytest.raises(InputError, match=r"--data\.pad_token '</s>'"):
         opened(folder, tokenizer=tuning.tokenizer(pad=None))
-    with pytest.raises(Refusal, match="pad_token nonsense"):
+    with pytest.raises(InputError, match="pad_token nonsense"):
         opened(folder, tokenizer=tuning.tokenizer(pad=None), pad_token="nonsense")
     data = opened(folder, tokenizer=tuning.tokenizer(pad=None), pad_token="</s>")
     assert data.tokenizer.pad_token_id == 2
@@ -322,12 +322,12 @@ def test_a_tokenizer_without_padding_is_refused_until_a_token_is_named(folder):
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"max_length": 0}, {"probe_tokens": 0}])
 def test_sizes_below_one_are_refused(settings):
-    with pytest.raises(Refusal, match=next(iter(settings))):
+    with pytest.raises(InputError, match=next(iter(settings))):
         TaskData("sst2", **settings)
 
 
 def test_a_batch_larger_than_the_data_is_refused(folder):
-    with pytest.raises(Refusal, match="batch_size 31"):
+    with pytest.raises(InputError, match="batch_size 31"):
         opened(folder, batch_size=31)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dynamics.data.corpus import Corpus
 from dynamics.data.vocabulary import Vocabulary
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 TEXT = "the cat\tsat on\n\nthe  mat, it's “näive” 𝔄 <unk> {x}\u00a0é"
 
@@ -106,5 +106,5 @@ def test_load_gives_back_what_was_saved(vocabulary: Vocabulary, tmp_path: Path):
 def test_another_file_is_refused(content: str | None, tmp_path: Path):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(Refusal, match=r"tokenizer\.json is not a vocabulary"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a vocabulary"):
         Vocabulary.load(tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.data.windows import CharData, spread_offsets, training_offsets
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_going_on_gives_the_windows_that_are_left(text_file):
 
 def test_probe_batches_are_held_out_clean_and_large_enough(text_file):
     data = opened(text_file)
-    ids = torch.cat([batch["input_ids"] for batch in data.probe_batches()])
+    ids = torch.cat([batch["input_ids"] for batch in data.evaluation_batches()])
     assert ids.shape == (8, 32)
     split = data.text.splits["validation"]
     text = data.text.vocabulary.decode(np.asarray(data.text.ids[split]))
@@ -105,17 +105,17 @@ def test_the_test_split_is_seen_once(text_file):
 
 
 def test_a_text_shorter_than_a_window_is_refused(text_file):
-    with pytest.raises(Refusal, match=r"validation split.*less than one window"):
+    with pytest.raises(InputError, match=r"validation split.*less than one window"):
         opened(text_file, context=5000)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(text_file):
     data = opened(text_file, {"world_size": 5})
-    with pytest.raises(Refusal, match="batch_size 12"):
+    with pytest.raises(InputError, match="batch_size 12"):
         data.train_dataloader()
 
 
 @pytest.mark.parametrize("key", ["context", "batch_size", "validation_windows", "probe_tokens"])
 def test_sizes_below_one_are_refused(key):
-    with pytest.raises(Refusal, match=key):
+    with pytest.raises(InputError, match=key):
         CharData("sample", **{key: 0})

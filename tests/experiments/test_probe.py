@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.capture import AttentionCall
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.probe import sweep
 from dynamics.experiments.probe.blocks import SCHEMES, RandomBlocks, draw, generator
 from dynamics.experiments.probe.design import INITIALIZATIONS, INPUTS, NORMS, Design, Settings
@@ -304,7 +304,7 @@ def test_spectra_and_neighbours_take_a_sample():
 )
 def test_designs_are_all_combinations_or_a_refusal(width, heads, norms):
     if any(width % h for h in heads):
-        with pytest.raises(Refusal, match="heads"):
+        with pytest.raises(InputError, match="heads"):
             Settings(width=width, heads=heads, norm=norms)
         return
     designs = list(Settings(width=width, heads=heads, norm=norms).designs())
@@ -333,7 +333,7 @@ def test_designs_are_all_combinations_or_a_refusal(width, heads, norms):
     ],
 )
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(InputError) as refusal:
         Settings(**wrong)
     assert str(refusal.value).endswith(".")
     assert any(name in str(refusal.value) for name in wrong)
@@ -341,5 +341,5 @@ def test_impossible_settings_are_refused(wrong):
 
 @pytest.mark.parametrize("name", ["anisotropi", "qk_symmetry", "drift", "entropy_within_windows"])
 def test_metrics_of_neither_states_nor_attention_are_refused(name):
-    with pytest.raises(Refusal):
+    with pytest.raises(InputError):
         Quantities(["mean_cosine", name], 512)

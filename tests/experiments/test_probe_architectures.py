@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.probe import sweep
 from dynamics.experiments.probe.architectures import Architecture
 from dynamics.experiments.probe.design import Design, Settings
@@ -134,6 +134,6 @@ def test_sizes_follow_the_width():
 )
 def test_what_cannot_be_probed_is_refused_in_one_sentence(name, said):
     width, heads = (30, 10) if name == "gptj" else (32, 4)  # rotary positions need an even head width
-    with pytest.raises(Refusal, match=said) as refusal:
+    with pytest.raises(InputError, match=said) as refusal:
         Architecture(Design(width, heads, 12, "normal", name), 2, CPU)
     assert "\n" not in str(refusal.value)

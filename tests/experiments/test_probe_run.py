@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dynamics import record
-from dynamics.cli import main
+from dynamics.cli.main import main
 from dynamics.experiments.probe import run as probe_run
 from dynamics.experiments.probe.design import Settings
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dynamics import record
-from dynamics.cli import main
-from dynamics.measure import measure
+from dynamics.cli.main import main
+from dynamics.measure.measurement import measure
 from tests import tuning
 from tests.capture.zoo import ZOO, build
 from tests.runs import fit

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.cli import main
-from dynamics.experiments.scan import Options, protocols, text
-from dynamics.experiments.scan.loading import load
-from dynamics.experiments.scan.subjects import expand
+from dynamics.cli.main import main
+from dynamics.experiments.scan import Options, protocols
+from dynamics.loading import text
+from dynamics.loading.models import load
+from dynamics.loading.subjects import expand
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.record import read, read_run
 from tests.experiments.test_scan import offline, refused  # noqa: F401 (offline is a fixture)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from dynamics import record
-from dynamics.checkpoint import states
-from dynamics.cli import main
-from dynamics.errors import Refusal
+from dynamics.cli.main import main
+from dynamics.errors import InputError
 from dynamics.experiments import sweep
+from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, TINY, arguments
 
 
@@ -116,7 +116,7 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
 def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
     monkeypatch.setattr(sweep.subprocess, "Popen", run(0))
     sweep.sweep(config(here / "s.yaml"), "s")
-    with pytest.raises(Refusal, match="made with other options"):
+    with pytest.raises(InputError, match="made with other options"):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
 
 
@@ -147,7 +147,7 @@ def test_what_makes_no_sense_is_refused(here, capsys, changes, words):
 
 
 def test_an_unknown_launcher_is_refused(here):
-    with pytest.raises(Refusal, match="--launcher must be local"):
+    with pytest.raises(InputError, match="--launcher must be local"):
         sweep.sweep(config(here / "s.yaml"), "s", "mars")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import wandb
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.loggers.wandb import WandbLogger, pick_mode
 
 
@@ -26,5 +26,5 @@ def test_a_server_that_does_not_answer_costs_no_run(monkeypatch, capsys):
 def test_a_run_that_cannot_be_begun_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(wandb, "init", unreachable)
     logger = WandbLogger(mode="online", save_dir=tmp_path)
-    with pytest.raises(Refusal, match=r"no answer from the server.*mode offline"):
+    with pytest.raises(InputError, match=r"no answer from the server.*mode offline"):
         logger.log_metrics({"train/loss": 1.0}, 1)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dynamics.metrics.base import Attention, States, Weights
+from dynamics.metrics.streaming.base import Attention, States, Weights
 
 
 def generator(seed=0):

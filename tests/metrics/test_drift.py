@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.base import States
 from dynamics.metrics.drift import drift
 from dynamics.metrics.mean_norm import mean_norm
 from dynamics.metrics.norm_of_mean import norm_of_mean
+from dynamics.metrics.streaming.base import States
 from tests.metrics import streams
 
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from dynamics import metrics
-from dynamics.errors import Refusal
-from dynamics.metrics.base import Metric
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.base import Metric
 
 
 @pytest.mark.parametrize("name", metrics.names())
@@ -39,12 +39,12 @@ def test_a_class_path_and_options():
         ("anisotropy_of_mine", {}, "no metric named anisotropy_of_mine"),
         ("anisotropy", {"sise": 3}, "sise"),
         ("nowhere.Metric", {}, "nowhere"),
-        ("dynamics.metrics.base.Estimate", {}, "not a Metric"),
+        ("dynamics.metrics.streaming.base.Estimate", {}, "not a Metric"),
         ("dynamics.metrics.entropy.Entropie", {}, "Entropie"),
     ],
 )
 def test_refusals(name, options, sentence):
-    with pytest.raises(Refusal, match=sentence) as refusal:
+    with pytest.raises(InputError, match=sentence) as refusal:
         metrics.resolve(name, **options)
     assert "\n" not in str(refusal.value)
 

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics import metrics
-from dynamics.errors import Refusal
-from dynamics.metrics.base import States
+from dynamics.errors import InputError
 from dynamics.metrics.duplicate_share import duplicate_share
 from dynamics.metrics.intrinsic_dimension import ESTIMATORS, intrinsic_dimension
 from dynamics.metrics.local_anisotropy import local_anisotropy
 from dynamics.metrics.scale_dependence import scale_dependence
+from dynamics.metrics.streaming.base import States
 from tests.metrics import streams
 
 
@@ -141,9 +141,9 @@ def test_every_estimator_exists():
     import skdim.id
 
     assert all(hasattr(skdim.id, estimator) for estimator in ESTIMATORS.values())
-    with pytest.raises(Refusal, match="no estimator MLEE"):
+    with pytest.raises(InputError, match="no estimator MLEE"):
         metrics.resolve("intrinsic_dimension", estimator="MLEE")
-    with pytest.raises(Refusal, match="keep"):
+    with pytest.raises(InputError, match="keep"):
         metrics.resolve("intrinsic_dimension", keep=1.5)
 
 

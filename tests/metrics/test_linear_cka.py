@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.base import Pair
 from dynamics.metrics.linear_cka import linear_cka
 from dynamics.metrics.procrustes_linearity import procrustes_linearity
+from dynamics.metrics.streaming.base import Pair
 from tests.metrics import streams
 
 

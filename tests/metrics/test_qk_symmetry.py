@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.base import Weights
 from dynamics.metrics.qk_symmetry import qk_symmetry
+from dynamics.metrics.streaming.base import Weights
 from tests.metrics import streams
 
 

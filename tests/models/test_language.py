@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dynamics.data.windows import Batch
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.models.language import LanguageModel, corrupt
 
 CHARACTERS, MASK, PAD = 20, 20, 21
@@ -129,16 +129,16 @@ def test_only_matrices_decay():
 
 
 def test_bidirectional_clm_is_refused():
-    with pytest.raises(Refusal, match="sees the character that it must predict"):
+    with pytest.raises(InputError, match="sees the character that it must predict"):
         LanguageModel(objective="clm", is_causal=False)
 
 
 def test_windows_too_short_to_mask_anything_are_refused():
     LanguageModel(depth=1, width=4, heads=1, objective="clm").build(data(context=3))
-    with pytest.raises(Refusal, match=r"data\.context 3"):
+    with pytest.raises(InputError, match=r"data\.context 3"):
         LanguageModel(depth=1, width=4, heads=1, objective="mlm").build(data(context=3))
 
 
 def test_an_unknown_objective_is_refused():
-    with pytest.raises(Refusal, match="clm or mlm"):
+    with pytest.raises(InputError, match="clm or mlm"):
         LanguageModel(objective="rtd")

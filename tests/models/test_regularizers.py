@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.errors import Refusal
-from dynamics.metrics.covariance import evenness, mean_and_covariance
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance
 from dynamics.models.regularizers import CosReg, IStar
-from tests.metrics.test_spectrum import published_isoscore
+from tests.metrics.streaming.test_spectrum import published_isoscore
 
 
 def cloud(n, d, seed=0, dtype=torch.float64):
@@ -181,5 +181,5 @@ def test_a_sample_of_states_is_evenly_spaced_and_moves_on(renew):
     ],
 )
 def test_what_makes_no_sense_is_refused(make, words):
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(InputError, match=words):
         make()

@@ -12,14 +12,14 @@ from sklearn import metrics as sklearn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from dynamics import record
-from dynamics.checkpoint import states
-from dynamics.cli import main
+from dynamics.cli.main import main
 from dynamics.data.examples import Answer, Example
 from dynamics.data.task_table import TASKS
 from dynamics.data.tasks import TaskData
 from dynamics.models.quality import LONGEST_ANSWER, Quality, best_spans
 from dynamics.models.tasks import TaskModel
 from dynamics.report import page
+from dynamics.training.checkpoint import states
 from tests import tuning
 from tests.capture.zoo import ZOO
 from tests.tuning import finetune

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig, CharTransformerLM
 
 VARIANTS = [
@@ -101,10 +101,10 @@ def test_hidden_states_are_layers_zero_to_l_before_the_final_norm():
     ],
 )
 def test_impossible_shapes_are_refused(settings, word):
-    with pytest.raises(Refusal, match=word):
+    with pytest.raises(InputError, match=word):
         make(**settings)
 
 
 def test_more_tokens_than_positions_are_refused():
-    with pytest.raises(Refusal, match="25 tokens"):
+    with pytest.raises(InputError, match="25 tokens"):
         make()(torch.zeros(1, 25, dtype=torch.long))

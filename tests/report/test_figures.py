@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from dynamics.report import figures, tables
-from dynamics.report.arms import load
 from dynamics.report.figures import Panel
-from dynamics.report.style import looks
+from dynamics.report.plot.style import looks
+from dynamics.report.study import load
 from tests.report.conftest import HEADS, LAYERS, STEPS
 
 

@@ -9,7 +9,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from dynamics import record
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.record import NAN, Row
 from dynamics.report import page
 
@@ -131,7 +131,7 @@ def test_a_record_of_curves_alone_is_drawn(tmp_path):
 
 @pytest.mark.parametrize(("out", "said"), [("missing/r.html", "does not exist"), (".", "is a folder")])
 def test_refuses_a_place_that_cannot_hold_the_page(twins, tmp_path, out, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(InputError, match=said):
         page.write(twins, tmp_path / out)
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_a_refusal_leaves_the_older_page_as_it_was(tmp_path):
     out = tmp_path / "r.html"
     out.write_text("older")
     record.write_run(tmp_path / "fresh", {"run": "fresh"})
-    with pytest.raises(Refusal, match="no rows"):
+    with pytest.raises(InputError, match="no rows"):
         page.write([tmp_path / "fresh"], out)
     assert out.read_text() == "older"
 
@@ -152,7 +152,7 @@ def test_a_disk_that_fails_is_a_refusal_and_leaves_nothing(small, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("dynamics.record.os.fsync", full)
-    with pytest.raises(Refusal, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         page.write([run], tmp_path / "r.html")
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 

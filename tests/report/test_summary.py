@@ -4,7 +4,7 @@ import pytest
 from dynamics import record
 from dynamics.record import Row
 from dynamics.report import origin, summary, tables
-from dynamics.report.arms import load
+from dynamics.report.study import load
 from tests.report.conftest import STEPS
 
 

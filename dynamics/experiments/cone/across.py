@@ -10,7 +10,7 @@ from dynamics.experiments.cone import axis as axes
 from dynamics.experiments.cone.analysis import Measured, between
 from dynamics.experiments.cone.resampling import Interval
 from dynamics.experiments.cone.sentences import MAIN
-from dynamics.metrics.base import Pair
+from dynamics.metrics.streaming.base import Pair
 from dynamics.record import Row
 
 

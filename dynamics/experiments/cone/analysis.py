@@ -15,10 +15,10 @@ from dynamics.experiments.cone.collect import Collected, Depth, Key, depths
 from dynamics.experiments.cone.resampling import Interval, interval
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
 from dynamics.experiments.cone.transforms import TRANSFORMS, Transform
-from dynamics.experiments.scan.loading import Loaded
-from dynamics.experiments.scan.subjects import Subject
-from dynamics.experiments.scan.text import Encoder
-from dynamics.metrics.base import States
+from dynamics.loading.models import Loaded
+from dynamics.loading.subjects import Subject
+from dynamics.loading.text import Encoder
+from dynamics.metrics.streaming.base import States
 from dynamics.record import Array, Row
 
 SHOWN = 6

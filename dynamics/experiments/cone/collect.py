@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from dynamics.capture import capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.cone import dense
 from dynamics.experiments.cone.pooling import MODES
 from dynamics.experiments.cone.setup import Setup
-from dynamics.experiments.scan.inputs import chunks
-from dynamics.experiments.scan.loading import Loaded
-from dynamics.experiments.scan.text import CONTEXT, Encoder, pad
-from dynamics.measure import exact, read_off
-from dynamics.meter import Meter
-from dynamics.metrics.base import States
+from dynamics.loading.inputs import chunks
+from dynamics.loading.models import Loaded
+from dynamics.loading.text import CONTEXT, Encoder, pad
+from dynamics.measure.measurement import exact, read_off
+from dynamics.measure.meter import Meter
+from dynamics.measure.suite import Suite
+from dynamics.metrics.streaming.base import States
 from dynamics.record import Array, Row, condition
-from dynamics.suite import Suite
 
 OUTPUT = "output"
 Key = tuple[str, str, int]
@@ -89,7 +89,7 @@ def batches(
         size: sentences in a batch.
 
     Raises:
-        Refusal: the tokenizer cannot pad, or makes nothing of a sentence.
+        InputError: the tokenizer cannot pad, or makes nothing of a sentence.
     """
     texts = [setup.prepare(sentence) for sentence in sentences]
     if code is None:
@@ -97,7 +97,7 @@ def batches(
         groups = chunks(iter(range(len(texts))), size)
         return [Batch(part, dict(loaded.encode([texts[i] for i in part])), 0) for part in groups], 0
     if not code.pads and size > 1:
-        raise Refusal(
+        raise InputError(
             f"the tokenizer of {loaded.source} has no padding token, so sentences of different lengths do not fit into "
             "one batch: say --batch_size 1, or name another with --tokenizer."
         )
@@ -105,7 +105,7 @@ def batches(
     ids = [code.ids(text) for text in texts]
     empty = next((i for i, found in enumerate(ids) if not found and not code.specials), None)
     if empty is not None:
-        raise Refusal(
+        raise InputError(
             f"the tokenizer of {loaded.source} makes nothing of the sentence {sentences[empty][:60]!r}."
         )
     windows = [code.window(found[: room - code.specials]) for found in ids]

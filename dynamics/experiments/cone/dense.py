@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 INPUT = "sentence_embedding"
 """What a module must read and write to stand behind the pooling."""
@@ -36,7 +36,7 @@ def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
     """A module from its configuration and its weights (safetensors); None where it is more than this.
 
     Raises:
-        Refusal: the weights cannot be read, or are not those of a linear layer.
+        InputError: the weights cannot be read, or are not those of a linear layer.
     """
     activation = _activation(str(config.get("activation_function", "torch.nn.Tanh")))
     names = {config.get("module_input_name", INPUT), config.get("module_output_name") or INPUT}
@@ -46,7 +46,9 @@ def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
         kept = load_file(weights)
         weight, bias = kept["linear.weight"].double(), kept.get("linear.bias")
     except (SafetensorError, OSError, KeyError) as error:
-        raise Refusal(f"{weights} holds no linear layer that can be read ({error}): fetch it again.") from error
+        raise InputError(
+            f"{weights} holds no linear layer that can be read ({error}): fetch it again."
+        ) from error
     return Dense(weight, None if bias is None else bias.double(), activation)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dynamics.experiments.cone.analysis import Measured, measured
 from dynamics.experiments.cone.collect import Collected, Depth
-from dynamics.experiments.scan.subjects import Subject
+from dynamics.loading.subjects import Subject
 from dynamics.record import write_atomically
 
 

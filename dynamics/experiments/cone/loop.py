@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.cone import across, analysis, kept, sentences
 from dynamics.experiments.cone.analysis import Measured
 from dynamics.experiments.cone.collect import Collected, batches, collect
@@ -16,16 +16,16 @@ from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
 from dynamics.experiments.cone.setup import Setup, setup
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.progress import progress
 from dynamics.experiments.resume import begin, count_known, telling
-from dynamics.experiments.scan import text
-from dynamics.experiments.scan.bar import progress
-from dynamics.experiments.scan.describe import describe
-from dynamics.experiments.scan.inputs import digest
-from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality, width
-from dynamics.experiments.scan.subjects import Subject, expand
+from dynamics.loading import text
+from dynamics.loading.describe import describe
+from dynamics.loading.inputs import digest
+from dynamics.loading.models import DTYPES, Loaded, load, modality, width
+from dynamics.loading.subjects import Subject, expand
+from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, new, write_run
-from dynamics.suite import Suite
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def cone(options: Options) -> Path:
     """Run the four experiments; gives the run's folder.
 
     Raises:
-        Refusal: bad input of any kind. Models that were measured before stay in the record.
+        InputError: bad input of any kind. Models that were measured before stay in the record.
     """
     quiet()
     _refuse_options(options)
@@ -187,7 +187,7 @@ def _suite(options: Options) -> Suite:
     suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
     if not sites:
-        raise Refusal(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
+        raise InputError(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
     return Suite(sites)
 
 
@@ -200,15 +200,15 @@ def _setup(subject: Subject, options: Options) -> Setup:
 
 def _refuse_options(options: Options) -> None:
     if options.sentences is None:
-        raise Refusal("--sentences FILE is missing: a text file with one sentence a line.")
+        raise InputError("--sentences FILE is missing: a text file with one sentence a line.")
     for name in ("inputs", "batch_size", "components"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise Refusal(f"--{name} must be at least 1 (got {value}).")
+            raise InputError(f"--{name} must be at least 1 (got {value}).")
     if options.dtype not in DTYPES:
-        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
+        raise InputError(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
     if options.compare not in COMPARE:
-        raise Refusal(f"there is no --compare {options.compare}: choose {' or '.join(COMPARE)}.")
+        raise InputError(f"there is no --compare {options.compare}: choose {' or '.join(COMPARE)}.")
 
 
 def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
@@ -217,7 +217,7 @@ def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
     for subject in subjects:
         kind = modality(subject, options)
         if kind not in ("text", ""):
-            raise Refusal(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
+            raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
         if (wide := width(subject, options)) is not None:
             widths.setdefault(wide, subject)
     if len(widths) > 1 and options.compare == "axes":
@@ -231,8 +231,8 @@ def _refuse_width(found: list[Measured], model: Measured, options: Options) -> N
         raise _widths(other.subject, other.width, model.subject, model.width)
 
 
-def _widths(first: Subject, one: int, second: Subject, other: int) -> Refusal:
-    return Refusal(
+def _widths(first: Subject, one: int, second: Subject, other: int) -> InputError:
+    return InputError(
         f"{first.model} is {one} wide and {second.model} {other}: axes of different width have no cosine; say "
         "--compare cka to compare the models by linear CKA, or leave one out."
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynamics.experiments.scan.options import Loading
+from dynamics.loading.options import Loading
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 FEWEST = 3
 """Sentences that a cone needs, and pairs that a correlation does."""
@@ -30,13 +30,13 @@ def read(name: str, option: str, most: int | None = None) -> list[str]:
     """The lines of a text file, stripped; the first `most` of them.
 
     Raises:
-        Refusal: there is no such file, it is not UTF-8, a line is empty, or there are fewer than three.
+        InputError: there is no such file, it is not UTF-8, a line is empty, or there are fewer than three.
     """
     found = [line.strip() for line in _lines(name, option)][:most]
     if "" in found:
-        raise Refusal(f"{option} {name}: line {found.index('') + 1} is empty; give one sentence a line.")
+        raise InputError(f"{option} {name}: line {found.index('') + 1} is empty; give one sentence a line.")
     if len(found) < FEWEST:
-        raise Refusal(f"{option} {name} holds {len(found)} sentences, and a cone needs at least {FEWEST}.")
+        raise InputError(f"{option} {name} holds {len(found)} sentences, and a cone needs at least {FEWEST}.")
     return found
 
 
@@ -44,15 +44,15 @@ def corpora(given: Sequence[str], most: int | None = None) -> dict[str, list[str
     """What --corpus NAME=FILE names, read.
 
     Raises:
-        Refusal: an argument is not NAME=FILE, a name is taken, or a file is not fit.
+        InputError: an argument is not NAME=FILE, a name is taken, or a file is not fit.
     """
     found: dict[str, list[str]] = {}
     for argument in given:
         name, _, file = argument.partition("=")
         if not name or not file or "," in name:
-            raise Refusal(f"--corpus {argument}: write it NAME=FILE, as in --corpus news=news.txt.")
+            raise InputError(f"--corpus {argument}: write it NAME=FILE, as in --corpus news=news.txt.")
         if name in (MAIN, PAIRS, *found):
-            raise Refusal(f"--corpus {argument}: the name {name} is taken; choose another.")
+            raise InputError(f"--corpus {argument}: the name {name} is taken; choose another.")
         found[name] = read(file, f"--corpus {name}", most)
     return found
 
@@ -64,7 +64,7 @@ def pairs(name: str) -> Pairs:
     `sentence1`, `sentence2` and `score`.
 
     Raises:
-        Refusal: a line lacks columns or a sentence, a score is no number, or all scores are equal.
+        InputError: a line lacks columns or a sentence, a score is no number, or all scores are equal.
     """
     lines = [line.split("\t") for line in _lines(name, "--pairs")]
     where = _columns(name, lines)
@@ -73,21 +73,21 @@ def pairs(name: str) -> Pairs:
     first, second, scores = [], [], []
     for number, cells in enumerate(lines[start:], start=start + 1):
         if len(cells) <= max(where):
-            raise Refusal(
+            raise InputError(
                 f"--pairs {name}: line {number} has {len(cells)} columns, not {max(where) + 1} or more."
             )
         score, *both = (cells[column].strip() for column in where)
         if not _is_number(score):
-            raise Refusal(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
+            raise InputError(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
         if "" in both:
-            raise Refusal(f"--pairs {name}: line {number} lacks a sentence.")
+            raise InputError(f"--pairs {name}: line {number} lacks a sentence.")
         one, other = (known.setdefault(sentence, len(known)) for sentence in both)
         first.append(one)
         second.append(other)
         scores.append(float(score))
     if len(scores) < FEWEST or len(set(scores)) == 1:
         what = f"{len(scores)} pairs" if len(scores) < FEWEST else "one score alone"
-        raise Refusal(
+        raise InputError(
             f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores."
         )
     return Pairs(list(known), first, second, scores)
@@ -96,15 +96,15 @@ def pairs(name: str) -> Pairs:
 def _lines(name: str, option: str) -> Iterator[str]:
     path = Path(name)
     if not path.is_file():
-        raise Refusal(f"{option} {name}: there is no such file.")
+        raise InputError(f"{option} {name}: there is no such file.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Refusal(f"{option} {name} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
+        raise InputError(f"{option} {name} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
     # Not splitlines: it also cuts at form feeds and other separators inside a sentence.
     lines = text.split("\n")
     if not text:
-        raise Refusal(f"{option} {name} is empty.")
+        raise InputError(f"{option} {name} is empty.")
     yield from lines[:-1] if lines[-1] == "" else lines
 
 
@@ -117,7 +117,7 @@ def _columns(name: str, lines: list[list[str]]) -> tuple[int, int, int]:
         return STSB
     if len(head) == 3:
         return (2, 0, 1) if _is_number(head[2]) and not _is_number(head[0]) else (0, 1, 2)
-    raise Refusal(
+    raise InputError(
         f"--pairs {name}: line 1 has {len(head)} columns separated by tabs; give score and two sentences, or STS-B's."
     )
 

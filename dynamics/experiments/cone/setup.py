@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.cone.dense import Dense, dense
 from dynamics.experiments.cone.pooling import MODES
 
@@ -89,10 +89,10 @@ def setup(
         normalize: whether vectors are to have length one.
 
     Raises:
-        Refusal: a mode is not known, or a configuration cannot be read.
+        InputError: a mode is not known, or a configuration cannot be read.
     """
     if pooling is not None and pooling not in MODES:
-        raise Refusal(f"there is no --pooling {pooling}: choose {', '.join(MODES)}.")
+        raise InputError(f"there is no --pooling {pooling}: choose {', '.join(MODES)}.")
 
     def find(name: str) -> Path | None:
         path = Path(source) / name if Path(source).is_dir() else _cached(source, revision, name)
@@ -157,7 +157,7 @@ def _mode(source: str, configured: Mapping[str, Any]) -> str:
     else:
         modes = [mode for key, mode in _KEYS.items() if configured.get(key)] or ["mean"]
     if len(modes) > 1 or modes[0] not in MODES:
-        raise Refusal(
+        raise InputError(
             f"{source} pools by {' and '.join(modes)}, which is not offered: choose with --pooling {', '.join(MODES)}."
         )
     return modes[0]
@@ -182,7 +182,9 @@ def _json(find: Find, name: str) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise Refusal(f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out.") from error
+        raise InputError(
+            f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out."
+        ) from error
 
 
 def _cached(source: str, revision: str, name: str) -> Path | None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from dynamics.capture import AttentionCall, capture
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
 from dynamics.experiments.probe.design import Design
-from dynamics.measure import exact
+from dynamics.measure.measurement import exact
 from dynamics.models import transformer as _registers_ours  # noqa: F401
 
 INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
@@ -32,7 +32,7 @@ class Architecture:
     """An architecture with its own initialiser, at the width, depth and heads of a design.
 
     Raises:
-        Refusal: there is no such architecture, or it cannot be built or run so.
+        InputError: there is no such architecture, or it cannot be built or run so.
     """
 
     together = False
@@ -122,18 +122,18 @@ class Architecture:
             return {name: torch.zeros(rows, samples, device=self._device)}
         if name == "input_features" and hasattr(config, "num_mel_bins"):
             return {name: torch.zeros(rows, config.num_mel_bins, 2 * length, device=self._device)}
-        raise Refusal(f"architecture {self._name} takes {name}, which the probe cannot make up.")
+        raise InputError(f"architecture {self._name} takes {name}, which the probe cannot make up.")
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
         """What fails to build or run at this size is refused in one sentence."""
         try:
             yield
-        except Refusal:
+        except InputError:
             raise
         except Exception as error:
             what = str(error).split("\n")[0].rstrip(".")
-            raise Refusal(
+            raise InputError(
                 f"architecture {self._name} does not run {self.design.width} wide with {self.design.heads} heads "
                 f"({what or type(error).__name__}): choose another width, another number of heads, or another "
                 "architecture."
@@ -172,10 +172,10 @@ def _config(name: str, design: Design, depth: int) -> PreTrainedConfig:
     """
     if name not in CONFIG_MAPPING:
         near = get_close_matches(name, list(CONFIG_MAPPING), n=3) or ["gpt2", "bert", "llama"]
-        raise Refusal(f"transformers has no architecture {name}: did you mean {', '.join(near)}?")
+        raise InputError(f"transformers has no architecture {name}: did you mean {', '.join(near)}?")
     told = CONFIG_MAPPING[name]
     if parts := [part.model_type for part in told.sub_configs.values() if hasattr(part, "model_type")]:
-        raise Refusal(f"architecture {name} is made of several models: name one of {', '.join(parts)}.")
+        raise InputError(f"architecture {name} is made of several models: name one of {', '.join(parts)}.")
     standard = told()
     plain = all(isinstance(getattr(standard, key, None), int) for key in ("hidden_size", "num_hidden_layers"))
     wanted = {"vocab_size": VOCABULARY}

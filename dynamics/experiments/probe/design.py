@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any, TypeVar
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 
 T = TypeVar("T")
 
@@ -113,16 +113,18 @@ class Settings:
         for name, known in (choices | {"device": DEVICES}).items():
             for value in several(getattr(self, name)):
                 if value not in known:
-                    raise Refusal(f"{name} must be one of {', '.join(known)} (got {value}).")
+                    raise InputError(f"{name} must be one of {', '.join(known)} (got {value}).")
         for name in (item.name for item in fields(self)):
             if getattr(self, name) == []:
-                raise Refusal(f"{name} is an empty list: give it at least one value.")
+                raise InputError(f"{name} is an empty list: give it at least one value.")
         for beta in self.beta:
             if not (beta >= 0 and math.isfinite(beta)):
-                raise Refusal(f"beta is the norm of a bias: it must be 0 or more, and finite (got {beta:g}).")
+                raise InputError(
+                    f"beta is the norm of a bias: it must be 0 or more, and finite (got {beta:g})."
+                )
         for width, heads in product(several(self.width), several(self.heads)):
             if width % heads:
-                raise Refusal(
+                raise InputError(
                     f"the width {width} cannot be shared by {heads} heads: choose a number that divides it."
                 )
 
@@ -166,4 +168,4 @@ def several(value: T | Sequence[T]) -> list[T]:
 
 def _at_least(name: str, least: int, value: int) -> None:
     if value < least:
-        raise Refusal(f"{name} must be at least {least} (got {value}).")
+        raise InputError(f"{name} must be at least {least} (got {value}).")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dynamics import metrics as registry
 from dynamics.capture import AttentionCall
-from dynamics.errors import Refusal
-from dynamics.metrics.accumulators import Sums
-from dynamics.metrics.base import Attention, Estimate, Group, groups
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming.base import Attention, Estimate, Group, groups
 from dynamics.record import NAN, Row, condition
 
 WITHIN = "_within_windows"
@@ -56,7 +56,7 @@ class Quantities:
     """The metrics of a probe by name, those of states and those of attention.
 
     Raises:
-        Refusal: a name that nothing bears, or a quantity of neither.
+        InputError: a name that nothing bears, or a quantity of neither.
     """
 
     def __init__(self, names: Sequence[str], sample: int) -> None:
@@ -70,7 +70,9 @@ class Quantities:
             elif "attention" in sites and plain == name:
                 self._attention.append(name)
             else:
-                raise Refusal(f"metrics: {name} is a quantity of neither states nor attention: leave it out.")
+                raise InputError(
+                    f"metrics: {name} is a quantity of neither states nor attention: leave it out."
+                )
 
     def attention(self) -> list[Group]:
         """Fresh metrics of one attention."""

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory
 from dynamics.experiments.probe.blocks import RandomBlocks
 from dynamics.experiments.probe.design import Design, Settings
@@ -30,11 +30,11 @@ def probe(settings: Settings, run: str | None = None) -> Path:
     `seed` the draw; what else a run sweeps has a key of its own, an architecture is the subject.
 
     Raises:
-        Refusal: a run of that name exists, or a setting is impossible; nothing is left behind then.
+        InputError: a run of that name exists, or a setting is impossible; nothing is left behind then.
     """
     folder = new(run or _made_up_name(settings))
     if folder.exists():
-        raise Refusal(f"a run named {folder.name} exists: choose another --run.")
+        raise InputError(f"a run named {folder.name} exists: choose another --run.")
     device = _device(settings.device)
     quantities = Quantities(settings.metrics, settings.sample)
     blocks = [_blocks(design, settings.depth, device) for design in settings.designs()]
@@ -50,7 +50,7 @@ def probe(settings: Settings, run: str | None = None) -> Path:
                 for rows in filter(None, sweep.rows(advance)):
                     record.write(0, rows, part=repr(rows[0][:8]))
     except BaseException as error:
-        if isinstance(error, Refusal) or not record.folder.exists():
+        if isinstance(error, InputError) or not record.folder.exists():
             shutil.rmtree(folder)
         else:
             _finish(folder, described, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -70,7 +70,7 @@ def _blocks(design: Design, depth: int, device: torch.device) -> Blocks:
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise Refusal("device is cuda, but there is no GPU here that torch can use: leave it at auto.")
+        raise InputError("device is cuda, but there is no GPU here that torch can use: leave it at auto.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

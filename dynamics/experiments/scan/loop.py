@@ -6,21 +6,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.progress import progress
 from dynamics.experiments.resume import begin, count_known, telling
-from dynamics.experiments.scan import media, own, protocols, text
-from dynamics.experiments.scan.bar import progress
-from dynamics.experiments.scan.describe import describe
-from dynamics.experiments.scan.inputs import Batches, Source
-from dynamics.experiments.scan.loading import DTYPES, Loaded, load, modality
-from dynamics.experiments.scan.options import CHOOSING, Options
+from dynamics.experiments.scan import own_windows as own
+from dynamics.experiments.scan import protocols
 from dynamics.experiments.scan.references import References, comparing
-from dynamics.experiments.scan.subjects import Subject, expand
-from dynamics.measure import Measurement, measure
+from dynamics.loading import media, text
+from dynamics.loading.describe import describe
+from dynamics.loading.inputs import Batches, Source
+from dynamics.loading.models import DTYPES, Loaded, load, modality
+from dynamics.loading.options import CHOOSING, Options
+from dynamics.loading.subjects import Subject, expand
+from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition, new, write_run
-from dynamics.suite import Suite
 
 Facts = dict[str, Any]
 
@@ -29,7 +31,7 @@ def scan(options: Options) -> Path:
     """Measure every subject that the record does not have yet; gives the run's folder.
 
     Raises:
-        Refusal: bad input of any kind; what was measured before it stays in the record.
+        InputError: bad input of any kind; what was measured before it stays in the record.
     """
     quiet()
     _refuse_options(options)
@@ -59,11 +61,11 @@ def _refuse_options(options: Options) -> None:
     for name in ("tokens", "inputs", "context", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise Refusal(f"--{name} must be at least 1 (got {value}).")
+            raise InputError(f"--{name} must be at least 1 (got {value}).")
     if options.dtype not in DTYPES:
-        raise Refusal(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
+        raise InputError(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
     if options.protocol not in (None, *protocols.METRICS):
-        raise Refusal(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
+        raise InputError(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
     if options.protocol == protocols.SHAPE:
         options.refuse_idle(CHOOSING, f"--protocol {protocols.SHAPE}, which cuts windows of its own")
 
@@ -84,7 +86,7 @@ def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
     for what, value in given.items():
         if value is not None and what not in taken and "" not in taken:
             subject, kind = next(iter(kinds.items()))
-            raise Refusal(
+            raise InputError(
                 f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}."
             )
     for subject, kind in kinds.items():
@@ -96,9 +98,9 @@ def _refuse_kind(subject: Subject, kind: str, options: Options) -> None:
     if kind in ("text", ""):
         return
     if options.protocol == protocols.SHAPE:
-        raise Refusal(f"--protocol {protocols.SHAPE} measures text, and {subject.model} takes {kind}.")
+        raise InputError(f"--protocol {protocols.SHAPE} measures text, and {subject.model} takes {kind}.")
     if options.shuffled:
-        raise Refusal(f"--shuffled is for text, and {subject.model} takes {kind}.")
+        raise InputError(f"--shuffled is for text, and {subject.model} takes {kind}.")
 
 
 def _source(kind: str, options: Options, sources: dict[str, Source]) -> Source:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynamics.errors import Refusal
-from dynamics.experiments.scan.inputs import Source, chunks
-from dynamics.experiments.scan.text import Encoder, pad
-from dynamics.measure import Measurement
+from dynamics.errors import InputError
+from dynamics.loading.inputs import Source, chunks
+from dynamics.loading.text import Encoder, pad
+from dynamics.measure.measurement import Measurement
 from dynamics.record import Row
 
 SHAPE, INHERENT = "shape-of-learning", "inherent"
@@ -49,17 +49,17 @@ def groups(given: Source, code: Encoder, seed: int) -> Iterator[list[list[int]]]
     A window that is too long for the model is cut.
 
     Raises:
-        Refusal: the text is too short.
+        InputError: the text is too short.
     """
     room = code.limit - code.specials if code.limit else None
     found = [code.window(code.ids(text)[:room]) for text in islice(_windows(given), WINDOWS)]
     if len(found) < WINDOWS:
-        raise Refusal(
+        raise InputError(
             f"{given.facts['source']} holds {len(found)} windows of {CHARACTERS} characters, and --protocol {SHAPE} "
             f"needs {WINDOWS}: give more text."
         )
     if sum(map(len, found)) < EMBEDDINGS:
-        raise Refusal(f"the {WINDOWS} windows give less than the {EMBEDDINGS} embeddings of one batch.")
+        raise InputError(f"the {WINDOWS} windows give less than the {EMBEDDINGS} embeddings of one batch.")
     group: list[list[int]] = []
     for i in np.random.default_rng(seed).permutation(WINDOWS):
         group.append(found[i])

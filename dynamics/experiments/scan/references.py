@@ -5,11 +5,11 @@ from typing import Any
 from torch import Tensor
 
 from dynamics import metrics as registry
-from dynamics.experiments.scan.loading import load
-from dynamics.experiments.scan.options import Options
-from dynamics.experiments.scan.subjects import Subject
-from dynamics.measure import measure
-from dynamics.suite import Suite
+from dynamics.loading.models import load
+from dynamics.loading.options import Options
+from dynamics.loading.subjects import Subject
+from dynamics.measure.measurement import measure
+from dynamics.measure.suite import Suite
 
 
 def comparing(suite: Suite) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dynamics import record
-from dynamics.cli import main
+from dynamics.cli.main import main
 from tests.capture.zoo import build
 from tests.experiments.cone.factories import AXIS, TANH, TURN, WIDTH, Letters, dense_layer, encoder, rotation
 from tests.runs import fit
@@ -253,8 +253,8 @@ def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines, mode, po
     """The first token is the first behind the prompt, as in sentence-transformers since 5.5."""
     from dynamics.experiments.cone.collect import batches, collect
     from dynamics.experiments.cone.setup import Setup
-    from dynamics.experiments.scan.loading import Loaded
-    from dynamics.experiments.scan.text import Encoder
+    from dynamics.loading.models import Loaded
+    from dynamics.loading.text import Encoder
 
     model = Letters().eval()
     model.forward = lambda input_ids, attention_mask: Letters.forward(model, input_ids, attention_mask)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.cone import sentences
 
 STSB = 'main-news\tMSRpar\t2012\t0001\t{}\tOne sentence.\tAnother "sentence.\tsource\n'
@@ -25,20 +25,20 @@ def test_lines_are_stripped_and_kept_in_order(tmp_path):
     [("a\nb\n", "holds 2"), ("a\n \nb\nc\n", "line 2 is empty"), ("", "is empty"), ("a\nb\nc\n\n", "line 4")],
 )
 def test_files_that_are_no_sentences(tmp_path, text, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(InputError, match=said):
         sentences.read(write(tmp_path, text), "--sentences")
 
 
 def test_a_file_that_is_not_utf8(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("ü\n".encode("latin-1") * 4)
-    with pytest.raises(Refusal, match="UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         sentences.read(str(path), "--sentences")
 
 
 @pytest.mark.parametrize("argument", ["news", "=a.txt", "news=", "pairs=a.txt", "sentences=a.txt"])
 def test_corpora_have_a_name_and_a_file(argument):
-    with pytest.raises(Refusal, match="--corpus"):
+    with pytest.raises(InputError, match="--corpus"):
         sentences.corpora([argument])
 
 
@@ -73,5 +73,5 @@ def test_pairs_in_every_layout(tmp_path, text):
     ],
 )
 def test_pairs_that_are_none(tmp_path, text, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(InputError, match=said):
         sentences.pairs(write(tmp_path, text))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.errors import Refusal
+from dynamics.errors import InputError
 from dynamics.experiments.cone import dense
 from dynamics.experiments.cone.setup import Setup, setup
 from tests.experiments.cone.factories import TANH, dense_layer, encoder
@@ -96,13 +96,13 @@ def test_what_cannot_be_followed_is_said(tmp_path):
     (tmp_path / "1_Pooling" / "config.json").write_text(
         '{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}'
     )
-    with pytest.raises(Refusal, match="mean and cls"):
+    with pytest.raises(InputError, match="mean and cls"):
         setup(path)
     assert setup(path, pooling="mean").mode == "mean"
     (tmp_path / "modules.json").write_text("{")
-    with pytest.raises(Refusal, match="no JSON"):
+    with pytest.raises(InputError, match="no JSON"):
         setup(path)
-    with pytest.raises(Refusal, match="median"):
+    with pytest.raises(InputError, match="median"):
         setup("", pooling="median")
 
 
@@ -141,7 +141,7 @@ def test_pickled_or_damaged_layers(tmp_path):
     weights = tmp_path / "2_Dense" / "model.safetensors"
     weights.write_bytes(b"nothing")
     path = encoder(tmp_path, modules=("Transformer", "Pooling", "Dense"))
-    with pytest.raises(Refusal, match=r"2_Dense/model.safetensors holds no linear layer"):
+    with pytest.raises(InputError, match=r"2_Dense/model.safetensors holds no linear layer"):
         setup(path)
     weights.rename(weights.with_name("pytorch_model.bin"))
     assert setup(path).left_out == ("Dense",)

@@ -1,0 +1,265 @@
+"""Models into memory: from the hub, a folder, a run of ours, a random initialisation or a factory."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
+from dynamics.errors import InputError
+from dynamics.loading.options import Loading
+from dynamics.loading.subjects import Subject
+from dynamics.models import hub
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MODALITIES = {
+    **dict.fromkeys(("input_ids", "inputs_embeds"), "text"),
+    "pixel_values": "images",
+    **dict.fromkeys(("input_values", "input_features"), "audio"),
+}
+"""The modality of a model by the name of its main input."""
+
+HEADS = (
+    "pooler",
+    "classifier",
+    "lm_head",
+    "cls.",
+    "projector",
+    "qa_outputs",
+    "masked_spec_embed",
+    "mask_token",
+)
+"""Weights that no layer reads: a checkpoint may lack them."""
+
+ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim", "embedding_size"), 128),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "hidden_dim", "d_ff", "encoder_ffn_dim"), 512),
+    **{"num_key_value_heads": 4, "num_kv_heads": 4, "head_dim": 32, "d_kv": 32, "rotary_dim": 16},
+    **{"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 512, "num_decoder_layers": 1},
+}
+"""The size of a random model: keys that its configuration has, where it holds a plain number."""
+SPECIAL: dict[str, dict[str, Any]] = {
+    "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280},
+    "byt5": {"feed_forward_proj": "gated-gelu", "vocab_size": 384},
+}
+
+
+@dataclass
+class Loaded:
+    """A model ready to be measured.
+
+    `encode` makes its batches where the model brings its own way (a module by factory); `source` is where its
+    tokenizer or processor lies, empty where it has none; `trusted` whether code that it brings may run.
+    """
+
+    model: nn.Module
+    modality: str
+    source: str = ""
+    trusted: bool = False
+    config: PreTrainedConfig | None = None
+    encode: Callable[[list[Any]], Mapping[str, Tensor]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main_input(self) -> str:
+        """Name of the argument that carries the input."""
+        return getattr(self.model, "main_input_name", "input_ids")
+
+
+def modality(subject: Subject, options: Loading) -> str:
+    """`text`, `images` or `audio`: what a subject takes, told without its weights; "" where only it can tell.
+
+    Raises:
+        InputError: the model is not found, or its kind is not known.
+    """
+    if subject.kind == "run":
+        return "text"
+    if subject.kind == "module":
+        return ""
+    config = _config(subject, options)
+    if type(config) not in MODEL_MAPPING:
+        if options.trust_remote_code:
+            return ""
+        raise InputError(f"{subject.model}: transformers has no model for its type {config.model_type}.")
+    kind = MODEL_MAPPING[type(config)]
+    kind = kind[0] if isinstance(kind, list | tuple) else kind
+    return _modality(subject, kind.main_input_name)
+
+
+def width(subject: Subject, options: Loading) -> int | None:
+    """Width of the states of a subject, told without its weights; None where only it can tell."""
+    if subject.kind == "module":
+        return None
+    found = getattr(_config(subject, options), "hidden_size", None)
+    return found if isinstance(found, int) else None
+
+
+def _modality(subject: Subject, main_input: str) -> str:
+    if main_input not in MODALITIES:
+        raise InputError(f"{subject.model} takes {main_input}: only text, images and audio can be scanned.")
+    return MODALITIES[main_input]
+
+
+def load(subject: Subject, options: Loading) -> Loaded:
+    """Load a subject in eval mode, on its device, in its precision (one of `DTYPES`).
+
+    Raises:
+        InputError: it is not found, has no such revision, lacks weights, or is not to be trusted.
+    """
+    dtype, device = DTYPES[options.dtype], _device(options.device)
+    if subject.kind == "module":
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            model, encode = _factory(subject.source)
+        kind = MODALITIES.get(getattr(model, "main_input_name", "input_ids"), "text")
+        return Loaded(model.to(device, dtype).eval(), getattr(model, "modality", kind), encode=encode)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        if subject.kind == "random":
+            config, source = _config(subject, options), ""
+            with _fitting(subject, options):
+                model = AutoModel.from_config(config, dtype=dtype)
+        else:
+            model, source = _pretrained(subject, options, dtype, device), subject.source
+            config = model.config
+    if _has_decoder(model):
+        model = model.get_encoder()
+    if not hasattr(model, "hf_device_map"):
+        model = model.to(device)
+    if subject.kind == "run":
+        source = str(subject.run)
+    main_input = "input_values" if not isinstance(model, PreTrainedModel) else model.main_input_name
+    commit = getattr(config, "_commit_hash", None)
+    return Loaded(
+        model.eval(),
+        _modality(subject, main_input),
+        source,
+        options.trust_remote_code,
+        config,
+        facts={"commit": commit} if commit else {},
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
+
+
+def _config(subject: Subject, options: Loading) -> PreTrainedConfig:
+    if subject.kind != "random":
+        return _fetch(subject, options, AutoConfig.from_pretrained)
+    kind = ALIASES.get(subject.source, subject.source)
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+    except ValueError as error:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        near = ", ".join(get_close_matches(kind, list(CONFIG_MAPPING), n=3)) or "bert, gpt2, vit"
+        raise InputError(f"there is no architecture {subject.source}: did you mean {near}?") from error
+    staged = any(isinstance(known.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
+    plain = {key: value for key, value in SMALL.items() if isinstance(known.get(key), int) and not staged}
+    small = plain | SPECIAL.get(subject.source, {})
+    for key in options.config_overrides:
+        if key not in known:
+            near = ", ".join(get_close_matches(key, known, n=2)) or "a key of its configuration"
+            raise InputError(f"--config_overrides: {subject.source} has no {key}: did you mean {near}?")
+    with _fitting(subject, options):
+        return AutoConfig.for_model(kind, **(small | dict(options.config_overrides)))
+
+
+@contextmanager
+def _fitting(subject: Subject, options: Loading) -> Iterator[None]:
+    """Sizes that no model can be built with, told in a sentence: without overrides they are ours to mend."""
+    try:
+        yield
+    except Exception as error:  # every architecture raises its own
+        if not options.config_overrides:
+            raise
+        message = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"--config_overrides do not fit {subject.source}: {message}.") from error
+
+
+def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more: Any) -> Any:
+    """`from_pretrained` of a subject."""
+    named = subject.kind == "hub" and subject.source == subject.model and subject.revision != "main"
+    return hub.fetch(
+        call,
+        subject.source,
+        name=subject.model,
+        revision=subject.revision if named else "",
+        trust_remote_code=options.trust_remote_code,
+        **more,
+    )
+
+
+def _pretrained(
+    subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    if options.device == "auto" and device.type == "cuda" and _has_accelerate():
+        more["device_map"] = "auto"
+    kind: Any = AutoModel
+    if subject.kind == "run":
+        # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
+        config = _fetch(subject, options, AutoConfig.from_pretrained)
+        tuned = any("For" in name and "LM" not in name for name in config.architectures or ())
+        kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
+        kind = AutoModel if tuned else kind
+    model, info = _fetch(subject, options, kind.from_pretrained, **more)
+    spare = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))
+    if missing:
+        raise InputError(
+            f"the checkpoint of {subject.name} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({missing[0]}): they would be random."
+        )
+    return model
+
+
+def _has_decoder(model: nn.Module) -> bool:
+    """Whether a model is an encoder with a decoder beside it: its encoder is what is measured."""
+    return hasattr(model, "encoder") and hasattr(model, "decoder")
+
+
+def _has_accelerate() -> bool:
+    from transformers.utils import is_accelerate_available
+
+    return is_accelerate_available()
+
+
+def _factory(name: str) -> tuple[nn.Module, Callable[[list[Any]], Mapping[str, Tensor]] | None]:
+    """What `package:factory` gives: a module, or a module and the function that encodes a list of inputs."""
+    package, _, factory = name.partition(":")
+    try:
+        made = getattr(import_module(package), factory)()
+    except InputError:
+        raise
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--module {name}: {error}; give package:factory, a function without arguments."
+        ) from error
+    model, encode = made if isinstance(made, tuple) else (made, getattr(made, "encode", None))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"--module {name} gives {type(model).__name__}, not a torch module.")
+    return model, encode

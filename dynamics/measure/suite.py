@@ -1,0 +1,122 @@
+"""What to measure, when, and on how much: the `metrics:` block as a value."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dynamics import metrics as registry
+from dynamics.errors import InputError
+from dynamics.metrics.streaming.base import Group, groups
+from dynamics.schedule import Schedule
+
+Settings = Mapping[str, Any]
+
+
+class Entry(NamedTuple):
+    """One metric of a suite: the name that its rows bear, what it was asked for by, and with which options.
+
+    Without a schedule of its own it is measured when the run measures; `max_tokens` None means every token.
+    """
+
+    name: str
+    asked: str
+    options: Settings
+    schedule: Schedule | None = None
+    max_tokens: int | None = None
+
+
+class Suite(NamedTuple):
+    """The metrics of each site."""
+
+    sites: dict[str, list[Entry]]
+
+    @classmethod
+    def parse(cls, metrics: Mapping[str, Settings | None] | Sequence[str] | None = None) -> "Suite":
+        """Read the `metrics:` block: names (or class paths), each with its options.
+
+        Three options are ours: `sites` cuts the metric to some of its sites, `schedule` (`{every: 50}` or
+        `{per_decade: 5}`) gives it steps of its own, `max_tokens` a token budget; the rest goes to the metric.
+        The default suite when None.
+
+        Raises:
+            InputError: an unknown metric, option or site.
+        """
+        if metrics is None:
+            return cls(
+                {site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()}
+            )
+        chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
+        if not chosen:
+            raise InputError(
+                "metrics is empty: name at least one, or leave the block out for the default suite."
+            )
+        sites: dict[str, list[Entry]] = defaultdict(list)
+        for name, settings in chosen.items():
+            options = dict(settings or {})
+            wanted, schedule = options.pop("sites", None), options.pop("schedule", None)
+            if isinstance(wanted, str):
+                raise InputError(f"metrics.{name}.sites must be a list, such as [{wanted}].")
+            max_tokens = options.pop("max_tokens", None)
+            if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+                raise InputError(f"metrics.{name}.max_tokens must be at least 1 (got {max_tokens}).")
+            parsed = None if schedule is None else Schedule.parse(schedule, f"metrics.{name}.schedule")
+            metric = registry.resolve(name, **options)
+            for site in wanted or metric.sites:
+                if site not in metric.sites:
+                    raise InputError(f"metrics.{name}.sites: {site} is not one of {', '.join(metric.sites)}.")
+                if metric.name in (entry.name for entry in sites[site]):
+                    raise InputError(
+                        f"metrics.{name}: {metric.name} is asked for twice at {site}; leave one out."
+                    )
+                sites[site].append(Entry(metric.name, name, options, parsed, max_tokens))
+        return cls(dict(sites))
+
+    @property
+    def names(self) -> set[str]:
+        """Every metric's name, that of its rows."""
+        return {entry.name for entries in self.sites.values() for entry in entries}
+
+    def steps(self, default: Schedule, last: int) -> dict[str, tuple[int, ...]]:
+        """The steps of every metric in a run of `last` updates."""
+        return {
+            entry.name: (entry.schedule or default).steps(last)
+            for entries in self.sites.values()
+            for entry in entries
+        }
+
+    def refuse_schedules(self, where: str) -> None:
+        """Refuse metrics with a schedule of their own in `where`, which knows no steps to choose from."""
+        for entries in self.sites.values():
+            for entry in entries:
+                if entry.schedule is not None:
+                    raise InputError(f"metrics.{entry.name}.schedule has no say in {where}: leave it out.")
+
+    def only(self, names: set[str]) -> "Suite":
+        """The suite cut to some of its metrics."""
+        cut = {site: [e for e in entries if e.name in names] for site, entries in self.sites.items()}
+        return Suite({site: entries for site, entries in cut.items() if entries})
+
+    def build(self, site: str) -> list[tuple[Group, int | None]]:
+        """Fresh metrics for one layer of a site: groups, each with its token budget."""
+        budgets: dict[int | None, list[Entry]] = defaultdict(list)
+        for entry in self.sites[site]:
+            budgets[entry.max_tokens].append(entry)
+        return [
+            (group, budget)
+            for budget, entries in budgets.items()
+            for group in groups(registry.resolve(entry.asked, **entry.options) for entry in entries)
+        ]
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Sites, names and settings, for the record."""
+        return {
+            site: {
+                e.asked: {
+                    **e.options,
+                    **({"schedule": str(e.schedule)} if e.schedule else {}),
+                    **({"max_tokens": e.max_tokens} if e.max_tokens else {}),
+                }
+                for e in entries
+            }
+            for site, entries in self.sites.items()
+        }

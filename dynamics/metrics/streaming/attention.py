@@ -1,0 +1,254 @@
+"""What is kept of a stream of attention calls: statistics of each query, sums of queries and keys.
+
+Legend: B rows, H heads, H_kv key heads, T queries, S keys, d_h head width, W windows.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.streaming.accumulators import WindowSums, scalar
+from dynamics.metrics.streaming.arithmetic import floating, precise
+from dynamics.metrics.streaming.base import Attention, Estimate, once, undefined
+from dynamics.metrics.streaming.intervals import estimate, with_layer
+from dynamics.metrics.streaming.sampling import window_sums
+
+ENTRIES = 1 << 21
+"""Logits that exist at a time, about: they should stay in the cache."""
+
+SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
+
+
+class Histogram(NamedTuple):
+    """Bins a tenth wide on a scale of their own, from `low` on it."""
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[np.ndarray], np.ndarray]
+    low: int
+    bins: int
+
+    @property
+    def edges(self) -> np.ndarray:
+        return self.back(self.low + np.arange(self.bins + 1) / 10)
+
+
+def asinh(x: Tensor) -> Tensor:
+    """The inverse of sinh from vectorised functions: torch.asinh takes its elements one by one."""
+    a = x.abs()
+    return torch.log1p(a + a * a / (1 + (a * a + 1).sqrt())).copysign(x)
+
+
+HISTOGRAMS = {
+    "logit": Histogram(asinh, np.sinh, -6, 120),  # -202 to 202, 0.1 wide about 0
+    "probability": Histogram(torch.log10, lambda u: 10.0**u, -8, 80),
+}
+
+
+def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `most` queries, each of which has `entries` logits.
+
+    Short ones leave out half of what a causal mask hides, long ones spare calls.
+
+    >>> list(chunks(200, 8192, most=128))
+    [(0, 128), (128, 200)]
+    """
+    size = min(max(ENTRIES // entries, 8), most)
+    return ((start, min(start + size, queries)) for start in range(0, queries, size))
+
+
+def seen(logits: Tensor) -> Tensor:
+    """How many keys each query sees: (B, H, c, S), masked entries -inf, -> (B, H, c)."""
+    return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(
+        -1
+    )  # sums floats faster than booleans
+
+
+def attend(logits: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each query's distribution over the keys and its entropy. Overwrites `logits`.
+
+    Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
+    clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
+
+    Args:
+        logits: (..., S), masked entries -inf; a query that sees nothing gives NaN.
+        out: room for the probabilities, like `logits`.
+
+    Returns:
+        Entropy, greatest probability and greatest logit (...), and the probabilities (..., S).
+    """
+    greatest = logits.amax(-1)
+    s = logits.sub_(greatest[..., None]).clamp_(min=-80)
+    p = torch.softmax(s, -1, out=out)
+    highest = p.amax(-1)
+    return -highest.log() - s.mul_(p).sum(-1), highest, greatest, p
+
+
+def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+    """What each query's attention looks like, without keeping its probabilities. Overwrites `logits`.
+
+    Args:
+        logits: (B, H, c, S), masked entries -inf; a query that sees nothing gives NaN.
+        sink: the key that counts as the sink, (B,) or one for all.
+
+    Returns:
+        Entropy, greatest probability and probability of the sink, (3, B, H, c); the greatest logit, (B, H, c).
+    """
+    entropy, highest, greatest, p = attend(logits)
+    sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
+    on_sink = p.gather(-1, sink[:, None, None, None].expand(*p.shape[:-1], 1))[..., 0]
+    return torch.stack([entropy, highest, on_sink]), greatest
+
+
+class QueryMeans(WindowSums):
+    """Sums over queries, and the numbers of queries behind them: the base of what is a mean over queries."""
+
+    sites = ("attention",)
+
+    def mean_of(self, place: int, number: int, scale: str) -> Estimate:
+        """The sum at `place` of the last axis over the one at `number`, with its interval over windows."""
+        if not self.total.ndim:
+            return undefined(1, 0, "no attention call was seen")
+        n = self.total[:, number]
+        if not n.all():
+            return undefined(self.heads, 0, "no query sees enough keys")
+        value = self.total[:, place] / n
+        return estimate(
+            value,
+            round(float(n.mean())),
+            influence=(self.sample[..., place] - value * self.sample[..., number]) * (self.windows / n),
+            windows=int(self.windows),
+            scale=scale,
+            reason="a logit is not a number",
+        )
+
+
+class AttentionStatistics(QueryMeans):
+    """Sums of each query's statistics, in all and for each window, and histograms of every 16th query's attention.
+
+    Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
+    `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
+    the number of queries behind each.
+    """
+
+    stride = 16
+
+    def __init__(self, windows: int = 512) -> None:
+        super().__init__(windows)
+        self.add_state("greatest", torch.full((), -torch.inf), dist_reduce_fx="max")  # (H,)
+        self.add_state("logit_counts", scalar(), dist_reduce_fx="sum")  # (H, bins + 2)
+        self.add_state("probability_counts", scalar(), dist_reduce_fx="sum")
+
+    @property
+    def accumulator(self) -> Hashable:
+        return AttentionStatistics, self.budget
+
+    def update(self, batch: Attention) -> None:
+        call, windows = batch
+        rows, heads, queries, _ = call.query.shape
+        sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
+        total = torch.zeros(2, 4, rows, heads, dtype=torch.float64, device=sink.device)
+        for start, stop in chunks(queries, rows * heads * call.key.shape[2]):
+            logits = floating(call.logits(start, stop, call.reach(stop)))
+            valid = call.valid[:, None, start:stop]
+            every = slice(-start % self.stride, None, self.stride)
+            self._count(logits[:, :, every], valid[..., every])
+            keys = seen(logits)
+            (entropy, highest, on_sink), greatest = summarise(logits, sink)
+            values = torch.stack([entropy, entropy / keys.log(), highest, on_sink])
+            used = valid & (greatest != -torch.inf)
+            later = torch.arange(start, stop, device=sink.device) != sink[:, None, None]
+            masks = torch.stack([used, used & (keys != 1), used, used & later])
+            total[0] += values.where(masks, 0).sum(-1)
+            total[1] += masks.sum(-1)
+            highest = greatest.where(used, -torch.inf).amax((0, 2))
+            self.greatest = torch.maximum(self.greatest.to(highest), highest)
+        self.add(*window_sums(total.flatten(0, 1).permute(1, 2, 0), windows))
+
+    def _count(self, logits: Tensor, valid: Tensor) -> None:
+        """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
+        hidden = (logits == -torch.inf) | ~valid[..., None]
+        heads = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+        for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
+            scale = HISTOGRAMS[name]
+            size = scale.bins + 2
+            bins = ((scale.there(values) - scale.low) * 10).floor_().nan_to_num_(size).clamp_(-1, size - 2) + 1
+            nowhere = len(heads) * size
+            places = (bins.long() + size * heads).masked_fill_(hidden, nowhere)
+            counts = torch.bincount(places.flatten(), minlength=nowhere + 1)[:-1].view(-1, size).double()
+            setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
+
+    def mean_of_summary(self, summary: str, scale: str) -> Estimate:
+        """The mean of one of the `SUMMARIES` over all queries, with its interval over windows."""
+        place = SUMMARIES.index(summary)
+        return self.mean_of(place, len(SUMMARIES) + place, scale)
+
+    def histogram(self, name: str) -> dict[str, np.ndarray]:
+        """Counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""
+        counts = with_layer(getattr(self, f"{name}_counts").T).T
+        edges = HISTOGRAMS[name].edges
+        return {f"{name}_histogram": counts, f"{name}_edges": np.broadcast_to(edges, (len(counts), len(edges)))}
+
+
+class QueryKeySums(WindowSums):
+    """Sums of queries, keys and their directions, in all and for each window. Padding is left out.
+
+    Grouped keys are repeated for their queries. Layout of a sum's last axis: query (d_h), its direction (d_h),
+    key, its direction, number of queries, number of keys.
+    """
+
+    sites = ("attention",)
+
+    @property
+    def accumulator(self) -> Hashable:
+        return QueryKeySums, self.budget
+
+    def update(self, batch: Attention) -> None:
+        call, windows = batch
+        query = floating(call.query)
+        key = floating(call.key).repeat_interleave(query.shape[1] // call.key.shape[1], dim=1)
+        same = key.shape[2] == query.shape[2]
+        valid_key = call.valid if same else call.valid.new_ones(len(key), key.shape[2])
+        parts, numbers = [], []
+        for x, mask in ((query, call.valid), (key, valid_key)):
+            if not mask.all():
+                x = x.where(mask[:, None, :, None], 0)  # padding may hold anything
+            own = mask[:, None].to(x.dtype)
+            with precise(x):
+                pair = (
+                    torch.stack([own.expand(*x.shape[:3]), (own / x.norm(dim=-1)).where(own > 0, 0)], dim=2) @ x
+                )
+            parts.extend(pair.double().unbind(2))
+            numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
+        self.add(*window_sums(torch.cat([*parts, *numbers], dim=-1), windows))
+
+    @property
+    def n(self) -> int:
+        return int(self.total[0, -2]) if self.total.ndim else 0
+
+    @property
+    @once
+    def trouble(self) -> str:
+        """Why nothing can be read off the sums; empty where all is well."""
+        if not self.n or not self.total[0, -1]:
+            return "no query or no key was seen"
+        width = self.total.shape[-1] // 4
+        if not (self.total[:, :width].isfinite() & self.total[:, 2 * width : 3 * width].isfinite()).all():
+            return "a query or key is not finite"
+        return ""
+
+    @property
+    @once
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Means of (query, direction, key, direction), (4, H, d_h), and their influence, (W, 4, H, d_h)."""
+        kept = self.sample
+        numbers = self.total[0, [-2, -2, -1, -1]][:, None, None]
+        mean = self._split(self.total) / numbers
+        own = kept[:, :1, [-2, -2, -1, -1]].mT[..., None]
+        return mean, (self._split(kept) - own * mean) / numbers * self.windows
+
+    @staticmethod
+    def _split(sums: Tensor) -> Tensor:
+        return sums[..., :-2].unflatten(-1, (4, -1)).movedim(-2, -3)

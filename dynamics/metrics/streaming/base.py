@@ -1,0 +1,177 @@
+"""The contract of a metric: what it is given, what it gives back, how it streams.
+
+A quantity is a pure function on tensors; the `Metric` in the same file streams it. A metric is an accumulator
+(the states, see `accumulators`) and an `estimate` computed from it. Metrics whose accumulators keep the same
+states form one `Group`: updated once, synchronised once, read many times.
+
+>>> from dynamics.metrics.anisotropy import Anisotropy
+>>> from dynamics.metrics.effective_rank import EffectiveRank
+>>> (group,) = groups([Anisotropy(), EffectiveRank()])
+>>> group.update(States(torch.eye(3)[:, None], torch.arange(3)))
+>>> sorted(group.compute())
+['anisotropy', 'effective_rank']
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import wraps
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+import torchmetrics
+from torch import Tensor
+
+STATE_SITES = ("residual", "output", "sentence", "token")
+HEAD_SITES = ("query", "key")
+
+
+class States(NamedTuple):
+    """Token states of one batch at one site and layer, padding already dropped.
+
+    `x` has shape (n, heads, d) (heads = 1 off the query and key sites), floating; `windows` has shape (n,) and
+    gives the window (the independent unit) that each token comes from, unique over the whole stream. A window
+    comes whole, in one batch, its tokens in their order.
+    """
+
+    x: Tensor
+    windows: Tensor
+
+
+class AttentionCall(Protocol):
+    """One call of an attention layer, as the capture hands it over.
+
+    query (B, H, T, d_h) and key (B, H_kv, S, d_h) as they enter the dot product, H a multiple of H_kv;
+    `scaling` is the factor of their product; `valid` (B, T) is False at padding.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    valid: Tensor
+
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
+        """What enters the softmax for the queries start..stop over the first `keys` keys (all by default).
+
+        Shape (B, H, stop - start, keys), masked entries -inf. The tensor is new: the caller may overwrite it.
+        """
+
+    def reach(self, stop: int) -> int:
+        """How many of the first keys are enough for the queries before `stop`."""
+
+
+class Attention(NamedTuple):
+    """An attention call with the window (the independent unit) of each of its B rows, shape (B,)."""
+
+    call: AttentionCall
+    windows: Tensor
+
+
+class Pair(NamedTuple):
+    """Two representations of the same tokens, (n, heads, d) and (n, heads, e), and the tokens' windows (n,)."""
+
+    x: Tensor
+    y: Tensor
+    windows: Tensor
+
+
+class Weights(NamedTuple):
+    """The projections of one layer, W_q (H, d_h, d) and W_k (H_kv, d_h, d), H a multiple of H_kv."""
+
+    query: Tensor
+    key: Tensor
+
+
+class Estimate(NamedTuple):
+    """A value with the 95 % interval of its sampling error, on the host.
+
+    `value`, `low` and `high` have shape (1,) where there is one head, else (heads + 1,): `value[head]` is a
+    head's, `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that
+    no interval is known. `n` is the number of points behind the value. `reason` says why a value is NaN.
+    `arrays` go beside the rows, by name; their first axis is that of `value`.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: int
+    reason: str = ""
+    arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 (never mutated)
+
+
+def undefined(heads: int, n: int, reason: str) -> Estimate:
+    """The estimate of what cannot be estimated: NaN and the reason."""
+    nan = np.full(heads + 1 if heads > 1 else 1, np.nan)
+    return Estimate(nan, nan, nan, n, reason)
+
+
+class Metric(torchmetrics.Metric):
+    """Base of every metric: a streamed quantity with a reduction for each of its states."""
+
+    name: str
+    sites: ClassVar[tuple[str, ...]]
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[str, Any] = {}
+
+    @classmethod
+    def variant(cls, suffix: str) -> dict[str, Any] | None:
+        """The options that `<name>_<suffix>` stands for; None where the metric has no such variant."""
+        return None
+
+    @property
+    def accumulator(self) -> Hashable:
+        """What two metrics have in common when they may share their states."""
+        raise NotImplementedError
+
+    def update(self, batch: Any) -> None:
+        """Add one batch: `States`, `Attention` or `Weights`, by the metric's sites."""
+        raise NotImplementedError
+
+    def estimate(self, states: Self) -> Estimate:
+        """The estimate read off an accumulator of the metric's own kind (itself or another's)."""
+        raise NotImplementedError
+
+    def compute(self) -> Estimate:
+        """The estimate over everything seen so far."""
+        self._known.clear()
+        return self.estimate(self)
+
+
+def once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A method of an accumulator whose result all metrics of a group share."""
+
+    @wraps(method)
+    def known(self: Metric) -> Any:
+        if method.__name__ not in self._known:
+            self._known[method.__name__] = method(self)
+        return self._known[method.__name__]
+
+    return known
+
+
+class Group:
+    """Metrics that read the same states: the first one keeps them for all."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self.metrics = tuple(metrics)
+        self.states = self.metrics[0]
+
+    def update(self, batch: Any) -> None:
+        """Add one batch."""
+        self.states.update(batch)
+
+    def compute(self) -> dict[str, Estimate]:
+        """Every metric's estimate by name, over all batches and all ranks."""
+        self.states._known.clear()
+        with torch.no_grad(), self.states.sync_context():
+            return {metric.name: metric.estimate(self.states) for metric in self.metrics}
+
+
+def groups(metrics: Iterable[Metric]) -> list[Group]:
+    """The metrics of one site and layer, gathered by what they accumulate."""
+    found: dict[Hashable, list[Metric]] = {}
+    for metric in metrics:
+        found.setdefault(metric.accumulator, []).append(metric)
+    return [Group(members) for members in found.values()]

@@ -1,0 +1,106 @@
+"""Eigenvalues of the covariance of states, and the base of the metrics that are functions of them."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics.metrics.streaming.accumulators import Moments
+from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.intervals import estimate
+
+
+def gram(x: Tensor, centered: bool = True, precision: torch.dtype | None = None) -> Tensor:
+    """The smaller Gram matrix of `x` (..., n, d) about its mean: x^T x (d <= n) or x x^T (d > n), float64.
+
+    The product is taken in `precision` (default: that of x). NaN where a state is not finite, where there are
+    fewer than two of them, or where all are equal.
+    """
+    n, d = x.shape[-2:]
+    if not n:
+        return x.new_full((*x.shape[:-2], 1, 1), torch.nan, dtype=torch.float64)
+    x = floating(x)
+    mean = x.mean(-2, keepdim=True, dtype=torch.float64) * centered
+    if precision is None:
+        precision = x.dtype if torch.get_float32_matmul_precision() == "highest" else torch.float64
+    moved = x.to(precision) - mean.to(precision)
+    rest = moved.mean(-2, keepdim=True, dtype=torch.float64) * centered  # what rounding left of the mean
+    moved = moved - rest.to(precision)
+    product = self_product(moved if n >= d else moved.mT).double()
+    power = trace(product)
+    floor = n * unresolved(mean.square().sum((-2, -1)), x.dtype)
+    sound = product.isfinite().all(-1).all(-1) & (power > floor) & (n > 1)
+    return product.where(sound[..., None, None], torch.nan)
+
+
+def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None = torch.float64) -> Tensor:
+    """Eigenvalues of the `gram` matrix (squared singular values of x), descending, (..., min(n, d)), float64.
+
+    >>> eigenvalues(torch.diag(torch.tensor([2.0, 10.0, 1.0])), centered=False)
+    tensor([100.,   4.,   1.], dtype=torch.float64)
+    """
+    matrix = gram(x, centered, precision)
+    values = above_rounding(torch.linalg.eigvalsh(matrix.nan_to_num()).flip(-1))
+    return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
+
+
+def top(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue of a finite symmetric matrix (d, d), float64, and its eigenvector (d,)."""
+    if len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
+        from scipy.sparse.linalg import ArpackError, eigsh
+
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        try:  # Lanczos to machine precision: a few milliseconds where all eigenvalues take many
+            value, vector = eigsh(matrix.numpy(), 1, v0=start, tol=0)
+            return matrix.new_tensor(value[0]), torch.from_numpy(vector[:, 0])
+        except ArpackError:
+            pass
+    values, vectors = torch.linalg.eigh(matrix)
+    return values[-1], vectors[:, -1]
+
+
+def top_share(matrix: Tensor) -> Tensor:
+    """The largest eigenvalue of symmetric matrices (..., d, d) over their trace, (...); NaN where not finite."""
+    sound = matrix.isfinite().all(-1).all(-1)
+    if matrix.ndim == 2:
+        value = top(matrix)[0] if sound else matrix.new_tensor(torch.nan)
+    else:
+        value = torch.linalg.eigvalsh(matrix.nan_to_num())[..., -1]
+    return (value / trace(matrix)).where(sound, torch.nan)
+
+
+def trace(matrix: Tensor) -> Tensor:
+    """The trace of matrices (..., d, d)."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+class Spectral(Moments):
+    """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled.
+
+    Interval: by the delta method, from each window's influence on every eigenvalue.
+    """
+
+    scale: ClassVar[str]
+
+    @staticmethod
+    def of_eigenvalues(values: Tensor) -> Tensor:
+        """The quantity (...) for eigenvalues (..., d), descending."""
+        raise NotImplementedError
+
+    def estimate(self, states: Moments) -> Estimate:
+        if states.flat:
+            return undefined(states.heads, states.n, states.flat)
+        values, influence = states.spectrum
+        with torch.inference_mode(False), torch.enable_grad():
+            values = values.clone().requires_grad_()
+            value = self.of_eigenvalues(values)
+            (slope,) = torch.autograd.grad(value.sum(), values)
+        return estimate(
+            value.detach(),
+            states.n,
+            influence=(influence * slope.where(values > 0, 0)).sum(-1),
+            windows=int(states.windows),
+            scale=self.scale,
+        )

@@ -1,0 +1,109 @@
+"""LightningCLI for one run: model, data, trainer and callbacks from one configuration, refused in one sentence."""
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from dynamics.config import refuse_parsing
+from dynamics.errors import InputError
+from dynamics.training.checkpoint import Checkpoints
+from dynamics.training.curves import Curves
+from dynamics.training.monitor import Monitor
+from dynamics.training.progress import ProgressBar
+from dynamics.training.signals import Interrupt
+
+
+class RunParser(LightningArgumentParser):
+    """Lightning's parser, refusing in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong, without the usage text."""
+        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
+        refuse_parsing(message, ex, known=options)
+
+
+def pick_precision() -> str:
+    """bf16 where the hardware multiplies it faster than float32, else float32."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+class RunCLI(LightningCLI):
+    """Model, data, trainer and callbacks of one run, from one configuration."""
+
+    def __init__(self, folder: Path, args: list[str]) -> None:
+        self.folder = folder
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=RunParser,
+            parser_kwargs={"allow_abbrev": False},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our callbacks, the metrics block, and one seed for everything."""
+        parser.add_argument(
+            "--metrics",
+            type=dict[str, dict[str, Any] | None] | list[str] | None,
+            help="what to measure: names, or names with options",
+        )
+        parser.add_lightning_class_args(Monitor, "monitor")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.link_arguments("metrics", "monitor.metrics")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse the arguments given, never those of the process."""
+        self.config = parser.parse_args(args)
+        seed = self.config.seed_everything
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what depends on the machine and on the run's name."""
+        trainer = self.config.trainer
+        if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
+            raise InputError(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
+        if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
+            raise InputError(f"trainer.val_check_interval must be positive (got {trainer.val_check_interval}).")
+        trainer.default_root_dir = str(self.folder)
+        if trainer.precision is None:
+            trainer.precision = pick_precision()
+            print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.folder)
+                logger.init_args.name = logger.init_args.name or self.folder.name
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and callbacks; what one of them refuses comes through as it was said."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, InputError):
+                cause = cause.__cause__ or cause.__context__
+            raise (cause or error) from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer with every callback, in the order in which they must act."""
+        curves, monitor, checkpoints = Curves(), self.config_init["monitor"], self.config_init["checkpoints"]
+        callbacks = [curves, monitor, checkpoints, Interrupt(checkpoints)]
+        config = {**self.config_init["trainer"], **kwargs}
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(ProgressBar(curves, monitor))
+        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
+        return self.trainer_class(**config)

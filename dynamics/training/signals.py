@@ -1,0 +1,62 @@
+"""Ctrl-C in training: the step under way is finished and the training state saved."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+import lightning as L
+
+from dynamics.training.checkpoint import Checkpoints, validation_follows
+
+
+class Interrupt(L.Callback):
+    """Stops a run at the first Ctrl-C between two steps, so that nothing is lost; the second one stops it at once.
+
+    With several ranks Ctrl-C stops at once: they would have to agree on a step, which costs time at every one.
+
+    Args:
+        checkpoints: who saves the state.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._asked = self._listening = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen from now on (Python lets the main thread alone do so)."""
+        self._step, self._asked = trainer.global_step, False
+        self._listening = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
+        if self._listening:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nstopping behind this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """Save and stop, if asked to and an optimiser step and its validation are complete."""
+        moved, self._step = trainer.global_step > self._step, trainer.global_step
+        if moved and not validation_follows(trainer):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save and stop, if asked to."""
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if self._asked:
+            self._checkpoints.save(trainer)
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen no longer."""
+        if self._listening:
+            signal.signal(signal.SIGINT, self._before)
+            self._listening = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Listen no longer."""
+        self.on_train_end(trainer, pl_module)

@@ -1,0 +1,172 @@
+"""Intervals cover what they say: the estimator's expectation, in about 95 of 100 draws of the windows."""
+
+import numpy as np
+import pytest
+import torch
+
+from dynamics import metrics
+from dynamics.metrics.streaming.base import Attention, Pair, States, groups
+from dynamics.metrics.streaming.intervals import SCALES, t_interval
+from tests.metrics import streams
+
+REPETITIONS = 160
+OF_STATES = (
+    *("anisotropy", "anisotropy_uncentered", "singular_value_share", "participation_ratio", "isoscore"),
+    *("effective_rank", "kurtosis", "mean_norm", "norm_of_mean", "mean_cosine", "mean_cosine_across_windows"),
+)
+OF_ATTENTION = (
+    *("entropy", "normalized_entropy", "max_probability", "sink_mass"),
+    *("qk_alignment", "qk_mean_cosine"),
+)
+
+
+OF_CLOUDS = ("intrinsic_dimension", "scale_dependence")
+OF_PAIRS = ("linear_cka", "procrustes_linearity")
+
+
+def coverage(names, draw):
+    """Share of the draws whose interval holds the estimates' mean, (entries of value,) for each name."""
+    found = {name: [] for name in names}
+    members = groups(metrics.resolve(name) for name in names)
+    for repetition in range(REPETITIONS):
+        batch = draw(repetition)
+        for group in members:
+            group.states.reset()
+            group.update(batch)
+            for name, estimate in group.compute().items():
+                found[name].append(estimate)
+    return {name: covered(estimates) for name, estimates in found.items()}
+
+
+def covered(estimates):
+    """Share of the intervals that hold the estimates' mean, for each head."""
+    value, low, high = (np.stack([getattr(e, part) for e in estimates]) for part in ("value", "low", "high"))
+    truth = value.mean(axis=0)
+    return ((low <= truth) & (truth <= high)).mean(axis=0)
+
+
+@pytest.fixture(scope="module")
+def shares():
+    return {
+        **coverage(OF_STATES, lambda seed: streams.clustered(windows=24, tokens=12, width=4, seed=seed)),
+        **coverage(OF_ATTENTION, whole_windows),
+        **coverage(OF_PAIRS, two_layers),
+        **coverage(("intrinsic_dimension",), lambda seed: independent(seed, 400)),
+        **coverage(("scale_dependence",), lambda seed: independent(seed, 1200)),
+        "drift": covered([drifted(seed) for seed in range(REPETITIONS)]),
+    }
+
+
+def two_layers(seed):
+    x, windows = streams.clustered(windows=24, tokens=12, width=4, seed=seed)
+    noise = torch.randn(len(x), 1, 3, generator=streams.generator(seed), dtype=torch.float64)
+    return Pair(
+        x, torch.tanh(x @ torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)) + 0.2 * noise, windows
+    )
+
+
+def drifted(seed):
+    """Two heads, moved from where the reference was taken on the same tokens, in part by what each token is."""
+    before = streams.clustered(windows=24, tokens=12, heads=2, width=4, seed=seed)
+    start, now = metrics.resolve("drift"), metrics.resolve("drift")
+    start.update(before)
+    now.reference = start.reference_state()
+    now.update(States(before.x + 0.3 * torch.tanh(before.x) + 0.2, before.windows))
+    return now.compute()
+
+
+def whole_windows(seed):
+    return streams.attention(windows=24, heads=2, tokens=12, seed=seed, padded=False)
+
+
+def independent(seed, n):
+    x = torch.randn(n, 1, 5, generator=streams.generator(seed))
+    return States(x, torch.arange(n))
+
+
+@pytest.mark.parametrize("name", [*OF_STATES, *OF_ATTENTION, *OF_PAIRS, *OF_CLOUDS, "drift"])
+def test_coverage(shares, name):
+    assert ((shares[name] >= 0.9) & (shares[name] <= 0.98)).all(), shares[name]
+
+
+def test_tokens_are_not_the_units():
+    """The same states, each called a window of its own: far too sure."""
+    too_sure = coverage(
+        ("mean_cosine",),
+        lambda seed: States(streams.clustered(24, 40, width=4, seed=seed).x, torch.arange(24 * 40)),
+    )
+    assert too_sure["mean_cosine"] < 0.6
+
+
+def places(seed, windows=24, tokens=36):
+    """Windows of few values with noise around them, of as many dimensions as the window has; and their ids."""
+    g = streams.generator(seed)
+    values = 2 * torch.randn(40, 1, 10, generator=streams.generator())
+    size = 0.1 + 0.8 * torch.rand(windows, 1, 1, generator=g)
+    used = torch.arange(10) < torch.randint(2, 11, (windows, 1, 1), generator=g)
+    noise = size * used * torch.randn(windows, tokens, 10, generator=g)
+    x = values[torch.randint(40, (windows, tokens), generator=g), 0] + noise
+    return States(x.flatten(0, 1)[:, None], torch.arange(windows).repeat_interleave(tokens))
+
+
+def test_a_dimension_that_differs_from_window_to_window():
+    (name, ratio) = OF_CLOUDS
+    assert 0.9 <= coverage([name], places)[name] <= 0.98
+    assert 0.9 <= coverage([ratio], lambda seed: places(seed, windows=32, tokens=48))[ratio] <= 0.98
+    too_sure = coverage([name], lambda seed: States(places(seed).x, torch.arange(24 * 36)))
+    assert too_sure[name] < 0.6
+
+
+def test_the_mean_over_heads_knows_that_heads_agree():
+    """Two equal heads are no better than one."""
+    query, windows = streams.attention(heads=1, key_heads=1)
+    doubled = streams.Call(query.query.expand(-1, 2, -1, -1), query.key.expand(-1, 2, -1, -1), query.valid)
+    for name in OF_ATTENTION:
+        metric = metrics.resolve(name)
+        metric.update(Attention(doubled, windows))
+        found = metric.compute()
+        np.testing.assert_allclose(found.low[-1], found.low[0])
+        np.testing.assert_allclose(found.high[-1], found.high[0])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales(scale):
+    there, back, slope = SCALES[scale]
+    v = np.linspace(0.1, 0.9, 9)
+    np.testing.assert_allclose(back(there(v)), v)
+    np.testing.assert_allclose(slope(v), (there(v + 1e-6) - there(v - 1e-6)) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["anisotropy", "singular_value_share", "participation_ratio", "effective_rank"]
+)
+def test_a_direction_that_no_state_has_changes_no_interval(name):
+    """A layer norm takes one away."""
+    x, windows = streams.clustered()
+    found = []
+    for states in (x, torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)):
+        metric = metrics.resolve(name)
+        metric.update(States(states, windows))
+        found.append(metric.compute())
+    for part in ("value", "low", "high"):
+        np.testing.assert_allclose(getattr(found[1], part), getattr(found[0], part), rtol=1e-9)
+    assert found[1].low < found[1].value < found[1].high
+
+
+def test_no_interval_is_better_than_a_wrong_one():
+    for scale in ("logit", "log", "atanh"):
+        edge = {"logit": 1.0, "log": 0.0, "atanh": 1.0}[scale]
+        assert np.isnan(t_interval(np.array([edge]), np.array([0.1]), 20, scale)).all()
+    assert np.isnan(t_interval(np.array([0.5]), np.array([0.1]), 0, "logit")).all()
+
+
+def test_a_sample_of_the_windows_gives_about_the_same_interval():
+    batch = streams.clustered(windows=200, tokens=10, width=4)
+    widths = []
+    for tokens in (10_000, 600):
+        metric = metrics.resolve("anisotropy", tokens=tokens)
+        metric.update(batch)
+        found = metric.compute()
+        assert len(torch.cat(metric.kept)) == min(tokens, 2000)
+        widths.append(float(found.high[0] - found.low[0]))
+    assert widths[1] == pytest.approx(widths[0], rel=0.25)

@@ -1,0 +1,91 @@
+"""Plans: what lies behind stays, the last step stays, the budget is kept where it can be."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics import record
+from dynamics.errors import InputError
+from dynamics.measure.suite import Suite
+from dynamics.schedule import Every
+from dynamics.training.plan import plan
+from tests.runs import fit
+
+STEPS = st.lists(st.integers(0, 200), min_size=1, max_size=30, unique=True).map(lambda s: tuple(sorted(s)))
+
+
+@given(
+    steps=st.dictionaries(st.sampled_from("abcd"), STEPS, min_size=1),
+    costs=st.dictionaries(st.sampled_from(["a", "b", "c", "d", "forward"]), st.floats(0, 10), min_size=5),
+    budget=st.floats(0, 500),
+    now=st.integers(0, 200),
+)
+def test_a_plan_keeps_the_past_the_last_step_and_the_budget(steps, costs, budget, now):
+    planned = plan(steps, costs, budget, now)
+    for name, wanted in steps.items():
+        assert set(planned[name]) <= set(wanted)
+        assert {s for s in wanted if s <= now} <= set(planned[name])
+        assert planned[name][-1] == wanted[-1]
+    ahead = {name: {s for s in chosen if s > now} for name, chosen in planned.items()}
+    passes = len(set().union(*ahead.values()))
+    spent = sum(costs[name] * len(left) for name, left in ahead.items()) + costs["forward"] * passes
+    thin = all(len(left) <= 1 or costs[name] + costs["forward"] == 0 for name, left in ahead.items())
+    assert spent <= budget * (1 + 1e-9) or thin
+
+
+def test_the_forward_passes_are_paid_for_too():
+    steps = {"a": tuple(range(9)), "b": tuple(range(9))}
+    planned = plan(steps, {"a": 1.0, "b": 1.0, "forward": 2.0}, budget=16.0, now=0)
+    assert planned == {"a": (0, 2, 4, 6, 8), "b": (0, 2, 4, 6, 8)}
+
+
+def test_no_limit_changes_nothing():
+    steps = {"a": (0, 1, 2, 4, 8)}
+    assert plan(steps, {"a": 1.0}, budget=100.0, now=1) == steps
+
+
+def measured(run, metric):
+    return sorted(set(record.read(run).query("metric == @metric and site == 'residual'").step))
+
+
+def test_a_metric_has_steps_of_its_own(workplace, text_file):
+    fit(text_file, "a", metrics="{anisotropy: null, mean_cosine: {schedule: {every: 3}}}")
+    assert measured("a", "anisotropy") == [0, 1, 2, 4, 6]
+    assert measured("a", "mean_cosine") == [0, 3, 6]
+
+
+def test_a_metric_asked_for_by_another_name_is_thinned_too():
+    """Costs are told by the names that rows bear."""
+    asked = {"dynamics.metrics.anisotropy.Anisotropy": None, "intrinsic_dimension": {"keep": 0.2}}
+    suite = Suite.parse(asked)
+    assert set(suite.steps(Every(1), 3)) == suite.names == {"anisotropy", "intrinsic_dimension_lowest_20"}
+    assert list(suite.only({"anisotropy"}).describe()["residual"]) == ["dynamics.metrics.anisotropy.Anisotropy"]
+    with pytest.raises(InputError, match="twice at residual"):
+        Suite.parse({"anisotropy": None, **asked})
+
+
+def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
+    settings = {"trainer__max_steps": 40, "metrics": "{anisotropy: {schedule: {every: 1}}}"}
+    fit(text_file, "a", monitor__max_overhead=1e-6, **settings)
+    stored = json.loads((record.CHECKPOINTS / "a" / "plan.json").read_text())
+    assert stored["anisotropy"] == [*range(17), 40]
+    assert measured("a", "anisotropy") == stored["anisotropy"]
+    fit(text_file, "b", monitor__plan=record.CHECKPOINTS / "a" / "plan.json", **settings)
+    assert measured("b", "anisotropy") == stored["anisotropy"]
+
+
+def test_a_plan_that_knows_more_metrics_than_the_run(workplace, text_file):
+    path = workplace / "plan.json"
+    path.write_text(json.dumps({"anisotropy": [0, 4, 6], "kurtosis": [0, 3, 6]}))
+    fit(text_file, "a", metrics="[anisotropy]", monitor__plan=path)
+    assert measured("a", "anisotropy") == [0, 4, 6]
+
+
+@pytest.mark.parametrize("settings", [{"monitor__max_overhead": 0}, {"monitor__plan": "nowhere.json"}])
+def test_nonsense_is_refused(workplace, text_file, capsys, settings):
+    with pytest.raises(SystemExit) as exit_:
+        fit(text_file, "a", **settings)
+    assert exit_.value.code == 2
+    assert "monitor." in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Going on with a run: whatever stopped it, nothing is missing and nothing is mixed."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynamics import record
+from dynamics.cli.main import main
+from dynamics.models.language import LanguageModel
+from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
+from dynamics.training.checkpoint import save_weights, state_path, states, weights_path
+from tests.runs import fit
+from tests.training.test_fit import geometry, refusal, weights
+
+KILLED = """
+import os, signal, sys
+from dynamics.checkpoint import Checkpoints
+from tests.runs import fit
+
+save = Checkpoints.save
+
+def dies(self, trainer):
+    save(self, trainer)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = dies
+fit(sys.argv[1], "cut", config="encoder")
+"""
+
+
+@pytest.fixture
+def here(workplace):
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text_file):
+    """A run that all tests start from; none of them writes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("finished")
+        patch.chdir(place)
+        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+        fit(text_file, "a")
+    return place / record.CHECKPOINTS / "a"
+
+
+@pytest.fixture
+def run(here, finished):
+    """The finished run's copy, called a."""
+    return shutil.copytree(finished, record.CHECKPOINTS / "a")
+
+
+def contents(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def assert_same(one, other):
+    assert all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+    assert geometry(one).equals(geometry(other))
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def test_a_kill_behind_a_state_takes_nothing_that_leads_up_to_it(here, text_file):
+    paths = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", KILLED, str(text_file)]
+    killed = subprocess.run(command, env=os.environ | paths, capture_output=True, timeout=120, check=False)
+    assert killed.returncode == -9
+    assert [path.name for path in states(record.CHECKPOINTS / "cut")] == ["step-0000000003.ckpt"]
+    fit(text_file, "cut", "--resume", "auto", config="encoder")
+    fit(text_file, "whole", config="encoder")
+    assert_same("cut", "whole")
+
+
+def test_what_stops_before_the_last_step_goes_on_from_there(here, text_file, run, monkeypatch):
+    def stop(self, outputs, batch, index):
+        self.trainer.should_stop = self.trainer.global_step == 4
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "on_train_batch_end", stop)
+        fit(text_file, "b")
+    assert record.read_run("b")["status"] == "stopped"
+    assert states(record.CHECKPOINTS / "b")[0].name == "step-0000000004.ckpt"
+    fit(text_file, "b", "--resume", "auto")
+    assert record.read_run("b")["status"] == "done"
+    assert all(torch.equal(tensor, weights("b")[name]) for name, tensor in weights("a").items())
+
+
+def test_what_an_attempt_without_a_state_wrote_is_forgotten(here, text_file, run):
+    fit(text_file, "b", trainer__max_steps=9, checkpoints__every=100)
+    states(record.CHECKPOINTS / "b")[0].unlink()
+    fit(text_file, "b", "--resume", "auto")
+    assert_same("a", "b")
+
+
+def test_going_on_forgets_what_a_kill_left_half_written(text_file, run):
+    half = [
+        state_path(run, 5).with_name(".step-0000000005.ckpt.tmp"),
+        run / "weights" / ".step-0000000004.9.tmp",
+    ]
+    half[0].write_bytes(b"half")
+    (half[1] / "inside").mkdir(parents=True)
+    fit(text_file, "a", "--resume", "auto", trainer__max_steps=7, model__final_learning_rate=1.0)
+    assert not any(path.exists() for path in half)
+
+
+def test_going_on_from_before_the_end_forgets_the_states_and_weights_behind_it(here, text_file, run):
+    fit(text_file, "a", "--resume", str(state_path(run, 3)), trainer__max_steps=5, checkpoints__every=1)
+    assert [path.name for path in states(run)] == ["step-0000000005.ckpt", "step-0000000004.ckpt"]
+    assert not weights_path(run, 6).exists()
+    assert set(record.read("a").step) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    "harm", [damage, lambda path: os.truncate(path, 5000), lambda path: path.write_text("x")]
+)
+def test_a_damaged_state_is_left_out_for_the_one_before(here, text_file, run, harm, caplog):
+    shutil.copytree(run, record.CHECKPOINTS / "b")
+    newest = states(record.CHECKPOINTS / "b")[0]
+    harm(newest)
+    fit(text_file, "b", "--resume", "auto")
+    assert f"{newest} is damaged" in caplog.text
+    assert_same("a", "b")
+
+
+def test_weights_that_find_no_room_are_an_error_of_the_disk_and_leave_nothing(tmp_path):
+    network = CharTransformerLM(CharTransformerConfig(hidden_size=64, num_hidden_layers=1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            save_weights(network, tmp_path / "weights")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_but_damaged_states_is_refused_and_nothing_is_lost(text_file, run, capsys):
+    for path in states(run):
+        damage(path)
+    before = contents(run)
+    assert "are damaged" in refusal(capsys, text_file, "a", "--resume", "auto")
+    assert "damaged" in refusal(capsys, text_file, "a", "--resume", str(states(run)[0]))
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"model__width": 32}, "another network"),
+        ({"config": "causal-mlm"}, "made with objective clm"),
+        ({"seed_everything": 1}, "made with seed 0 (now 1)"),
+        ({"data__batch_size": 8}, "made with batch_size 4"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(text_file, run, capsys, settings, word):
+    before = contents(run)
+    assert word in refusal(capsys, text_file, "a", "--resume", "auto", **settings)
+    assert contents(run) == before
+
+
+def test_a_run_does_not_go_on_with_another_text(here, text_file, run, capsys):
+    before, other = contents(run), here / "other.txt"
+    other.write_text(text_file.read_text()[::-1])  # the same characters, the same sizes
+    assert "made with sha256" in refusal(capsys, other, "a", "--resume", "auto")
+    for verb in ("validate", "test"):
+        with pytest.raises(SystemExit) as exit_:
+            main([verb, "--run", "a", "--data.corpus", str(other)])
+        assert exit_.value.code == 2
+        assert "made with sha256" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_a_file_that_is_no_state_is_refused(here, text_file, run, capsys):
+    other = here / "other.ckpt"
+    torch.save({"weights": torch.zeros(2)}, other)
+    assert "no training state of dynamics" in refusal(capsys, text_file, "a", "--resume", str(other))
+
+
+def test_a_damaged_part_of_the_curves_is_named(text_file, run, capsys):
+    (part,) = (run / "record").glob("curves-*")
+    os.truncate(part, 300)
+    assert part.name in refusal(capsys, text_file, "a", "--resume", "auto", trainer__max_steps=8)
+
+
+def test_going_on_needs_a_name(here, text_file, capsys):
+    assert "--run NAME" in refusal(capsys, text_file, None, "--resume", "auto")
+    assert not record.CHECKPOINTS.exists()
