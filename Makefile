@@ -22,6 +22,7 @@ test: setup lint
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

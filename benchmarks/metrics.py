@@ -24,9 +24,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # as the command line does: two pools must not spin side by side
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: two pools must not spin side by side
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -150,9 +148,7 @@ def main():
     x = states(options.points, options.width, options.device)
     query, key = queries_and_keys(options.device)
     causal = torch.ones(512, 512, dtype=torch.bool, device=options.device).tril()
-    padded = (
-        torch.arange(512, device=options.device) < torch.tensor([512, 400] * 4, device=options.device)[:, None]
-    )
+    padded = torch.arange(512, device=options.device) < torch.tensor([512, 400] * 4, device=options.device)[:, None]
     padded = padded[:, None, None]
 
     @large_blocks_returned()

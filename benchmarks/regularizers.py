@@ -70,9 +70,7 @@ def main():
         step()
     rounds = [{name: seconds(step) for name, step in made.items()} for _ in range(arguments.rounds)]
     ratios = {
-        name: statistics.median(times[name] / times["none"] for times in rounds)
-        for name in made
-        if name != "none"
+        name: statistics.median(times[name] / times["none"] for times in rounds) for name in made if name != "none"
     }
     fastest = {name: min(times[name] for times in rounds) for name in made}
     print(", ".join(f"{name} {spent:.3f} s" for name, spent in fastest.items()))

@@ -22,9 +22,7 @@ from dynamics.measure.measurement import measure
 
 SUITES = {
     "default": None,
-    "inherent": {
-        name: {"sites": ["residual", "output"]} for name in ("mean_cosine", "norm_of_mean", "mean_norm")
-    },
+    "inherent": {name: {"sites": ["residual", "output"]} for name in ("mean_cosine", "norm_of_mean", "mean_norm")},
 }
 
 

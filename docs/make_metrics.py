@@ -200,9 +200,7 @@ def page() -> str:
 def main() -> int:
     """Write the page and its pictures, or check them. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Write docs/metrics.md and docs/pictures/*.svg.")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 1 where the page is stale"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is stale")
     args = parser.parse_args()
     try:
         text = page()

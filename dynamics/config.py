@@ -62,9 +62,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}."
-        ) from error
+        raise InputError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(config, dict):

@@ -28,9 +28,7 @@ def _version(package: str) -> str | None:
 def _git(*command: str) -> str | None:
     """What git says of the source tree; None where there is no git or no checkout."""
     try:
-        done = subprocess.run(
-            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -42,9 +40,7 @@ def _hardware() -> str:
     if cpuinfo.exists():
         names = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
         processor = names[0] if names else processor
-    cpu = (
-        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {processor}"
-    )
+    cpu = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {processor}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return ", ".join([cpu, *gpus])
 

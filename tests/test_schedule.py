@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from dynamics.errors import InputError
 from dynamics.schedule import Every, LogSpaced
 
-SCHEDULES = st.one_of(
-    st.builds(Every, st.integers(1, 500)), st.builds(LogSpaced, st.none() | st.integers(1, 20))
-)
+SCHEDULES = st.one_of(st.builds(Every, st.integers(1, 500)), st.builds(LogSpaced, st.none() | st.integers(1, 20)))
 
 
 @given(schedule=SCHEDULES, last=st.integers(0, 5000))

@@ -10,9 +10,7 @@ from typing import Any
 
 from drawing import attention, states
 
-PICTURES: dict[str, Callable[[Any], None]] = {
-    draw.__name__: draw for draw in (*states.PICTURES, *attention.PICTURES)
-}
+PICTURES: dict[str, Callable[[Any], None]] = {draw.__name__: draw for draw in (*states.PICTURES, *attention.PICTURES)}
 
 
 def caption(name: str) -> str:

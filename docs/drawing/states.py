@@ -73,9 +73,7 @@ def isoscore(axes: "Axes") -> None:
     isotropic than they are.
     """
     for n in (MANY, FEW):
-        curve(
-            axes, DIRECTIONS, [quantity("isoscore")(stretched(n, equal(k))) for k in DIRECTIONS], f"{n} states"
-        )
+        curve(axes, DIRECTIONS, [quantity("isoscore")(stretched(n, equal(k))) for k in DIRECTIONS], f"{n} states")
     truth(axes, DIRECTIONS, [(k - 1) / (WIDTH - 1) for k in DIRECTIONS])
     axes.set(xlabel="directions filled, k of 64", ylabel="isoscore")
 

@@ -68,14 +68,10 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:
     """The layers around these modules, and what else stands in the same lists (layers of another kind)."""
     modules = dict(model.named_modules())
-    chains = {
-        name: [x for x in _prefixes(name) if _in_list(modules, x)] or _prefixes(name) for name in attentions
-    }
+    chains = {name: [x for x in _prefixes(name) if _in_list(modules, x)] or _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
-    blocks = {
-        next((x for x in chain if type(modules[x]) not in crowded), name) for name, chain in chains.items()
-    }
+    blocks = {next((x for x in chain if type(modules[x]) not in crowded), name) for name, chain in chains.items()}
     lists = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
     return blocks | {name for name in modules if name and _parent(name) in lists}
 

@@ -54,9 +54,7 @@ class Padding:
         if mask is None or mask.shape[0] != batch:
             return torch.ones(batch, length, dtype=torch.bool, device=device)
         if mask.shape[1] > length:
-            names = (
-                module for module in model.modules() if hasattr(module, "_get_feature_vector_attention_mask")
-            )
+            names = (module for module in model.modules() if hasattr(module, "_get_feature_vector_attention_mask"))
             speech = next(names, None)
             if speech is not None:
                 mask = speech._get_feature_vector_attention_mask(length, mask.long()).bool()

@@ -248,13 +248,9 @@ def capture(
     unknown = sorted(sites - STATE_SITES - ATTENTION_SITES)
     if unknown or not sites:
         known = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
-        raise InputError(
-            f"There is no site to capture called {', '.join(unknown) or 'nothing'}; choose from {known}."
-        )
+        raise InputError(f"There is no site to capture called {', '.join(unknown) or 'nothing'}; choose from {known}.")
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
-        raise InputError(
-            "Capturing residual or output needs on_states; query, key or attention needs on_attention."
-        )
+        raise InputError("Capturing residual or output needs on_states; query, key or attention needs on_attention.")
     tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, cross)
     with tap._open():
         yield tap

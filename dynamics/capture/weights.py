@@ -29,9 +29,7 @@ _OPERANDS = {
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), ("input", "weight")),
     **dict.fromkeys((torch.addmm, Tensor.addmm), ("bias", "input", "weight")),
     torch.einsum: ("equation", "input", "weight"),
-    **dict.fromkeys(
-        (F.conv1d, F.conv2d), ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    ),
+    **dict.fromkeys((F.conv1d, F.conv2d), ("input", "weight", "bias", "stride", "padding", "dilation", "groups")),
 }
 _ALIASES = {"other": "weight", "mat1": "input", "mat2": "weight"}
 
@@ -267,9 +265,7 @@ def _rows(heard: Tensor, codes: Tensor) -> Tensor | None:
     padding, is at position 0. A token that heard others is neither as it was nor with all signs changed.
     """
     moved = (heard - heard[0]).float()
-    share = (
-        moved / moved[1]
-    )  # 0: the sign of the first pass, 1: the other sign; the factor and the shift are gone
+    share = moved / moved[1]  # 0: the sign of the first pass, 1: the other sign; the factor and the shift are gone
     exact = ((share - share.round()).abs() < 1e-3) & (share.round().abs() < 2) & (share.round() >= 0)
     if not exact[_CHECKS - 1].all():
         return None

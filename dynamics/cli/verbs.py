@@ -43,9 +43,7 @@ def data(argv: Sequence[str]) -> None:
 
 def scan(argv: Sequence[str]) -> None:
     """`dynamics scan MODEL [MODEL ...]`."""
-    parser = Parser(
-        prog="dynamics scan", description="Measure any model, layer by layer, as training is measured."
-    )
+    parser = Parser(prog="dynamics scan", description="Measure any model, layer by layer, as training is measured.")
     add = parser.add_argument
     _loading(add)
     add("--text", help="file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]")
@@ -119,12 +117,8 @@ def probe(argv: Sequence[str]) -> None:
     from dynamics.experiments.probe.design import Settings
 
     parser = Parser(prog="dynamics probe", description="Feed untrained blocks inputs that share a bias.")
-    parser.add_argument(
-        "--config", action="config", help="settings as YAML; what stands behind it wins over it"
-    )
-    parser.add_argument(
-        "--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)"
-    )
+    parser.add_argument("--config", action="config", help="settings as YAML; what stands behind it wins over it")
+    parser.add_argument("--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)")
     parser.add_class_arguments(Settings)
     for config in split_options(argv).configs:
         read_config(Path(config))  # names the file where it is no configuration

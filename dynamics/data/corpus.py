@@ -155,9 +155,7 @@ def _write_text(source: Source, raw: Identity, path: Path, processes: int | None
             else:
                 _write_plain(source, file, advance)
         if not file.tell():  # a plain text of blanks is wound back
-            raise InputError(
-                f"{source.path} holds no {'article' if raw.dump else 'text'}: give another corpus."
-            )
+            raise InputError(f"{source.path} holds no {'article' if raw.dump else 'text'}: give another corpus.")
 
     write_atomically(path, write)
     write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))

@@ -59,9 +59,7 @@ def load(task: Task, path: Path | None) -> Splits:
 
 def _read(task: Task, folder: Path) -> Splits:
     if not folder.is_dir():
-        raise InputError(
-            f"data.path {folder}: there is no such folder; it must hold train and dev ({_endings()})."
-        )
+        raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({_endings()}).")
     found = {}
     for split, names in SPLITS.items():
         paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
@@ -242,9 +240,7 @@ def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
         raise InputError(f"{where} has no answer: questions without one (SQuAD 2) are not among the tasks.")
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
-            raise InputError(
-                f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context."
-            )
+            raise InputError(f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context.")
     return answers
 
 

@@ -36,9 +36,7 @@ class Official(NamedTuple):
     sha1: str
 
 
-ENWIK8 = Official(
-    "http://mattmahoney.net/dc/enwik8.zip", 100_000_000, "57b8363b814821dc9d47aa4d41f58733519076b2"
-)
+ENWIK8 = Official("http://mattmahoney.net/dc/enwik8.zip", 100_000_000, "57b8363b814821dc9d47aa4d41f58733519076b2")
 
 
 class Identity(NamedTuple):
@@ -75,9 +73,7 @@ class Source:
                         yield block
                 except EOFError:
                     if self.path.with_suffix("").suffix == ".txt":
-                        raise InputError(
-                            f"{self.path} breaks off in its compressed data: fetch it again."
-                        ) from None
+                        raise InputError(f"{self.path} breaks off in its compressed data: fetch it again.") from None
         except (lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{self.path} cannot be decompressed ({error}): fetch it again.") from error
         except OSError as error:
@@ -156,9 +152,7 @@ class Source:
         with archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
             if len(names) != 1:
-                raise InputError(
-                    f"{self.path} holds {len(names)} files, a corpus is one: unpack it and give the file."
-                )
+                raise InputError(f"{self.path} holds {len(names)} files, a corpus is one: unpack it and give the file.")
             yield archive, names[0]
 
 
@@ -203,9 +197,7 @@ def _sample(progress: bool) -> Source:
     spec = find_spec("gensim")
     path = Path(spec.origin).parent / SAMPLE if spec and spec.origin else None
     if path is None or not path.exists():
-        raise InputError(
-            "the sample lies in the package gensim, which is missing: pip install 'dynamics[sample]'."
-        )
+        raise InputError("the sample lies in the package gensim, which is missing: pip install 'dynamics[sample]'.")
     return Source("sample", path)
 
 

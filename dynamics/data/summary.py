@@ -36,9 +36,7 @@ def describe(corpus: Corpus) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{corpus.name}: {corpus.source}"), *map(Text, corpus.notes)]
     parts += [Text(f"sha256 {corpus.sha256}"), Text(f"recipe: {corpus.recipe}"), _counts(corpus)]
     if corpus.removed:
-        parts.append(
-            _table("removed from the articles", sorted(corpus.removed.items(), key=lambda item: -item[1]))
-        )
+        parts.append(_table("removed from the articles", sorted(corpus.removed.items(), key=lambda item: -item[1])))
     left = [(name, f"{rate:.1f}") for name, rate in residue(corpus.text()).items()]
     parts += [_table("markup left, per MB", left), _splits(corpus)]
     bits = [(name, f"{value:.3f}") for name, value in bits_per_character(corpus.text("test")).items()]

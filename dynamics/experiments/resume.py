@@ -32,9 +32,7 @@ def begin(folder: Path, made: Facts, resume: str | None, shared: Sequence[str] =
     if not folder.exists() or not any(folder.iterdir()):
         return made
     if resume is None:
-        raise InputError(
-            f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run."
-        )
+        raise InputError(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
     before = read_run(folder)
     if before.get("kind") != made["kind"]:
         raise InputError(f"the run {folder.name} is no {made['kind']}: choose another --run.")

@@ -63,14 +63,8 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
     fits, options, seeds = (config[key] for key in ("fit", "vary", "seeds"))
     if not isinstance(fits, dict) or not fits or not all(isinstance(words, str) for words in fits.values()):
         raise InputError(f"{path}: fit must hold the words of `dynamics fit`, as text, for each name.")
-    if (
-        not isinstance(options, dict)
-        or not options
-        or not all(_is_option(option) for option in options.values())
-    ):
-        raise InputError(
-            f"{path}: vary must hold for each name an option with {{}} in it, and a list of values."
-        )
+    if not isinstance(options, dict) or not options or not all(_is_option(option) for option in options.values()):
+        raise InputError(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{path}: seeds must be a list of whole numbers.")
     made = [
@@ -90,9 +84,7 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
     ]
     own = [word for point in made for word in point.words[:-2] if word.split("=")[0] in OWN]
     if own:
-        raise InputError(
-            f"{own[0].split('=')[0]} is the sweep's own: take it out of {path} or the command line."
-        )
+        raise InputError(f"{own[0].split('=')[0]} is the sweep's own: take it out of {path} or the command line.")
     return made
 
 
@@ -133,9 +125,7 @@ def sweep(
     folder = record.new(name)
     todo = [point for point in made if not point.is_done]
     known = _known(folder)
-    changed = next(
-        (point for point in made if known.get(point.name, list(point.words)) != list(point.words)), None
-    )
+    changed = next((point for point in made if known.get(point.name, list(point.words)) != list(point.words)), None)
     if changed is not None:
         raise InputError(
             f"the run {changed.name} was made with other options: name this sweep otherwise with --run, or remove "

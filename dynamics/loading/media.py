@@ -176,9 +176,7 @@ def audio_batches(loaded: Loaded, options: Options, given: Source) -> Batches:
     return Batches(make, {"processor": name, "sampling_rate": rate}, given)
 
 
-def _extract(
-    extractor: Any, waves: list[np.ndarray], rate: int, loaded: Loaded, masked: bool
-) -> dict[str, Tensor]:
+def _extract(extractor: Any, waves: list[np.ndarray], rate: int, loaded: Loaded, masked: bool) -> dict[str, Tensor]:
     more: dict[str, Any] = {"return_attention_mask": True} if masked else {}
     if type(extractor).__name__ == "WhisperFeatureExtractor":
         more |= {"padding": "max_length", "max_length": extractor.n_samples, "truncation": True}

@@ -213,9 +213,7 @@ def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more:
     )
 
 
-def _pretrained(
-    subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
+def _pretrained(subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if options.device == "auto" and device.type == "cuda" and _has_accelerate():
         more["device_map"] = "auto"
@@ -256,9 +254,7 @@ def _factory(name: str) -> tuple[nn.Module, Callable[[list[Any]], Mapping[str, T
     except InputError:
         raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"--module {name}: {error}; give package:factory, a function without arguments."
-        ) from error
+        raise InputError(f"--module {name}: {error}; give package:factory, a function without arguments.") from error
     model, encode = made if isinstance(made, tuple) else (made, getattr(made, "encode", None))
     if not isinstance(model, nn.Module):
         raise InputError(f"--module {name} gives {type(model).__name__}, not a torch module.")

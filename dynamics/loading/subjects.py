@@ -65,18 +65,14 @@ def expand(options: Loading) -> list[Subject]:
     if options.module:
         found.append(Subject(options.module, "local", 0, "module", options.module))
     if not found:
-        raise InputError(
-            "name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE."
-        )
+        raise InputError("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
     if wanted and all(subject.kind in ("random", "module") for subject in found):
         raise InputError(f"--revisions {options.revisions}: {found[0].model} has none; leave it out.")
     names = [subject.name for subject in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         places = {subject.source for subject in found if subject.name == twice}
-        hint = (
-            "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
-        )
+        hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
         raise InputError(f"{twice} is named twice: {hint}.")
     return found
 
@@ -107,8 +103,7 @@ def _of_run(run: Path, wanted: Sequence[str]) -> Iterator[Subject]:
     paths = {int(path.name.split("-")[1]): path for path in sorted((run / "weights").glob("step-*"))}
     if not paths:
         raise InputError(
-            f"the run {run.name} kept no weights (nothing in {run / 'weights'}): train with "
-            "--monitor.keep_weights all."
+            f"the run {run.name} kept no weights (nothing in {run / 'weights'}): train with --monitor.keep_weights all."
         )
     for step in _steps(run.name, paths, wanted):
         yield Subject(run.name, f"step{step}", step, "run", str(paths[step]), run.name)

@@ -246,9 +246,7 @@ def batches(loaded: Loaded, options: Options, given: Source, by_line: bool) -> B
     return Batches(make, facts, given)
 
 
-def _by_line(
-    given: Source, code: Encoder, room: int, facts: dict[str, Any]
-) -> Iterator[tuple[list[int], float]]:
+def _by_line(given: Source, code: Encoder, room: int, facts: dict[str, Any]) -> Iterator[tuple[list[int], float]]:
     for text, share in given.items():
         ids = code.ids(text)
         facts["truncated"] += len(ids) > room
@@ -285,17 +283,13 @@ def _encoded(loaded: Loaded, options: Options, given: Source) -> Batches:
 
     Without `lines` a text is cut into windows of `context` characters.
     """
-    options.refuse_idle(
-        ("shuffled", "tokens", "tokenizer", "protocol"), "a module that encodes its texts itself"
-    )
+    options.refuse_idle(("shuffled", "tokens", "tokenizer", "protocol"), "a module that encodes its texts itself")
 
     def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
         texts = given.items()
         if not options.lines:
             width = options.context or CONTEXT
-            texts = (
-                (text[at : at + width], share) for text, share in texts for at in range(0, len(text), width)
-            )
+            texts = ((text[at : at + width], share) for text, share in texts for at in range(0, len(text), width))
         for part in chunks(islice(texts, options.inputs), options.batch_size):
             assert loaded.encode is not None
             yield dict(loaded.encode([text for text, _ in part])), len(part), part[-1][1]

@@ -57,9 +57,7 @@ def compare(
         def pair(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
             mine, states = x[valid], theirs.pop(layer, None)
             if states is None or len(states) != len(mine):
-                raise InputError(
-                    f"the two models differ in depth or tokens at layer {layer}: they cannot be compared."
-                )
+                raise InputError(f"the two models differ in depth or tokens at layer {layer}: they cannot be compared.")
             windows = meter.windows(len(x))[:, None].expand(valid.shape)[valid]
             meter.feed(PAIR, layer, Pair(states.unsqueeze(1), mine.unsqueeze(1), windows))
 
@@ -70,7 +68,5 @@ def compare(
                     device = next(part.parameters()).device
                     part(**{key: value.to(device) for key, value in batch.items()})
         if first.layers != second.layers:
-            raise InputError(
-                f"the models have {second.layers} and {first.layers} layers: they cannot be compared."
-            )
+            raise InputError(f"the models have {second.layers} and {first.layers} layers: they cannot be compared.")
         return read_off(meter, (run, subject, condition, step)).rows

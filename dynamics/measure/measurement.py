@@ -136,11 +136,7 @@ def read_off(
     found = list(_estimates(meter, known, is_reference))
     return Measurement(
         [row for site, layer, name, estimate in found for row in _rows((*key, site, layer), name, estimate)],
-        [
-            array
-            for site, layer, name, estimate in found
-            for array in _arrays((*key, site, layer), name, estimate)
-        ],
+        [array for site, layer, name, estimate in found for array in _arrays((*key, site, layer), name, estimate)],
         known,
         dict(meter.seconds),
     )
@@ -173,8 +169,7 @@ def _heads(estimate: Estimate) -> list[int]:
 def _rows(key: tuple, name: str, estimate: Estimate) -> list[Row]:
     columns = (estimate.value, estimate.low, estimate.high)
     return [
-        Row(*key, head, name, *(float(column[head]) for column in columns), estimate.n)
-        for head in _heads(estimate)
+        Row(*key, head, name, *(float(column[head]) for column in columns), estimate.n) for head in _heads(estimate)
     ]
 
 

@@ -42,14 +42,10 @@ class Suite(NamedTuple):
             InputError: an unknown metric, option or site.
         """
         if metrics is None:
-            return cls(
-                {site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()}
-            )
+            return cls({site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()})
         chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
         if not chosen:
-            raise InputError(
-                "metrics is empty: name at least one, or leave the block out for the default suite."
-            )
+            raise InputError("metrics is empty: name at least one, or leave the block out for the default suite.")
         sites: dict[str, list[Entry]] = defaultdict(list)
         for name, settings in chosen.items():
             options = dict(settings or {})
@@ -65,9 +61,7 @@ class Suite(NamedTuple):
                 if site not in metric.sites:
                     raise InputError(f"metrics.{name}.sites: {site} is not one of {', '.join(metric.sites)}.")
                 if metric.name in (entry.name for entry in sites[site]):
-                    raise InputError(
-                        f"metrics.{name}: {metric.name} is asked for twice at {site}; leave one out."
-                    )
+                    raise InputError(f"metrics.{name}: {metric.name} is asked for twice at {site}; leave one out.")
                 sites[site].append(Entry(metric.name, name, options, parsed, max_tokens))
         return cls(dict(sites))
 
@@ -79,9 +73,7 @@ class Suite(NamedTuple):
     def steps(self, default: Schedule, last: int) -> dict[str, tuple[int, ...]]:
         """The steps of every metric in a run of `last` updates."""
         return {
-            entry.name: (entry.schedule or default).steps(last)
-            for entries in self.sites.values()
-            for entry in entries
+            entry.name: (entry.schedule or default).steps(last) for entries in self.sites.values() for entry in entries
         }
 
     def refuse_schedules(self, where: str) -> None:

@@ -17,9 +17,7 @@ BLOCK = 32
 """Neighbourhoods that exist at a time."""
 
 
-def local_anisotropy(
-    x: Tensor, neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0
-) -> Tensor:
+def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0) -> Tensor:
     """The mean anisotropy of the nearest neighbours of a state.
 
     Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with

@@ -40,8 +40,6 @@ class ProcrustesLinearity(Cross):
 
     @staticmethod
     def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-        inverse = torch.linalg.pinv(
-            xx.nan_to_num(), rtol=xx.shape[-1] * torch.finfo(xx.dtype).eps, hermitian=True
-        )
+        inverse = torch.linalg.pinv(xx.nan_to_num(), rtol=xx.shape[-1] * torch.finfo(xx.dtype).eps, hermitian=True)
         share = (yx @ inverse * yx).sum((-2, -1)) / trace(yy)
         return share.where(trace(xx) > 0, torch.nan)

@@ -39,9 +39,7 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     except RuntimeError as error:
         if "mismatched_sizes" not in str(error):
             raise
-        raise InputError(
-            f"the weights of {name} have other sizes than its config.json says: mend that."
-        ) from error
+        raise InputError(f"the weights of {name} have other sizes than its config.json says: mend that.") from error
     except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
@@ -53,9 +51,7 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
 def _trouble(message: str, source: str, name: str, revision: str) -> str:
     if "git identifier" in message or "Revision Not Found" in message:
         return f"{name} has no revision {revision}: see its branches on the hub."
-    if not Path(source).exists() and any(
-        part in message for part in ("connect", "not a local folder", "offline")
-    ):
+    if not Path(source).exists() and any(part in message for part in ("connect", "not a local folder", "offline")):
         at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
         return (
             f"{name}{at} is neither a folder here nor in the cache of the hub, and cannot be fetched now: where "

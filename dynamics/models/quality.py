@@ -39,9 +39,7 @@ class Quality(nn.Module):
         self.loss = MeanMetric()
         self._best: dict[int, tuple[float, int, int]] = {}
 
-    def update(
-        self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None
-    ) -> None:
+    def update(self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
         """Take the rows of a batch.
 
         Args:

@@ -77,9 +77,7 @@ class RegularizedModule(L.LightningModule):
 
     # -- the loss -------------------------------------------------------------------------------------------
 
-    def training_loss(
-        self, task_loss: Callable[[], Tensor], network: nn.Module, valid: Tensor | None
-    ) -> Tensor:
+    def training_loss(self, task_loss: Callable[[], Tensor], network: nn.Module, valid: Tensor | None) -> Tensor:
         """The loss of a training step: the task's and every regulariser's.
 
         Args:

@@ -233,9 +233,7 @@ class CosReg(Regularizer):
 def _cosine(x: Tensor) -> Tensor:
     """Of states (n, d)."""
     if len(x) < 2:
-        raise InputError(
-            f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences."
-        )
+        raise InputError(f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences.")
     with precise(x):
         x = floating(x)
         power = x.square().sum(1, keepdim=True)

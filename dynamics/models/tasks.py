@@ -150,9 +150,7 @@ class TaskModel(RegularizedModule):
             told = checkpoint["network"]
             config = json.loads(told["config"])
             task = find(told["task"])
-            config = AutoConfig.for_model(
-                told["type"], **{k: v for k, v in config.items() if k != "model_type"}
-            )
+            config = AutoConfig.for_model(told["type"], **{k: v for k, v in config.items() if k != "model_type"})
             self._take(_auto(task).from_config(config), task)
         super().on_load_checkpoint(checkpoint)
 
@@ -239,7 +237,5 @@ def _tokenizer(source: str, revision: str) -> Any:
         raise InputError(f"{source} holds no tokenizer: put the one of the model beside its weights.")
     tokenizer = hub.fetch(AutoTokenizer.from_pretrained, source, revision=revision)
     if not tokenizer.is_fast:
-        raise InputError(
-            f"the tokenizer of {source} is a slow one: only those of the package tokenizers are read."
-        )
+        raise InputError(f"the tokenizer of {source} is a slow one: only those of the package tokenizers are read.")
     return tokenizer

@@ -172,9 +172,7 @@ def _level(canvas: Canvas, cell: draw.Cell, scale: Scale, level: float, label: s
 def _legend(canvas: Canvas, look: Looks) -> None:
     for name in look:
         shown = {"line": look[name].line(2), "marker": look[name].marker(7), "name": plain(name)}
-        canvas.add(
-            (0, 0), type="scatter", mode="lines+markers", x=[None], y=[None], **shown | {"showlegend": True}
-        )
+        canvas.add((0, 0), type="scatter", mode="lines+markers", x=[None], y=[None], **shown | {"showlegend": True})
     canvas.set(showlegend=True)
 
 

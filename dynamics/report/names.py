@@ -120,9 +120,7 @@ METRICS = {
         meaning="1 where a layer's states are a linear map of what they were at step 0.",
         estimator="share of the variance that the best linear map explains, both centred, on the same sample of tokens",
     ),
-    "mean_norm": Words(
-        "mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred", wide=True
-    ),
+    "mean_norm": Words("mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred", wide=True),
     "norm_of_mean": Words(
         "norm of the mean",
         meaning="How far the whole cloud lies from the origin.",

@@ -37,9 +37,7 @@ def settings(study: Study) -> list[Line]:
 
 def history(study: Study) -> Table:
     """Where every run comes from: a column for each run."""
-    flat = {
-        run: flatten({key: told[key] for key in HISTORY if key in told}) for run, told in study.runs.items()
-    }
+    flat = {run: flatten({key: told[key] for key in HISTORY if key in told}) for run, told in study.runs.items()}
     owner = {run: arm.name for arm in study.arms for run in arm.runs}
     arms = [Line("arm", tuple(owner.get(run, DASH) for run in flat))] if owner else []
     return _by_run(flat, arms)
@@ -49,9 +47,7 @@ def probed(runs: dict[str, Settings]) -> Table:
     """Every setting of the probes among the runs: a column for each."""
     probes = {run: told for run, told in runs.items() if told.get("kind") == "probe"}
     aside = (*HISTORY, "kind", "designs")
-    return _by_run(
-        {run: flatten({k: v for k, v in told.items() if k not in aside}) for run, told in probes.items()}
-    )
+    return _by_run({run: flatten({k: v for k, v in told.items() if k not in aside}) for run, told in probes.items()})
 
 
 def cost(study: Study) -> Table:
@@ -78,9 +74,7 @@ def cost(study: Study) -> Table:
     for part in parts:
         name = part.split("/", 1)[1]
         label = "forward passes" if name == "forward" else words(name).title
-        lines.append(
-            Line(f"of it: {label}", tuple(_share(spent[run].get(part, np.nan), whole[run]) for run in runs))
-        )
+        lines.append(Line(f"of it: {label}", tuple(_share(spent[run].get(part, np.nan), whole[run]) for run in runs)))
     return Table(tuple(runs), [line for line in lines if any(cell != DASH for cell in line.cells)])
 
 

@@ -62,9 +62,7 @@ class Section:
 
     @classmethod
     def of(cls, run: cone_runs.Cone) -> "Section":
-        above, below = (
-            [(Figure(*one[:5]), one.folded) for one in made(run)] for made in (cone.drawn, cone.compared)
-        )
+        above, below = ([(Figure(*one[:5]), one.folded) for one in made(run)] for made in (cone.drawn, cone.compared))
         return cls(run.run, above, cone_runs.cards(run), below, cone_runs.settings(run))
 
 
@@ -235,9 +233,7 @@ def _histograms(study: Study, look: Looks) -> list[Figure]:
         shown = _present(look, table)
         figure = histograms.figure(table, edges, name, shown, along)
         caption = "All heads of a layer together, seeds pooled. Colour: share of the values that fall into a bin, on a "
-        caption += (
-            "square root scale; blank: none. Bins are drawn equally high; the outermost hold what lies beyond."
-        )
+        caption += "square root scale; blank: none. Bins are drawn equally high; the outermost hold what lies beyond."
         made.append(Figure(f"Histogram of {name.replace('_', ' ')} ({site(place)})", figure, caption=caption))
     return made
 
@@ -289,9 +285,7 @@ def _small(study: Study, quantities: Sequence[tuple[str, str, Panel]], look: Loo
     for place in dict.fromkeys(place for place, _, _ in quantities):
         mine = [(metric, panel) for where, metric, panel in quantities if where == place]
         tables_of = {metric: panel.table for metric, panel in mine}
-        parts = [
-            f"{words(m).title}: {words(m).estimator or m}, {summary.points(t)}" for m, t in tables_of.items()
-        ]
+        parts = [f"{words(m).title}: {words(m).estimator or m}, {summary.points(t)}" for m, t in tables_of.items()]
         shown = summary.intervals(pd.concat(tables_of.values()), "bars and bands")
         made.append(
             Figure(

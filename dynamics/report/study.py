@@ -109,9 +109,7 @@ def load(runs: Sequence[str | Path]) -> Study:
     """
     folders = list(dict.fromkeys(record.resolve(run).resolve() for run in runs))
     if not folders:
-        raise InputError(
-            "name at least one run to report on, for example `dynamics report NAME --out report.html`."
-        )
+        raise InputError("name at least one run to report on, for example `dynamics report NAME --out report.html`.")
     frames, told, arrays = {}, {}, []
     for folder in folders:
         name = _unique(folder, told)
@@ -250,8 +248,7 @@ def _names(groups: Sequence[Sequence[_Entry]], told: dict[str, Settings]) -> lis
             base = f"{base}, {', '.join(list(dict.fromkeys(differing))[:2]) or group[0].run}"
         names.append(base)
     return [
-        name if names.count(name) == 1 else f"{name}, {group[0].run}"
-        for name, group in zip(names, groups, strict=True)
+        name if names.count(name) == 1 else f"{name}, {group[0].run}" for name, group in zip(names, groups, strict=True)
     ]
 
 

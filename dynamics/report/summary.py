@@ -32,9 +32,7 @@ def join(parts: Iterable[str]) -> str:
     >>> join(["layers 1..L", "", "n = 4096."])
     'Layers 1..L. n = 4096.'
     """
-    return " ".join(
-        f"{capital(part) if part[:3] != 'n =' else part}".rstrip(".") + "." for part in parts if part
-    )
+    return " ".join(f"{capital(part) if part[:3] != 'n =' else part}".rstrip(".") + "." for part in parts if part)
 
 
 def key_numbers(study: Study) -> list[Line]:

@@ -71,9 +71,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     reached = table.groupby(["arm", "at"])["seed"].nunique().reset_index(name="seeds")
     reached = reached[reached["seeds"] == reached["arm"].map(seeds)]
     table = table.merge(reached, on=["arm", "at"])
-    means = _average(
-        table, [*SERIES, "seeds"], spread=("value", "std"), low=("low", "first"), high=("high", "first")
-    )
+    means = _average(table, [*SERIES, "seeds"], spread=("value", "std"), low=("low", "first"), high=("high", "first"))
     means.loc[means["members"] < means["seeds"], "value"] = np.nan
     several = means["seeds"] > 1
     half = t_half(means.loc[several, "spread"], means.loc[several, "seeds"])

@@ -44,9 +44,7 @@ def resolve_resume(resume: str, folder: Path) -> Path | None:
     if resume != "auto":
         path = Path(resume)
         if not path.is_file():
-            raise InputError(
-                f"--resume {resume}: there is no such file; say auto for the newest state of the run."
-            )
+            raise InputError(f"--resume {resume}: there is no such file; say auto for the newest state of the run.")
         if not _is_whole(path):
             raise InputError(f"--resume {resume}: the file is damaged, or no training state; give another one.")
         return path
@@ -96,9 +94,7 @@ def save_weights(network: PreTrainedModel, path: Path) -> None:
         network.config.save_pretrained(temporary)
         # Tied weights once, under the name that the trunk alone has too.
         tied = network.all_tied_weights_keys
-        weights = {
-            name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied
-        }
+        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
         # Not `save_file`, whose error on a full disk is no OSError.
         with (temporary / "model.safetensors").open("wb") as file:
             file.write(serialized(weights, metadata={"format": "pt"}))

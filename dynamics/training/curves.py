@@ -81,9 +81,7 @@ class Curves(L.Callback):
         }
         self._add(trainer, trainer.global_step, "validation", values)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write what leads up to a training state: a run that goes on from it does not make it again."""
         self._collect(trainer)
         self._record.flush()

@@ -163,9 +163,7 @@ def fit(options: Options) -> None:
     if options.run is None and options.resume == "auto":
         raise InputError("say which run goes on: --run NAME --resume auto.")
     if existed and options.resume is None and is_first:
-        raise InputError(
-            f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run."
-        )
+        raise InputError(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
     if not options.configs and (folder / "config.yaml").is_file():
         options = options._replace(configs=[str(folder / "config.yaml")])
     cli = RunCLI(folder, ["--config", yaml.safe_dump(gather_config(options)), *options.rest])
@@ -215,9 +213,7 @@ def evaluate(verb: str, options: Options) -> None:
     args = ["--config", yaml.safe_dump(gather_config(options)), *options.rest, "--trainer.logger", "false"]
     cli = RunCLI(folder, args)
     _prepare(cli, state)
-    getattr(cli.trainer, verb)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False
-    )
+    getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     _leave_group()
     if rank_zero_only.rank != 0:
         return

@@ -140,9 +140,7 @@ def test_torch_attention_is_exact(batch_first, padded):
     if padded:
         hidden = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     calls, states = [], {}
-    with capture(
-        model, ["residual", "attention"], lambda _, *x: states.update({x[0]: x[1:]}), calls.append
-    ) as tap:
+    with capture(model, ["residual", "attention"], lambda _, *x: states.update({x[0]: x[1:]}), calls.append) as tap:
         model(x if batch_first else x.transpose(0, 1), src_key_padding_mask=hidden)
     assert tap.layers == 2
     for call, block in zip(calls, model.layers, strict=True):

@@ -109,9 +109,7 @@ def test_a_damaged_cache_is_made_again(name: str, dump: Path):
     assert np.array_equal(second.ids, ids)
 
 
-def test_an_interrupted_cleaning_leaves_nothing_that_counts(
-    dump: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interrupted_cleaning_leaves_nothing_that_counts(dump: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     def breaks(*_: object):
         raise KeyboardInterrupt
 
@@ -138,9 +136,7 @@ def test_blocks_of_plain_text_do_not_matter(text: str, size: int):
     data, out = ("x" + text).encode(), io.BytesIO()
     source = type("Blocks", (), {"blocks": lambda _: (data[i : i + size] for i in range(0, len(data), size))})()
     corpus._write_plain(source, out, lambda _: None)
-    assert out.getvalue().decode() == ("x" + text).replace("\r\n", "\n").replace("\r", "\n").replace(
-        "\ufeff", ""
-    )
+    assert out.getvalue().decode() == ("x" + text).replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,7 @@ def test_a_download_that_never_ends_well_is_kept_for_the_next(web: Web, cache: P
     assert b"".join(locate("enwik8", progress=False).blocks()) == DUMP
 
 
-@pytest.mark.parametrize(
-    "content", [zipped(enwik8=DUMP[:-1]), zipped(enwik8=b"X" + DUMP[1:]), b"<html>log in</html>"]
-)
+@pytest.mark.parametrize("content", [zipped(enwik8=DUMP[:-1]), zipped(enwik8=b"X" + DUMP[1:]), b"<html>log in</html>"])
 def test_a_wrong_file_is_refused_and_removed(content: bytes, web: Web, cache: Path):
     web.content = content
     with pytest.raises(InputError, match=r"enwik8\.zip"):
@@ -160,9 +158,7 @@ def test_auto_prefers_enwik8(web: Web, cache: Path, monkeypatch: pytest.MonkeyPa
     assert locate("auto", progress=False).notes == ("auto took enwik8, because it is in the cache",)
 
 
-def test_auto_takes_the_sample_where_enwik8_cannot_be_had(
-    web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_auto_takes_the_sample_where_enwik8_cannot_be_had(web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("gensim", reason="the sample is in gensim")
     web.content = b"<html>log in</html>"
     source = locate("auto", progress=False)
@@ -191,9 +187,7 @@ def test_without_gensim_there_is_no_sample(cache: Path, monkeypatch: pytest.Monk
         locate("auto")
 
 
-def test_the_sample_is_found_without_importing_gensim(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_sample_is_found_without_importing_gensim(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / sources.SAMPLE
     file.parent.mkdir(parents=True)
     file.write_bytes(bz2.compress(DUMP))

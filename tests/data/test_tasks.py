@@ -131,9 +131,7 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch):
         raise ConnectionError("no network.")
 
     monkeypatch.setattr("datasets.load_dataset", fail)
-    with pytest.raises(
-        InputError, match=r"nyu-mll/glue cannot be fetched \(ConnectionError: no network\).*data\.path"
-    ):
+    with pytest.raises(InputError, match=r"nyu-mll/glue cannot be fetched \(ConnectionError: no network\).*data\.path"):
         examples.load(TASKS["rte"], None)
 
 
@@ -162,9 +160,7 @@ def test_a_test_file_without_labels_is_left_out(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert set(load(tmp_path, "sst2")) == {"train", "validation"}
     (tmp_path / "dev.tsv").write_text("index\tsentence\n0\tgood\n")
-    with pytest.raises(
-        InputError, match=r"line 2 of .*dev\.tsv must have .*: label is missing \(index, sentence\)"
-    ):
+    with pytest.raises(InputError, match=r"line 2 of .*dev\.tsv must have .*: label is missing \(index, sentence\)"):
         load(tmp_path, "sst2")
 
 
@@ -186,9 +182,7 @@ def test_answers_are_found_again_in_the_rows_that_hold_them(seed, length, stride
     context = " ".join(words)
     start = len(" ".join(words[:17])) + 1
     answer = " ".join(words[17:19])
-    example = Example(("what was it",), 0)._replace(
-        texts=("what was it", context), label=(Answer(answer, start),)
-    )
+    example = Example(("what was it",), 0)._replace(texts=("what was it", context), label=(Answer(answer, start),))
     rows = encode(TASKS["squad"], [example], tuning.tokenizer(), length, stride)
     found = 0
     for row, (first, last) in enumerate(rows.labels):
@@ -262,9 +256,7 @@ def test_epochs_differ_and_seeds_too(folder):
 def test_ranks_and_accumulation_share_the_same_rows(folder):
     expected = [batch.owners.tolist() for batch in opened(folder).train_dataloader()]
     shares = [
-        list(
-            opened(folder, {"world_size": 2, "global_rank": r, "accumulate_grad_batches": 3}).train_dataloader()
-        )
+        list(opened(folder, {"world_size": 2, "global_rank": r, "accumulate_grad_batches": 3}).train_dataloader())
         for r in (0, 1)
     ]
     for step, whole in enumerate(expected):
@@ -276,9 +268,7 @@ def test_going_on_gives_the_rows_that_are_left(folder):
     whole = list(opened(folder).train_dataloader())
     later = list(opened(folder, {"global_step": 7}).train_dataloader())
     assert [b.owners.tolist() for b in later] == [b.owners.tolist() for b in whole[7:]]
-    assert all(
-        torch.equal(b.inputs["input_ids"], c.inputs["input_ids"]) for b, c in zip(later, whole[7:], strict=True)
-    )
+    assert all(torch.equal(b.inputs["input_ids"], c.inputs["input_ids"]) for b, c in zip(later, whole[7:], strict=True))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(folder):

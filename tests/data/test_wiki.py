@@ -70,9 +70,7 @@ def test_a_damaged_page_costs_no_other():
         assert part.counts["damaged"] == 1
 
 
-@pytest.mark.parametrize(
-    "junk", [b"", b"no xml", b"<page>", b"</page>", b"</page>" * 9, b"\x00\xff<page></page>"]
-)
+@pytest.mark.parametrize("junk", [b"", b"no xml", b"<page>", b"</page>", b"</page>" * 9, b"\x00\xff<page></page>"])
 def test_what_is_no_dump_has_no_articles(junk: bytes):
     assert cleaned(junk).articles == []
 

@@ -28,9 +28,7 @@ class Letters(nn.Module):
                 )
                 for text in texts
             ]
-        mask = nn.utils.rnn.pad_sequence(
-            [torch.ones(len(x), dtype=torch.long) for x in words], batch_first=True
-        )
+        mask = nn.utils.rnn.pad_sequence([torch.ones(len(x), dtype=torch.long) for x in words], batch_first=True)
         return {
             "inputs_embeds": nn.utils.rnn.pad_sequence(words, batch_first=True),
             "attention_mask": mask,

@@ -141,9 +141,7 @@ def test_score_variance_and_entropy_without_a_bias_are_the_analytic_ones(initial
 
 
 def test_a_bias_on_the_keys_changes_no_probability_and_one_on_the_queries_sharpens():
-    frame = measure(
-        beta=[0.0, 4.0, 64.0], metrics=["entropy", "max_probability", "min_probability", "score_variance"]
-    )
+    frame = measure(beta=[0.0, 4.0, 64.0], metrics=["entropy", "max_probability", "min_probability", "score_variance"])
     found = {
         bias: {metric: means(frame, metric, bias=bias, layer=1) for metric in frame["metric"].unique()}
         for bias in frame["bias"].unique()
@@ -270,9 +268,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
 def test_rows_tell_where_they_come_from():
     frame = measure(bias=["input", "key"], metrics=["mean_norm", "entropy"], norm=["pre", "none"])
     assert set(frame["norm"]) == {"pre", "none"}
-    assert not frame.duplicated(
-        ["run", "subject", "condition", "step", "site", "layer", "head", "metric"]
-    ).any()
+    assert not frame.duplicated(["run", "subject", "condition", "step", "site", "layer", "head", "metric"]).any()
     states = frame[frame["site"] == "residual"]
     assert set(zip(states["part"], states["layer"], strict=True)) == {
         ("input", 0),

@@ -202,9 +202,7 @@ def test_a_pretrained_model_agrees_with_transformers_and_numpy(workplace, shared
 def test_revisions_stand_on_the_step_axis(workplace, lines):
     for name, seed in (("step512", 2), ("step0", 0), ("step64", 1)):
         save("gpt_neox", workplace / "pythia" / name, seed)
-    frame, told = scan(
-        "pythia", "--revisions", "all", "--text", lines, "--lines", metrics="[drift, mean_cosine]"
-    )
+    frame, told = scan("pythia", "--revisions", "all", "--text", lines, "--lines", metrics="[drift, mean_cosine]")
     assert set(zip(frame["subject"], frame["step"], strict=True)) == {
         ("pythia@step0", 0),
         ("pythia@step64", 64),

@@ -156,9 +156,7 @@ def test_a_sweep_trains_and_draws(here, text_file):
     words = " ".join(["--config", str(CONFIGS / "decoder.yaml"), *arguments(TINY | {"data.corpus": text_file})])
     words = words.replace("[anisotropy, drift, entropy]", "'[isoscore, intrinsic_dimension]'")
     option = "--model.regularizers+=IStar --model.regularizers.weight={}"
-    path = config(
-        here / "s.yaml", fit={"d": words}, vary={"istar": {"option": option, "values": [-2, 0]}}, seeds=[0]
-    )
+    path = config(here / "s.yaml", fit={"d": words}, vary={"istar": {"option": option, "values": [-2, 0]}}, seeds=[0])
     main(["sweep", str(path)])
     html = (record.CHECKPOINTS / "s" / "report.html").read_text()
     assert 'id="shaping"' in html

@@ -78,10 +78,7 @@ def padded(lines, size):
     parts = [lines[start : start + size] for start in range(0, len(lines), size)]
     masks = [[torch.ones_like(line) for line in part] for part in parts]
     return [
-        {
-            name: pad_sequence(rows, batch_first=True)
-            for name, rows in (("attention_mask", mask), ("input_ids", part))
-        }
+        {name: pad_sequence(rows, batch_first=True) for name, rows in (("attention_mask", mask), ("input_ids", part))}
         for mask, part in zip(masks, parts, strict=True)
     ]
 
@@ -134,9 +131,7 @@ def test_the_precision_of_training_does_not_matter():
     exact = table(measure(copy.deepcopy(network).float(), batches(), CHEAP))
     assert values == pytest.approx(exact, nan_ok=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert table(measure(copy.deepcopy(network).float(), batches(), CHEAP)) == pytest.approx(
-            exact, nan_ok=True
-        )
+        assert table(measure(copy.deepcopy(network).float(), batches(), CHEAP)) == pytest.approx(exact, nan_ok=True)
     assert next(network.parameters()).dtype == torch.bfloat16
 
 
@@ -159,9 +154,7 @@ def test_a_batch_of_padding_alone_does_not_count():
     padding = {**given[0], "attention_mask": torch.zeros_like(given[0]["input_ids"])}
     spec = {**dict.fromkeys(CHEAP), "intrinsic_dimension": {"max_tokens": 200}}
     expected = table(measure(network, given, spec))
-    assert table(measure(network, [*given[:1], padding, *given[1:]], spec)) == pytest.approx(
-        expected, nan_ok=True
-    )
+    assert table(measure(network, [*given[:1], padding, *given[1:]], spec)) == pytest.approx(expected, nan_ok=True)
 
 
 def test_drift_starts_at_zero_and_needs_a_reference():

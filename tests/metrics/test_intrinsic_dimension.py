@@ -38,9 +38,7 @@ def released_twonn(x, reduction_factor=5):
 
 def test_against_llm_microscope():
     x = gaussian(8, n=500)
-    assert intrinsic_dimension(x, keep=0.2).item() == pytest.approx(
-        released_twonn(x.double().numpy()), rel=1e-9
-    )
+    assert intrinsic_dimension(x, keep=0.2).item() == pytest.approx(released_twonn(x.double().numpy()), rel=1e-9)
 
 
 def test_against_scikit_dimension():
@@ -91,9 +89,7 @@ def test_duplicates_are_dropped_and_their_share_told():
     assert metric.compute().n == 1500
 
 
-@pytest.mark.parametrize(
-    "x", [torch.ones(50, 3), torch.arange(9.0)[:, None], torch.full((20, 2), float("nan"))]
-)
+@pytest.mark.parametrize("x", [torch.ones(50, 3), torch.arange(9.0)[:, None], torch.full((20, 2), float("nan"))])
 def test_no_dimension(x):
     assert intrinsic_dimension(x).isnan()
     assert local_anisotropy(x).isnan()

@@ -36,9 +36,7 @@ def released_procrustes(x, y):
 def test_against_other_peoples_formulas():
     x, y = two_representations()
     assert linear_cka(x, y).item() == pytest.approx(kernel_alignment(x.numpy(), y.numpy()), rel=1e-9)
-    assert procrustes_linearity(x, y).item() == pytest.approx(
-        released_procrustes(x.numpy(), y.numpy()), rel=1e-9
-    )
+    assert procrustes_linearity(x, y).item() == pytest.approx(released_procrustes(x.numpy(), y.numpy()), rel=1e-9)
 
 
 def test_a_linear_map_is_linear_even_of_states_that_lack_directions():

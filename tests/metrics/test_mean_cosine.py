@@ -21,9 +21,7 @@ def test_against_all_pairs():
     n = len(cosines)
     assert mean_cosine(x[:, 0]).item() == pytest.approx((cosines.sum() - n) / (n * (n - 1)), abs=1e-12)
     apart = windows.numpy()[:, None] != windows.numpy()
-    assert mean_cosine_across_windows(x[:, 0], windows).item() == pytest.approx(
-        cosines[apart].mean(), abs=1e-12
-    )
+    assert mean_cosine_across_windows(x[:, 0], windows).item() == pytest.approx(cosines[apart].mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0, 8.0])

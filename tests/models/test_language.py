@@ -36,9 +36,7 @@ def batch(step=0, rows=4, context=16):
     return Batch(ids, step, 0, rows)
 
 
-@given(
-    seed=st.integers(0, 1000), step=st.integers(0, 1000), rows=st.integers(1, 8), context=st.integers(4, 200)
-)
+@given(seed=st.integers(0, 1000), step=st.integers(0, 1000), rows=st.integers(1, 8), context=st.integers(4, 200))
 def test_exactly_fifteen_per_cent_of_every_window_is_chosen(seed, step, rows, context):
     ids = np.random.default_rng(0).integers(CHARACTERS, size=(rows, context))
     corrupted, positions = corrupt(ids, np.random.default_rng((seed, step)), MASK, CHARACTERS)

@@ -34,16 +34,13 @@ def test_the_terms_add_up_and_the_states_are_those_of_every_block():
     parts = sum(made.terms[name] for name in ("task_loss", "istar", "cosreg", "cosreg_2"))
     assert loss.item() == pytest.approx(parts.item(), rel=1e-6)
     states = [
-        x.flatten(0, 1)
-        for x in made.network.model(given.windows[:, :-1], output_hidden_states=True).hidden_states
+        x.flatten(0, 1) for x in made.network.model(given.windows[:, :-1], output_hidden_states=True).hidden_states
     ]
     assert made.terms["cosine_2"].item() == pytest.approx(CosReg(1).measure([states[1]]).item(), rel=1e-5)
     assert made.terms["istar"].item() == pytest.approx(
         -2 * (1 - IStar(1, 0).measure([torch.cat(states[1:3])]).item()), rel=1e-5
     )
-    assert made.train_values({"loss": 1.0, "task_loss": 2.0})["bits_per_character"] == pytest.approx(
-        2.885, abs=1e-3
-    )
+    assert made.train_values({"loss": 1.0, "task_loss": 2.0})["bits_per_character"] == pytest.approx(2.885, abs=1e-3)
 
 
 def test_padding_is_left_out():

@@ -16,9 +16,7 @@ def cloud(n, d, seed=0, dtype=torch.float64):
     """States whose variance is spread unevenly, about a mean that is not 0."""
     draws = torch.Generator().manual_seed(seed)
     scale = torch.logspace(0, -1, d, dtype=dtype)
-    return torch.randn(n, d, generator=draws, dtype=dtype) * scale + torch.randn(
-        d, generator=draws, dtype=dtype
-    )
+    return torch.randn(n, d, generator=draws, dtype=dtype) * scale + torch.randn(d, generator=draws, dtype=dtype)
 
 
 def published(covariance):
@@ -127,9 +125,7 @@ def test_a_reference_is_gathered_and_renewed():
     full = IStar(1.0, reference_states=20)
     for x in batches[:3]:
         full.measure([x])
-    torch.testing.assert_close(
-        full._reference, covariance(*batches[:2])
-    )  # two complete one; the third has begun
+    torch.testing.assert_close(full._reference, covariance(*batches[:2]))  # two complete one; the third has begun
     full.measure([batches[3]])
     torch.testing.assert_close(full._reference, covariance(*batches[2:4]))
 

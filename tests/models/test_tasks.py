@@ -43,9 +43,7 @@ def built(checkpoint, folder, task="sst2", **settings):
     data.setup()
     made = TaskModel(str(checkpoint), **settings)
     made.build(data)
-    data.trainer = SimpleNamespace(
-        global_step=0, max_steps=3, world_size=1, global_rank=0, accumulate_grad_batches=1
-    )
+    data.trainer = SimpleNamespace(global_step=0, max_steps=3, world_size=1, global_rank=0, accumulate_grad_batches=1)
     return made, data
 
 
@@ -74,13 +72,9 @@ def test_the_loss_is_that_of_transformers(bert, folders, task):
     for row, length in enumerate(batch.inputs["attention_mask"].sum(1)):
         labels = batch.labels[row : row + 1]
         ends = labels.unbind(1) if task == "squad" else ()
-        told = (
-            dict(zip(("start_positions", "end_positions"), ends, strict=True)) if ends else {"labels": labels}
-        )
+        told = dict(zip(("start_positions", "end_positions"), ends, strict=True)) if ends else {"labels": labels}
         # Alone, so that nothing is padded.
-        losses.append(
-            made.network(**{k: x[row : row + 1, :length] for k, x in batch.inputs.items()}, **told).loss
-        )
+        losses.append(made.network(**{k: x[row : row + 1, :length] for k, x in batch.inputs.items()}, **told).loss)
     expected = torch.stack(losses).mean()
     assert made.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -30,9 +30,7 @@ def test_the_future_reaches_the_past_only_without_the_mask(variant):
     changed[:, 15:] = (changed[:, 15:] + 1) % 50
     for is_causal in (True, False):
         model = make(is_causal=is_causal, initializer_range=0.2, **variant)
-        before, after = (
-            torch.stack(model(x, output_hidden_states=True).hidden_states[1:]) for x in (ids, changed)
-        )
+        before, after = (torch.stack(model(x, output_hidden_states=True).hidden_states[1:]) for x in (ids, changed))
         past = (before - after)[:, :, :15].abs().amax(dim=(1, 2, 3))
         assert (past == 0).all() if is_causal else (past > 1e-4).all()
 

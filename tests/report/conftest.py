@@ -23,9 +23,7 @@ def geometry(run: str, step: int, bell: float, noise: np.random.Generator) -> li
     learned = np.log1p(step) / np.log1p(STEPS[-1])
     rows = []
 
-    def add(
-        site: str, layer: int, head: int, metric: str, value: float, width: float = NAN, n: int = 4096
-    ) -> None:
+    def add(site: str, layer: int, head: int, metric: str, value: float, width: float = NAN, n: int = 4096) -> None:
         value = float(value + 0.003 * noise.standard_normal())
         rows.append(Row(run, "", "", step, site, layer, head, metric, value, value - width, value + width, n))
 
@@ -69,9 +67,7 @@ def histograms(run: str, step: int, noise: np.random.Generator) -> list[record.A
             logits = noise.normal(0, 1 + 0.01 * step, 1000)
             counts = np.bincount(np.digitize(logits, edges), minlength=34)
             for name, values in (("logit_histogram", counts), ("logit_edges", edges)):
-                made.append(
-                    record.Array(run, "", "", step, "attention", layer, head, f"logit_max/{name}", values)
-                )
+                made.append(record.Array(run, "", "", step, "attention", layer, head, f"logit_max/{name}", values))
     return made
 
 

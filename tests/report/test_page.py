@@ -111,9 +111,7 @@ def test_a_foreign_record_with_unknown_names_is_drawn(tmp_path):
 
 
 def test_single_layers_single_steps_and_gaps_are_drawn(tmp_path):
-    rows = [
-        Row("x", "", "", 0, "residual", layer, -1, "anisotropy", NAN if layer else 0.5) for layer in range(3)
-    ]
+    rows = [Row("x", "", "", 0, "residual", layer, -1, "anisotropy", NAN if layer else 0.5) for layer in range(3)]
     rows += [Row("x", "", "", 0, "output", 2, -1, "anisotropy", 0.3)]
     record.Record(tmp_path / "x").write(0, rows)
     html = page.write([tmp_path / "x"], tmp_path / "r.html").read_text()
@@ -174,6 +172,4 @@ def test_many_arms_are_laid_over_one_another(small, tmp_path):
     last = figures(html)[-1]
     axes = [last["layout"][axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
     assert axes == ["step", "layer"]
-    assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {
-        f"arm, width {w}" for w in range(7)
-    }
+    assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {f"arm, width {w}" for w in range(7)}

@@ -20,8 +20,7 @@ def swept(folder, conditions, kind="probe"):
 
 def test_runs_that_differ_by_seed_and_history_are_one_arm(make):
     runs = [
-        make(f"d{seed}", seed=seed, model={"seed": seed, "depth": 4}, hardware=f"node {seed}")
-        for seed in (0, 1, 2)
+        make(f"d{seed}", seed=seed, model={"seed": seed, "depth": 4}, hardware=f"node {seed}") for seed in (0, 1, 2)
     ]
     (arm,) = load(runs).arms
     assert arm.runs == ("d0", "d1", "d2")
@@ -67,9 +66,7 @@ def test_a_record_without_settings_is_called_by_its_run(make, told):
 
 
 def test_a_sweep_without_steps_is_followed_along_the_swept_number(tmp_path):
-    conditions = [
-        f"beta={beta},bias={bias},seed={seed}" for beta in (0, 0.5, 2) for bias in "qk" for seed in (0, 1)
-    ]
+    conditions = [f"beta={beta},bias={bias},seed={seed}" for beta in (0, 0.5, 2) for bias in "qk" for seed in (0, 1)]
     study = load([swept(tmp_path / "probe", conditions)])
     assert {(arm.name, arm.seeds, arm.along) for arm in study.arms} == {
         ("probe, bias=q", ("0", "1"), "beta"),

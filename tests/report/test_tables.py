@@ -12,9 +12,7 @@ from dynamics.report.tables import COLUMNS
 def frame(*rows):
     """Rows of (arm, seed, at, layer, head, value[, low, high])."""
     full = [(*row, *(np.nan, np.nan)[: 8 - len(row)], 100) for row in rows]
-    return pd.DataFrame(full, columns=COLUMNS).astype(
-        {"at": float, "value": float, "low": float, "high": float}
-    )
+    return pd.DataFrame(full, columns=COLUMNS).astype({"at": float, "value": float, "low": float, "high": float})
 
 
 def test_a_single_seed_keeps_its_own_interval():
@@ -24,18 +22,14 @@ def test_a_single_seed_keeps_its_own_interval():
 
 def test_several_seeds_have_the_t_interval_of_their_mean():
     values = [0.5, 0.8, 0.65, 0.7]
-    means = tables.over_seeds(
-        frame(*(("a", str(i), 1, 2, -1, v, 0.0, 9.0) for i, v in enumerate(values)))
-    ).iloc[0]
+    means = tables.over_seeds(frame(*(("a", str(i), 1, 2, -1, v, 0.0, 9.0) for i, v in enumerate(values)))).iloc[0]
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert means["value"] == pytest.approx(np.mean(values))
     assert (means["low"], means["high"]) == pytest.approx(expected)
 
 
 def test_a_mean_over_seeds_stops_where_one_of_them_stops():
-    table = frame(
-        ("a", "0", 1, 1, -1, 1), ("a", "0", 2, 1, -1, 2), ("a", "1", 1, 1, -1, 3), ("b", "0", 2, 1, -1, 4)
-    )
+    table = frame(("a", "0", 1, 1, -1, 1), ("a", "0", 2, 1, -1, 2), ("a", "1", 1, 1, -1, 3), ("b", "0", 2, 1, -1, 4))
     means = tables.over_seeds(table)
     assert means[["arm", "at", "value"]].values.tolist() == [["a", 1.0, 2.0], ["b", 2.0, 4.0]]
 
@@ -62,9 +56,7 @@ def test_layers_have_the_recorded_mean_over_heads_and_else_their_own():
 
 
 def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value():
-    rows = [
-        ("a", "0", at, layer, -1, value) for at in (1, 2) for layer, value in ((0, 50), (1, at), (2, 3 * at))
-    ]
+    rows = [("a", "0", at, layer, -1, value) for at in (1, 2) for layer, value in ((0, 50), (1, at), (2, 3 * at))]
     rows += [("a", "0", 1, 3, -1, np.nan), ("a", "0", 2, 3, -1, np.nan)]
     assert tables.over_layers(frame(*rows))["value"].tolist() == [2, 4]
 

@@ -130,8 +130,7 @@ def test_the_monitor_does_not_touch_the_training(here, text_file, config):
     often, seldom = weights("often"), weights("seldom")
     assert all(torch.equal(often[name], seldom[name]) for name in often)
     loss = [
-        record.read(run).query("site == 'train' and metric == 'loss'").value.tolist()
-        for run in ("often", "seldom")
+        record.read(run).query("site == 'train' and metric == 'loss'").value.tolist() for run in ("often", "seldom")
     ]
     assert loss[0] == loss[1]
 
@@ -188,9 +187,7 @@ def test_resuming_without_a_state_starts_from_the_beginning(here, text_file):
 def test_accumulation_gives_the_same_windows_and_nearly_the_same_weights(here, text_file):
     fit(text_file, "whole", config="encoder")
     fit(text_file, "parts", config="encoder", trainer__accumulate_grad_batches=2)
-    losses = [
-        record.read(run).query("site == 'train' and metric == 'loss'").value for run in ("whole", "parts")
-    ]
+    losses = [record.read(run).query("site == 'train' and metric == 'loss'").value for run in ("whole", "parts")]
     assert losses[0].to_numpy() == pytest.approx(losses[1].to_numpy(), rel=1e-4)
 
 
@@ -224,9 +221,7 @@ def test_offline_wandb_holds_every_metric_at_every_measured_step(here, text_file
         assert steps == [0, 1, 2, 4, 6]
     assert [r["trainer/global_step"] for r in rows if "train/loss" in r] == [1, 2, 3, 4, 5, 6]
     keys = {key for r in rows for key in r}
-    defined = {
-        r["metric"].get("name"): r["metric"].get("step_metric") for r in records if r["type"] == "metric"
-    }
+    defined = {r["metric"].get("name"): r["metric"].get("step_metric") for r in records if r["type"] == "metric"}
     ours = {key for key in keys if "/" in key and not key.startswith("trainer/")}
     assert "entropy_head/L01H01" in ours
     assert all(defined[key] == "trainer/global_step" for key in ours)
@@ -304,9 +299,7 @@ def test_a_made_up_name_is_printed(here, text_file, capsys):
     assert folder.name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words", [["--size", "huge"], ["--config", "nowhere.yaml"], ["--resume", "nowhere.ckpt"]]
-)
+@pytest.mark.parametrize("words", [["--size", "huge"], ["--config", "nowhere.yaml"], ["--resume", "nowhere.ckpt"]])
 def test_files_that_are_missing_are_named(here, text_file, capsys, words):
     assert words[1] in refusal(capsys, text_file, "bad", *words)
     assert not (record.CHECKPOINTS / "bad").exists()

@@ -20,7 +20,7 @@ from tests.training.test_fit import geometry, refusal, weights
 
 KILLED = """
 import os, signal, sys
-from dynamics.checkpoint import Checkpoints
+from dynamics.training.checkpoint import Checkpoints
 from tests.runs import fit
 
 save = Checkpoints.save
@@ -121,9 +121,7 @@ def test_going_on_from_before_the_end_forgets_the_states_and_weights_behind_it(h
     assert set(record.read("a").step) == set(range(6))
 
 
-@pytest.mark.parametrize(
-    "harm", [damage, lambda path: os.truncate(path, 5000), lambda path: path.write_text("x")]
-)
+@pytest.mark.parametrize("harm", [damage, lambda path: os.truncate(path, 5000), lambda path: path.write_text("x")])
 def test_a_damaged_state_is_left_out_for_the_one_before(here, text_file, run, harm, caplog):
     shutil.copytree(run, record.CHECKPOINTS / "b")
     newest = states(record.CHECKPOINTS / "b")[0]

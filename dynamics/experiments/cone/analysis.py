@@ -85,9 +85,7 @@ def measured(
     drawn = {}
     for name in found:
         weights = resampling.weights(len(vectors[name]), seed, axes.DRAWS)
-        drawn[name] = (
-            axes.resampled(vectors[name], weights) if np.isfinite(found[name].share) else weights[:, :0]
-        )
+        drawn[name] = axes.resampled(vectors[name], weights) if np.isfinite(found[name].share) else weights[:, :0]
     return Measured(subject, key, final, vectors, found, drawn, {**turning, final: found[MAIN].direction})
 
 
@@ -149,14 +147,10 @@ def arrays(model: Measured) -> Iterator[Array]:
         told = {"axis": own.direction, "mean_direction": own.mean, "uncentered_axis": own.uncentered}
         told["projections"] = projections(model.vectors[name], own)
         for what, values in told.items():
-            yield Array(
-                run, subject, where, step, "sentence", model.final.layer, -1, f"axis_share/{what}", values
-            )
+            yield Array(run, subject, where, step, "sentence", model.final.layer, -1, f"axis_share/{what}", values)
     for depth, values in model.turning.items():
         if depth != model.final:
-            yield Array(
-                run, subject, depth.where(), step, "sentence", depth.layer, -1, "axis_share/axis", values
-            )
+            yield Array(run, subject, depth.where(), step, "sentence", depth.layer, -1, "axis_share/axis", values)
 
 
 def projections(x: np.ndarray, own: Axis) -> np.ndarray:
@@ -190,9 +184,7 @@ def _vocabulary(own: Axis, loaded: Loaded, code: Encoder | None) -> dict[str, An
     if code is None or weight is None or weight.ndim != 2:
         return {"vocabulary": "the model has no table of token embeddings"}
     if weight.shape[1] != len(own.direction):
-        return {
-            "vocabulary": f"token embeddings are {weight.shape[1]} wide, sentence vectors {len(own.direction)}"
-        }
+        return {"vocabulary": f"token embeddings are {weight.shape[1]} wide, sentence vectors {len(own.direction)}"}
     along = (weight.detach().double().cpu() @ torch.from_numpy(own.direction)).numpy()
     ends = _ends((along - along.mean()) / (along.std() or np.nan))
     return {

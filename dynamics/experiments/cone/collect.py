@@ -105,9 +105,7 @@ def batches(
     ids = [code.ids(text) for text in texts]
     empty = next((i for i, found in enumerate(ids) if not found and not code.specials), None)
     if empty is not None:
-        raise InputError(
-            f"the tokenizer of {loaded.source} makes nothing of the sentence {sentences[empty][:60]!r}."
-        )
+        raise InputError(f"the tokenizer of {loaded.source} makes nothing of the sentence {sentences[empty][:60]!r}.")
     windows = [code.window(found[: room - code.specials]) for found in ids]
     skipped = 0
     if setup.prompt and not setup.counts_prompt:

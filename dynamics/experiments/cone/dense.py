@@ -46,9 +46,7 @@ def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
         kept = load_file(weights)
         weight, bias = kept["linear.weight"].double(), kept.get("linear.bias")
     except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(
-            f"{weights} holds no linear layer that can be read ({error}): fetch it again."
-        ) from error
+        raise InputError(f"{weights} holds no linear layer that can be read ({error}): fetch it again.") from error
     return Dense(weight, None if bias is None else bias.double(), activation)
 
 

@@ -176,8 +176,7 @@ def _summary(rows: list[Row], model: Measured) -> str:
     told = {
         row.site: row.value
         for row in rows
-        if row.metric == "mean_cosine"
-        and (row.layer, row.condition) == (model.final.layer, model.final.where())
+        if row.metric == "mean_cosine" and (row.layer, row.condition) == (model.final.layer, model.final.where())
     }
     return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(told.items()))
 

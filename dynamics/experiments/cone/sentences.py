@@ -73,9 +73,7 @@ def pairs(name: str) -> Pairs:
     first, second, scores = [], [], []
     for number, cells in enumerate(lines[start:], start=start + 1):
         if len(cells) <= max(where):
-            raise InputError(
-                f"--pairs {name}: line {number} has {len(cells)} columns, not {max(where) + 1} or more."
-            )
+            raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(where) + 1} or more.")
         score, *both = (cells[column].strip() for column in where)
         if not _is_number(score):
             raise InputError(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
@@ -87,9 +85,7 @@ def pairs(name: str) -> Pairs:
         scores.append(float(score))
     if len(scores) < FEWEST or len(set(scores)) == 1:
         what = f"{len(scores)} pairs" if len(scores) < FEWEST else "one score alone"
-        raise InputError(
-            f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores."
-        )
+        raise InputError(f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores.")
     return Pairs(list(known), first, second, scores)
 
 

@@ -182,9 +182,7 @@ def _json(find: Find, name: str) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(
-            f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out."
-        ) from error
+        raise InputError(f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out.") from error
 
 
 def _cached(source: str, revision: str, name: str) -> Path | None:

@@ -125,9 +125,7 @@ class RandomBlocks:
             x = after(x + F.gelu(before(x) @ up) @ down)
             on_states("mlp", layer, x.view(shape))
 
-    def _attention(
-        self, layer: int, x: Tensor, shape: Sequence[int], *weights: Tensor
-    ) -> tuple[AttentionCall, Tensor]:
+    def _attention(self, layer: int, x: Tensor, shape: Sequence[int], *weights: Tensor) -> tuple[AttentionCall, Tensor]:
         """The attention call of x (S, C * B * T, D), and its values (S * C * B, H, T, K)."""
         head_width = self.design.width // self.design.heads
         query, key, value = (

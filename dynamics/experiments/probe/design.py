@@ -119,9 +119,7 @@ class Settings:
                 raise InputError(f"{name} is an empty list: give it at least one value.")
         for beta in self.beta:
             if not (beta >= 0 and math.isfinite(beta)):
-                raise InputError(
-                    f"beta is the norm of a bias: it must be 0 or more, and finite (got {beta:g})."
-                )
+                raise InputError(f"beta is the norm of a bias: it must be 0 or more, and finite (got {beta:g}).")
         for width, heads in product(several(self.width), several(self.heads)):
             if width % heads:
                 raise InputError(

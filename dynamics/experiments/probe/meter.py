@@ -70,9 +70,7 @@ class Quantities:
             elif "attention" in sites and plain == name:
                 self._attention.append(name)
             else:
-                raise InputError(
-                    f"metrics: {name} is a quantity of neither states nor attention: leave it out."
-                )
+                raise InputError(f"metrics: {name} is a quantity of neither states nor attention: leave it out.")
 
     def attention(self) -> list[Group]:
         """Fresh metrics of one attention."""

@@ -86,9 +86,7 @@ def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
     for what, value in given.items():
         if value is not None and what not in taken and "" not in taken:
             subject, kind = next(iter(kinds.items()))
-            raise InputError(
-                f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}."
-            )
+            raise InputError(f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}.")
     for subject, kind in kinds.items():
         _refuse_kind(subject, kind, options)
 
@@ -110,9 +108,7 @@ def _source(kind: str, options: Options, sources: dict[str, Source]) -> Source:
     return sources[kind]
 
 
-def _settings(
-    options: Options, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]
-) -> Facts:
+def _settings(options: Options, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]) -> Facts:
     """What all subjects of a run share: a scan that goes on must agree."""
     for subject, kind in kinds.items():
         if kind and not own.applies(subject, options):
@@ -175,9 +171,7 @@ def _one(
             )
             references.keep(subject, result.references)
     seconds = (datetime.now(UTC) - started).total_seconds()
-    record.write(
-        subject.step, [*result.rows, *_costs(key, result, seconds)], result.arrays, f"{subject.name}|{where}"
-    )
+    record.write(subject.step, [*result.rows, *_costs(key, result, seconds)], result.arrays, f"{subject.name}|{where}")
     given = _input_facts(batches)
     # Models of images and sound make their tokens themselves: as many as the residual stream has.
     made = max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)

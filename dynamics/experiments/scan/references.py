@@ -38,9 +38,7 @@ class References:
             return {}
         if subject.series not in self._known and subject.series in self._first:
             model = load(self._first[subject.series], self._options).model
-            self._known[subject.series] = measure(
-                model, batches, self._suite, references={}, dtype=None
-            ).references
+            self._known[subject.series] = measure(model, batches, self._suite, references={}, dtype=None).references
         return self._known.get(subject.series)
 
     def keep(self, subject: Subject, found: dict[str, Tensor]) -> None:

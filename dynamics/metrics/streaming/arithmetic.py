@@ -21,9 +21,7 @@ def self_product(x: Tensor) -> Tensor:
         if width < 128 or x.requires_grad or x.device.type != "cpu":
             return x.mT @ x
         product = x.new_empty(*x.shape[:-2], width, width)
-        for start in range(
-            0, width, step := -(-width // 8)
-        ):  # what is left of the diagonal mirrors what is right
+        for start in range(0, width, step := -(-width // 8)):  # what is left of the diagonal mirrors what is right
             stop = start + step
             product[..., start:stop, start:] = x[..., start:stop].mT @ x[..., start:]
             product[..., stop:, start:stop] = product[..., start:stop, stop:].mT

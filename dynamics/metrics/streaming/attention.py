@@ -61,9 +61,7 @@ def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, i
 
 def seen(logits: Tensor) -> Tensor:
     """How many keys each query sees: (B, H, c, S), masked entries -inf, -> (B, H, c)."""
-    return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(
-        -1
-    )  # sums floats faster than booleans
+    return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(-1)  # sums floats faster than booleans
 
 
 def attend(logits: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -217,9 +215,7 @@ class QueryKeySums(WindowSums):
                 x = x.where(mask[:, None, :, None], 0)  # padding may hold anything
             own = mask[:, None].to(x.dtype)
             with precise(x):
-                pair = (
-                    torch.stack([own.expand(*x.shape[:3]), (own / x.norm(dim=-1)).where(own > 0, 0)], dim=2) @ x
-                )
+                pair = torch.stack([own.expand(*x.shape[:3]), (own / x.norm(dim=-1)).where(own > 0, 0)], dim=2) @ x
             parts.extend(pair.double().unbind(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
         self.add(*window_sums(torch.cat([*parts, *numbers], dim=-1), windows))

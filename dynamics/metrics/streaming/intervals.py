@@ -63,9 +63,7 @@ def variance_of_sum(terms: np.ndarray, one: np.ndarray, other: np.ndarray) -> tu
 def with_layer(per_head: Tensor) -> np.ndarray:
     """Append the mean over heads, the last axis, where there are several heads."""
     values = per_head.double().cpu().numpy()
-    return (
-        values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
-    )
+    return values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
 
 
 def estimate(

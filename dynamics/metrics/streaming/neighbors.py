@@ -123,8 +123,7 @@ class _Cloud:
                 results = [self._settle(rows, k, products, *products.highest_of_all(take))]
             else:
                 results = [
-                    self._settle(block, k, products, *products.highest(block, take))
-                    for block in rows.split(size)
+                    self._settle(block, k, products, *products.highest(block, take)) for block in rows.split(size)
                 ]
         distances, indices, certain = (torch.cat(part) for part in zip(*results, strict=True))
         again = (~certain).nonzero()[:, 0]
@@ -220,9 +219,7 @@ class _Products:
         columns = (chosen[:, None] + groups * torch.arange(GROUP)[:, None]).flatten(1)
         rows = torch.arange(self.n)[:, None]
         across = columns >= rows // strip * strip  # else the score lies on the other side of the diagonal
-        values, picked = score.take(torch.where(across, places[rows] + columns, places[columns] + rows)).topk(
-            take
-        )
+        values, picked = score.take(torch.where(across, places[rows] + columns, places[columns] + rows)).topk(take)
         return values[:, -1], columns.gather(1, picked)
 
     def least_distance(self, rows: Tensor, bound: Tensor, norm: Tensor, reach: Tensor) -> Tensor:

@@ -71,9 +71,7 @@ def final(canvas: Canvas, cell: Cell, table: pd.DataFrame, name: str, look: Look
     if last["seed"].nunique() > 1:
         for _, one in last.groupby("seed"):
             thin = {"line": {"color": look.colour, "width": 0.8}, "opacity": 0.5, "hoverinfo": "skip"}
-            canvas.add(
-                cell, type="scatter", mode="lines", x=one["layer"].to_numpy(), y=one["value"].to_numpy(), **thin
-            )
+            canvas.add(cell, type="scatter", mode="lines", x=one["layer"].to_numpy(), y=one["value"].to_numpy(), **thin)
     canvas.add(
         cell,
         type="scatter",

@@ -94,8 +94,7 @@ def _corpora(cone: Cone) -> Drawn | None:
         for metric in ("mean_cosine", "cone_gap"):
             found = {name: cone.of(model, metric, corpus="" if name == MAIN else name) for name in look}
             both[metric] = [
-                Line(name, rows[rows["site"] == "sentence"], look[name], 1.8, True)
-                for name, rows in found.items()
+                Line(name, rows[rows["site"] == "sentence"], look[name], 1.8, True) for name, rows in found.items()
             ]
         panels.append((model, both["mean_cosine"], both["cone_gap"]))
     return Drawn(
@@ -251,6 +250,4 @@ def _told_transforms(cone: Cone, model: Model) -> str:
         if after is not None and change is not None:
             told.append(f"{transform} {between(after)}, a change of {between(change)}")
     raw = cone.final(model, "spearman")
-    return (
-        f"Spearman \N{MULTIPLICATION SIGN} 100 as they are {between(raw)}; {'; '.join(told)}." if told else ""
-    )
+    return f"Spearman \N{MULTIPLICATION SIGN} 100 as they are {between(raw)}; {'; '.join(told)}." if told else ""

@@ -180,9 +180,7 @@ def _turned(series: str, ends: dict[str, pd.DataFrame], cosines: pd.DataFrame) -
         canvas.x((0, 0), **scale.axis("step"))
     canvas.y((0, 0), title={"text": "mean cosine"})
     told = []
-    for col, ((end, rows), (name, how)) in enumerate(
-        zip(ends.items(), list(look.items())[:2], strict=True), start=2
-    ):
+    for col, ((end, rows), (name, how)) in enumerate(zip(ends.items(), list(look.items())[:2], strict=True), start=2):
         last = rows[rows["depth"] == rows["depth"].max()].sort_values("step")
         scale = Scale.of(last["step"])
         placed = last.assign(depth=scale.place(last["step"]))

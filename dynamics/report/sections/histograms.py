@@ -46,9 +46,7 @@ def _pairs(arrays: pd.DataFrame) -> pd.DataFrame:
     return pairs[pairs["values"].map(len) == pairs["edges"].map(len) + 1]
 
 
-def figure(
-    shares: pd.DataFrame, edges: np.ndarray, name: str, look: dict[str, Look], along: str = "step"
-) -> go.Figure:
+def figure(shares: pd.DataFrame, edges: np.ndarray, name: str, look: dict[str, Look], along: str = "step") -> go.Figure:
     """A row for each arm, a column for each layer: bins x positions as a map of the square root of the shares."""
     shares = tables.thin(shares)
     layers = np.sort(shares["layer"].unique())

@@ -76,9 +76,7 @@ def _by_part(
     depths = sorted({1, design.layers})
     look = {PARTS[part]: how for part, how in looks(list(PARTS)).items() if part in set(rows["part"])}
     titles = [_title(metric, f"block {depth} of {design.layers}") for depth in depths for metric in metrics]
-    canvas = Canvas(
-        len(depths), len(metrics), titles, panel=210, gap=88, top=98, between=0.06, share_y=False, lift=46
-    )
+    canvas = Canvas(len(depths), len(metrics), titles, panel=210, gap=88, top=98, between=0.06, share_y=False, lift=46)
     for row, depth in enumerate(depths):
         for col, metric in enumerate(metrics):
             table = design.table(metric, depth, "part", bias="input")
@@ -151,9 +149,7 @@ def _maps(design: Design) -> Drawn | None:
         canvas.figure(),
         "Every quantity after each block: down the cone's growth with depth, across its growth with the bias.",
         "",
-        summary.join(
-            ["Layer 0 = the input, 1..L = the block's output (attention: in the block)", "mean over seeds"]
-        ),
+        summary.join(["Layer 0 = the input, 1..L = the block's output (attention: in the block)", "mean over seeds"]),
     )
 
 

@@ -56,9 +56,7 @@ def sweeps(study: Study) -> list[Sweep]:
     made = []
     for terms in found.values():
         kinds = _kinds([*terms.values()])
-        runs = [
-            (run, kind, float(term["weight"])) for (run, term), kind in zip(terms.items(), kinds, strict=True)
-        ]
+        runs = [(run, kind, float(term["weight"])) for (run, term), kind in zip(terms.items(), kinds, strict=True)]
         if len({(kind, weight) for _, kind, weight in runs}) > 1:
             made.append(_sweep(study, runs))
     return [one for one in made if one is not None]

@@ -107,9 +107,7 @@ def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _over_depth(table: pd.DataFrame) -> Drawn | None:
-    metrics = [
-        metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()
-    ]
+    metrics = [metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()]
     if not metrics:
         return None
     groups, looks = _groups(table), _looks(table)
@@ -130,9 +128,7 @@ def _over_depth(table: pd.DataFrame) -> Drawn | None:
                 _line(canvas, (row, col), part, looks[key], in_legend=row == 0)
         if row == 0:
             told = [_peak(part, metric) for _, part in mine.groupby("key", sort=False)]
-    canvas.set(
-        showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
-    )
+    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
     return Drawn(
         "Over relative depth",
         canvas.figure(),
@@ -212,9 +208,7 @@ def correlations(table: pd.DataFrame, groups: Sequence[str] | None = None) -> pd
 def points(table: pd.DataFrame) -> pd.DataFrame:
     """A point for each layer of each model, with both quantities known."""
     both = table[table["metric"].isin(["mean_cosine", "norm_of_mean"])]
-    wide = both.pivot_table(
-        index=["group", "key", "name", "layer"], columns="metric", values="value", sort=False
-    )
+    wide = both.pivot_table(index=["group", "key", "name", "layer"], columns="metric", values="value", sort=False)
     if not {"mean_cosine", "norm_of_mean"} <= set(wide.columns):
         return (
             wide.iloc[:0]
@@ -259,9 +253,7 @@ def _cone_and_drift(table: pd.DataFrame) -> list[Drawn]:
                 line={**looks[key]["line"], "width": 0.7},
                 marker=looks[key]["marker"],
             )
-    canvas.set(
-        showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
-    )
+    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
     each = [
         f"{row.name_}: Spearman {row.spearman:.2f}, Pearson {row.pearson:.2f} ({row.layers} layers)"
         for row in found.rename(columns={"name": "name_"}).itertuples()
@@ -325,9 +317,7 @@ def _series(series: str, table: pd.DataFrame, steps: Sequence[int], metrics: Seq
         for row in (0, 1):
             canvas.y((row, col), **values.axis())
         told.append(f"{words(metric).title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
-    canvas.set(
-        showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
-    )
+    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
     return Drawn(
         f"Along training: {name}",
         canvas.figure(),

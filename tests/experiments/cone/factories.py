@@ -66,8 +66,7 @@ TANH = "torch.nn.modules.activation.Tanh"
 def encoder(folder, pooling=None, modules=("Transformer", "Pooling"), prompts=None, limits=None):
     """The files that sentence-transformers keeps."""
     named = [
-        {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"s.models.{kind}"}
-        for i, kind in enumerate(modules)
+        {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"s.models.{kind}"} for i, kind in enumerate(modules)
     ]
     (folder / "modules.json").write_text(json.dumps(named))
     (folder / "1_Pooling").mkdir()

@@ -75,9 +75,7 @@ def test_mean_cosines_of_resamples_count_each_pair(n, seed):
 def test_the_interval_covers_the_spread_of_samples():
     """Percentiles of resamples are as wide as the spread over new samples."""
     noise = np.random.default_rng(0)
-    values = [
-        resampling.mean_cosine(noise.normal(size=(200, 20)) + 0.5, np.ones((1, 200)))[0] for _ in range(200)
-    ]
+    values = [resampling.mean_cosine(noise.normal(size=(200, 20)) + 0.5, np.ones((1, 200)))[0] for _ in range(200)]
     x = noise.normal(size=(200, 20)) + 0.5
     drawn = resampling.mean_cosine(x, resampling.weights(200))
     assert drawn.std() == pytest.approx(np.std(values), rel=0.25)

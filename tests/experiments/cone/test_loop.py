@@ -27,9 +27,7 @@ def offline(monkeypatch):
 @pytest.fixture
 def lines(workplace) -> Path:
     noise = np.random.default_rng(0)
-    words = [
-        " ".join(noise.choice(["the", "cat", "mat", "sat", "xyz", "jug", "vow"], size=5)) for _ in range(60)
-    ]
+    words = [" ".join(noise.choice(["the", "cat", "mat", "sat", "xyz", "jug", "vow"], size=5)) for _ in range(60)]
     path = workplace / "lines.txt"
     path.write_text("\n".join(words) + "\n")
     return path
@@ -60,9 +58,7 @@ def value(frame, metric, **where):
 
 def direction(run, condition=""):
     (found,) = (
-        a
-        for a in record.read_arrays(run)
-        if a.metric == "axis_share/axis" and (a.layer, a.condition) == (2, condition)
+        a for a in record.read_arrays(run) if a.metric == "axis_share/axis" and (a.layer, a.condition) == (2, condition)
     )
     return found.values
 
@@ -98,8 +94,7 @@ def test_two_rotations_of_one_model_give_the_cosine_of_the_rotation(lines, workp
         next(
             array.values
             for array in record.read_arrays("c")
-            if (array.subject, array.condition, array.metric)
-            == (f"{name}@local", "state=output", "axis_share/axis")
+            if (array.subject, array.condition, array.metric) == (f"{name}@local", "state=output", "axis_share/axis")
         )
         for name in ("one", "other")
     )
@@ -168,9 +163,7 @@ def test_a_real_encoder_agrees_with_transformers_and_numpy(workplace, shared_dat
             if not name:
                 gap = expected - mean_cosine(tokens)
                 assert value(frame, "cone_gap", layer=layer) == pytest.approx(gap, abs=1e-4)
-        assert value(frame, "mean_cosine", site="token", layer=layer) == pytest.approx(
-            mean_cosine(tokens), abs=1e-4
-        )
+        assert value(frame, "mean_cosine", site="token", layer=layer) == pytest.approx(mean_cosine(tokens), abs=1e-4)
     last = np.stack([x[6].mean(0) for x in read])
     units = last / np.linalg.norm(last, axis=1, keepdims=True)
     axis = np.linalg.svd(units - units.mean(0))[2][0]
@@ -191,9 +184,7 @@ def test_a_real_encoder_agrees_with_transformers_and_numpy(workplace, shared_dat
     middle = np.stack(list(different.values())).mean(0)
     centred = [x - middle for x in (one, other)]
     cosines = (centred[0] * centred[1]).sum(1) / np.prod([np.linalg.norm(x, axis=1) for x in centred], axis=0)
-    after = frame[
-        (frame["metric"] == "spearman") & (frame["condition"] == "fitted=own,transform=centred")
-    ].iloc[0]
+    after = frame[(frame["metric"] == "spearman") & (frame["condition"] == "fitted=own,transform=centred")].iloc[0]
     assert after["value"] == pytest.approx(100 * spearmanr(cosines, scores)[0], abs=0.05)
     assert after["low"] < after["value"] < after["high"]
     elsewhere = frame["condition"].str.contains("fitted=corpus:sentences")

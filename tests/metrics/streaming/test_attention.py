@@ -97,11 +97,7 @@ def test_the_entropy_function(causal, masked):
         hidden = torch.rand(150, generator=streams.generator()) < 0.3
         hidden[0] = False
         logits = logits.masked_fill(hidden, -torch.inf)
-        mask = (
-            ~hidden
-            if masked == "bool"
-            else torch.zeros(150, dtype=torch.float64).masked_fill(hidden, -torch.inf)
-        )
+        mask = ~hidden if masked == "bool" else torch.zeros(150, dtype=torch.float64).masked_fill(hidden, -torch.inf)
     p = logits.softmax(-1)
     expected = -torch.special.xlogy(p, p).sum(-1).mean((0, 2))
     found = entropy(call.query, call.key, mask=mask, is_causal=causal)

@@ -60,9 +60,7 @@ def shares():
 def two_layers(seed):
     x, windows = streams.clustered(windows=24, tokens=12, width=4, seed=seed)
     noise = torch.randn(len(x), 1, 3, generator=streams.generator(seed), dtype=torch.float64)
-    return Pair(
-        x, torch.tanh(x @ torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)) + 0.2 * noise, windows
-    )
+    return Pair(x, torch.tanh(x @ torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)) + 0.2 * noise, windows)
 
 
 def drifted(seed):
@@ -137,9 +135,7 @@ def test_scales(scale):
     np.testing.assert_allclose(slope(v), (there(v + 1e-6) - there(v - 1e-6)) / 2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["anisotropy", "singular_value_share", "participation_ratio", "effective_rank"]
-)
+@pytest.mark.parametrize("name", ["anisotropy", "singular_value_share", "participation_ratio", "effective_rank"])
 def test_a_direction_that_no_state_has_changes_no_interval(name):
     """A layer norm takes one away."""
     x, windows = streams.clustered()

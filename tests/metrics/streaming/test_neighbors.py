@@ -22,9 +22,7 @@ def cloud(kind, n=420, d=24):
         case "isotropic":
             return torch.randn(n, d, generator=g)
         case "clusters far apart":
-            return (torch.randn(7, d, generator=g) * 1e4).repeat_interleave(n // 7, 0) + torch.randn(
-                n, d, generator=g
-            )
+            return (torch.randn(7, d, generator=g) * 1e4).repeat_interleave(n // 7, 0) + torch.randn(n, d, generator=g)
         case "one state a thousand times larger":
             return torch.cat([x[1:], 1000 * x[:1]])
         case "a dense heart":
@@ -92,8 +90,6 @@ def test_unique_rows_are_the_first_of_their_kind(rows, double):
 
 
 def test_unique_rows_survive_a_collision_of_codes(monkeypatch):
-    monkeypatch.setattr(
-        torch, "randint", lambda low, high, size, generator: torch.zeros(size, dtype=torch.long)
-    )
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, generator: torch.zeros(size, dtype=torch.long))
     # all multipliers are 1: rows that are permutations of each other get the same code
     assert unique_rows(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])).tolist() == [0, 1]

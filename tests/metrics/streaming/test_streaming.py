@@ -80,9 +80,7 @@ def test_batches_their_order_and_ranks_change_nothing(name):
 def test_a_window_that_comes_in_several_calls_is_one_window(name):
     """Local attention gives the queries of a window chunk by chunk."""
     call, windows = streams.attention(padded=False, causal=False)
-    chunks = [
-        Attention(streams.Call(query, call.key, causal=False), windows) for query in call.query.split(32, dim=2)
-    ]
+    chunks = [Attention(streams.Call(query, call.key, causal=False), windows) for query in call.query.split(32, dim=2)]
     assert_same(stream(name, chunks).compute(), stream(name, [Attention(call, windows)]).compute())
 
 
@@ -100,9 +98,7 @@ def test_states_gathered_from_ranks_reduce_to_the_whole(name):
     synced = fresh(name)
     for state, reduce in synced._reductions.items():
         parts = gathered[state]
-        setattr(
-            synced, state, reduce(parts if isinstance(getattr(synced, state), list) else torch.stack(parts))
-        )
+        setattr(synced, state, reduce(parts if isinstance(getattr(synced, state), list) else torch.stack(parts)))
     assert_same(Group([synced]).compute()[name], stream(name, [batch]).compute())
 
 

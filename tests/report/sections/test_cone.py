@@ -133,11 +133,7 @@ def test_of_a_series_the_last_step_stands_for_it(found):
 
 def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(found):
     figure = cone.drawn(found)[0].figure
-    lines = [
-        trace
-        for trace in figure.data
-        if trace.xaxis in ("x", "x2") and trace.y is not None and trace.line.width
-    ]
+    lines = [trace for trace in figure.data if trace.xaxis in ("x", "x2") and trace.y is not None and trace.line.width]
     widest = {trace.xaxis: trace.line.color for trace in lines if trace.line.width == 2.8}
     assert widest["x"] != widest["x2"]
     assert {trace.xaxis: max(trace.x) for trace in lines if trace.x[0] is not None} == {
@@ -199,9 +195,7 @@ def test_long_names_are_tilted_and_short_ones_are_not(found):
     angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
     assert angles == [0, 0, 0]
     long = tuple(replace(model, name=f"{model.name}-of-a-long-name") for model in found.models)
-    figure = next(
-        one for one in cone.compared(replace(found, models=long)) if one.title == "Axes against axes"
-    ).figure
+    figure = next(one for one in cone.compared(replace(found, models=long)) if one.title == "Axes against axes").figure
     angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
     assert angles == [40, 40, 0]
 
@@ -210,9 +204,7 @@ def test_the_axis_along_the_steps(found):
     figure = next(one for one in cone.compared(found) if one.title == "The axis turning: run").figure
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     np.testing.assert_allclose([trace.z[0] for trace in maps], [[1, 0.25], [0.25, 1]])
-    lines = {
-        trace.xaxis: list(trace.y) for trace in figure.data if trace.hovertemplate and trace.type == "scatter"
-    }
+    lines = {trace.xaxis: list(trace.y) for trace in figure.data if trace.hovertemplate and trace.type == "scatter"}
     assert lines["x"] == [0.1, 0.1]
     assert lines["x2"] == [0.25, 1]
     assert figure.layout.yaxis3.ticktext == ("0", "1", "2", "3", "4", "out")
@@ -244,9 +236,7 @@ def test_two_runs_and_a_training_share_a_page(run, twins, tmp_path):
 
 
 def test_a_run_of_one_model_and_corpus_has_no_comparison(found):
-    alone = {name: one for name, one in found.told.items() if name != "corpora"} | {
-        "corpora": {"sentences": {}}
-    }
+    alone = {name: one for name, one in found.told.items() if name != "corpora"} | {"corpora": {"sentences": {}}}
     single = cone_runs.Cone("c", alone, found.models[:1], found.rows[found.rows["metric"] != "spearman"])
     titles = [one.title for one in [*cone.drawn(single), *cone.compared(single)]]
     assert titles == ["Sentences against tokens", "Similarity, layer by layer", "What centring buys: enc"]

@@ -36,9 +36,7 @@ def rows(run, seeds, layers, subject="", biases=("input", "query", "key"), **res
                     for metric, value in (("entropy", 4 - 3 * sharp), ("max_probability", 0.1 + 0.8 * sharp)):
                         add("attention", layer, metric, value, bias=bias, **at)
             parts = [("input", 0)]
-            parts += [
-                (part, layer) for layer in range(1, layers + 1) for part in ("attention", "residual", "mlp")
-            ]
+            parts += [(part, layer) for layer in range(1, layers + 1) for part in ("attention", "residual", "mlp")]
             for part, layer in parts if "input" in biases else ():
                 mine = {"bias": "input", "part": part, **at}
                 add("residual", layer, "mean_cosine", cosine(beta, part, layer), **mine)
@@ -69,9 +67,7 @@ def make(tmp_path):
 
 
 def trace(figure, name):
-    (found,) = [
-        one for one in figure.data if (one.hovertemplate or "").startswith(f"{name}<br>") and one.xaxis == "x"
-    ]
+    (found,) = [one for one in figure.data if (one.hovertemplate or "").startswith(f"{name}<br>") and one.xaxis == "x"]
     return found
 
 

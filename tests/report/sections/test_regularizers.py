@@ -85,9 +85,7 @@ def test_means_intervals_and_paired_changes_by_hand(runs):
     plain = [np.mean([score("IStar", 0, seed, layer) for layer in (1, 2)]) for seed in SEEDS]
     change = np.subtract(values, plain)
     low, high = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
-    assert moved.loc[("IStar", 3), ["value", "low", "high"]].tolist() == pytest.approx(
-        [change.mean(), low, high]
-    )
+    assert moved.loc[("IStar", 3), ["value", "low", "high"]].tolist() == pytest.approx([change.mean(), low, high])
     assert moved.loc[("IStar", -3), ["lower", "higher"]].tolist() == [3, 0]
 
 

@@ -35,9 +35,7 @@ def study(tmp_path):
         step = told.get("step", 0)
         where = "synthetic=noise" if subject.startswith("resnet") else ""
         rows = [
-            Row(
-                "s", subject, where, step, "residual", layer, -1, metric, value, value - 0.01, value + 0.01, 500
-            )
+            Row("s", subject, where, step, "residual", layer, -1, metric, value, value - 0.01, value + 0.01, 500)
             for layer in range(told["layers"] + 1)
             for metric, value in (("mean_cosine", cosine(layer, step)), ("norm_of_mean", 1.0 + layer**2))
         ]
