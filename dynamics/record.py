@@ -1,4 +1,4 @@
-"""The record of a run: rows in Parquet parts, arrays beside them, and `run.json`. No torch here.
+"""The record of a run: rows in Parquet parts, and arrays beside them. No torch here.
 
 A run leaves `checkpoints/<run>/record/`: one `geometry-*.parquet` for each measured step, `curves-*.parquet`
 for every block of 100 steps, and `arrays-*.parquet` under the same key as the geometry rows. Every file is
@@ -6,13 +6,10 @@ written to a hidden sibling and renamed, so a kill leaves no half part and a res
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynamics.errors import InputError
+from dynamics.files import write_atomically
+from dynamics.runs import resolve
 
-CHECKPOINTS = Path("checkpoints")
 BLOCK = 100
 """Steps in one part of the curves."""
+
+SCHEMA = 1
+"""Version of the columns of a part, in its metadata; 0 are the parts that do not say one, with the same columns."""
+_VERSION = b"dynamics.schema"
 
 SITES = (
     *("residual", "query", "key", "attention", "weight", "output", "sentence", "token"),
@@ -90,26 +92,32 @@ class Array:
 
 
 def condition(**settings: object) -> str:
-    """Settings as the `condition` column has them: sorted `key=value` pairs.
+    """Return settings as the `condition` column has them: sorted `key=value` pairs, separated by commas.
 
-    >>> condition(seed=1, beta=0.5)
-    'beta=0.5,seed=1'
+    In keys and values `%`, `,` and `=` are percent-encoded (`%25`, `%2C`, `%3D`).
+
+    >>> condition(seed=1, beta=0.5), condition(against="a,b")
+    ('beta=0.5,seed=1', 'against=a%2Cb')
     """
-    return ",".join(f"{key}={settings[key]}" for key in sorted(settings))
+    return ",".join(f"{_escaped(key)}={_escaped(settings[key])}" for key in sorted(settings))
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have `write` fill a hidden sibling of `path`, flush it to the disk and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _escaped(text: object) -> str:
+    return str(text).replace("%", "%25").replace(",", "%2C").replace("=", "%3D")
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("%3D", "=").replace("%2C", ",").replace("%25", "%")
+
+
+def parse_condition(text: str) -> dict[str, str]:
+    """Return the settings of a condition, as text.
+
+    >>> parse_condition("against=a%2Cb,seed=1"), parse_condition("")
+    ({'against': 'a,b', 'seed': '1'}, {})
+    """
+    pairs = (pair.partition("=") for pair in text.split(",") if pair)
+    return {_unescaped(key): _unescaped(value) for key, _, value in pairs}
 
 
 class Record:
@@ -175,8 +183,9 @@ class Record:
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"two rows share the key {twice}")
-        columns = list(zip(*rows, strict=True)) if rows else [[] for _ in schema]
-        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [[] for _ in schema]
+        arrays = [pa.array(column, item.type) for column, item in zip(columns, schema, strict=True)]
+        table = pa.table(arrays, schema=schema.with_metadata({_VERSION: str(SCHEMA)}))
         write_atomically(self.folder / name, lambda file: pq.write_table(table, file))
 
 
@@ -184,39 +193,17 @@ def _rows(table: pa.Table) -> list[Row]:
     return [Row(*row) for row in zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)]
 
 
-def new(name: str) -> Path:
-    """The folder of a run that is to be made.
-
-    >>> str(new("decoder"))
-    'checkpoints/decoder'
-
-    Raises:
-        InputError: `name` is a path.
-    """
-    if Path(name).name != name or name == "..":
-        raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
-    return CHECKPOINTS / name
-
-
-def resolve(run: str | Path) -> Path:
-    """The folder of a run given by name (under `checkpoints/`) or by path.
-
-    Raises InputError where there is none, with the nearest names that exist.
-    """
-    for folder in (CHECKPOINTS / run, Path(run)):
-        if (folder / "record").is_dir() or (folder / "run.json").is_file():
-            return folder
-    known = [path.name for path in CHECKPOINTS.glob("*") if (path / "run.json").is_file()]
-    near = get_close_matches(str(run), known, n=3) or sorted(known)[:3]
-    hint = f"did you mean {', '.join(near)}?" if near else "train one with `dynamics fit`."
-    raise InputError(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
-
-
 def _part(path: Path, filters: Filters = None) -> pa.Table:
     try:
-        return pq.read_table(path, filters=filters)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path, filters=filters)
+        version = int((table.schema.metadata or {}).get(_VERSION, b"0"))
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable Parquet part ({error}): delete it.") from error
+    if version > SCHEMA:
+        raise InputError(
+            f"{path} has schema version {version}, this dynamics reads up to {SCHEMA}: install a newer one."
+        )
+    return table.replace_schema_metadata(None)
 
 
 def _parts(folders: Iterable[Path], pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
@@ -229,43 +216,46 @@ def _as_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:
     return [resolve(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
 
 
-def read(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """Every row of one run or of many, sorted by key, with the columns of `Row`.
+def read(runs: str | Path | Sequence[str | Path], conditions: bool = False) -> pd.DataFrame:
+    """Return every row of one run or of many, sorted by key, with the columns of `Row`.
 
     Args:
         runs: a name under `checkpoints/` or a path, or a sequence of them.
+        conditions: also give every key of a condition a column of its own, as text, missing where a row's condition
+            does not have it. A key that is the name of a column already gets `condition_` in front.
+
+    Raises:
+        InputError: there is no such run, or a part cannot be read.
     """
     folders = _as_folders(runs)
     tables = [*_parts(folders, "geometry-*.parquet"), *_parts(folders, "curves-*.parquet")]
     frame = pa.concat_tables(tables or [_ROWS.empty_table()]).to_pandas()
-    return frame.sort_values(KEY, ignore_index=True)
+    frame = frame.sort_values(KEY, ignore_index=True)
+    return with_conditions(frame) if conditions else frame
+
+
+def with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with a column for every key of its `condition` column; see `read`."""
+    settings = {text: parse_condition(text) for text in frame["condition"].unique()}
+    keys = sorted({key for parsed in settings.values() for key in parsed})
+    names = {key: f"condition_{key}" if key in COLUMNS else key for key in keys}
+    columns = {
+        name: frame["condition"].map({text: parsed.get(key) for text, parsed in settings.items()})
+        for key, name in names.items()
+    }
+    return frame.assign(**columns)
 
 
 def read_arrays(runs: str | Path | Sequence[str | Path], filters: Filters = None) -> list[Array]:
-    """Every array of one run or of many.
+    """Return every array of one run or of many.
 
     Args:
         runs: a name under `checkpoints/` or a path, or a sequence of them.
         filters: read only rows that pass, for example `[("head", "=", -1)]`: there are many arrays.
     """
-    found = []
+    arrays = []
     for table in _parts(_as_folders(runs), "arrays-*.parquet", filters):
         for row in table.to_pylist():
             values = np.asarray(row.pop("values"), dtype=float).reshape(row.pop("shape"))
-            found.append(Array(**row, values=values))
-    return found
-
-
-def read_run(run: str | Path) -> dict[str, Any]:
-    """The run's `run.json`: model, data hash, seeds, versions, git commit, hardware, estimator settings."""
-    path = resolve(run) / "run.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): the run's provenance is missing.") from error
-
-
-def write_run(folder: Path, provenance: dict[str, Any]) -> None:
-    """Write `run.json`."""
-    text = json.dumps(provenance, indent=2, default=str) + "\n"
-    write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
+            arrays.append(Array(**row, values=values))
+    return arrays

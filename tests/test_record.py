@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics import record
+from dynamics import files, record, runs
 from dynamics.errors import InputError
 from dynamics.record import COLUMNS, KEY, Array, Record, Row
+from dynamics.runs import write_run
 
 
 def row(step=0, layer=0, metric="anisotropy", value=0.5, site="residual", head=-1):
@@ -113,14 +114,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        record.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
 
 
 def test_a_missing_run_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record.write_run(tmp_path / "checkpoints" / "decoder-a", {"run": "decoder-a"})
+    write_run(tmp_path / "checkpoints" / "decoder-a", {"run": "decoder-a"})
     with pytest.raises(InputError, match="did you mean decoder-a"):
         record.read("decoder-b")
 
@@ -140,4 +141,4 @@ def test_a_damaged_part_is_refused_by_name(folder):
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "/tmp/x"])
 def test_a_new_run_has_a_name_and_no_path(name):
     with pytest.raises(InputError, match="a name, not a path"):
-        record.new(name)
+        runs.new(name)

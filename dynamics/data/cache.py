@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from dynamics.errors import InputError
-from dynamics.record import write_atomically
+from dynamics.files import write_atomically
 
 T = TypeVar("T")
 

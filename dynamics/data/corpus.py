@@ -27,7 +27,7 @@ from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
 from dynamics.data.wikitext import plain
 from dynamics.errors import InputError
-from dynamics.record import write_atomically
+from dynamics.files import write_atomically
 
 SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 """Per cent of the characters, by position."""

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dynamics.errors import InputError
-from dynamics.record import write_atomically
+from dynamics.files import write_atomically
 
 KINDS = ("characters", "bytes")
 UNKNOWN, MASK, PAD = "<unk>", "<mask>", "<pad>"

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dynamics import runs
 from dynamics.errors import InputError
-from dynamics.record import read_run, write_run
+from dynamics.runs import write_run
 
 Facts = dict[str, Any]
 SHARED = ("settings", "metrics")
@@ -33,7 +34,7 @@ def begin(folder: Path, made: Facts, resume: str | None, shared: Sequence[str] =
         return made
     if resume is None:
         raise InputError(f"a run named {folder.name} exists: add --resume auto to go on, or choose another --run.")
-    before = read_run(folder)
+    before = runs.read(folder).to_dict()
     if before.get("kind") != made["kind"]:
         raise InputError(f"the run {folder.name} is no {made['kind']}: choose another --run.")
     for key in shared:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dynamics import record
+from dynamics import files, runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
 
@@ -33,8 +33,8 @@ class Point:
     @property
     def status(self) -> str:
         """How its run stands: empty before the first time, else that of its `run.json`."""
-        folder = record.CHECKPOINTS / self.name
-        return str(record.read_run(folder).get("status")) if (folder / "run.json").is_file() else ""
+        folder = runs.CHECKPOINTS / self.name
+        return str(runs.read(folder).to_dict().get("status")) if (folder / "run.json").is_file() else ""
 
     @property
     def is_done(self) -> bool:
@@ -122,7 +122,7 @@ def sweep(
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")
     made = points(path, name, more)
-    folder = record.new(name)
+    folder = runs.new(name)
     todo = [point for point in made if not point.is_done]
     known = _known(folder)
     changed = next((point for point in made if known.get(point.name, list(point.words)) != list(point.words)), None)
@@ -142,7 +142,7 @@ def sweep(
         for point in todo:
             known[point.name] = list(point.words)
             text = json.dumps(known, indent=1)
-            record.write_atomically(folder / "sweep.json", lambda file, text=text: file.write(text.encode()))
+            files.write_atomically(folder / "sweep.json", lambda file, text=text: file.write(text.encode()))
             said = _run(point, folder / f"{point.name}.log")
             if said:
                 failed[point.name] = said

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamics import record
+from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.loading.options import Loading
 
@@ -85,7 +85,7 @@ def _subjects(model: str, wanted: Sequence[str], seed: int) -> Iterator[Subject]
         yield from _of_run(run, wanted)
     elif path.exists():
         yield from _of_folder(path, wanted)
-    elif model.startswith((".", "/", "~", f"{record.CHECKPOINTS}/")):
+    elif model.startswith((".", "/", "~", f"{runs.CHECKPOINTS}/")):
         raise InputError(f"there is no model at {model}: the folder does not exist.")
     else:
         yield from _of_hub(model, wanted)
@@ -93,7 +93,7 @@ def _subjects(model: str, wanted: Sequence[str], seed: int) -> Iterator[Subject]
 
 def _own(model: str) -> Path | None:
     """The folder of a run of ours that goes by this name or path."""
-    for folder in (record.CHECKPOINTS / model, Path(model)):
+    for folder in (runs.CHECKPOINTS / model, Path(model)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
             return folder
     return None

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture, to refuse it by name)
-from dynamics import record
+from dynamics import runs
 from dynamics.data.task_table import Task, find
 from dynamics.data.tasks import TaskBatch, TaskData
 from dynamics.errors import InputError
@@ -216,7 +216,7 @@ def _sources(checkpoint: str) -> tuple[str, str]:
     Raises:
         InputError: a folder that does not exist, or a run that kept no weights.
     """
-    for folder in (record.CHECKPOINTS / checkpoint, Path(checkpoint)):
+    for folder in (runs.CHECKPOINTS / checkpoint, Path(checkpoint)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
             kept = sorted((folder / "weights").glob("step-*"))
             if not kept:
@@ -225,7 +225,7 @@ def _sources(checkpoint: str) -> tuple[str, str]:
                     "--monitor.keep_weights last."
                 )
             return str(kept[-1]), str(folder)
-    if checkpoint.startswith((".", "/", "~", f"{record.CHECKPOINTS}/")) and not Path(checkpoint).is_dir():
+    if checkpoint.startswith((".", "/", "~", f"{runs.CHECKPOINTS}/")) and not Path(checkpoint).is_dir():
         raise InputError(f"model.checkpoint {checkpoint}: there is no such folder.")
     return checkpoint, checkpoint
 

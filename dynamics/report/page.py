@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dynamics import record
+from dynamics import files
 from dynamics.errors import InputError
 from dynamics.report import figures, origin, summary, tables
 from dynamics.report.figures import Looks, Panel
@@ -79,7 +79,7 @@ def write(runs: Sequence[str | Path], out: Path) -> Path:
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
     html = page(load(runs))
     try:
-        record.write_atomically(out, lambda file: file.write(html.encode()))
+        files.write_atomically(out, lambda file: file.write(html.encode()))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.names import CURVES
+from dynamics.runs import resolve
 
 HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
 """Keys of `run.json` that tell how a run went, not what it was: two seeds of one arm may differ in them."""
@@ -107,7 +108,7 @@ def load(runs: Sequence[str | Path]) -> Study:
     Raises:
         InputError: no run was named, one does not exist, or one has no rows.
     """
-    folders = list(dict.fromkeys(record.resolve(run).resolve() for run in runs))
+    folders = list(dict.fromkeys(resolve(run).resolve() for run in runs))
     if not folders:
         raise InputError("name at least one run to report on, for example `dynamics report NAME --out report.html`.")
     frames, told, arrays = {}, {}, []
@@ -141,7 +142,7 @@ def _unique(folder: Path, taken: Settings) -> str:
 def _settings(folder: Path) -> Settings:
     if not (folder / "run.json").is_file():
         return {}
-    told = record.read_run(folder)
+    told = runs.read(folder).to_dict()
     if not isinstance(told, dict):
         raise InputError(f"{folder / 'run.json'} must hold one JSON object (found {type(told).__name__}).")
     return told

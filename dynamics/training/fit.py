@@ -15,10 +15,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
+from dynamics import runs
 from dynamics.config import OWN_OPTIONS, Options, gather_config, split_options
 from dynamics.errors import Failure, InputError
+from dynamics.files import write_atomically
 from dynamics.provenance import provenance
-from dynamics.record import Record, Row, new, read_run, resolve, write_atomically, write_run
+from dynamics.record import Record, Row
+from dynamics.runs import new, resolve, write_run
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
 from dynamics.training.lightning_cli import RunCLI
 
@@ -116,7 +119,7 @@ def _prepare(cli: RunCLI, state: Path | None) -> dict[str, Any]:
     _count_steps(cli)
     described = _describe(cli)
     if state is not None and (cli.folder / "run.json").is_file():
-        _refuse_change(read_run(cli.folder), described)
+        _refuse_change(runs.read(cli.folder).to_dict(), described)
     return described
 
 

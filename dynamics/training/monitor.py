@@ -10,10 +10,11 @@ import lightning as L
 import torch
 
 from dynamics.errors import InputError
+from dynamics.files import write_atomically
 from dynamics.loggers.names import flat_name
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
-from dynamics.record import Record, Row, write_atomically
+from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights, weights_path
 from dynamics.training.plan import Plan, plan

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.measure.measurement import measure
 from tests import tuning
@@ -36,7 +36,7 @@ def lines(workplace) -> Path:
 
 def scan(*words, run="r", metrics=FEW):
     main(["scan", *map(str, words), "--run", run, "--metrics", metrics])
-    return record.read(run), record.read_run(run)
+    return record.read(run), runs.read(run).to_dict()
 
 
 def refused(capsys, *words, run="r", metrics=FEW):
@@ -126,7 +126,7 @@ def test_a_schedule_of_a_metric_is_refused(workplace, capsys):
 
 def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monkeypatch, capsys):
     shutil.copytree(trained / "checkpoints" / "tiny", workplace / "tiny")
-    told = record.read_run("tiny")
+    told = runs.read("tiny").to_dict()
     (workplace / "tiny" / "run.json").write_text(json.dumps(told | {"probe": {"sha256": "another"}}))
     assert "is not what it was in training" in refused(capsys, "tiny", run="changed")
     (workplace / "tiny" / "config.yaml").unlink()
@@ -144,7 +144,7 @@ def test_a_tuned_run_gives_what_its_monitor_recorded(workplace):
     assert (both["step"] == 6).all()  # the others kept no weights
     assert (both["n"] == both["n_scan"]).all()
     np.testing.assert_allclose(both["value_scan"], both["value"], rtol=0, atol=1e-12)
-    assert told["subjects"]["tuned@step6"]["input"]["tokens"] == record.read_run("tuned")["probe"]["tokens"]
+    assert told["subjects"]["tuned@step6"]["input"]["tokens"] == runs.read("tuned").to_dict()["probe"]["tokens"]
 
 
 def test_a_run_reads_other_text_with_its_own_alphabet(trained, monkeypatch, text_file):
@@ -238,7 +238,7 @@ def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, caps
     assert not Path("checkpoints/none").exists()
     assert "bad" in refused(capsys, good, bad, "--text", lines, "--lines", run="half")
     assert set(record.read("half")["subject"]) == {"good@local"}
-    assert record.read_run("half")["status"] == "failed"
+    assert runs.read("half").to_dict()["status"] == "failed"
 
 
 def test_weights_of_other_sizes_are_refused(workplace, lines, capsys):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from dynamics import runs
 from dynamics.cli.main import main
 from dynamics.experiments.scan import Options, protocols
 from dynamics.loading import text
 from dynamics.loading.models import load
 from dynamics.loading.subjects import expand
 from dynamics.metrics.anisotropy import anisotropy
-from dynamics.record import read, read_run
+from dynamics.record import read
 from tests.experiments.test_scan import offline, refused  # noqa: F401 (offline is a fixture)
 
 SIZE = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 259}
@@ -28,7 +29,7 @@ def long(workplace) -> Path:
 
 def scan(*words):
     main(["scan", "random:gpt2", "--config-overrides", str(SIZE), "--run", "r", *map(str, words)])
-    return read("r"), read_run("r")
+    return read("r"), runs.read("r").to_dict()
 
 
 def test_the_shape_of_learning(long):

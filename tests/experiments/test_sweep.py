@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.experiments import sweep
+from dynamics.runs import write_run
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, TINY, arguments
 
@@ -62,7 +63,7 @@ def run(code, told=None, said=""):
         print(said, file=stdout)
         failing = code if "seed_1" in name or told else 0
         if told or not failing:
-            record.write_run(record.CHECKPOINTS / name, {"status": told or "done"})
+            write_run(runs.CHECKPOINTS / name, {"status": told or "done"})
         return SimpleNamespace(wait=lambda: failing)
 
     calls = []
@@ -101,13 +102,13 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
     settings = TINY | {"trainer.max_steps": 100_000, "checkpoints.every": 97}
     command = [sys.executable, "-m", "dynamics", "sweep", str(path), "--run", "s", *arguments(settings)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    folder = record.CHECKPOINTS / "s-plain-rate_0.1-seed_0"
+    folder = runs.CHECKPOINTS / "s-plain-rate_0.1-seed_0"
     while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said.strip()) == (1, "dynamics: interrupted.")
-    assert record.read_run(folder)["status"] == "interrupted"
+    assert runs.read(folder).to_dict()["status"] == "interrupted"
     frame = record.read(folder)
     last = frame[frame.metric == "loss"].step.max()
     assert states(folder)[0].name == f"step-{last:010d}.ckpt"
@@ -125,7 +126,7 @@ def test_a_dry_run_prints_commands_and_leaves_nothing(here, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("dynamics fit --run s-plain-istar_-2-seed_0 --config a.yaml")
     assert printed[-1] == "4 runs, 0 of them complete"
-    assert not record.CHECKPOINTS.exists()
+    assert not runs.CHECKPOINTS.exists()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,6 @@ def test_a_sweep_trains_and_draws(here, text_file):
     option = "--model.regularizers+=IStar --model.regularizers.weight={}"
     path = config(here / "s.yaml", fit={"d": words}, vary={"istar": {"option": option, "values": [-2, 0]}}, seeds=[0])
     main(["sweep", str(path)])
-    html = (record.CHECKPOINTS / "s" / "report.html").read_text()
+    html = (runs.CHECKPOINTS / "s" / "report.html").read_text()
     assert 'id="shaping"' in html
-    assert len(json.loads((record.CHECKPOINTS / "s" / "sweep.json").read_text())) == 2
+    assert len(json.loads((runs.CHECKPOINTS / "s" / "sweep.json").read_text())) == 2

@@ -11,7 +11,7 @@ import torch
 from sklearn import metrics as sklearn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.data.examples import Answer, Example
 from dynamics.data.task_table import TASKS
@@ -161,7 +161,7 @@ def test_the_best_answer_of_all_windows_counts():
 
 
 def weights(run):
-    (newest, *_) = states(record.CHECKPOINTS / run)
+    (newest, *_) = states(runs.CHECKPOINTS / run)
     return torch.load(newest, weights_only=True)["state_dict"]
 
 
@@ -185,7 +185,7 @@ def test_a_run_measures_task_and_geometry_along_the_way(workplace, bert, folders
     assert sorted(set(geometry.step)) == [0, 1, 2, 4, 6]
     assert sorted(set(geometry.layer)) == [0, 1, 2]
     assert "bits_per_character" not in set(frame.metric)
-    told = record.read_run("a")
+    told = runs.read("a").to_dict()
     assert (told["status"], told["task"], told["layers"]) == ("done", task, 2)
     assert told["data"]["sha256"]
     text = page.write(["a"], Path("report.html")).read_text()
@@ -196,7 +196,7 @@ def test_epochs_become_steps_and_the_last_one_is_validated(workplace, bert, fold
     settings = {"trainer__max_steps": -1, "trainer__max_epochs": 3, "trainer__val_check_interval": 0.3}
     finetune(bert, folders["sst2"], "a", **settings)
     frame = record.read("a")
-    assert record.read_run("a")["max_steps"] == 3 * (30 // 4)
+    assert runs.read("a").to_dict()["max_steps"] == 3 * (30 // 4)
     assert frame[frame.site == "validation"].step.unique().tolist() == [0, 6, 12, 18, 21]
 
 
@@ -211,7 +211,7 @@ def test_an_interval_longer_than_the_run_validates_its_end(workplace, bert, fold
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(workplace, bert, folders):
     for run in ("whole", "killed"):
         finetune(bert, folders["sst2"], run, trainer__max_steps=12, checkpoints__every=5)
-    states(record.CHECKPOINTS / "killed")[0].unlink()
+    states(runs.CHECKPOINTS / "killed")[0].unlink()
     finetune(bert, folders["sst2"], "killed", "--resume", "auto", trainer__max_steps=12, checkpoints__every=5)
     whole, killed = weights("whole"), weights("killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -234,15 +234,15 @@ def test_a_regulariser_shapes_what_is_tuned(workplace, bert, folders):
         reached[weight] = score
     assert reached[-5.0][0] == reached[5.0][0]  # before the first update
     assert reached[-5.0][-1] < 0.8 * reached[5.0][-1]
-    assert record.read_run("a5.0")["regularizers"]["istar"]["weight"] == 5
+    assert runs.read("a5.0").to_dict()["regularizers"]["istar"]["weight"] == 5
 
 
 def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folders, capsys):
     finetune(bert, folders["sst2"], "a")
-    saved = record.CHECKPOINTS / "a" / "weights" / f"step-{6:010d}"
+    saved = runs.CHECKPOINTS / "a" / "weights" / f"step-{6:010d}"
     network, last = AutoModelForSequenceClassification.from_pretrained(saved), weights("a")
     assert all(torch.equal(p, last[f"network.{name}"]) for name, p in network.named_parameters())
-    (newest, *_) = states(record.CHECKPOINTS / "a")
+    (newest, *_) = states(runs.CHECKPOINTS / "a")
     module = TaskModel.load_from_checkpoint(newest, weights_only=True)
     assert torch.equal(module.network.classifier.weight, network.classifier.weight)
     main(["test", "--run", "a"])
@@ -252,7 +252,7 @@ def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folder
     main(["scan", "checkpoints/a", "--text", str(text), "--lines", "--metrics", "[mean_norm]", "--run", "scan"])
     scanned = record.read("scan").query("metric == 'mean_norm' and site == 'residual'")
     assert scanned.layer.tolist() == [0, 1, 2]
-    assert "UTF-8" not in json.dumps(record.read_run("scan"))  # the tokenizer of the run was found
+    assert "UTF-8" not in json.dumps(runs.read("scan").to_dict())  # the tokenizer of the run was found
     # The head comes along: the second run starts where the first ended.
     again, _ = built("a", folders["sst2"], seed=9)
     assert torch.equal(again.network.classifier.weight, network.classifier.weight)
@@ -315,7 +315,7 @@ def test_what_cannot_be_tuned_is_refused_and_leaves_no_run(workplace, bert, fold
     ):
         message = refusal(capsys, checkpoint, data, "bad", **settings)
         assert word in message, message
-        assert not (record.CHECKPOINTS / "bad").exists()
+        assert not (runs.CHECKPOINTS / "bad").exists()
 
 
 def test_a_real_encoder_learns(workplace, shared_data):

@@ -8,6 +8,7 @@ import pytest
 
 from dynamics import record
 from dynamics.record import NAN, Row
+from dynamics.runs import write_run
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200)
 LAYERS, HEADS = 4, 4
@@ -128,7 +129,7 @@ def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: obj
         "hardware": "2 CPU cores",
         "command": f"dynamics fit --config configs/{kind}.yaml --seed_everything {seed}",
     }
-    record.write_run(folder, provenance | settings)
+    write_run(folder, provenance | settings)
     return folder
 
 

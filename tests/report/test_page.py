@@ -12,6 +12,7 @@ from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import NAN, Row
 from dynamics.report import page
+from dynamics.runs import write_run
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def small(tmp_path):
             for layer in (0, 1)
         ]
         record.Record(tmp_path / name).write(0, rows)
-        record.write_run(tmp_path / name, settings)
+        write_run(tmp_path / name, settings)
         return tmp_path / name
 
     return make
@@ -137,7 +138,7 @@ def test_refuses_a_place_that_cannot_hold_the_page(twins, tmp_path, out, said):
 def test_a_refusal_leaves_the_older_page_as_it_was(tmp_path):
     out = tmp_path / "r.html"
     out.write_text("older")
-    record.write_run(tmp_path / "fresh", {"run": "fresh"})
+    write_run(tmp_path / "fresh", {"run": "fresh"})
     with pytest.raises(InputError, match="no rows"):
         page.write([tmp_path / "fresh"], out)
     assert out.read_text() == "older"

@@ -4,6 +4,7 @@ from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import Row
 from dynamics.report.study import load
+from dynamics.runs import write_run
 
 
 def swept(folder, conditions, kind="probe"):
@@ -14,7 +15,7 @@ def swept(folder, conditions, kind="probe"):
         for layer in (1, 2)
     ]
     record.Record(folder).write(0, rows)
-    record.write_run(folder, {"run": folder.name, "kind": kind})
+    write_run(folder, {"run": folder.name, "kind": kind})
     return folder
 
 
@@ -60,7 +61,7 @@ def test_a_record_without_settings_is_called_by_its_run(make, told):
     run = make("foreign")
     (run / "run.json").unlink()
     if told is not None:
-        record.write_run(run, told)
+        write_run(run, told)
     (arm,) = load([run]).arms
     assert (arm.name, arm.objective, arm.about) == ("foreign", "", "")
 
@@ -94,7 +95,7 @@ def test_refuses_no_run_at_all():
 
 
 def test_refuses_a_run_that_has_measured_nothing(tmp_path):
-    record.write_run(tmp_path / "fresh", {"run": "fresh"})
+    write_run(tmp_path / "fresh", {"run": "fresh"})
     with pytest.raises(InputError, match="fresh has no rows"):
         load([tmp_path / "fresh"])
 

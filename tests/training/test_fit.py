@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.config import read_config
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
@@ -18,7 +18,7 @@ from tests.runs import CONFIGS, fit
 
 
 def weights(run):
-    (newest, *_) = states(record.CHECKPOINTS / run)
+    (newest, *_) = states(runs.CHECKPOINTS / run)
     return torch.load(newest, weights_only=True)["state_dict"]
 
 
@@ -46,7 +46,7 @@ def here(workplace):
 
 def test_a_run_leaves_everything_under_its_name(here, text_file):
     fit(text_file, "a")
-    folder = record.CHECKPOINTS / "a"
+    folder = runs.CHECKPOINTS / "a"
     assert {p.name for p in folder.iterdir()} == {
         *("config.yaml", "run.json", "tokenizer.json", "tokenizer_config.json"),
         *("record", "weights", "state"),
@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     assert frame[(frame.site == "train") & (frame.metric == "loss")].step.tolist() == [1, 2, 3, 4, 5, 6]
     assert sorted(set(frame[frame.site == "validation"].step)) == [0, 3, 6]
     assert (frame[(frame.metric == "drift") & (frame.step == 0)].value == 0).all()
-    provenance = record.read_run("a")
+    provenance = runs.read("a").to_dict()
     assert provenance["status"] == "done"
     assert provenance["data"]["sha256"]
 
@@ -87,8 +87,8 @@ def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkey
     told = capsys.readouterr()
     assert f"step-{step:010d}.ckpt) with --resume auto" in told.out
     assert told.err.endswith("dynamics: interrupted.\n")
-    assert record.read_run("cut")["status"] == "interrupted"
-    assert states(record.CHECKPOINTS / "cut")[0].name == f"step-{step:010d}.ckpt"
+    assert runs.read("cut").to_dict()["status"] == "interrupted"
+    assert states(runs.CHECKPOINTS / "cut")[0].name == f"step-{step:010d}.ckpt"
     fit(text_file, "cut", "--resume", "auto", trainer__accumulate_grad_batches=2)
     fit(text_file, "shares", trainer__accumulate_grad_batches=2)
     whole, cut = weights("shares"), weights("cut")
@@ -98,7 +98,7 @@ def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkey
 
 def test_measured_weights_load_through_transformers(here, text_file):
     fit(text_file, "a")
-    saved = sorted((record.CHECKPOINTS / "a" / "weights").iterdir())
+    saved = sorted((runs.CHECKPOINTS / "a" / "weights").iterdir())
     assert [path.name for path in saved] == [f"step-{step:010d}" for step in (0, 1, 2, 4, 6)]
     network = AutoModelForCausalLM.from_pretrained(saved[-1])
     last = weights("a")
@@ -146,7 +146,7 @@ def test_twins_start_alike_and_part(here, text_file):
     for config in ("decoder", "encoder", "causal-mlm"):
         fit(text_file, config, config=config)
     start = [
-        AutoModelForCausalLM.from_pretrained(record.CHECKPOINTS / config / "weights" / f"step-{0:010d}")
+        AutoModelForCausalLM.from_pretrained(runs.CHECKPOINTS / config / "weights" / f"step-{0:010d}")
         for config in ("decoder", "encoder", "causal-mlm")
     ]
     parameters = [dict(network.named_parameters()) for network in start]
@@ -160,7 +160,7 @@ def test_twins_start_alike_and_part(here, text_file):
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(here, text_file):
     fit(text_file, "whole", config="encoder", model__dropout=0.1)
     fit(text_file, "killed", config="encoder", model__dropout=0.1)
-    folder = record.CHECKPOINTS / "killed"
+    folder = runs.CHECKPOINTS / "killed"
     # As a kill between steps 3 and 6 leaves it: the newest state is gone, later rows are still there.
     states(folder)[0].unlink()
     fit(text_file, "killed", "--resume", "auto", config="encoder", model__dropout=0.1)
@@ -181,7 +181,7 @@ def test_a_run_can_be_made_longer(here, text_file):
 
 def test_resuming_without_a_state_starts_from_the_beginning(here, text_file):
     fit(text_file, "a", "--resume", "auto")
-    assert record.read_run("a")["status"] == "done"
+    assert runs.read("a").to_dict()["status"] == "done"
 
 
 def test_accumulation_gives_the_same_windows_and_nearly_the_same_weights(here, text_file):
@@ -193,7 +193,7 @@ def test_accumulation_gives_the_same_windows_and_nearly_the_same_weights(here, t
 
 def test_a_checkpoint_loads_without_its_data(here, text_file):
     fit(text_file, "a")
-    (newest, *_) = states(record.CHECKPOINTS / "a")
+    (newest, *_) = states(runs.CHECKPOINTS / "a")
     module = LanguageModel.load_from_checkpoint(newest, weights_only=True)
     assert torch.equal(module.network.lm_head.weight, weights("a")["network.lm_head.weight"])
 
@@ -211,7 +211,7 @@ def test_evaluating_a_run(here, text_file, capsys):
 def test_offline_wandb_holds_every_metric_at_every_measured_step(here, text_file):
     config = {"class_path": "dynamics.loggers.wandb.WandbLogger"}
     fit(text_file, "a", trainer__logger=json.dumps(config))
-    (log,) = (record.CHECKPOINTS / "a" / "wandb").glob("offline-run-*/*.wandb")
+    (log,) = (runs.CHECKPOINTS / "a" / "wandb").glob("offline-run-*/*.wandb")
     inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", str(log), "--json"]
     lines = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     records = [json.loads(line) for line in lines]
@@ -270,7 +270,7 @@ def _value(value):
 )
 def test_bad_settings_are_refused_and_leave_no_run(here, text_file, capsys, settings, word):
     assert word in refusal(capsys, text_file, "bad", **settings)
-    assert not (record.CHECKPOINTS / "bad").exists()
+    assert not (runs.CHECKPOINTS / "bad").exists()
 
 
 @pytest.mark.parametrize(
@@ -282,27 +282,27 @@ def test_bad_corpora_are_refused_and_leave_no_run(here, capsys, content, word):
     if content is not None:
         path.write_bytes(content)
     assert word in refusal(capsys, path, "bad")
-    assert not (record.CHECKPOINTS / "bad").exists()
+    assert not (runs.CHECKPOINTS / "bad").exists()
 
 
 def test_a_name_that_exists_is_refused_and_nothing_is_lost(here, text_file, capsys):
     fit(text_file, "a")
-    before = {p: p.stat().st_mtime_ns for p in (record.CHECKPOINTS / "a").rglob("*")}
+    before = {p: p.stat().st_mtime_ns for p in (runs.CHECKPOINTS / "a").rglob("*")}
     message = refusal(capsys, text_file, "a")
     assert "--resume" in message
-    assert {p: p.stat().st_mtime_ns for p in (record.CHECKPOINTS / "a").rglob("*")} == before
+    assert {p: p.stat().st_mtime_ns for p in (runs.CHECKPOINTS / "a").rglob("*")} == before
 
 
 def test_a_made_up_name_is_printed(here, text_file, capsys):
     fit(text_file, None)
-    (folder,) = record.CHECKPOINTS.iterdir()
+    (folder,) = runs.CHECKPOINTS.iterdir()
     assert folder.name in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--size", "huge"], ["--config", "nowhere.yaml"], ["--resume", "nowhere.ckpt"]])
 def test_files_that_are_missing_are_named(here, text_file, capsys, words):
     assert words[1] in refusal(capsys, text_file, "bad", *words)
-    assert not (record.CHECKPOINTS / "bad").exists()
+    assert not (runs.CHECKPOINTS / "bad").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(here, text_file, capsys):

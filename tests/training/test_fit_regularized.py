@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, TINY, arguments, fit
 from tests.training.test_fit import refusal, weights
@@ -33,7 +33,7 @@ def test_a_regulariser_is_asked_for_on_the_command_line_and_writes_its_terms(tex
     score = curve("a", "isoscore_star")
     assert curve("a", "istar") == pytest.approx([-2 * (1 - value) for value in score], rel=1e-5)
     assert score[-1] < score[0]
-    assert record.read_run("a")["regularizers"]["istar"]["weight"] == -2
+    assert runs.read("a").to_dict()["regularizers"]["istar"]["weight"] == -2
 
 
 def test_accumulated_shares_give_mean_terms(text_file):
@@ -48,7 +48,7 @@ def test_a_regularised_run_goes_on_as_if_it_had_not_stopped(text_file, renew):
     words = (*ISTAR, "--model.regularizers.reference_states=300", f"--model.regularizers.renew={renew}")
     fit(text_file, "whole", *words)
     fit(text_file, "killed", *words)
-    states(record.CHECKPOINTS / "killed")[0].unlink()
+    states(runs.CHECKPOINTS / "killed")[0].unlink()
     fit(text_file, "killed", "--resume", "auto", *words)
     whole, killed = weights("whole"), weights("killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -71,10 +71,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(text_file, mo
     message = capsys.readouterr().err
     assert "the task loss was the first to be nan, at step 4" in message
     assert "istar -" in message
-    folder = record.CHECKPOINTS / "a"
+    folder = runs.CHECKPOINTS / "a"
     assert [path.name for path in states(folder)] == ["step-0000000003.ckpt"]
     assert len(curve("a", "loss")) == 3
-    assert record.read_run("a")["status"] == "failed"
+    assert runs.read("a").to_dict()["status"] == "failed"
     assert all(x.isfinite().all() for x in weights("a").values())
 
 
@@ -95,7 +95,7 @@ def test_two_ranks_share_one_reference(text_file):
     subprocess.run(command, check=True, timeout=120)
     moments = []
     for run in ("one", "two"):
-        (newest, *_) = states(record.CHECKPOINTS / run)
+        (newest, *_) = states(runs.CHECKPOINTS / run)
         moments.append(torch.load(newest, weights_only=True)["regularizers"]["istar"]["moments"])
     assert moments[0][-1, -1] == 4 * 32 * 2  # windows, characters, layers
     torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-4)
@@ -128,4 +128,4 @@ def test_bf16_trains(text_file):
 )
 def test_a_wrong_regulariser_is_refused(text_file, capsys, words, said):
     assert said in refusal(capsys, text_file, "a", *words)
-    assert not record.CHECKPOINTS.exists()
+    assert not runs.CHECKPOINTS.exists()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.measure.suite import Suite
 from dynamics.schedule import Every
@@ -69,10 +69,10 @@ def test_a_metric_asked_for_by_another_name_is_thinned_too():
 def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
     settings = {"trainer__max_steps": 40, "metrics": "{anisotropy: {schedule: {every: 1}}}"}
     fit(text_file, "a", monitor__max_overhead=1e-6, **settings)
-    stored = json.loads((record.CHECKPOINTS / "a" / "plan.json").read_text())
+    stored = json.loads((runs.CHECKPOINTS / "a" / "plan.json").read_text())
     assert stored["anisotropy"] == [*range(17), 40]
     assert measured("a", "anisotropy") == stored["anisotropy"]
-    fit(text_file, "b", monitor__plan=record.CHECKPOINTS / "a" / "plan.json", **settings)
+    fit(text_file, "b", monitor__plan=runs.CHECKPOINTS / "a" / "plan.json", **settings)
     assert measured("b", "anisotropy") == stored["anisotropy"]
 
 

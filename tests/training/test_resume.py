@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
@@ -47,13 +47,13 @@ def finished(tmp_path_factory, text_file):
         patch.chdir(place)
         patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
         fit(text_file, "a")
-    return place / record.CHECKPOINTS / "a"
+    return place / runs.CHECKPOINTS / "a"
 
 
 @pytest.fixture
 def run(here, finished):
     """The finished run's copy, called a."""
-    return shutil.copytree(finished, record.CHECKPOINTS / "a")
+    return shutil.copytree(finished, runs.CHECKPOINTS / "a")
 
 
 def contents(run):
@@ -76,7 +76,7 @@ def test_a_kill_behind_a_state_takes_nothing_that_leads_up_to_it(here, text_file
     command = [sys.executable, "-c", KILLED, str(text_file)]
     killed = subprocess.run(command, env=os.environ | paths, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -9
-    assert [path.name for path in states(record.CHECKPOINTS / "cut")] == ["step-0000000003.ckpt"]
+    assert [path.name for path in states(runs.CHECKPOINTS / "cut")] == ["step-0000000003.ckpt"]
     fit(text_file, "cut", "--resume", "auto", config="encoder")
     fit(text_file, "whole", config="encoder")
     assert_same("cut", "whole")
@@ -89,16 +89,16 @@ def test_what_stops_before_the_last_step_goes_on_from_there(here, text_file, run
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModel, "on_train_batch_end", stop)
         fit(text_file, "b")
-    assert record.read_run("b")["status"] == "stopped"
-    assert states(record.CHECKPOINTS / "b")[0].name == "step-0000000004.ckpt"
+    assert runs.read("b").to_dict()["status"] == "stopped"
+    assert states(runs.CHECKPOINTS / "b")[0].name == "step-0000000004.ckpt"
     fit(text_file, "b", "--resume", "auto")
-    assert record.read_run("b")["status"] == "done"
+    assert runs.read("b").to_dict()["status"] == "done"
     assert all(torch.equal(tensor, weights("b")[name]) for name, tensor in weights("a").items())
 
 
 def test_what_an_attempt_without_a_state_wrote_is_forgotten(here, text_file, run):
     fit(text_file, "b", trainer__max_steps=9, checkpoints__every=100)
-    states(record.CHECKPOINTS / "b")[0].unlink()
+    states(runs.CHECKPOINTS / "b")[0].unlink()
     fit(text_file, "b", "--resume", "auto")
     assert_same("a", "b")
 
@@ -123,8 +123,8 @@ def test_going_on_from_before_the_end_forgets_the_states_and_weights_behind_it(h
 
 @pytest.mark.parametrize("harm", [damage, lambda path: os.truncate(path, 5000), lambda path: path.write_text("x")])
 def test_a_damaged_state_is_left_out_for_the_one_before(here, text_file, run, harm, caplog):
-    shutil.copytree(run, record.CHECKPOINTS / "b")
-    newest = states(record.CHECKPOINTS / "b")[0]
+    shutil.copytree(run, runs.CHECKPOINTS / "b")
+    newest = states(runs.CHECKPOINTS / "b")[0]
     harm(newest)
     fit(text_file, "b", "--resume", "auto")
     assert f"{newest} is damaged" in caplog.text
@@ -193,4 +193,4 @@ def test_a_damaged_part_of_the_curves_is_named(text_file, run, capsys):
 
 def test_going_on_needs_a_name(here, text_file, capsys):
     assert "--run NAME" in refusal(capsys, text_file, None, "--resume", "auto")
-    assert not record.CHECKPOINTS.exists()
+    assert not runs.CHECKPOINTS.exists()

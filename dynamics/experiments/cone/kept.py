@@ -9,8 +9,8 @@ import numpy as np
 
 from dynamics.experiments.cone.analysis import Measured, measured
 from dynamics.experiments.cone.collect import Collected, Depth
+from dynamics.files import write_atomically
 from dynamics.loading.subjects import Subject
-from dynamics.record import write_atomically
 
 
 def path(folder: Path, subject: str) -> Path:

@@ -25,7 +25,8 @@ from dynamics.loading.models import DTYPES, Loaded, load, modality, width
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
-from dynamics.record import Record, Row, new, write_run
+from dynamics.record import Record, Row
+from dynamics.runs import new, write_run
 
 log = logging.getLogger(__name__)
 

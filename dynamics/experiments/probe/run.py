@@ -18,7 +18,8 @@ from dynamics.experiments.probe.design import Design, Settings
 from dynamics.experiments.probe.meter import Quantities
 from dynamics.experiments.probe.sweep import Blocks, Sweep
 from dynamics.provenance import provenance
-from dynamics.record import Record, condition, new, write_run
+from dynamics.record import Record, condition
+from dynamics.runs import new, write_run
 
 
 def probe(settings: Settings, run: str | None = None) -> Path:

@@ -22,7 +22,8 @@ from dynamics.loading.subjects import Subject, expand
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
-from dynamics.record import Record, Row, condition, new, write_run
+from dynamics.record import Record, Row, condition
+from dynamics.runs import new, write_run
 
 Facts = dict[str, Any]
 

@@ -10,12 +10,12 @@ import yaml
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.experiments.scan import protocols
 from dynamics.loading.options import CHOOSING, Options
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
-from dynamics.record import read_run
 
 
 def applies(subject: Subject, options: Options) -> bool:
@@ -54,7 +54,7 @@ def windows(run: Path, config: PreTrainedConfig) -> list[dict[str, Tensor]]:
         data.encode(tokenizer, min(tokenizer.model_max_length, reach))
     made = data.evaluation_batches()
     digest = sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in made)).hexdigest()
-    if digest != read_run(run).get("probe", {}).get("sha256", digest):
+    if digest != runs.read(run).to_dict().get("probe", {}).get("sha256", digest):
         raise InputError(
             f"the data of {run.name} is not what it was in training, so its windows cannot be made again: give --text."
         )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dynamics import record
+from dynamics import record, runs
 from dynamics.cli.main import main
 from tests.capture.zoo import build
 from tests.experiments.cone.factories import AXIS, TANH, TURN, WIDTH, Letters, dense_layer, encoder, rotation
@@ -35,7 +35,7 @@ def lines(workplace) -> Path:
 
 def cone(*words, run="c"):
     main(["cone", *map(str, words), "--run", run])
-    return record.read(run), record.read_run(run)
+    return record.read(run), runs.read(run).to_dict()
 
 
 def refused(capsys, *words):
@@ -371,7 +371,7 @@ def test_a_run_goes_on_where_it_stopped(lines, monkeypatch, capsys):
     monkeypatch.setattr(loop, "load", load)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main(["cone", *map(str, words), "--run", "c"])
-    told = record.read_run("c")
+    told = runs.read("c").to_dict()
     assert (told["status"], list(told["subjects"])) == ("interrupted", ["one@local"])
     assert "--resume auto" in refused_again(capsys, *words)
     assert "settings (seed)" in refused_again(capsys, *words, "--resume", "auto", "--seed", 1)

@@ -10,6 +10,7 @@ from dynamics.record import NAN, Row, condition
 from dynamics.report import page
 from dynamics.report.sections import cone, cone_runs
 from dynamics.report.study import load
+from dynamics.runs import write_run
 
 LAYERS = 4
 CORPORA = ("sentences", "news")
@@ -114,7 +115,7 @@ def run(tmp_path):
         out.write(mine["step"], list(rows_of(subject, mine)), part=subject)
     corpora = {name: {"source": f"{name}.txt", "sentences": 300} for name in CORPORA}
     settings = {"run": "c", "kind": "cone", "status": "done", "corpora": corpora, "subjects": SUBJECTS}
-    record.write_run(tmp_path / "c", settings)
+    write_run(tmp_path / "c", settings)
     return tmp_path / "c"
 
 

@@ -8,6 +8,7 @@ from dynamics.record import NAN, Row
 from dynamics.report import origin, page
 from dynamics.report.sections import probe, probe_designs
 from dynamics.report.study import load
+from dynamics.runs import write_run
 
 BETAS = (0.0, 4.0, 16.0, 64.0)
 WIDTH = 256
@@ -60,7 +61,7 @@ def make(tmp_path):
             size = {"tokens": 8, "width": WIDTH, "layers": layers}
             told.append({"subject": subject, "condition": condition, "label": label, **size})
         settings = {"run": name, "kind": "probe", "status": "done", "batch": 4, "inputs": "normal", "seed": 0}
-        record.write_run(tmp_path / name, {**settings, "designs": told})
+        write_run(tmp_path / name, {**settings, "designs": told})
         return str(tmp_path / name)
 
     return write

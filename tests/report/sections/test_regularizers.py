@@ -10,6 +10,7 @@ from dynamics.record import Row
 from dynamics.report import page
 from dynamics.report.sections import regularizers as shaping
 from dynamics.report.study import load
+from dynamics.runs import write_run
 
 SEEDS = (0, 1, 2)
 
@@ -25,7 +26,7 @@ def write(folder, kind, weight, seed, objective="clm", reference=0.2):
     terms = {kind.lower(): {"class": kind, "weight": weight, "reference_weight": reference}} if kind else {}
     label = f"a, {objective}" + (f", {kind} {weight:g}" if kind else "")
     told = {"run": name, "kind": "fit", "status": "done", "label": label, "objective": objective, "seed": seed}
-    record.write_run(folder / name, told | ({"regularizers": terms} if terms else {}))
+    write_run(folder / name, told | ({"regularizers": terms} if terms else {}))
     out = record.Record(folder / name)
     for step in (0, 8):
         rows = [

@@ -11,6 +11,7 @@ from dynamics.record import Row
 from dynamics.report import origin, page, summary
 from dynamics.report.sections import scan
 from dynamics.report.study import load
+from dynamics.runs import write_run
 
 MODELS = {
     "bert@main": {"modality": "text", "is_causal": False, "heads": [4] * 12, "layers": 12},
@@ -50,7 +51,7 @@ def study(tmp_path):
         "status": "done",
         "settings": {"seed": 3, "lines": True, "tokens": None},
     }
-    record.write_run(tmp_path / "s", told | {"subjects": subjects})
+    write_run(tmp_path / "s", told | {"subjects": subjects})
     return load([tmp_path / "s"])
 
 

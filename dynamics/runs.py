@@ -1,0 +1,332 @@
+"""A run's folder and its `run.json`: begun, locked, resumed and finished in one place. No torch here.
+
+Every run leaves `checkpoints/<run>/` with `run.json` (a dataclass for each kind, below), `record/` and
+`report.html`. `start` is the one way to begin or resume a run.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from filelock import SoftFileLock, Timeout
+
+from dynamics.errors import InputError
+from dynamics.files import write_atomically
+
+CHECKPOINTS = Path("checkpoints")
+SCHEMA = 1
+"""Version of the keys of `run.json`; 0 are the files that do not say one."""
+
+Facts = dict[str, Any]
+Info = TypeVar("Info", bound="RunInfo")
+
+
+@dataclass(kw_only=True)
+class RunInfo:
+    """What `run.json` says of a run of any kind.
+
+    Args:
+        run: its name.
+        status: `running`, `done`, `stopped` (by a limit of time), `interrupted` or `failed`.
+        created, finished: times in ISO 8601; `finished` is empty while the run lasts.
+        command, commit, hardware, versions: provenance.
+        metrics: what is measured, by site and name, with the options of each.
+        descriptions: title, unit, estimator and the like of every metric that is measured, by name.
+        unknown: keys that this version does not know; they are kept.
+    """
+
+    kind: ClassVar[str] = ""
+    run: str
+    status: str = "running"
+    schema: int = SCHEMA
+    created: str = ""
+    finished: str = ""
+    command: str = ""
+    commit: str | None = None
+    hardware: str = ""
+    versions: Facts = field(default_factory=dict)
+    metrics: Any = field(default_factory=dict)
+    descriptions: dict[str, Facts] = field(default_factory=dict)
+    unknown: Facts = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
+        known = {item.name for item in fields(cls)} - {"unknown"}
+        own = {key: value for key, value in content.items() if key in known}
+        rest = {key: value for key, value in content.items() if key not in known and key != "kind"}
+        return cls(**{"run": "", "schema": 0, **own}, unknown=rest)
+
+    def to_dict(self) -> Facts:
+        """Return the content of `run.json`: `run` and `kind` first, empty values left out."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "unknown"}
+        content = {"run": own.pop("run"), "kind": self.kind, **own, **self.unknown}
+        return {key: value for key, value in content.items() if value not in ("", {}, None) or key == "commit"}
+
+
+@dataclass(kw_only=True)
+class FitInfo(RunInfo):
+    """A training run. The facts of its model, data and objective are in `unknown` where none is named here."""
+
+    kind: ClassVar[str] = "fit"
+    label: str = ""
+    objective: str = ""
+    is_causal: bool | None = None
+    task: str = ""
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    parameters: int = 0
+    context: int = 0
+    batch_size: int = 0
+    max_steps: int = 0
+    learning_rate: float = 0.0
+    seed: int = 0
+    precision: str | int = ""
+    devices: int = 1
+    model: Facts = field(default_factory=dict)
+    data: Facts = field(default_factory=dict)
+    probe: Facts = field(default_factory=dict)
+    """The evaluation tokens that the geometry is measured on."""
+    regularizers: dict[str, Facts] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ModelsInfo(RunInfo):
+    """A run that measures models one after the other: what they share, and the facts of each by its subject."""
+
+    settings: Facts = field(default_factory=dict)
+    subjects: dict[str, Facts] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ScanInfo(ModelsInfo):
+    """A scan."""
+
+    kind: ClassVar[str] = "scan"
+
+
+@dataclass(kw_only=True)
+class ConeInfo(ModelsInfo):
+    """A cone: also the corpora by name, and how many scored pairs there are."""
+
+    kind: ClassVar[str] = "cone"
+    corpora: dict[str, Facts] = field(default_factory=dict)
+    pairs: int | None = None
+
+
+@dataclass(kw_only=True)
+class ProbeInfo(RunInfo):
+    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design."""
+
+    kind: ClassVar[str] = "probe"
+    beta: list[float] = field(default_factory=list)
+    seeds: int = 0
+    batch: int = 0
+    inputs: Any = ""
+    sample: int = 0
+    device: str = ""
+    designs: list[Facts] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class SweepInfo(RunInfo):
+    """A sweep: the words that `dynamics fit` is called with, by the name of each run."""
+
+    kind: ClassVar[str] = "sweep"
+    runs: dict[str, list[str]] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[RunInfo]] = {kind.kind: kind for kind in (FitInfo, ScanInfo, ConeInfo, ProbeInfo, SweepInfo)}
+
+
+def new(name: str) -> Path:
+    """Return the folder of a run that is to be made.
+
+    >>> str(new("decoder"))
+    'checkpoints/decoder'
+
+    Raises:
+        InputError: `name` is a path.
+    """
+    if Path(name).name != name or name == "..":
+        raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
+    return CHECKPOINTS / name
+
+
+def name_by_time(*parts: str | None) -> str:
+    """Make up a run's name from what it is and the time.
+
+    >>> name_by_time("scan", None)  # doctest: +ELLIPSIS
+    'scan-20...'
+    """
+    return "-".join([*filter(None, parts), datetime.now(UTC).strftime("%Y%m%d-%H%M%S")])
+
+
+def find(run: str | Path) -> Path | None:
+    """Return the folder of a run given by name (under `checkpoints/`) or by path; None where there is none."""
+    for folder in (CHECKPOINTS / run, Path(run)):
+        if (folder / "record").is_dir() or (folder / "run.json").is_file():
+            return folder
+    return None
+
+
+def resolve(run: str | Path) -> Path:
+    """Return the folder of a run given by name or by path.
+
+    Raises:
+        InputError: there is none; the nearest names that exist are offered.
+    """
+    folder = find(run)
+    if folder is not None:
+        return folder
+    names = [path.name for path in CHECKPOINTS.glob("*") if (path / "run.json").is_file()]
+    near = get_close_matches(str(run), names, n=3) or sorted(names)[:3]
+    hint = f"did you mean {', '.join(near)}?" if near else "train one with `dynamics fit`."
+    raise InputError(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
+
+
+def read(run: str | Path) -> RunInfo:
+    """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`.
+
+    Raises:
+        InputError: there is no such run, or the file cannot be read.
+    """
+    path = resolve(run) / "run.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): the run's provenance is missing.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold one JSON object (found {type(content).__name__}).")
+    return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
+
+
+class Run:
+    """A run that is under way in this process.
+
+    Args:
+        folder: its folder.
+        info: what its `run.json` says; change it and call `save`.
+        resumed: whether it existed before.
+    """
+
+    def __init__(self, folder: Path, info: RunInfo, resumed: bool) -> None:
+        self.folder, self.info, self.resumed = folder, info, resumed
+        self.ends_as = "done"
+        """Status that it gets where nothing goes wrong."""
+        self.is_discarded = False
+        """Whether nothing of it is kept, although it has a record."""
+
+    def save(self) -> None:
+        """Write `run.json`."""
+        text = json.dumps(self.info.to_dict(), indent=2, default=str) + "\n"
+        write_atomically(self.folder / "run.json", lambda file: file.write(text.encode()))
+
+    def finish(self, status: str) -> None:
+        """Write how the run ended, and when."""
+        self.info.status = status
+        self.info.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.save()
+
+    @property
+    def has_record(self) -> bool:
+        """Whether anything has been measured."""
+        return any((self.folder / "record").glob("*.parquet"))
+
+
+@contextmanager
+def start(info: Info, resume: str | None = None, same: Sequence[str] = ()) -> Iterator[Run]:
+    """Begin the run that `info` describes, or resume it, and write how it ends.
+
+    Nothing is written before the run is known to be allowed. Its folder is locked against other processes. A new
+    run that ends before anything is in its record leaves nothing.
+
+    Args:
+        info: what the `run.json` of a new run says.
+        resume: `auto` to resume an existing run.
+        same: keys of `run.json` (mappings) whose entries must be what they were.
+
+    Raises:
+        InputError: the run exists and is not resumed, is of another kind, was made with other settings, or is
+            open in another process.
+    """
+    folder = new(info.run)
+    existed = exists(folder)
+    if existed:
+        info = _resumed(folder, info, resume, same)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        run = Run(folder, info, existed)
+        run.save()
+        try:
+            yield run
+        except BaseException as error:
+            if not existed and (run.is_discarded or not run.has_record):
+                shutil.rmtree(folder)
+            else:
+                run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        run.finish(run.ends_as)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a run's folder holds anything but a lock."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _resumed(folder: Path, info: Info, resume: str | None, same: Sequence[str]) -> Info:
+    """Return what `run.json` says, if it may be resumed as `info`."""
+    if resume is None:
+        raise InputError(f"a run named {folder.name} exists: add --resume auto to resume it, or choose another --run.")
+    before = read(folder)
+    if type(before) is not type(info):
+        raise InputError(f"the run {folder.name} is no {info.kind}: choose another --run.")
+    refuse_changes(folder.name, before, info, same)
+    before.status = "running"
+    return before
+
+
+def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
+    """Refuse a run whose settings under the keys `same` are not what they were.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    for key in same:
+        old, new_ = getattr(before, key) or {}, getattr(now, key)
+        differing = [part for part in new_ if new_[part] != old.get(part)]
+        if differing:
+            raise InputError(
+                f"the run {name} was made with other {key} ({differing[0]}): choose another --run, or give the same "
+                "again."
+            )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; that of a process that no longer lives is taken over."""
+    lock = SoftFileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"the run {folder.name} is open in another process (number {lock.pid}): wait for it, or choose another "
+            "--run."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_run(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `run.json` from a dict. (To be removed: every kind of run goes through `start`.)"""
+    text = json.dumps(dict(content), indent=2, default=str) + "\n"
+    write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
