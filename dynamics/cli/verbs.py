@@ -149,7 +149,7 @@ def sweep(argv: Sequence[str]) -> None:
     name = args.run or args.config.stem
     complete, failed = experiment.sweep(args.config, name, args.launcher, args.dry_run, more)
     if complete:
-        from dynamics.record import CHECKPOINTS
+        from dynamics.runs import CHECKPOINTS
 
         _draw(complete, CHECKPOINTS / name / "report.html")
     if failed:

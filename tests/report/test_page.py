@@ -150,7 +150,7 @@ def test_a_disk_that_fails_is_a_refusal_and_leaves_nothing(small, tmp_path, monk
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dynamics.record.os.fsync", full)
+    monkeypatch.setattr("dynamics.files.os.fsync", full)
     with pytest.raises(InputError, match="No space left"):
         page.write([run], tmp_path / "r.html")
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
