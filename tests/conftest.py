@@ -3,11 +3,17 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 # Read once, before torch is imported: what tests compute is so small that a second thread only waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

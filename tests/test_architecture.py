@@ -1,6 +1,8 @@
 """Imports run one way: a room imports only what stands below it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ BELOW = {
 """What each room may import. A room that is missing here fails: decide where it stands."""
 
 WITHOUT_TORCH = ("errors", "files", "schedule", "config", "runs", "record", "report", "cli")
+HEAVY = {"torch", "lightning", "transformers", "torchmetrics"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -83,10 +86,31 @@ def test_the_table_has_no_cycle():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_the_record_and_the_report_know_no_torch(path):
+def test_rooms_without_torch_import_none(path):
     if room(path) in WITHOUT_TORCH:
-        heavy = {"torch", "lightning", "transformers", "torchmetrics"}
-        assert not {name.split(".")[0] for name in imports(path)} & heavy
+        assert not {name.split(".")[0] for name in imports(path)} & HEAVY
+
+
+def test_files_that_claim_no_torch_load_none():
+    claims = [path for path in FILES if "no torch" in (ast.get_docstring(ast.parse(path.read_text())) or "").lower()]
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in claims]
+    assert {"dynamics.record", "dynamics.runs", "dynamics.schedule"} <= set(names)
+    code = f"import sys, importlib\n[importlib.import_module(n) for n in {names}]\nprint({HEAVY} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_no_two_classes_bear_one_name():
+    names = [
+        node.name for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
+def test_files_and_the_package_stay_small():
+    lines = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert {path.name: count for path, count in lines.items() if count > 300} == {}
+    assert sum(lines.values()) <= 18_000
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -1,6 +1,11 @@
 """The record: what is written is read, nothing twice, nothing half."""
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,3 +147,60 @@ def test_a_damaged_part_is_refused_by_name(folder):
 def test_a_new_run_has_a_name_and_no_path(name):
     with pytest.raises(InputError, match="a name, not a path"):
         runs.new(name)
+
+
+@given(settings=st.dictionaries(st.text(min_size=1), st.text(), max_size=4))
+def test_a_condition_is_parsed_as_it_was_written(settings):
+    assert record.parse_condition(record.condition(**settings)) == settings
+
+
+def test_conditions_become_columns(folder):
+    for beta, model in ((1, "a,b"), (2, "c=d")):
+        condition = record.condition(beta=beta, against=model, step=7)
+        Record(folder).write(0, [row()._replace(condition=condition)], part=condition)
+    Record(folder).write(0, [row()], part="none")
+    frame = record.read(folder, conditions=True).set_index("condition").sort_index()
+    assert frame.beta.tolist()[1:] == ["1", "2"]
+    assert frame.against.tolist()[1:] == ["a,b", "c=d"]
+    assert frame.condition_step.tolist()[1:] == ["7", "7"]
+    assert frame.loc["", ["beta", "against", "condition_step"]].isna().all()
+
+
+def rewrite(folder, version):
+    """The same part with another schema version in its metadata, or none."""
+    (path,) = (folder / "record").glob("*.parquet")
+    table = pq.read_table(path)
+    metadata = None if version is None else {b"dynamics.schema": str(version).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+def test_parts_say_their_schema_version_and_older_ones_are_read(folder):
+    Record(folder).write(0, [row()])
+    (path,) = (folder / "record").glob("*.parquet")
+    assert pq.read_schema(path).metadata[b"dynamics.schema"] == b"1"
+    rewrite(folder, None)
+    assert record.read(folder).value.tolist() == [0.5]
+
+
+def test_a_part_of_a_newer_version_is_refused_by_name(folder):
+    Record(folder).write(0, [row()])
+    path = rewrite(folder, 99)
+    with pytest.raises(InputError, match=f"{path.name} has schema version 99"):
+        record.read(folder)
+
+
+def test_duckdb_and_polars_read_the_record_as_documented(workplace):
+    folder = Path("checkpoints/decoder")
+    for step in (0, 4):
+        Record(folder).write(step, [row(step=step, layer=1)._replace(run="decoder")])
+    page = (Path(__file__).resolve().parents[1] / "docs" / "record.md").read_text()
+    code = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "dynamics" not in block]
+    assert len(code) == 2
+    for block in code:
+        *lines, last = ast.parse(block).body
+        scope = {}
+        exec(compile(ast.Module(lines, []), "record.md", "exec"), scope)
+        frame = eval(compile(ast.Expression(last.value), "record.md", "eval"), scope)
+        assert list(frame["step"]) == [0, 4]
+        assert list(frame["value"]) == [0.5, 0.5]
