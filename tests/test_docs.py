@@ -171,6 +171,16 @@ def test_the_metrics_block_is_understood(page):
         suite.build(site)
 
 
+# The map
+
+
+def test_the_map_lists_every_file_as_it_is(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    import make_map
+
+    assert (DOCS / "architecture.md").read_text() == make_map.page(), "stale: run `python docs/make_map.py`"
+
+
 # The README
 
 

@@ -1,0 +1,39 @@
+"""Write the map of the package into docs/architecture.md: one line a file, from its docstring."""
+
+import ast
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+PACKAGE = DOCS.parent / "dynamics"
+PAGE = DOCS / "architecture.md"
+START, END = "<!-- map: written by docs/make_map.py -->\n", "<!-- end of map -->\n"
+
+
+def summary(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+
+
+def package_map() -> str:
+    """Return the map: a heading for each room, a line for each file."""
+    rooms: dict[str, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        rooms.setdefault(str(path.parent.relative_to(PACKAGE.parent)), []).append(path)
+    lines = ["## Map", ""]
+    for room, paths in rooms.items():
+        about = summary(PACKAGE.parent / room / "__init__.py")
+        lines += [f"**{room}/**" + (f" {about}" if about else ""), ""]
+        lines += [f"- `{path.name}`: {summary(path)}" for path in paths if path.name != "__init__.py"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the page with the map as it is now."""
+    before, _, rest = PAGE.read_text().partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}{package_map()}{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
