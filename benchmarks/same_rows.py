@@ -262,9 +262,7 @@ def is_different(name: str, old: tuple[str, ...], new: tuple[str, ...]) -> bool:
 
 def show(numbers: tuple[str, ...]) -> str:
     """The first numbers of a key and how many are behind them, for people."""
-    return (
-        ", ".join([*(repr(float.fromhex(number)) for number in numbers[:-1][:3]), *numbers[-1:]]) or "nothing"
-    )
+    return ", ".join([*(repr(float.fromhex(number)) for number in numbers[:-1][:3]), *numbers[-1:]]) or "nothing"
 
 
 def count_pages(runs: Path, name: str) -> int:
