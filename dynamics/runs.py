@@ -24,6 +24,8 @@ SCHEMA = 1
 """Version of the keys of `run.json`; 0 are the files that do not say one."""
 
 Facts = dict[str, Any]
+ABSENT: Facts = {"run": "", "schema": 0, "status": ""}
+"""What a `run.json` that does not say so is taken to say."""
 Info = TypeVar("Info", bound="RunInfo")
 
 
@@ -39,6 +41,7 @@ class RunInfo:
         metrics: what is measured, by site and name, with the options of each.
         descriptions: title, unit, estimator and the like of every metric that is measured, by name.
         unknown: keys that this version does not know; they are kept.
+        absent: keys that the file which was read did not have; they are not written unless they get a value.
     """
 
     kind: ClassVar[str] = ""
@@ -54,19 +57,22 @@ class RunInfo:
     metrics: Any = field(default_factory=dict)
     descriptions: dict[str, Facts] = field(default_factory=dict)
     unknown: Facts = field(default_factory=dict)
+    absent: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
-        known = {item.name for item in fields(cls)} - {"unknown"}
+        known = {item.name for item in fields(cls)} - {"unknown", "absent"}
         own = {key: value for key, value in content.items() if key in known}
         rest = {key: value for key, value in content.items() if key not in known and key != "kind"}
-        return cls(**{"run": "", "schema": 0, **own}, unknown=rest)
+        return cls(**{**ABSENT, **own}, unknown=rest, absent=frozenset(known - set(own)))
 
     def to_dict(self) -> Facts:
         """Return the content of `run.json`: `run` and `kind` first, empty values left out."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "unknown"}
-        content = {"run": own.pop("run"), "kind": self.kind, **own, **self.unknown}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("unknown", "absent")}
+        blank = type(self)(**ABSENT)
+        own = {key: value for key, value in own.items() if key not in self.absent or value != getattr(blank, key)}
+        content = {"run": own.pop("run", ""), "kind": self.kind, **own, **self.unknown}
         return {key: value for key, value in content.items() if value not in ("", {}, None) or key == "commit"}
 
 
