@@ -8,11 +8,11 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from filelock import SoftFileLock, Timeout
 
@@ -57,40 +57,42 @@ class RunInfo:
     metrics: Any = field(default_factory=dict)
     descriptions: dict[str, Facts] = field(default_factory=dict)
     unknown: Facts = field(default_factory=dict)
-    absent: frozenset[str] = field(default=frozenset(), repr=False)
+    absent: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
-        known = {item.name for item in fields(cls)} - {"unknown", "absent"}
-        own = {key: value for key, value in content.items() if key in known}
-        rest = {key: value for key, value in content.items() if key not in known and key != "kind"}
-        return cls(**{**ABSENT, **own}, unknown=rest, absent=frozenset(known - set(own)))
+        names = {item.name for item in fields(cls)} - {"unknown", "absent"}
+        values = {key: value for key, value in content.items() if key in names}
+        unknown = {key: value for key, value in content.items() if key not in names and key != "kind"}
+        return cls(**{**ABSENT, **values}, unknown=unknown, absent=frozenset(names - set(values)))
 
     def to_dict(self) -> Facts:
         """Return the content of `run.json`: `run` and `kind` first, empty values left out."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("unknown", "absent")}
-        blank = type(self)(**ABSENT)
-        own = {key: value for key, value in own.items() if key not in self.absent or value != getattr(blank, key)}
-        content = {"run": own.pop("run", ""), "kind": self.kind, **own, **self.unknown}
+        names = [item.name for item in fields(self) if item.name not in ("unknown", "absent")]
+        values, blank = {name: getattr(self, name) for name in names}, type(self)(**ABSENT)
+        values = {key: x for key, x in values.items() if key not in self.absent or x != getattr(blank, key)}
+        content = {"run": values.pop("run", ""), "kind": self.kind, **values, **self.unknown}
         return {key: value for key, value in content.items() if value not in ("", {}, None) or key == "commit"}
 
 
 @dataclass(kw_only=True)
 class FitInfo(RunInfo):
-    """A training run. The facts of its model, data and objective are in `unknown` where none is named here."""
+    """A training run."""
 
     kind: ClassVar[str] = "fit"
     label: str = ""
     objective: str = ""
     is_causal: bool | None = None
     task: str = ""
+    model_class: str = ""
     layers: int = 0
     width: int = 0
     heads: int = 0
     parameters: int = 0
     context: int = 0
     batch_size: int = 0
+    epoch_steps: int = 0
     max_steps: int = 0
     learning_rate: float = 0.0
     seed: int = 0
@@ -161,7 +163,7 @@ def new(name: str) -> Path:
     Raises:
         InputError: `name` is a path.
     """
-    if Path(name).name != name or name == "..":
+    if Path(name).name != name or name in ("", ".."):
         raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
     return CHECKPOINTS / name
 
@@ -214,7 +216,7 @@ def read(run: str | Path) -> RunInfo:
     return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
 
 
-class Run:
+class Run(Generic[Info]):
     """A run that is under way in this process.
 
     Args:
@@ -223,7 +225,7 @@ class Run:
         resumed: whether it existed before.
     """
 
-    def __init__(self, folder: Path, info: RunInfo, resumed: bool) -> None:
+    def __init__(self, folder: Path, info: Info, resumed: bool) -> None:
         self.folder, self.info, self.resumed = folder, info, resumed
         self.ends_as = "done"
         """Status that it gets where nothing goes wrong."""
@@ -248,7 +250,7 @@ class Run:
 
 
 @contextmanager
-def start(info: Info, resume: str | None = None, same: Sequence[str] = ()) -> Iterator[Run]:
+def start(info: Info, resume: str | None = None, same: Sequence[str] = (), update: bool = False) -> Iterator[Run[Info]]:
     """Begin the run that `info` describes, or resume it, and write how it ends.
 
     Nothing is written before the run is known to be allowed. Its folder is locked against other processes. A new
@@ -256,8 +258,9 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = ()) -> It
 
     Args:
         info: what the `run.json` of a new run says.
-        resume: `auto` to resume an existing run.
+        resume: anything but None to resume a run that exists.
         same: keys of `run.json` (mappings) whose entries must be what they were.
+        update: whether a resumed run says what `info` says, not what it said before.
 
     Raises:
         InputError: the run exists and is not resumed, is of another kind, was made with other settings, or is
@@ -266,7 +269,9 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = ()) -> It
     folder = new(info.run)
     existed = exists(folder)
     if existed:
-        info = _resumed(folder, info, resume, same)
+        if resume is None:
+            refuse_existing(folder)
+        info = _resumed(folder, info, same, update)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         run = Run(folder, info, existed)
@@ -287,16 +292,27 @@ def exists(folder: Path) -> bool:
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
-def _resumed(folder: Path, info: Info, resume: str | None, same: Sequence[str]) -> Info:
-    """Return what `run.json` says, if it may be resumed as `info`."""
-    if resume is None:
+def refuse_existing(folder: Path) -> None:
+    """Refuse a new run in a folder that holds one.
+
+    Raises:
+        InputError: it does.
+    """
+    if exists(folder):
         raise InputError(f"a run named {folder.name} exists: add --resume auto to resume it, or choose another --run.")
+
+
+def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Info:
+    """Return what `run.json` is to say, if the run may be resumed as `info`."""
+    if update and not (folder / "run.json").is_file():
+        return info
     before = read(folder)
     if type(before) is not type(info):
         raise InputError(f"the run {folder.name} is no {info.kind}: choose another --run.")
     refuse_changes(folder.name, before, info, same)
-    before.status = "running"
-    return before
+    if update:
+        return replace(info, unknown=before.unknown | info.unknown)
+    return replace(before, status="running", finished="", schema=SCHEMA)
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
@@ -323,8 +339,8 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"the run {folder.name} is open in another process (number {lock.pid}): wait for it, or choose another "
-            "--run."
+            f"the run {folder.name} is open in another process (number {lock.pid}): wait for it, or delete "
+            f"{folder / '.lock'} if it ended on another machine."
         ) from error
     try:
         yield
