@@ -1,4 +1,4 @@
-"""The command line's own options and the merging of configurations. No torch here."""
+"""The options of runs, the merging of configurations, and refusals of the parser in one sentence. No torch here."""
 
 import re
 import sys
@@ -16,14 +16,14 @@ dynamics' own options:
   --config FILE           configuration (several are merged, later ones win); explicit keys win over all
   --size tiny|small|base  a configuration from the folder `sizes` beside the first --config
   --run NAME              the run's folder under checkpoints/ (made up when missing)
-  --resume auto|PATH      go on from the run's newest training state, or from this one
+  --resume auto|PATH      resume from the run's newest training state, or from this one
 
 Lightning's options, with the classes of --config:
 """
 
 
-class Options(NamedTuple):
-    """The options that are ours; `rest` goes to LightningCLI."""
+class RunOptions(NamedTuple):
+    """The options of `dynamics fit` itself; `rest` is for LightningCLI."""
 
     configs: list[str]
     size: str | None
@@ -32,11 +32,11 @@ class Options(NamedTuple):
     rest: list[str]
 
 
-def split_options(argv: Sequence[str]) -> Options:
-    """Take our own options out of a command line.
+def split_options(argv: Sequence[str]) -> RunOptions:
+    """Split a command line into the options of `dynamics fit` itself and the rest.
 
     >>> split_options(["--run", "a", "--trainer.max_steps", "3", "--size=tiny"])
-    Options(configs=[], size='tiny', run='a', resume=None, rest=['--trainer.max_steps', '3'])
+    RunOptions(configs=[], size='tiny', run='a', resume=None, rest=['--trainer.max_steps', '3'])
     """
     own: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": []}
     rest, words = [], iter(argv)
@@ -50,11 +50,11 @@ def split_options(argv: Sequence[str]) -> Options:
             raise InputError(f"--{match[1]} needs a value.")
         own[match[1]].append(value)
     last = {name: values[-1] if values else None for name, values in own.items()}
-    return Options(own["config"], last["size"], last["run"], last["resume"], rest)
+    return RunOptions(own["config"], last["size"], last["run"], last["resume"], rest)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A YAML configuration as nested dicts.
+    """Read a YAML configuration as nested dicts.
 
     Raises:
         InputError: it is missing or not a YAML mapping.
@@ -71,7 +71,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, those of `over` winning.
+    """Merge nested settings, those of `over` winning.
 
     >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
     {'a': {'b': 3, 'c': 2}}
@@ -83,18 +83,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def gather_config(options: Options) -> dict[str, Any]:
-    """All configuration files and the size, merged in the order of their precedence."""
+def gather_config(options: RunOptions) -> dict[str, Any]:
+    """Merge all configuration files and the size, in the order of their precedence.
+
+    Raises:
+        InputError: there is no configuration, or no such size.
+    """
     if not options.configs:
-        raise InputError("say what to train: --config configs/decoder.yaml, for example.")
+        raise InputError("there is no configuration: add --config FILE, for example --config configs/decoder.yaml.")
     paths = [Path(config) for config in options.configs]
     if options.size is not None:
         sizes = paths[0].parent / "sizes"
         path = sizes / f"{options.size}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml")))
-            hint = f"choose one of {known}." if known else f"there are none in {sizes}/."
-            raise InputError(f"there is no size {options.size}: {hint}")
+            names = ", ".join(sorted(p.stem for p in sizes.glob("*.yaml")))
+            hint = f"choose one of {names}." if names else f"there are none in {sizes}/."
+            raise InputError(f"--size {options.size} does not exist: {hint}")
         paths.append(path)
     config: dict[str, Any] = {}
     for path in paths:
@@ -102,13 +106,16 @@ def gather_config(options: Options) -> dict[str, Any]:
     return config
 
 
-def refuse_parsing(message: str, error: Exception | None = None, known: Iterable[str] = ()) -> NoReturn:
-    """Refuse what jsonargparse complains of, in one sentence and without its list of every option.
+def refuse_parsing(message: str, error: Exception | None = None, options: Iterable[str] = ()) -> NoReturn:
+    """Raise what jsonargparse complains of as one sentence, without its list of every option.
 
     Args:
         message: the complaint; for a union or a class it lists one cause for each alternative.
         error: what it was raised from.
-        known: full names of the options that exist, to offer the nearest one.
+        options: full names of the options that exist, to suggest the nearest one.
+
+    Raises:
+        InputError: always.
     """
     key = match[1] if (match := re.match(r'Parser key "([^"]+)":\s*', message)) else ""
     causes = re.findall(r"^\s*- (.+)$", message, re.MULTILINE) or [message[match.end() if match else 0 :]]
@@ -116,17 +123,17 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
     causes = [cause for cause in causes if not any(words in cause for words in vague)] or causes
     got = re.search(r"(?:Given value|Got value): (.+)", message)
     if match := re.search(r"(?:Group '(.+)' does not accept option|Option) '([^']+)'", causes[0]):
-        _refuse_option(".".join(part for part in (key, match[1], match[2]) if part), known, error)
+        _refuse_option(".".join(part for part in (key, match[1], match[2]) if part), options, error)
     if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", causes[0]):
-        _refuse_option(match[1], known, error)
+        _refuse_option(match[1], options, error)
     if match := re.match(r'Parser key "([^"]+)": (.+)', causes[0]):
         key, causes = f"{key}.{match[1]}", [match[2]]
     if match := re.search(r"import path string: (\S+)", "\n".join(causes)):
         raise InputError(f"{key}: there is no class {match[1]}: give its full import path.") from error
     if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", message):
-        classes = [name for name, thing in vars(sys.modules[match[1]]).items() if isinstance(thing, type)]
+        classes = [name for name, value in vars(sys.modules[match[1]]).items() if isinstance(value, type)]
         near = get_close_matches(match[2], classes, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "look there for its name."
+        hint = f"did you mean {near[0]}?" if near else "look up its name there."
         raise InputError(f"{key}: there is no class {match[2]} in {match[1]}: {hint}") from error
     if match := re.search(r"No module named '(\S+)'", message):
         raise InputError(f"{key}: there is no module {match[1]}: give the class's full import path.") from error
@@ -140,7 +147,7 @@ def refuse_parsing(message: str, error: Exception | None = None, known: Iterable
 
 
 def _expectation(cause: str) -> str:
-    """What jsonargparse expected, in words.
+    """Return what jsonargparse expected, in words.
 
     >>> _expectation("Expected a typing.Literal['all', 'none']. Got value: some")
     'one of all, none'
@@ -154,8 +161,8 @@ def _expectation(cause: str) -> str:
     return cause.removeprefix("Expected a ").split(". Got value")[0].split(":")[0]
 
 
-def _refuse_option(name: str, known: Iterable[str], error: Exception | None) -> NoReturn:
-    plain = {option.replace(".init_args", ""): option for option in known}
+def _refuse_option(name: str, options: Iterable[str], error: Exception | None) -> NoReturn:
+    plain = {option.replace(".init_args", ""): option for option in options}
     near = get_close_matches(name.replace(".init_args", ""), plain, n=1)
-    hint = f": did you mean {near[0]}?" if near else ": --help lists what there is."
+    hint = f": did you mean {near[0]}?" if near else ": --help lists the options."
     raise InputError(f"there is no option {name}{hint}") from error

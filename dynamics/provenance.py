@@ -26,7 +26,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
-    """What git says of the source tree; None where there is no git or no checkout."""
+    """Return what git says of the source tree; None where there is no git or no checkout."""
     try:
         done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -46,7 +46,7 @@ def _hardware() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git commit (`+` behind it: with changes), hardware, command and time."""
+    """Return versions, git commit (with a `+` where files differ from it), hardware, command and time."""
     commit = _git("rev-parse", "HEAD")
     if commit and _git("status", "--porcelain", "--untracked-files=no"):
         commit += "+"

@@ -11,10 +11,10 @@ class Schedule(ABC):
 
     @staticmethod
     def parse(spec: object, key: str) -> "Schedule":
-        """A schedule from its short form, `{every: 50}` or `{per_decade: 5}`.
+        """Return the schedule of a short form, `{every: 50}` or `{per_decade: 5}`.
 
         Raises:
-            InputError: it is neither; `key` says where it stands.
+            InputError: it is neither; `key` is the setting that it came from.
 
         >>> Schedule.parse({"every": 50}, "monitor.schedule")
         Every(interval=50)
@@ -31,10 +31,13 @@ class Schedule(ABC):
 
     @abstractmethod
     def inner(self, last: int) -> set[int]:
-        """Steps in 1..last-1 that the concrete schedule asks for."""
+        """Return the steps in 1..last-1 of the concrete schedule."""
 
     def steps(self, last: int) -> tuple[int, ...]:
-        """All steps to measure at, ascending, for a run of `last` optimiser updates.
+        """Return all steps to measure at, ascending, for a run of `last` optimiser updates.
+
+        Raises:
+            InputError: `last` is negative.
 
         >>> LogSpaced().steps(10)
         (0, 1, 2, 4, 8, 10)

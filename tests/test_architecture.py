@@ -25,10 +25,12 @@ BELOW = {
     "measure": {"errors", "schedule", "record", "capture", "metrics"},
     "models": {"errors", "runs", "data", "capture", "metrics"},
     "loading": {"errors", "runs", "capture", "data", "models"},
-    "loggers": {"errors", "record"},
+    "lightning_compat": {"errors"},
+    "loggers": {"errors", "record", "lightning_compat"},
     "report": {"errors", "files", "runs", "record"},
     "training": {
         *("errors", "files", "schedule", "config", "provenance", "runs", "record", "measure", "loggers"),
+        "lightning_compat",
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),

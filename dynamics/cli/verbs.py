@@ -26,7 +26,7 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, without the usage text."""
         options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
-        refuse_parsing(message, ex, known=options)
+        refuse_parsing(message, ex, options)
 
 
 def data(argv: Sequence[str]) -> None:

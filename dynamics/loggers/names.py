@@ -1,13 +1,13 @@
-"""The flat name of a row in a logger: what a dashboard calls a metric. No torch here."""
+"""The flat name of a row in a logger or on a dashboard. No torch here."""
 
 from dynamics.record import Row
 
 PLAIN_SITES = ("residual", "attention", "weight", "train", "validation", "cost")
-"""Sites whose metrics have names of their own, or that lead the name anyway; others go in front of the name."""
+"""Sites that are not put before a metric's name: its name alone is unique, or the site leads it anyway."""
 
 
 def flat_name(row: Row) -> str:
-    """A row's key for loggers: exact, zero-padded so that alphabetical order is layer order.
+    """Return a row's key for loggers: exact, zero-padded so that alphabetical order is layer order.
 
     >>> flat_name(Row("r", "", "", 0, "residual", 3, -1, "anisotropy", 0.5))
     'anisotropy/layer_03'

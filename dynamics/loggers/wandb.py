@@ -6,33 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from dynamics.errors import InputError
+from dynamics.lightning_compat import detach_experiment
 
 STEP = "trainer/global_step"
 
 
 def pick_mode() -> str:
-    """`online` where a key is configured and its server answers, else `offline`: a view is worth no run."""
+    """Return `online` where a key is configured and its server answers, else `offline`: no run fails for a view."""
     try:
         return "online" if wandb.login(prompt=False) else "offline"
     except wandb.Error as error:
-        print(f"W&B is logged offline, to be sent by `wandb sync`: {' '.join(str(error).split())}")
+        print(f"W&B is logged offline, `wandb sync` sends it later: {' '.join(str(error).split())}")
         return "offline"
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's logger, online where a key is configured and offline without asking elsewhere.
+    """Lightning's logger, online where a key is configured, else offline without a question.
 
     Every key is bound to the step by its exact name: among overlapping globs the client picks one at random.
 
     Args:
         project: W&B project.
         entity: W&B user or team; the account's default when None.
-        mode: `online`, `offline` or `disabled`; when None, what `WANDB_MODE` says, else `pick_mode`.
+        mode: `online`, `offline` or `disabled`; when None, `WANDB_MODE`, else `pick_mode`.
         name: the run's name; the command line fills it in.
         save_dir: the run's folder; the command line fills it in.
     """
@@ -60,22 +61,22 @@ class WandbLogger(LightningWandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of W&B.
+        """Return the run of W&B, begun at the first call.
 
         Raises:
-            InputError: it cannot be begun.
+            InputError: W&B refuses it.
         """
         try:
             return super().experiment
         except wandb.Error as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"W&B does not begin a run ({said}): set trainer.logger.init_args.mode offline."
+                f"W&B does not begin a run ({reason}): set trainer.logger.init_args.mode offline."
             ) from error
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log one row against `trainer/global_step`."""
+        """Log values against `trainer/global_step`."""
         for key in metrics:
             if key not in self._defined:
                 self.experiment.define_metric(key, step_metric=STEP)
@@ -84,10 +85,10 @@ class WandbLogger(LightningWandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Close the run, so that a second one in this process starts afresh."""
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
-            self._experiment = None
+        """Close the run, so that the next one in this process is a new one."""
+        experiment = detach_experiment(self)
+        if experiment is not None:
+            experiment.finish(exit_code=0 if status == "success" else 1)
             self._defined.clear()
 
     def __getstate__(self) -> dict[str, Any]:

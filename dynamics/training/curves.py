@@ -1,14 +1,15 @@
-"""The learning curves and the cost of a run, written to the record and handed to the loggers."""
+"""The learning curves and the cost of a run, written to the record and passed to the loggers."""
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from dynamics.lightning_compat import end_training
 from dynamics.loggers.names import flat_name
 from dynamics.record import Record, Row
 
@@ -21,12 +22,16 @@ class Curves(L.Callback):
     """Training loss at every step, validation loss at every pass, and what a step costs.
 
     The row at step s (after s updates) is the loss that produced update s, averaged over ranks and accumulated
-    shares. Where regularisers add to it, so are `task_loss`, each term, and what it measures (`isoscore_star`).
+    shares. With regularisers there are also `task_loss`, each term, and the quantity behind it (`isoscore_star`).
     """
+
+    priority: ClassVar[int] = 40
+    """First: the clock of a step stops before measuring starts, and training is ended (below) before anyone asks
+    whether a validation follows."""
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
-        """Newest values by flat name, for whoever shows them."""
+        """Newest values by flat name, for the progress bar."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the record."""
@@ -38,7 +43,7 @@ class Curves(L.Callback):
         self._seconds, self._flushed = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what lies beyond the step that the run starts from: only now is its state restored."""
+        """Cut the record after the step that the run starts from, which is known now that its state is restored."""
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self._record.cut(self._step)
@@ -46,15 +51,15 @@ class Curves(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock of the step; measuring and validating happen outside of it."""
+        """Start the clock of the step; measuring and validating are not part of it."""
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss on its device; fetch a chunk of them at a time."""
+        """Keep the loss on its device; fetch losses in chunks."""
         self._seconds += time.monotonic() - self._started
-        # Lightning has divided each share of the loss by their number already, but not its terms.
+        # Lightning has divided the loss of each share by their number, but not its terms.
         shares, terms = trainer.accumulate_grad_batches, getattr(pl_module, "terms", {})
         values = [outputs["loss"].detach(), *(value / shares for value in terms.values())]
         self._names = ["loss", *terms]
@@ -67,7 +72,7 @@ class Curves(L.Callback):
         if self._step % CHUNK == 0 or self._step == trainer.max_steps:
             self._collect(trainer)
         if self._step == trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates where it is told to stop: the last step, then
+            end_training(trainer)  # else Lightning would not validate at the last step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the validation rows at the step that they belong to; Lightning's first check gives step 0."""
@@ -82,7 +87,7 @@ class Curves(L.Callback):
         self._add(trainer, trainer.global_step, "validation", values)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write what leads up to a training state: a run that goes on from it does not make it again."""
+        """Write all rows up to a training state: a run that resumes from it does not compute them again."""
         self._collect(trainer)
         self._record.flush()
 
@@ -92,7 +97,7 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what is known before the run ends early."""
+        """Write what there is before the run ends early."""
         if getattr(self, "_values", None) and trainer.world_size == 1:
             self._collect(trainer)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
@@ -108,7 +113,7 @@ class Curves(L.Callback):
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
-        # A device works behind the host's back: what it still owes is waited for in the fetch above.
+        # A device works asynchronously: the fetch above has waited for it, so that its time counts too.
         seconds, self._seconds = (self._seconds + now - started) / len(steps), 0.0
         describe = getattr(trainer.lightning_module, "train_values", dict)
         for step, values in zip(steps, rows, strict=True):

@@ -5,10 +5,12 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+import yaml
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from dynamics.config import refuse_parsing
 from dynamics.errors import InputError
+from dynamics.files import write_atomically
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
@@ -22,18 +24,23 @@ class RunParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, without the usage text."""
         options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
-        refuse_parsing(message, ex, known=options)
+        refuse_parsing(message, ex, options)
 
 
 def pick_precision() -> str:
-    """bf16 where the hardware multiplies it faster than float32, else float32."""
+    """Return bf16 where the hardware multiplies it faster than float32, else float32."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
 
 
 class RunCLI(LightningCLI):
-    """Model, data, trainer and callbacks of one run, from one configuration."""
+    """Model, data, trainer and callbacks of one run, from one configuration.
+
+    Args:
+        folder: the run's folder.
+        args: words of the command line that Lightning and the classes of the configuration understand.
+    """
 
     def __init__(self, folder: Path, args: list[str]) -> None:
         self.folder = folder
@@ -51,6 +58,16 @@ class RunCLI(LightningCLI):
             args=args,
         )
 
+    @property
+    def monitor(self) -> Monitor:
+        """The callback that measures."""
+        return self.config_init["monitor"]
+
+    def save_config(self) -> None:
+        """Write the resolved configuration into the run's folder."""
+        text = yaml.safe_dump(self.config_dump, sort_keys=False)
+        write_atomically(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our callbacks, the metrics block, and one seed for everything."""
         parser.add_argument(
@@ -64,15 +81,16 @@ class RunCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse the arguments given, never those of the process."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse `args`, never the arguments of the process."""
+        assert isinstance(args, list)
         self.config = parser.parse_args(args)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise InputError(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
 
     def before_instantiate_classes(self) -> None:
-        """Settle what depends on the machine and on the run's name."""
+        """Fill in what depends on the machine and on the run's name."""
         trainer = self.config.trainer
         if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
             raise InputError(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
@@ -89,7 +107,7 @@ class RunCLI(LightningCLI):
                 logger.init_args.name = logger.init_args.name or self.folder.name
 
     def instantiate_classes(self) -> None:
-        """Build model, data and callbacks; what one of them refuses comes through as it was said."""
+        """Build model, data and callbacks; an InputError of one of them comes through as it was raised."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -99,11 +117,12 @@ class RunCLI(LightningCLI):
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer with every callback, in the order in which they must act."""
-        curves, monitor, checkpoints = Curves(), self.config_init["monitor"], self.config_init["checkpoints"]
-        callbacks = [curves, monitor, checkpoints, Interrupt(checkpoints)]
+        """Build the trainer with the user's callbacks first, then ours by descending priority."""
         config = {**self.config_init["trainer"], **kwargs}
+        curves, checkpoints = Curves(), self.config_init["checkpoints"]
+        callbacks = [curves, self.monitor, checkpoints, Interrupt(checkpoints)]
         if config.get("enable_progress_bar") is not False:
-            callbacks.append(ProgressBar(curves, monitor))
+            callbacks.append(ProgressBar(curves, self.monitor))
+        callbacks.sort(key=lambda callback: callback.priority, reverse=True)
         config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
         return self.trainer_class(**config)

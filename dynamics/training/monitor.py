@@ -4,13 +4,15 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
+from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
 from dynamics.files import write_atomically
+from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import flat_name
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
@@ -22,14 +24,14 @@ from dynamics.training.plan import Plan, plan
 log = logging.getLogger(__name__)
 
 PLANNED_FROM = 16
-"""The plan under `max_overhead` is made at the first measured step from here on: steps are timed by then."""
+"""The plan under `max_overhead` is made at the first measured step from this one on: steps are timed by then."""
 
 
 class Monitor(L.Callback):
-    """Measures the geometry of `pl_module.network` at the scheduled steps, on the data module's probe batches.
+    """Measures the geometry of `pl_module.network` at the scheduled steps, on the data module's evaluation tokens.
 
-    Nothing of the training is touched: mode, RNG and attention implementation are put back, so that a run with
-    the monitor equals one without it to the bit.
+    Training is not affected: mode, RNG and attention implementation are restored, so that a run with the monitor
+    equals a run without it to the bit.
 
     Args:
         metrics: names (or class paths) to measure, with their settings; the default suite when None.
@@ -37,9 +39,12 @@ class Monitor(L.Callback):
         keep_weights: keep the weights of `all` measured steps, of the `last` one, or `none`, so that a metric
             invented later can be measured on the past.
         max_overhead: most that measuring may add to the time of training, as a share of it; no limit when None.
-            The plan that keeps to it is made once, stored as `plan.json`, and obeyed when the run goes on.
-        plan: a `plan.json` to obey: twins measured under a limit must share one.
+            The plan that keeps to it is made once, stored as `plan.json`, and followed when the run resumes.
+        plan: a `plan.json` to follow: twins measured under a limit must share one.
     """
+
+    priority: ClassVar[int] = 30
+    """Before `Checkpoints`: a state holds the references and the plan as they are after its own step."""
 
     def __init__(
         self,
@@ -59,30 +64,30 @@ class Monitor(L.Callback):
         self.max_overhead = max_overhead
         self.plan = None if plan is None else read_plan(Path(plan))
         self.seconds = 0.0
-        """Time spent measuring so far."""
+        """Seconds spent measuring so far."""
         self._references: dict[str, torch.Tensor] = {}
 
     def steps(self, last: int) -> Plan:
-        """The steps of every metric in a run of `last` updates: the plan's, or the schedules'."""
-        wanted, planned = self.suite.steps(self.schedule, last), self.plan or {}
-        return {name: planned.get(name, steps) for name, steps in wanted.items()}
+        """Return the steps of every metric in a run of `last` updates: those of the plan, else of the schedules."""
+        scheduled, planned = self.suite.steps(self.schedule, last), self.plan or {}
+        return {name: planned.get(name, steps) for name, steps in scheduled.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What drift is measured against, the time spent, and the plan."""
+        """Return the references of drift and the like, the time spent, and the plan."""
         return {"references": self._references, "seconds": self.seconds, "plan": self.plan}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the references and the plan of the run that goes on."""
+        """Restore the references, the time spent and the plan of the run that resumes."""
         self._references = state_dict["references"]
         self.seconds = state_dict["seconds"]
         self.plan = state_dict["plan"] or self.plan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure where the run starts, if it is due there."""
+        """Measure the step that the run starts from, if it is due."""
         self._record = Record(Path(trainer.default_root_dir))
         self._steps = self.steps(trainer.max_steps)
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
-        self._batches = trainer.datamodule.evaluation_batches()
+        self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
         self._measure_if_due(trainer, pl_module)
         self._started = time.monotonic(), trainer.global_step, self.seconds
@@ -98,17 +103,17 @@ class Monitor(L.Callback):
             return
         self._measured = step
         if trainer.is_global_zero:
-            self._measure(trainer, pl_module, step, due)
+            self._measure(trainer, cast(PreTrainedModel, pl_module.network), step, due)
             if self.max_overhead is not None and self.plan is None and step >= PLANNED_FROM:
-                self._make_plan(trainer, step)
+                self.plan = self._make_plan(trainer, step, self.max_overhead)
         self.plan = trainer.strategy.broadcast(self.plan)
         self._steps = self.steps(trainer.max_steps)
 
-    def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, due: set[str]) -> None:
+    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> None:
         started = time.monotonic()
         folder = Path(trainer.default_root_dir)
         result = measure(
-            pl_module.network,
+            network,
             self._batches,
             self.suite.only(due),
             run=folder.name,
@@ -118,7 +123,7 @@ class Monitor(L.Callback):
         )
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
-            save_weights(pl_module.network, weights_path(folder, step))
+            save_weights(network, weights_path(folder, step))
         self._costs |= result.seconds
         seconds = time.monotonic() - started
         self.seconds += seconds
@@ -136,24 +141,22 @@ class Monitor(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(flat, step)
 
-    def _make_plan(self, trainer: L.Trainer, step: int) -> None:
+    def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:
+        """Return the plan that keeps to the limit, by the speed of the run so far, and store it."""
         clock, first, measured = self._started
         training = time.monotonic() - clock - (self.seconds - measured)
         whole = training / max(1, step - first) * trainer.max_steps
-        budget = self.max_overhead * whole - self.seconds
-        self.plan = plan(self._steps, self._costs, budget, step)
-        text = json.dumps(self.plan, indent=1)
+        budget = max_overhead * whole - self.seconds
+        steps = plan(self._steps, self._costs, budget, step)
+        text = json.dumps(steps, indent=1)
         write_atomically(Path(trainer.default_root_dir) / "plan.json", lambda file: file.write(text.encode()))
-        thinned = sorted(name for name, steps in self.plan.items() if steps != self._steps[name])
-        log.warning(
-            "measuring is held to %.0f %% of training: %s",
-            100 * self.max_overhead,
-            ", ".join(thinned) or "no change",
-        )
+        thinned = ", ".join(sorted(name for name in steps if steps[name] != self._steps[name]))
+        log.warning("measuring is limited to %.0f %% of training: %s", 100 * max_overhead, thinned or "no change")
+        return steps
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan that a run stored.
+    """Read the plan that a run stored.
 
     Raises:
         InputError: the file is missing or not a plan.

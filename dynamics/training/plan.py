@@ -1,13 +1,13 @@
-"""Keeping the cost of measuring under a share of training: a plan made once and obeyed. No torch here."""
+"""Keep the cost of measuring under a share of training: a plan made once and followed. No torch here."""
 
 from collections.abc import Mapping
 
 Plan = dict[str, tuple[int, ...]]
-"""For every metric the steps at which it is measured, ascending."""
+"""The steps at which each metric is measured, ascending, by its name."""
 
 
 def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
-    """Every other of the steps after `now`, counted from the last, which stays.
+    """Return the steps without every other one after `now`, counted from the last, which stays.
 
     >>> thinned((0, 1, 2, 4, 8, 16, 32), 2)
     (0, 1, 2, 8, 32)
@@ -17,15 +17,15 @@ def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Plan:
-    """The steps of every metric such that what lies after `now` costs at most `budget` seconds.
+    """Return the steps of every metric such that measuring after `now` costs at most `budget` seconds.
 
     The metric that costs most over the rest of the run, with its share of the forward passes, loses every other of
-    its steps, until all fit; the last step of each stays, so a budget that not even those fit is exceeded.
+    its steps, until all fit. The last step of each stays, even where that exceeds the budget.
 
     Args:
-        steps: the steps that the schedules ask for.
-        costs: seconds that one measurement of each metric takes, and those of the passes that all share (`forward`).
-        budget: seconds for all that lies after step `now`.
+        steps: the steps of the schedules.
+        costs: seconds of one measurement of each metric, and of the forward passes that all share (`forward`).
+        budget: seconds for all measurements after step `now`.
         now: the step at which the plan is made.
 
     >>> plan({"a": (0, 1, 2, 4, 8), "b": (0, 8)}, {"a": 1.0, "b": 2.0}, budget=4.0, now=1)

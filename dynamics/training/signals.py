@@ -1,30 +1,35 @@
-"""Ctrl-C in training: the step under way is finished and the training state saved."""
+"""Ctrl-C in training: the current step is finished and the training state saved."""
 
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import ClassVar
 
 import lightning as L
 
-from dynamics.training.checkpoint import Checkpoints, validation_follows
+from dynamics.lightning_compat import validation_follows
+from dynamics.training.checkpoint import Checkpoints
 
 
 class Interrupt(L.Callback):
     """Stops a run at the first Ctrl-C between two steps, so that nothing is lost; the second one stops it at once.
 
-    With several ranks Ctrl-C stops at once: they would have to agree on a step, which costs time at every one.
+    With several ranks Ctrl-C stops at once: agreeing on a step would cost time at every step.
 
     Args:
-        checkpoints: who saves the state.
+        checkpoints: saves the state.
     """
+
+    priority: ClassVar[int] = 10
+    """After all that works on the step: it ends the step by an exception, which skips the callbacks after it."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._asked = self._listening = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen from now on (Python lets the main thread alone do so)."""
+        """Take over Ctrl-C (Python allows that in the main thread only)."""
         self._step, self._asked = trainer.global_step, False
         self._listening = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
         if self._listening:
@@ -34,16 +39,16 @@ class Interrupt(L.Callback):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print("\nstopping behind this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+        print("\nstopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Save and stop, if asked to and an optimiser step and its validation are complete."""
+        """Save and stop if asked to, once an optimiser step and its validation are complete."""
         moved, self._step = trainer.global_step > self._step, trainer.global_step
         if moved and not validation_follows(trainer):
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save and stop, if asked to."""
+        """Save and stop if asked to."""
         self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -52,11 +57,11 @@ class Interrupt(L.Callback):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen no longer."""
+        """Give Ctrl-C back."""
         if self._listening:
             signal.signal(signal.SIGINT, self._before)
             self._listening = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
+        """Give Ctrl-C back."""
         self.on_train_end(trainer, pl_module)

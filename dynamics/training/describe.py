@@ -1,0 +1,71 @@
+"""What a training run is made of, as its `run.json` states it and as its first lines print it."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dynamics.provenance import provenance
+from dynamics.runs import SCHEMA, FitInfo
+from dynamics.training.lightning_cli import RunCLI
+
+Facts = dict[str, Any]
+
+
+def describe(cli: RunCLI) -> FitInfo:
+    """Return the content of `run.json` of a run that is set up."""
+    hparams, trainer, suite = cli.model.hparams, cli.trainer, cli.monitor.suite
+    facts = {
+        "run": cli.folder.name,
+        "schema": SCHEMA,
+        **provenance(),
+        **_describe_model(cli.model),
+        "parameters": cli.model.network.num_parameters(),
+        **cli.datamodule.describe(),
+        "max_steps": trainer.max_steps,
+        "learning_rate": hparams.learning_rate,
+        "seed": hparams.seed,
+        "precision": trainer.precision,
+        "devices": trainer.world_size,
+        "model": dict(hparams),
+        "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
+        "metrics": suite.describe(),
+    }
+    return FitInfo.from_dict(facts)
+
+
+def _describe_model(model: Any) -> Facts:
+    facts: Facts = model.describe()
+    terms = {name: term.describe() for name, term in model.regularizers.items()}
+    if terms:
+        names = (f"{term['class']} {term['weight']:g}" for term in terms.values())
+        facts |= {"label": ", ".join([facts["label"], *names]), "regularizers": terms}
+    return facts
+
+
+def _describe_tokens(batches: Any) -> Facts:
+    """Return the facts of the evaluation tokens: how many, and the hash that twins share."""
+    return {
+        "split": "validation",
+        "windows": sum(len(batch["input_ids"]) for batch in batches),
+        "tokens": sum(int(batch.get("attention_mask", batch["input_ids"] >= 0).sum()) for batch in batches),
+        "sha256": sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in batches)).hexdigest(),
+        "precision": "float32",
+    }
+
+
+def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
+    """Print what is about to be trained, on what, and what it leaves on the disk."""
+    last, parameters = cli.trainer.max_steps, cli.model.network.num_parameters()
+    measured = {step for steps in cli.monitor.steps(last).values() for step in steps}
+    copies = {"all": len(measured), "last": 1, "none": 0}[cli.monitor.keep_weights]
+    print(
+        f"run {info.run}: {info.label}, {info.layers} x {info.width}, {info.heads} heads, "
+        f"{parameters / 1e6:.1f} M parameters, seed {info.seed}\n"
+        f"{cli.datamodule.headline()}\n"
+        f"{last} steps; measured at {len(measured)} of them on {info.probe['tokens']} tokens; "
+        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB"
+    )
+    for note in info.data["notes"]:
+        print(note)
+    if state is not None:
+        print(f"resuming from {state}")
