@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import IO
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Have `write` fill a hidden sibling of `path`, flush it to the disk and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import lightning as L
+import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -76,3 +77,13 @@ def detach_experiment(logger: WandbLogger) -> Any:
     """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
     experiment, logger._experiment = logger._experiment, None
     return experiment
+
+
+def leave_group() -> None:
+    """End the process group of the ranks while the interpreter lives; Lightning leaves that to the interpreter's end.
+
+    There its threads may be torn down while they work, which now and then aborts a process whose work is done
+    (pytorch/pytorch issue 190489).
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from filelock import SoftFileLock, Timeout
 
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import write_text
 
 CHECKPOINTS = Path("checkpoints")
 SCHEMA = 1
@@ -234,8 +234,7 @@ class Run(Generic[Info]):
 
     def save(self) -> None:
         """Write `run.json`."""
-        text = json.dumps(self.info.to_dict(), indent=2, default=str) + "\n"
-        write_atomically(self.folder / "run.json", lambda file: file.write(text.encode()))
+        write_text(self.folder / "run.json", json.dumps(self.info.to_dict(), indent=2, default=str) + "\n")
 
     def finish(self, status: str) -> None:
         """Write how the run ended, and when."""
@@ -350,5 +349,4 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def write_run(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `run.json` from a dict. (To be removed: every kind of run goes through `start`.)"""
-    text = json.dumps(dict(content), indent=2, default=str) + "\n"
-    write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
+    write_text(folder / "run.json", json.dumps(dict(content), indent=2, default=str) + "\n")

@@ -1,4 +1,4 @@
-"""What a run says it was made of."""
+"""What a run states about its making."""
 
 import subprocess
 import sys
@@ -6,11 +6,11 @@ import sys
 from dynamics.provenance import provenance
 
 
-def test_it_tells_versions_hardware_and_command():
-    told = provenance()
-    assert told["versions"]["torch"]
-    assert " x " in told["hardware"]
-    assert told["command"]
+def test_versions_hardware_and_command_are_stated():
+    facts = provenance()
+    assert facts["versions"]["torch"]
+    assert " x " in facts["hardware"]
+    assert facts["command"]
 
 
 def test_no_file_is_left_open():

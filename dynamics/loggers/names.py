@@ -1,4 +1,7 @@
-"""The flat name of a row in a logger or on a dashboard. No torch here."""
+"""Rows for loggers, under the flat names that they have on a dashboard. No torch here."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dynamics.record import Row
 
@@ -22,3 +25,11 @@ def flat_name(row: Row) -> str:
     if row.head >= 0:
         return f"{name}_head/L{row.layer:02d}H{row.head:02d}"
     return f"{name}/layer_{row.layer:02d}"
+
+
+def log_rows(loggers: Iterable[Any], rows: Sequence[Row], step: int) -> dict[str, float]:
+    """Pass rows to Lightning's loggers, one call each; returns their values by flat name."""
+    values = {flat_name(row): row.value for row in rows}
+    for logger in loggers:
+        logger.log_metrics(values, step)
+    return values

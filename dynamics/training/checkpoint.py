@@ -130,17 +130,9 @@ class Checkpoints(L.Callback):
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            beyond = (
-                path
-                for path in (*states(folder), *(folder / "weights").glob("step-*"))
-                if int(path.stem.split("-")[1]) > self._saved
-            )
-            partial = (path for name in ("state", "weights") for path in (folder / name).glob(".step-*.tmp"))
-            for path in (*beyond, *partial):
-                if path.is_file():
-                    path.unlink()
-                else:
-                    shutil.rmtree(path)
+            for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
+                if path.suffix == ".tmp" or int(path.stem.removeprefix("step-")) > self._saved:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save if a state is due, unless a validation comes first."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamics.lightning_compat import end_training
-from dynamics.loggers.names import flat_name
+from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
 CHUNK = 10
@@ -48,15 +48,11 @@ class Curves(L.Callback):
         if trainer.is_global_zero:
             self._record.cut(self._step)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Start the clock of the step; measuring and validating are not part of it."""
         self._started = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: object) -> None:
         """Keep the loss on its device; fetch losses in chunks."""
         self._seconds += time.monotonic() - self._started
         # Lightning has divided the loss of each share by their number, but not its terms.
@@ -128,7 +124,4 @@ class Curves(L.Callback):
             return
         rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
         self._record.add_curves(rows)
-        flat = {flat_name(row): row.value for row in rows}
-        self.latest.update(flat)
-        for logger in trainer.loggers:
-            logger.log_metrics(flat, step)
+        self.latest |= log_rows(trainer.loggers, rows, step)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.distributed as dist
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
@@ -11,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 from dynamics import runs
 from dynamics.config import OWN_OPTIONS, RunOptions, gather_config, split_options
 from dynamics.errors import Failure, InputError
-from dynamics.lightning_compat import count_steps, is_first_rank, quiet
+from dynamics.lightning_compat import count_steps, is_first_rank, leave_group, quiet
 from dynamics.record import Record, Row, condition
 from dynamics.runs import FitInfo, Run, RunInfo
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
@@ -69,7 +68,7 @@ def evaluate(verb: str, options: RunOptions) -> None:
     cli = _configure(folder, options, "--trainer.logger", "false")
     _prepare(cli, state)
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
-    _leave_group()
+    leave_group()
     if is_first_rank():
         _write_evaluation(cli, verb, read_state(state, cli.model.network)["global_step"])
 
@@ -141,17 +140,7 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 def _train(cli: RunCLI, state: Path | None) -> None:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
-    _leave_group()
-
-
-def _leave_group() -> None:
-    """End the ranks' process group while the interpreter lives.
-
-    Left to the interpreter's own end, its threads are taken down in the midst of that, which now and then aborts
-    a process whose work is done (pytorch/pytorch issue 190489).
-    """
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group()
 
 
 def _write_evaluation(cli: RunCLI, verb: str, step: int) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from dynamics.config import refuse_parsing
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import write_text
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
@@ -65,8 +65,7 @@ class RunCLI(LightningCLI):
 
     def save_config(self) -> None:
         """Write the resolved configuration into the run's folder."""
-        text = yaml.safe_dump(self.config_dump, sort_keys=False)
-        write_atomically(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config_dump, sort_keys=False))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our callbacks, the metrics block, and one seed for everything."""

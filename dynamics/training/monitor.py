@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import write_text
 from dynamics.lightning_compat import get_datamodule
-from dynamics.loggers.names import flat_name
+from dynamics.loggers.names import log_rows
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.record import Record, Row
@@ -55,9 +55,7 @@ class Monitor(L.Callback):
         plan: str | None = None,
     ) -> None:
         if max_overhead is not None and not max_overhead > 0:
-            raise InputError(
-                f"monitor.max_overhead must be a positive share of the training time (got {max_overhead})."
-            )
+            raise InputError(f"monitor.max_overhead must be positive (got {max_overhead}).")
         self.suite = Suite.parse(metrics)
         self.schedule = schedule or LogSpaced()
         self.keep_weights = keep_weights
@@ -130,16 +128,10 @@ class Monitor(L.Callback):
         self._write(trainer, folder.name, step, result, seconds)
 
     def _write(self, trainer: L.Trainer, run: str, step: int, result: Measurement, seconds: float) -> None:
-        costs = {"measure_seconds": seconds}
-        costs |= {f"measure_seconds/{name}": spent for name, spent in result.seconds.items()}
-        rows = [
-            *result.rows,
-            *(Row(run, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()),
-        ]
-        self._record.write(step, rows, result.arrays)
-        flat = {flat_name(row): row.value for row in rows}
-        for logger in trainer.loggers:
-            logger.log_metrics(flat, step)
+        costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
+        cost_rows = [Row(run, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
+        self._record.write(step, [*result.rows, *cost_rows], result.arrays)
+        log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
 
     def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:
         """Return the plan that keeps to the limit, by the speed of the run so far, and store it."""
@@ -148,8 +140,7 @@ class Monitor(L.Callback):
         whole = training / max(1, step - first) * trainer.max_steps
         budget = max_overhead * whole - self.seconds
         steps = plan(self._steps, self._costs, budget, step)
-        text = json.dumps(steps, indent=1)
-        write_atomically(Path(trainer.default_root_dir) / "plan.json", lambda file: file.write(text.encode()))
+        write_text(Path(trainer.default_root_dir) / "plan.json", json.dumps(steps, indent=1))
         thinned = ", ".join(sorted(name for name in steps if steps[name] != self._steps[name]))
         log.warning("measuring is limited to %.0f %% of training: %s", 100 * max_overhead, thinned or "no change")
         return steps

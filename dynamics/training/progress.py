@@ -36,15 +36,11 @@ class ProgressBar(TQDMProgressBar):
 
     def init_sanity_tqdm(self) -> Tqdm:
         """Hide the sanity-check bar."""
-        bar = super().init_sanity_tqdm()
-        bar.disable = True
-        return bar
+        return Tqdm(disable=True)
 
     def init_validation_tqdm(self) -> Tqdm:
         """Hide the validation bar: validation is short, and its result stands after the training bar."""
-        bar = super().init_validation_tqdm()
-        bar.disable = True
-        return bar
+        return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Name the bar after the run, which is a single epoch."""

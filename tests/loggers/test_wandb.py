@@ -1,4 +1,4 @@
-"""The view of a run in W&B: where it goes when nobody says."""
+"""The view of a run in W&B: online, offline, refused."""
 
 import pytest
 import wandb
@@ -12,12 +12,12 @@ def unreachable(**_):
 
 
 @pytest.mark.parametrize(("has_key", "mode"), [(True, "online"), (False, "offline")])
-def test_online_with_a_key_only(monkeypatch, has_key, mode):
+def test_only_a_key_makes_it_online(monkeypatch, has_key, mode):
     monkeypatch.setattr(wandb, "login", lambda prompt: has_key)
     assert pick_mode() == mode
 
 
-def test_a_server_that_does_not_answer_costs_no_run(monkeypatch, capsys):
+def test_a_server_that_does_not_answer_fails_no_run(monkeypatch, capsys):
     monkeypatch.setattr(wandb, "login", unreachable)
     assert pick_mode() == "offline"
     assert "no answer from the server" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`dynamics fit`: what a run leaves, how it goes on, what it refuses."""
+"""`dynamics fit`: what a run leaves, how it resumes, what it refuses."""
 
 import json
 import signal
@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from dynamics import record, runs
 from dynamics.config import read_config
+from dynamics.errors import InputError
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, fit
@@ -63,13 +64,15 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     assert frame[(frame.site == "train") & (frame.metric == "loss")].step.tolist() == [1, 2, 3, 4, 5, 6]
     assert sorted(set(frame[frame.site == "validation"].step)) == [0, 3, 6]
     assert (frame[(frame.metric == "drift") & (frame.step == 0)].value == 0).all()
-    provenance = runs.read("a").to_dict()
-    assert provenance["status"] == "done"
-    assert provenance["data"]["sha256"]
+    info = runs.read("a")
+    assert isinstance(info, runs.FitInfo)
+    assert (info.status, info.schema, info.unknown) == ("done", runs.SCHEMA, {})
+    assert info.data["sha256"]
+    assert (info.label, info.layers, info.width, info.context) == ("causal, clm", 2, 16, 32)
 
 
-@pytest.mark.parametrize("step", [4, 3])  # no state is due behind it; a state, and a validation before it
-def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkeypatch, capsys, step):
+@pytest.mark.parametrize("step", [4, 3])  # no state is due after it; a state, and a validation before it
+def test_ctrl_c_stops_after_a_step_with_its_state_saved(here, text_file, monkeypatch, capsys, step):
     training_step, presses = LanguageModel.training_step, [2 * step - 2]
 
     def pressed(self, batch, index):
@@ -84,10 +87,10 @@ def test_ctrl_c_stops_behind_a_step_with_its_state_saved(here, text_file, monkey
         fit(text_file, "cut", trainer__accumulate_grad_batches=2)
     assert exit_.value.code == 1
     assert signal.getsignal(signal.SIGINT) is handler
-    told = capsys.readouterr()
-    assert f"step-{step:010d}.ckpt) with --resume auto" in told.out
-    assert told.err.endswith("dynamics: interrupted.\n")
-    assert runs.read("cut").to_dict()["status"] == "interrupted"
+    printed = capsys.readouterr()
+    assert f"step-{step:010d}.ckpt) with --resume auto" in printed.out
+    assert printed.err.endswith("dynamics: interrupted.\n")
+    assert runs.read("cut").status == "interrupted"
     assert states(runs.CHECKPOINTS / "cut")[0].name == f"step-{step:010d}.ckpt"
     fit(text_file, "cut", "--resume", "auto", trainer__accumulate_grad_batches=2)
     fit(text_file, "shares", trainer__accumulate_grad_batches=2)
@@ -157,7 +160,7 @@ def test_twins_start_alike_and_part(here, text_file):
     assert any(not torch.equal(decoder[name], causal_mlm[name]) for name in decoder)
 
 
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(here, text_file):
+def test_a_resumed_run_equals_one_that_was_not_stopped(here, text_file):
     fit(text_file, "whole", config="encoder", model__dropout=0.1)
     fit(text_file, "killed", config="encoder", model__dropout=0.1)
     folder = runs.CHECKPOINTS / "killed"
@@ -181,7 +184,7 @@ def test_a_run_can_be_made_longer(here, text_file):
 
 def test_resuming_without_a_state_starts_from_the_beginning(here, text_file):
     fit(text_file, "a", "--resume", "auto")
-    assert runs.read("a").to_dict()["status"] == "done"
+    assert runs.read("a").status == "done"
 
 
 def test_accumulation_gives_the_same_windows_and_nearly_the_same_weights(here, text_file):
@@ -232,11 +235,11 @@ def history(entry):
     items = entry.get("items", entry.get("item", entry)) if isinstance(entry, dict) else entry
     if isinstance(items, dict):
         return {key: _value(value) for key, value in items.items()}
-    found = {}
+    values = {}
     for item in items:
         key = item.get("key") or "/".join(item.get("nested_key", []))
-        found[key] = _value(item.get("value_json", item.get("value")))
-    return found
+        values[key] = _value(item.get("value_json", item.get("value")))
+    return values
 
 
 def _value(value):
@@ -283,6 +286,19 @@ def test_bad_corpora_are_refused_and_leave_no_run(here, capsys, content, word):
         path.write_bytes(content)
     assert word in refusal(capsys, path, "bad")
     assert not (runs.CHECKPOINTS / "bad").exists()
+
+
+@pytest.mark.parametrize(("error", "status"), [(InputError("no"), None), (RuntimeError("no"), "failed")])
+def test_an_error_before_the_first_step_discards_a_run_only_where_the_input_is_wrong(
+    here, text_file, monkeypatch, error, status
+):
+    def fails(self, batch, index):
+        raise error
+
+    monkeypatch.setattr(LanguageModel, "training_step", fails)
+    with pytest.raises(SystemExit if status is None else RuntimeError):
+        fit(text_file, "a")
+    assert (runs.read("a").status if runs.find("a") else None) == status
 
 
 def test_a_name_that_exists_is_refused_and_nothing_is_lost(here, text_file, capsys):

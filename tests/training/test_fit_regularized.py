@@ -1,4 +1,4 @@
-"""`dynamics fit` with regularisers: asked for, written down, resumed, stopped, shared by ranks, refused."""
+"""`dynamics fit` with regularisers: options, curves, resuming, stopping, ranks, refusals."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def curve(run, metric):
     return record.read(run).query("site == 'train' and metric == @metric").value.tolist()
 
 
-def test_a_regulariser_is_asked_for_on_the_command_line_and_writes_its_terms(text_file):
+def test_a_regulariser_is_set_on_the_command_line_and_writes_its_terms(text_file):
     fit(text_file, "a", *ISTAR, "--model.regularizers+=CosReg", "--model.regularizers.weight=0.5")
     terms = zip(*(curve("a", name) for name in ("loss", "task_loss", "istar", "cosreg")), strict=True)
     assert all(loss == pytest.approx(sum(rest), rel=1e-5) for loss, *rest in terms)
@@ -44,7 +44,7 @@ def test_accumulated_shares_give_mean_terms(text_file):
 
 
 @pytest.mark.parametrize("renew", ["full", "epoch", "2"])
-def test_a_regularised_run_goes_on_as_if_it_had_not_stopped(text_file, renew):
+def test_a_resumed_regularised_run_equals_one_that_was_not_stopped(text_file, renew):
     words = (*ISTAR, "--model.regularizers.reference_states=300", f"--model.regularizers.renew={renew}")
     fit(text_file, "whole", *words)
     fit(text_file, "killed", *words)
@@ -57,9 +57,9 @@ def test_a_regularised_run_goes_on_as_if_it_had_not_stopped(text_file, renew):
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(text_file, monkeypatch, capsys):
     cross_entropy, calls = torch.nn.functional.cross_entropy, []
 
-    def spoilt(*given):
-        calls.append(given)
-        return cross_entropy(*given) * (float("nan") if torch.is_grad_enabled() and len(losses()) == 4 else 1)
+    def spoilt(*arguments):
+        calls.append(arguments)
+        return cross_entropy(*arguments) * (float("nan") if torch.is_grad_enabled() and len(losses()) == 4 else 1)
 
     def losses():
         return [1 for logits, *_ in calls if logits.requires_grad]
@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(text_file, mo
     folder = runs.CHECKPOINTS / "a"
     assert [path.name for path in states(folder)] == ["step-0000000003.ckpt"]
     assert len(curve("a", "loss")) == 3
-    assert runs.read("a").to_dict()["status"] == "failed"
+    assert runs.read("a").status == "failed"
     assert all(x.isfinite().all() for x in weights("a").values())
 
 
@@ -102,7 +102,7 @@ def test_two_ranks_share_one_reference(text_file):
     assert curve("two", "task_loss") == pytest.approx(curve("one", "task_loss"), rel=1e-5)
 
 
-def test_the_ranks_part_before_the_interpreter_ends(text_file, monkeypatch):
+def test_the_process_group_ends_before_the_interpreter(text_file, monkeypatch):
     groups = []
     monkeypatch.setattr("dynamics.training.curves.Curves.on_train_end", lambda *_: groups.append(dist.is_initialized()))
     with mock.patch.dict(os.environ):  # Lightning writes the group's address there
@@ -117,7 +117,7 @@ def test_bf16_trains(text_file):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--model.regularizers+=IStarr",), "there is no class IStarr"),
         (("--model.regularizers+=IStar",), "weight is missing"),
@@ -126,6 +126,6 @@ def test_bf16_trains(text_file):
         ((*ISTAR, "--model.regularizers.reference_weight=2"), "between 0 and 1"),
     ],
 )
-def test_a_wrong_regulariser_is_refused(text_file, capsys, words, said):
-    assert said in refusal(capsys, text_file, "a", *words)
+def test_a_wrong_regulariser_is_refused(text_file, capsys, words, message):
+    assert message in refusal(capsys, text_file, "a", *words)
     assert not runs.CHECKPOINTS.exists()

@@ -1,4 +1,4 @@
-"""Plans: what lies behind stays, the last step stays, the budget is kept where it can be."""
+"""Plans: past steps stay, the last step stays, the budget is kept where it can be."""
 
 import json
 
@@ -56,8 +56,8 @@ def test_a_metric_has_steps_of_its_own(workplace, text_file):
     assert measured("a", "mean_cosine") == [0, 3, 6]
 
 
-def test_a_metric_asked_for_by_another_name_is_thinned_too():
-    """Costs are told by the names that rows bear."""
+def test_a_metric_named_by_its_class_path_is_thinned_too():
+    """Costs have the names of rows."""
     asked = {"dynamics.metrics.anisotropy.Anisotropy": None, "intrinsic_dimension": {"keep": 0.2}}
     suite = Suite.parse(asked)
     assert set(suite.steps(Every(1), 3)) == suite.names == {"anisotropy", "intrinsic_dimension_lowest_20"}
@@ -76,7 +76,7 @@ def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
     assert measured("b", "anisotropy") == stored["anisotropy"]
 
 
-def test_a_plan_that_knows_more_metrics_than_the_run(workplace, text_file):
+def test_a_plan_may_hold_more_metrics_than_the_run(workplace, text_file):
     path = workplace / "plan.json"
     path.write_text(json.dumps({"anisotropy": [0, 4, 6], "kurtosis": [0, 3, 6]}))
     fit(text_file, "a", metrics="[anisotropy]", monitor__plan=path)

@@ -1,5 +1,6 @@
-"""Going on with a run: whatever stopped it, nothing is missing and nothing is mixed."""
+"""Resuming a run: whatever stopped it, nothing is missing and nothing is mixed."""
 
+import json
 import os
 import resource
 import shutil
@@ -18,20 +19,22 @@ from dynamics.training.checkpoint import save_weights, state_path, states, weigh
 from tests.runs import fit
 from tests.training.test_fit import geometry, refusal, weights
 
-KILLED = """
-import os, signal, sys
+STUCK = """
+import sys
 from dynamics.training.checkpoint import Checkpoints
 from tests.runs import fit
 
 save = Checkpoints.save
 
-def dies(self, trainer):
+def sticks(self, trainer):
     save(self, trainer)
-    os.kill(os.getpid(), signal.SIGKILL)
+    print("saved", flush=True)
+    sys.stdin.read()
 
-Checkpoints.save = dies
+Checkpoints.save = sticks
 fit(sys.argv[1], "cut", config="encoder")
 """
+"""Trains to its first state and waits there."""
 
 
 @pytest.fixture
@@ -71,39 +74,62 @@ def damage(path):
     path.write_bytes(content)
 
 
-def test_a_kill_behind_a_state_takes_nothing_that_leads_up_to_it(here, text_file):
+def test_a_kill_after_a_state_loses_nothing_before_it_and_its_lock_is_taken_over(here, text_file, capsys):
     paths = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", KILLED, str(text_file)]
-    killed = subprocess.run(command, env=os.environ | paths, capture_output=True, timeout=120, check=False)
-    assert killed.returncode == -9
+    command = [sys.executable, "-c", STUCK, str(text_file)]
+    stuck = subprocess.Popen(
+        command,
+        env=os.environ | paths,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "saved\n" in iter(stuck.stdout.readline, "")
+    message = refusal(capsys, text_file, "cut", "--resume", "auto", config="encoder")
+    assert f"the run cut is open in another process (number {stuck.pid})" in message
+    stuck.kill()
+    stuck.communicate(timeout=60)
+    assert (runs.CHECKPOINTS / "cut" / ".lock").exists()
+    assert runs.read("cut").status == "running"
     assert [path.name for path in states(runs.CHECKPOINTS / "cut")] == ["step-0000000003.ckpt"]
     fit(text_file, "cut", "--resume", "auto", config="encoder")
     fit(text_file, "whole", config="encoder")
     assert_same("cut", "whole")
 
 
-def test_what_stops_before_the_last_step_goes_on_from_there(here, text_file, run, monkeypatch):
+def test_a_run_whose_file_has_no_schema_resumes(text_file, run):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: content[key] for key in content if key != "schema"}))
+    shutil.copytree(run, runs.CHECKPOINTS / "b")
+    states(run)[0].unlink()
+    fit(text_file, "a", "--resume", "auto")
+    assert_same("a", "b")
+    assert runs.read("a").schema == runs.SCHEMA
+
+
+def test_a_run_that_stops_before_the_last_step_resumes_from_there(here, text_file, run, monkeypatch):
     def stop(self, outputs, batch, index):
         self.trainer.should_stop = self.trainer.global_step == 4
 
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModel, "on_train_batch_end", stop)
         fit(text_file, "b")
-    assert runs.read("b").to_dict()["status"] == "stopped"
+    assert runs.read("b").status == "stopped"
     assert states(runs.CHECKPOINTS / "b")[0].name == "step-0000000004.ckpt"
     fit(text_file, "b", "--resume", "auto")
-    assert runs.read("b").to_dict()["status"] == "done"
+    assert runs.read("b").status == "done"
     assert all(torch.equal(tensor, weights("b")[name]) for name, tensor in weights("a").items())
 
 
-def test_what_an_attempt_without_a_state_wrote_is_forgotten(here, text_file, run):
+def test_rows_of_an_attempt_without_a_state_are_deleted(here, text_file, run):
     fit(text_file, "b", trainer__max_steps=9, checkpoints__every=100)
     states(runs.CHECKPOINTS / "b")[0].unlink()
     fit(text_file, "b", "--resume", "auto")
     assert_same("a", "b")
 
 
-def test_going_on_forgets_what_a_kill_left_half_written(text_file, run):
+def test_resuming_deletes_what_a_kill_left_half_written(text_file, run):
     half = [
         state_path(run, 5).with_name(".step-0000000005.ckpt.tmp"),
         run / "weights" / ".step-0000000004.9.tmp",
@@ -114,7 +140,7 @@ def test_going_on_forgets_what_a_kill_left_half_written(text_file, run):
     assert not any(path.exists() for path in half)
 
 
-def test_going_on_from_before_the_end_forgets_the_states_and_weights_behind_it(here, text_file, run):
+def test_resuming_from_before_the_end_deletes_the_states_and_weights_after_it(here, text_file, run):
     fit(text_file, "a", "--resume", str(state_path(run, 3)), trainer__max_steps=5, checkpoints__every=1)
     assert [path.name for path in states(run)] == ["step-0000000005.ckpt", "step-0000000004.ckpt"]
     assert not weights_path(run, 6).exists()
@@ -131,7 +157,7 @@ def test_a_damaged_state_is_left_out_for_the_one_before(here, text_file, run, ha
     assert_same("a", "b")
 
 
-def test_weights_that_find_no_room_are_an_error_of_the_disk_and_leave_nothing(tmp_path):
+def test_weights_on_a_full_disk_raise_an_os_error_and_leave_nothing(tmp_path):
     network = CharTransformerLM(CharTransformerConfig(hidden_size=64, num_hidden_layers=1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
@@ -143,7 +169,7 @@ def test_weights_that_find_no_room_are_an_error_of_the_disk_and_leave_nothing(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_but_damaged_states_is_refused_and_nothing_is_lost(text_file, run, capsys):
+def test_a_run_with_damaged_states_only_is_refused_and_nothing_is_lost(text_file, run, capsys):
     for path in states(run):
         damage(path)
     before = contents(run)
@@ -161,13 +187,13 @@ def test_nothing_but_damaged_states_is_refused_and_nothing_is_lost(text_file, ru
         ({"data__batch_size": 8}, "made with batch_size 4"),
     ],
 )
-def test_a_run_does_not_go_on_as_another(text_file, run, capsys, settings, word):
+def test_a_run_does_not_resume_as_another(text_file, run, capsys, settings, word):
     before = contents(run)
     assert word in refusal(capsys, text_file, "a", "--resume", "auto", **settings)
     assert contents(run) == before
 
 
-def test_a_run_does_not_go_on_with_another_text(here, text_file, run, capsys):
+def test_a_run_does_not_resume_with_another_text(here, text_file, run, capsys):
     before, other = contents(run), here / "other.txt"
     other.write_text(text_file.read_text()[::-1])  # the same characters, the same sizes
     assert "made with sha256" in refusal(capsys, other, "a", "--resume", "auto")
@@ -179,7 +205,7 @@ def test_a_run_does_not_go_on_with_another_text(here, text_file, run, capsys):
     assert contents(run) == before
 
 
-def test_a_file_that_is_no_state_is_refused(here, text_file, run, capsys):
+def test_a_file_that_is_not_a_state_is_refused(here, text_file, run, capsys):
     other = here / "other.ckpt"
     torch.save({"weights": torch.zeros(2)}, other)
     assert "not a training state of dynamics" in refusal(capsys, text_file, "a", "--resume", str(other))
@@ -191,6 +217,6 @@ def test_a_damaged_part_of_the_curves_is_named(text_file, run, capsys):
     assert part.name in refusal(capsys, text_file, "a", "--resume", "auto", trainer__max_steps=8)
 
 
-def test_going_on_needs_a_name(here, text_file, capsys):
+def test_resuming_needs_a_name(here, text_file, capsys):
     assert "--run NAME" in refusal(capsys, text_file, None, "--resume", "auto")
     assert not runs.CHECKPOINTS.exists()

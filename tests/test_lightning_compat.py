@@ -1,0 +1,128 @@
+"""The private names of Lightning that this package relies on: still there, and still doing what they did."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dynamics import lightning_compat as compat
+from dynamics.errors import InputError
+
+PLACES = {
+    "Trainer.should_stop": lambda: trainer().should_stop,
+    "Trainer.datamodule (after fit)": lambda: fitted().datamodule,
+    "Trainer.fit_loop.epoch_loop.max_steps": lambda: trainer().fit_loop.epoch_loop.max_steps,
+    "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
+    "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
+    "WandbLogger._experiment": lambda: WandbLogger(offline=True)._experiment,
+    "rank_zero_only.rank": lambda: rank_zero_only.rank,
+}
+
+
+def trainer(*callbacks, **settings):
+    return L.Trainer(
+        **{"max_steps": 6, "val_check_interval": 3, "check_val_every_n_epoch": None, "accelerator": "cpu"} | settings,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def fitted(*callbacks, **settings):
+    fitting = trainer(*callbacks, **settings)
+    with torch.random.fork_rng():
+        fitting.fit(BoringModel())
+    return fitting
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_private_names_are_still_there(name):
+    try:
+        PLACES[name]()
+    except AttributeError as error:
+        pytest.fail(
+            f"Lightning {L.__version__} has no {name} ({error}); dynamics/lightning_compat.py was tried with "
+            f"{compat.TRIED_WITH}: find what replaces it there."
+        )
+
+
+class Log(L.Callback):
+    """Notes at every step whether a validation is said to follow, and which steps are validated."""
+
+    def __init__(self, end_at=None):
+        self.expected, self.validated, self.end_at = [], [], end_at
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.end_at:
+            compat.end_training(trainer)
+        if compat.validation_follows(trainer):
+            self.expected.append(trainer.global_step)
+
+    def on_validation_end(self, trainer, *_):
+        assert compat.is_ending(trainer) == (trainer.global_step == self.end_at)
+        self.validated.append(trainer.global_step)
+
+
+def test_it_is_known_whether_a_validation_follows():
+    log = Log()
+    assert fitted(log, max_steps=7).global_step == 7
+    assert log.expected == log.validated == [3, 6]
+
+
+def test_a_run_ends_where_it_is_asked_to_with_a_validation():
+    log = Log(end_at=5)
+    assert fitted(log).global_step == 5
+    assert log.expected == log.validated == [3, 5]
+
+
+def test_epochs_become_steps():
+    counted = trainer(max_steps=-1, max_epochs=2)
+    compat.count_steps(counted, 4)
+    assert counted.max_steps == 8
+    counted.fit(BoringModel())
+    assert counted.global_step == 8
+
+
+def test_data_without_epochs_needs_steps():
+    with pytest.raises(InputError, match=r"set trainer\.max_steps"):
+        compat.count_steps(trainer(max_steps=-1, max_epochs=2), None)
+
+
+@pytest.mark.parametrize(
+    ("interval", "shares", "batches"),
+    [(0.5, 1, 3), (1.0, 1, 6), (0.01, 1, 1), (0.5, 2, 6), (4, 1, 4), (100, 1, 6), (100, 2, 12), (1, 2, 2)],
+)
+def test_the_validation_interval_fits_into_the_run(interval, shares, batches):
+    counted = trainer(
+        max_epochs=1, val_check_interval=interval, accumulate_grad_batches=shares, check_val_every_n_epoch=1
+    )
+    compat.count_steps(counted, None)
+    assert counted.val_check_interval == batches
+
+
+def test_an_interval_over_all_epochs_stays():
+    counted = trainer(val_check_interval=100)
+    compat.count_steps(counted, None)
+    assert counted.val_check_interval == 100
+
+
+def test_a_data_module_is_found_where_there_is_one():
+    assert compat.get_datamodule(trainer()) is None
+
+
+def test_a_logger_forgets_its_run():
+    logger = WandbLogger(offline=True)
+    logger._experiment = experiment = object()
+    assert compat.detach_experiment(logger) is experiment
+    assert compat.detach_experiment(logger) is None
+
+
+def test_the_only_process_is_the_first_rank(monkeypatch):
+    assert compat.is_first_rank()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert not compat.is_first_rank()

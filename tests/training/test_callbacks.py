@@ -1,0 +1,45 @@
+"""The order of callbacks, which their priorities state."""
+
+import pytest
+import yaml
+
+from dynamics import runs
+from dynamics.training.checkpoint import Checkpoints
+from dynamics.training.curves import Curves
+from dynamics.training.lightning_cli import RunCLI
+from dynamics.training.monitor import Monitor
+from dynamics.training.progress import ProgressBar
+from dynamics.training.signals import Interrupt
+from tests.runs import CONFIGS, TINY, arguments, fit
+
+ORDER = [Curves, Monitor, Checkpoints, Interrupt, ProgressBar]
+
+
+def build(**settings):
+    words = ["--config", str(CONFIGS / "decoder.yaml"), *arguments(TINY | settings)]
+    return RunCLI(runs.CHECKPOINTS / "a", words).trainer
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_callbacks_stand_by_priority_after_those_of_the_user(workplace, bar):
+    of_the_user = [{"class_path": "lightning.pytorch.callbacks.LambdaCallback"}]
+    trainer = build(
+        **{"trainer.callbacks": yaml.safe_dump(of_the_user, default_flow_style=True)},
+        **{"trainer.enable_progress_bar": str(bar).lower()},
+    )
+    names = [type(callback).__name__ for callback in trainer.callbacks]
+    assert names == ["LambdaCallback", *(kind.__name__ for kind in ORDER[: None if bar else -1])]
+
+
+def test_no_two_callbacks_have_one_priority():
+    priorities = [kind.priority for kind in ORDER]
+    assert sorted(set(priorities), reverse=True) == priorities
+
+
+def test_the_bar_shows_losses_and_the_time_spent_measuring(workplace, text_file, capsys):
+    fit(text_file, "a", trainer__enable_progress_bar="true", trainer__max_steps=10)
+    printed = capsys.readouterr().out
+    bar = printed.split("\r")[-1]
+    assert bar.startswith("a: 100%")
+    assert all(word in bar for word in ("bpc=", "val_bpc=", "measuring="))
+    assert "Validation" not in printed
