@@ -9,9 +9,12 @@ import warnings
 from typing import Any
 
 import lightning as L
+import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
 from dynamics.errors import InputError
 
@@ -87,3 +90,24 @@ def leave_group() -> None:
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def has_trainer(module: L.LightningModule) -> bool:
+    """Return whether a trainer is attached to a module; `module.trainer` raises where there is none."""
+    return module._trainer is not None
+
+
+def scales_gradients(trainer: L.Trainer) -> bool:
+    """Return whether the precision scales gradients (fp16); they overflow now and then, and that update is skipped."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def clip_gradients(
+    module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None, algorithm: str | None
+) -> None:
+    """Clip as Lightning does, and also under bf16, where it refuses fused optimisers though nothing is scaled."""
+    plugin = module.trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+        Precision.clip_gradients(plugin, optimizer, value or 0.0, GradClipAlgorithmType(algorithm or "norm"))
+    else:
+        module.clip_gradients(optimizer, value, algorithm)

@@ -17,6 +17,8 @@ PLACES = {
     "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
     "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
     "WandbLogger._experiment": lambda: WandbLogger(offline=True)._experiment,
+    "LightningModule._trainer": lambda: BoringModel()._trainer,
+    "MixedPrecision.scaler": lambda: trainer(precision="bf16-mixed").precision_plugin.scaler,
     "rank_zero_only.rank": lambda: rank_zero_only.rank,
 }
 
@@ -126,3 +128,30 @@ def test_the_only_process_is_the_first_rank(monkeypatch):
     assert compat.is_first_rank()
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert not compat.is_first_rank()
+
+
+def test_a_module_may_have_no_trainer():
+    assert not compat.has_trainer(BoringModel())
+    assert compat.has_trainer(fitted().lightning_module)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_not_scaled_where_the_exponent_is_that_of_float32(precision):
+    assert not compat.scales_gradients(trainer(precision=precision))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_of_a_fused_optimizer_are_clipped(precision):
+    class Clipped(BoringModel):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=0.1, fused=True)
+
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            compat.clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.parameters()]))
+
+    norms = []
+    with torch.random.fork_rng():
+        trainer(precision=precision, max_steps=2, gradient_clip_val=1e-3).fit(Clipped())
+    assert len(norms) == 2
+    assert all(norm <= 1.001e-3 for norm in norms)

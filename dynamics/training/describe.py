@@ -17,6 +17,7 @@ def describe(cli: RunCLI) -> FitInfo:
     facts = {
         "run": cli.folder.name,
         "schema": SCHEMA,
+        "status": "running",
         **provenance(),
         **_describe_model(cli.model),
         "parameters": cli.model.network.num_parameters(),
