@@ -38,7 +38,7 @@ def split_options(argv: Sequence[str]) -> RunOptions:
     >>> split_options(["--run", "a", "--trainer.max_steps", "3", "--size=tiny"])
     RunOptions(configs=[], size='tiny', run='a', resume=None, rest=['--trainer.max_steps', '3'])
     """
-    own: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": []}
+    values: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": []}
     rest, words = [], iter(argv)
     for word in words:
         match = re.fullmatch(r"--(config|size|run|resume)(?:=(.*))?", "--config" if word == "-c" else word)
@@ -48,9 +48,9 @@ def split_options(argv: Sequence[str]) -> RunOptions:
         value = match[2] if match[2] is not None else next(words, None)
         if not value or value.startswith("--"):
             raise InputError(f"--{match[1]} needs a value.")
-        own[match[1]].append(value)
-    last = {name: values[-1] if values else None for name, values in own.items()}
-    return RunOptions(own["config"], last["size"], last["run"], last["resume"], rest)
+        values[match[1]].append(value)
+    last = {name: texts[-1] if texts else None for name, texts in values.items()}
+    return RunOptions(values["config"], last["size"], last["run"], last["resume"], rest)
 
 
 def read_config(path: Path) -> dict[str, Any]:
