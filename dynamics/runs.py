@@ -131,13 +131,26 @@ class ConeInfo(ModelsInfo):
 
 @dataclass(kw_only=True)
 class ProbeInfo(RunInfo):
-    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design."""
+    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design.
+
+    Settings that have no effect (of random blocks, or of an architecture) are missing.
+    """
 
     kind: ClassVar[str] = "probe"
     beta: list[float] = field(default_factory=list)
+    bias: str | list[str] = ""
     seeds: int = 0
+    seed: int = 0
+    depth: int = 0
     batch: int = 0
-    inputs: Any = ""
+    width: int | list[int] = 0
+    heads: int | list[int] = 0
+    length: int | list[int] = 0
+    inputs: str | list[str] = ""
+    initialization: str | list[str] = ""
+    norm: str | list[str] = ""
+    causal: bool | list[bool] | None = None
+    architecture: str | list[str] = ""
     sample: int = 0
     device: str = ""
     designs: list[Facts] = field(default_factory=list)
@@ -244,8 +257,9 @@ class Run(Generic[Info]):
 
     @property
     def has_record(self) -> bool:
-        """Whether anything has been measured."""
-        return any((self.folder / "record").glob("*.parquet"))
+        """Whether anything has been measured; of a sweep, whether any of its runs has begun."""
+        begun = isinstance(self.info, SweepInfo) and bool(self.info.runs)
+        return begun or any((self.folder / "record").glob("*.parquet"))
 
 
 @contextmanager
@@ -315,18 +329,20 @@ def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Inf
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
-    """Refuse a run whose settings under the keys `same` are not what they were.
+    """Refuse a run whose settings under the keys `same` are not what they were; of mappings, the entries of `now` count.
 
     Raises:
         InputError: naming the first that differs.
     """
     for key in same:
-        old, new_ = getattr(before, key) or {}, getattr(now, key)
-        differing = [part for part in new_ if new_[part] != old.get(part)]
+        old, new_ = getattr(before, key), getattr(now, key)
+        if isinstance(new_, Mapping):
+            differing = [f"{key} ({part})" for part in new_ if new_[part] != (old or {}).get(part)]
+        else:
+            differing = [f"settings ({key})"] if new_ != old else []
         if differing:
             raise InputError(
-                f"the run {name} was made with other {key} ({differing[0]}): choose another --run, or give the same "
-                "again."
+                f"the run {name} was made with other {differing[0]}: choose another --run, or give the same again."
             )
 
 
