@@ -114,17 +114,17 @@ def cone(argv: Sequence[str]) -> None:
 
 def probe(argv: Sequence[str]) -> None:
     """`dynamics probe [--config FILE] [--architecture A]`."""
-    from dynamics.experiments.probe.design import Settings
+    from dynamics.experiments.probe.design import ProbeSettings
 
     parser = Parser(prog="dynamics probe", description="Feed untrained blocks inputs that share a bias.")
     parser.add_argument("--config", action="config", help="settings as YAML; what stands behind it wins over it")
     parser.add_argument("--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)")
-    parser.add_class_arguments(Settings)
+    parser.add_class_arguments(ProbeSettings)
     for config in split_options(argv).configs:
         read_config(Path(config))  # names the file where it is no configuration
     args = parser.parse_args(list(argv)).as_dict()
     run, _ = args.pop("run"), args.pop("config")
-    settings = Settings(**args)
+    settings = ProbeSettings(**args)
     from dynamics.experiments.probe.run import probe as experiment
 
     folder = experiment(settings, run)

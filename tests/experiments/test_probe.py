@@ -1,6 +1,7 @@
 """The probe against numpy, against analytic values, and against itself."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -8,31 +9,45 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from dynamics.capture import AttentionCall
 from dynamics.errors import InputError
 from dynamics.experiments.probe import sweep
-from dynamics.experiments.probe.blocks import SCHEMES, RandomBlocks, draw, generator
-from dynamics.experiments.probe.design import INITIALIZATIONS, INPUTS, NORMS, Design, Settings
-from dynamics.experiments.probe.meter import Quantities, biased
+from dynamics.experiments.probe.blocks import SCHEMES, RandomBlocks, direction, draw, generator, ignore
+from dynamics.experiments.probe.cells import ProbeSuites, biased
+from dynamics.experiments.probe.design import INITIALIZATIONS, INPUTS, NORMS, BlockDesign, ProbeSettings
+from dynamics.experiments.probe.within_windows import WithinWindows
+from dynamics.metrics.streaming.base import States
+from dynamics.record import with_conditions
 
 CPU = torch.device("cpu")
 SMALL = {"width": 32, "heads": 4, "length": 16, "batch": 4, "seeds": 3, "beta": [0.0, 2.0, 8.0], "depth": 2}
 
 
 def measure(**settings):
-    """The rows of random blocks, the condition spelt out in columns."""
-    chosen = Settings(**{**SMALL, **settings})
-    quantities = Quantities(chosen.metrics, chosen.sample)
+    """The rows of random blocks, with a column for every key of the condition."""
+    chosen = ProbeSettings(**{**SMALL, **settings})
+    suites = ProbeSuites.parse(chosen.metrics, chosen.sample)
     rows = []
     with torch.no_grad():
         for design in chosen.designs():
             blocks = RandomBlocks(design, chosen.depth, CPU)
-            for some in sweep.Sweep(blocks, chosen, quantities, "run", CPU).rows(lambda _: None):
+            for some in sweep.ProbeSweep(blocks, chosen, suites, "run", CPU).rows(lambda _: None):
                 rows += some
-    frame = pd.DataFrame(rows)
-    keys = [dict(pair.split("=") for pair in text.split(",")) for text in frame["condition"]]
-    return frame.join(pd.DataFrame(keys).astype({"beta": float, "seed": int}))
+    return with_conditions(pd.DataFrame(rows)).astype({"beta": float, "seed": int})
+
+
+def pure(name):
+    """The function of a quantity."""
+    return getattr(import_module(f"dynamics.metrics.{name}"), name)
+
+
+def parts_of(blocks, seed, x):
+    """The states of every part and layer."""
+    parts = {}
+    blocks.run(seed, x, lambda part, layer, states: parts.update({(part, layer): states}), ignore)
+    return parts
 
 
 def means(frame, metric, **where):
@@ -48,7 +63,7 @@ def cosines(x):
     every = unit.reshape(-1, x.shape[-1])
     pooled = (every @ every.T)[~np.eye(len(every), dtype=bool)].mean()
     apart = ~np.eye(x.shape[1], dtype=bool)
-    return pooled, np.mean([(one @ one.T)[apart].mean() for one in unit])
+    return pooled, np.mean([(sequence @ sequence.T)[apart].mean() for sequence in unit])
 
 
 def reference(beta, seed, width=256, heads=4, length=128, batch=8):
@@ -68,8 +83,8 @@ def reference(beta, seed, width=256, heads=4, length=128, batch=8):
     return [cosines(x), cosines(alone), cosines(x + alone)]
 
 
-@pytest.mark.parametrize(("beta", "known"), [(4.0, (0.06, 0.72, 0.11)), (16.0, (0.50, 0.96, 0.65))])
-def test_the_cone_is_that_of_an_independent_calculation(beta, known):
+@pytest.mark.parametrize(("beta", "cosines_"), [(4.0, (0.06, 0.72, 0.11)), (16.0, (0.50, 0.96, 0.65))])
+def test_the_cone_is_that_of_an_independent_calculation(beta, cosines_):
     seeds = 16
     frame = measure(
         **{"width": 256, "heads": 4, "length": 128, "batch": 8, "seeds": seeds, "beta": [beta], "depth": 1},
@@ -80,7 +95,7 @@ def test_the_cone_is_that_of_an_independent_calculation(beta, known):
     for i, part in enumerate(("input", "attention", "residual")):
         pooled = means(frame, "mean_cosine", part=part)[beta]
         within = means(frame, "mean_cosine_within_windows", part=part)[beta]
-        assert pooled == pytest.approx(known[i], abs=0.02)
+        assert pooled == pytest.approx(cosines_[i], abs=0.02)
         assert pooled == pytest.approx(expected[i, 0], abs=0.02)
         assert within == pytest.approx(expected[i, 1], abs=0.02)
 
@@ -142,20 +157,20 @@ def test_score_variance_and_entropy_without_a_bias_are_the_analytic_ones(initial
 
 def test_a_bias_on_the_keys_changes_no_probability_and_one_on_the_queries_sharpens():
     frame = measure(beta=[0.0, 4.0, 64.0], metrics=["entropy", "max_probability", "min_probability", "score_variance"])
-    found = {
+    curves = {
         bias: {metric: means(frame, metric, bias=bias, layer=1) for metric in frame["metric"].unique()}
         for bias in frame["bias"].unique()
     }
-    for metric, values in found["key"].items():
+    for metric, values in curves["key"].items():
         assert values[64.0] == pytest.approx(values[0.0], rel=2e-4), metric
-    assert found["query"]["entropy"].is_monotonic_decreasing
-    assert found["query"]["max_probability"].is_monotonic_increasing
-    assert found["query"]["min_probability"].is_monotonic_decreasing
+    assert curves["query"]["entropy"].is_monotonic_decreasing
+    assert curves["query"]["max_probability"].is_monotonic_increasing
+    assert curves["query"]["min_probability"].is_monotonic_decreasing
     for bias in ("parallel", "opposed"):
-        for metric, values in found[bias].items():
-            np.testing.assert_allclose(values, found["query"][metric], rtol=2e-3, atol=1e-6)
+        for metric, values in curves[bias].items():
+            np.testing.assert_allclose(values, curves["query"][metric], rtol=2e-3, atol=1e-6)
     # Keys have unit variance in every direction, so a bias of norm b adds b^2 / K to the variance of the scores.
-    added = found["query"]["score_variance"][64.0] - found["query"]["score_variance"][0.0]
+    added = curves["query"]["score_variance"][64.0] - curves["query"]["score_variance"][0.0]
     assert added == pytest.approx(64**2 / 8, rel=0.25)
 
 
@@ -168,7 +183,9 @@ def test_what_sharpens_is_the_projection_of_the_bias_on_the_spread_of_the_keys()
     call = AttentionCall(1, query, key, 8**-0.5, None, False, torch.ones(2, 40, dtype=torch.bool))
     along, across = 4 * torch.eye(8, dtype=torch.float64)[:2, None]
 
-    def probabilities(on_query=None, on_key=None):
+    nothing = torch.zeros(1, 8, dtype=torch.float64)
+
+    def probabilities(on_query=nothing, on_key=nothing):
         return biased(call, on_query, on_key).logits(0, 40).softmax(-1)
 
     plain = probabilities()
@@ -185,9 +202,9 @@ def test_finished_scores_change_by_what_the_product_changes_by():
     key, relative = key[:, :2], torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(1)).double()
     valid = torch.ones(1, 5, dtype=torch.bool)
     call = AttentionCall(1, query, key, 0.5, None, False, valid)
-    told = AttentionCall(1, query, key, 0.5, None, False, valid, scores=call.logits(0, 5) + relative)
+    scored = AttentionCall(1, query, key, 0.5, None, False, valid, scores=call.logits(0, 5) + relative)
     unit = torch.eye(8, dtype=torch.float64)
-    moved, finished = (biased(one, unit[:4], -unit[:2]) for one in (call, told))
+    moved, finished = (biased(part, unit[:4], -unit[:2]) for part in (call, scored))
     torch.testing.assert_close(finished.logits(0, 5), moved.logits(0, 5) + relative)
 
 
@@ -195,12 +212,9 @@ def test_finished_scores_change_by_what_the_product_changes_by():
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_part_is_that_of_the_formula(norm, causal):
     """Blocks by hand, in float64, sequence by sequence and head by head."""
-    design = Design(24, 3, 10, "normal", initialization="gpt2", norm=norm, causal=causal)
+    design = BlockDesign(24, 3, 10, "normal", initialization="gpt2", norm=norm, causal=causal)
     blocks = RandomBlocks(design, 2, CPU)
-    seeds = [3, 5]
     x = torch.randn(2, 2, 2, 10, 24, generator=torch.Generator().manual_seed(0)) + 1
-    found = {}
-    blocks.run(seeds, x, lambda part, layer, states: found.update({(part, layer): states}), lambda call: None)
 
     def layer_norm(y):
         return (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
@@ -211,10 +225,11 @@ def test_every_part_is_that_of_the_formula(norm, causal):
     def after(y):
         return layer_norm(y) if norm == "post" else y
 
-    for s in range(2):
+    for s, seed in enumerate((3, 5)):
+        parts = parts_of(blocks, seed, x[s])
         stream = x[s].flatten(0, 1).double()
         for layer in (1, 2):
-            query, key, value, out, up, down = (w[s].double() for w in blocks._weights(seeds, layer))
+            query, key, value, out, up, down = (w.double() for w in blocks._weights(seed, layer))
             heads = []
             for h in range(3):
                 part = slice(8 * h, 8 * h + 8)
@@ -228,17 +243,17 @@ def test_every_part_is_that_of_the_formula(norm, causal):
             inner = before(middle) @ up
             stream = after(middle + inner * (1 + torch.erf(inner / 2**0.5)) / 2 @ down)
             for part, expected in (("attention", alone), ("residual", middle), ("mlp", stream)):
-                got = found[part, layer][s].flatten(0, 1).double()
-                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+                states = parts[part, layer].flatten(0, 1).double()
+                torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_have_the_spread_of_their_scheme():
     for name, out_over_query in (("gpt2", 0.5), ("bert", 1.0), ("lecun", 1.0), ("mup", 0.5)):
-        design = Design(128, 2, 4, "normal", initialization=name, norm="none")
-        query, _, _, out, up, down = RandomBlocks(design, 2, CPU)._weights([0], 1)
+        design = BlockDesign(128, 2, 4, "normal", initialization=name, norm="none")
+        query, _, _, out, up, down = RandomBlocks(design, 2, CPU)._weights(0, 1)
         assert float(out.std() / query.std()) == pytest.approx(out_over_query, rel=0.03)
-        assert up.shape == (1, 128, 512)
-        assert down.shape == (1, 512, 128)
+        assert up.shape == (128, 512)
+        assert down.shape == (512, 128)
 
 
 def test_neither_batching_nor_what_else_is_swept_changes_a_result(monkeypatch):
@@ -301,9 +316,9 @@ def test_spectra_and_neighbours_take_a_sample():
 def test_designs_are_all_combinations_or_a_refusal(width, heads, norms):
     if any(width % h for h in heads):
         with pytest.raises(InputError, match="heads"):
-            Settings(width=width, heads=heads, norm=norms)
+            ProbeSettings(width=width, heads=heads, norm=norms)
         return
-    designs = list(Settings(width=width, heads=heads, norm=norms).designs())
+    designs = list(ProbeSettings(width=width, heads=heads, norm=norms).designs())
     assert len(designs) == len(set(designs)) == len(set(heads)) * len(set(norms))
     conditions = [tuple(design.condition.items()) for design in designs]
     assert len(set(conditions)) == len(designs)
@@ -330,12 +345,56 @@ def test_designs_are_all_combinations_or_a_refusal(width, heads, norms):
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError) as refusal:
-        Settings(**wrong)
+        ProbeSettings(**wrong)
     assert str(refusal.value).endswith(".")
     assert any(name in str(refusal.value) for name in wrong)
 
 
-@pytest.mark.parametrize("name", ["anisotropi", "qk_symmetry", "drift", "entropy_within_windows"])
+@pytest.mark.parametrize("name", ["anisotropi", "qk_symmetry", "drift", "entropy_within_windows", "cka_to_start"])
 def test_metrics_of_neither_states_nor_attention_are_refused(name):
     with pytest.raises(InputError):
-        Quantities(["mean_cosine", name], 512)
+        ProbeSuites.parse(["mean_cosine", name], 512)
+
+
+def test_rows_are_the_pure_quantities_of_the_states():
+    """Every token, or a sample of them, or the mean over sequences; with an interval about it."""
+    names = ["mean_cosine", "mean_norm", "norm_of_mean", "mean_cosine_within_windows", "anisotropy_within_windows"]
+    sampled = ["anisotropy", "intrinsic_dimension", "isoscore"]
+    settings = ProbeSettings(**SMALL, sample=40, bias="input", metrics=[*names, *sampled])
+    frame = measure(**SMALL, sample=40, bias="input", metrics=settings.metrics)
+    (design,) = settings.designs()
+    x = draw("normal", (4, 16, 32), generator(1, "inputs")) + 8 * direction((32,), generator(1, "bias"))
+    states = {("input", 0): x[None], **parts_of(RandomBlocks(design, 2, CPU), 1, x[None])}
+    rows = frame[(frame["seed"] == 1) & (frame["beta"] == 8)].set_index(["part", "layer", "metric"])
+    for (part, layer), (y,) in states.items():
+        for name in settings.metrics:
+            quantity = pure(name.removesuffix("_within_windows"))
+            if name in sampled:
+                expected = quantity(y.flatten(0, 1)[torch.arange(40) * 64 // 40])
+            elif name.endswith("_within_windows"):
+                expected = torch.stack([quantity(sequence) for sequence in y]).mean()
+            else:
+                expected = quantity(y.flatten(0, 1))
+            row = rows.loc[part, layer, name]
+            assert row["value"] == pytest.approx(float(expected), rel=1e-6), (part, layer, name)
+            assert row["low"] < row["value"] < row["high"]
+
+
+def test_a_mean_within_windows_streams():
+    x, windows = (
+        torch.randn(60, 1, 8, generator=torch.Generator().manual_seed(0)) + 1,
+        torch.arange(6).repeat_interleave(10),
+    )
+    metric = WithinWindows("mean_cosine")
+    for part in (slice(0, 20), slice(20, 60)):
+        metric.update(States(x[part], windows[part]))
+    values = [float(pure("mean_cosine")(x[windows == window, 0])) for window in range(6)]
+    estimate = metric.estimate(metric)
+    assert estimate.value[0] == pytest.approx(np.mean(values), rel=1e-12)
+    half = stats.t.ppf(0.975, 5) * np.std(values, ddof=1) / 6**0.5
+    np.testing.assert_allclose([estimate.low[0], estimate.high[0]], np.mean(values) + np.array([-half, half]))
+    assert estimate.n == 60
+    few = WithinWindows("intrinsic_dimension", tokens=4)
+    few.update(States(x, windows))
+    assert few.estimate(few).reason
+    assert few.estimate(few).n == 24

@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModel
 from dynamics.errors import InputError
 from dynamics.experiments.probe import sweep
 from dynamics.experiments.probe.architectures import Architecture
-from dynamics.experiments.probe.design import Design, Settings
-from dynamics.experiments.probe.meter import Quantities
+from dynamics.experiments.probe.cells import ProbeSuites
+from dynamics.experiments.probe.design import BlockDesign, ProbeSettings
 
 CPU = torch.device("cpu")
 MANY = (
@@ -29,14 +29,14 @@ MANY = (
 
 
 def probed(name, x, width=32, heads=4, seed=3):
-    """The architecture and what it hands over of `x` (C, B, T, D)."""
+    """The architecture, and the states and calls that it hands over for `x` (C, B, T, D)."""
     length = x.shape[2] if x is not None else 12
-    model = Architecture(Design(width, heads, length, "normal", name), 2, CPU)
+    model = Architecture(BlockDesign(width, heads, length, "normal", name), 2, CPU)
     states, calls = {}, []
     if x is None:
         x = torch.randn(2, 3, *model.shape, generator=torch.Generator().manual_seed(0)) + 1
     with torch.no_grad():
-        model.run([seed], x[None], lambda part, layer, y: states.update({(part, layer): y[0]}), calls.append)
+        model.run(seed, x, lambda part, layer, y: states.update({(part, layer): y}), calls.append)
     return model, x, states, calls
 
 
@@ -59,13 +59,13 @@ def test_what_enters_the_first_block_is_what_was_given(name):
     model, _, states, calls = probed(name, x)
     torch.manual_seed(3)
     own = AutoModel.from_config(model._config, attn_implementation="eager").eval()
-    given = x.flatten(0, 1)
-    if name == "gpt2":  # adds positions to what it is given
-        given = given - own.wpe.weight[:12]
+    entering = x.flatten(0, 1)
+    if name == "gpt2":  # adds positions to its inputs
+        entering = entering - own.wpe.weight[:12]
     if name == "bert":  # adds positions and types, and normalises: bypass its embeddings
         own.embeddings.forward = lambda *args, inputs_embeds, **kwargs: inputs_embeds
     with torch.no_grad():
-        expected = own(inputs_embeds=given, output_hidden_states=True, output_attentions=True)
+        expected = own(inputs_embeds=entering, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(states["mlp", 1].flatten(0, 1), expected.hidden_states[1], rtol=1e-4, atol=1e-5)
     for call, weights in zip(calls, expected.attentions, strict=True):
         torch.testing.assert_close(call.logits(0, 12).softmax(-1), weights, rtol=1e-4, atol=1e-5)
@@ -84,17 +84,17 @@ def test_seeds_draw_other_weights_and_leave_the_global_generator_alone():
 
 
 def test_the_sweep_treats_an_architecture_as_it_treats_random_blocks():
-    settings = Settings(
+    settings = ProbeSettings(
         **{"width": 32, "heads": 4, "length": 12, "batch": 3, "seeds": 2, "beta": [0.0, 64.0]},
         architecture="bert",
         metrics=["mean_cosine", "entropy"],
     )
     (design,) = settings.designs()
     blocks = Architecture(design, 2, CPU)
-    quantities = Quantities(settings.metrics, settings.sample)
-    found = sweep.Sweep(blocks, settings, quantities, "run", CPU)
+    suites = ProbeSuites.parse(settings.metrics, settings.sample)
+    probe = sweep.ProbeSweep(blocks, settings, suites, "run", CPU)
     with torch.no_grad():
-        rows = [row for some in found.rows(lambda _: None) for row in some]
+        rows = [row for some in probe.rows(lambda _: None) for row in some]
     assert {row.subject for row in rows} == {"bert"}
     by_key = {(row.condition, row.layer, row.metric): row.value for row in rows}
     assert len(by_key) == len(rows)
@@ -111,29 +111,29 @@ def test_the_sweep_treats_an_architecture_as_it_treats_random_blocks():
 
 
 def test_a_network_without_attention_gives_its_states():
-    model = Architecture(Design(32, 4, 16, "normal", "resnet"), 2, CPU)
+    model = Architecture(BlockDesign(32, 4, 16, "normal", "resnet"), 2, CPU)
     states, calls = {}, []
-    x = torch.randn(1, 1, 2, *model.shape)
+    x = torch.randn(1, 2, *model.shape)
     with torch.no_grad():
-        model.run([0], x, lambda part, layer, y: states.update({(part, layer): y}), calls.append)
+        model.run(0, x, lambda part, layer, y: states.update({(part, layer): y}), calls.append)
     assert not calls
     assert {part for part, _ in states} == {"mlp"}
     assert len(states) == model.layers
 
 
 def test_sizes_follow_the_width():
-    config = Architecture(Design(64, 4, 12, "normal", "mistral"), 2, CPU)._config
+    config = Architecture(BlockDesign(64, 4, 12, "normal", "mistral"), 2, CPU)._config
     standard = AutoConfig.for_model("mistral")
     assert config.intermediate_size * standard.hidden_size == standard.intermediate_size * 64
     assert (config.num_hidden_layers, config.hidden_size, config.num_key_value_heads) == (2, 64, 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [("lama", "llama"), ("clip", "clip_vision_model"), ("perceiver", "cannot make up"), ("gptj", "heads")],
 )
-def test_what_cannot_be_probed_is_refused_in_one_sentence(name, said):
+def test_what_cannot_be_probed_is_refused_in_one_sentence(name, words):
     width, heads = (30, 10) if name == "gptj" else (32, 4)  # rotary positions need an even head width
-    with pytest.raises(InputError, match=said) as refusal:
-        Architecture(Design(width, heads, 12, "normal", name), 2, CPU)
+    with pytest.raises(InputError, match=words) as refusal:
+        Architecture(BlockDesign(width, heads, 12, "normal", name), 2, CPU)
     assert "\n" not in str(refusal.value)

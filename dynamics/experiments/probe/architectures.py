@@ -1,7 +1,7 @@
-"""The untrained blocks of any architecture of transformers, fed as the random blocks are.
+"""The untrained blocks of any architecture of transformers, in the place of the random blocks.
 
-The model runs as it is, on inputs that say nothing; a hook puts the probe's states in the place of what enters
-its first block. So masks, positions and everything between the blocks are the architecture's own.
+The model runs whole, on placeholder inputs; a hook replaces the states that enter its first block by the probe's. So
+masks, positions and everything between the blocks are the architecture's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,83 +16,87 @@ from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrained
 from dynamics.capture import AttentionCall, capture
 from dynamics.errors import InputError
 from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
-from dynamics.experiments.probe.design import Design
+from dynamics.experiments.probe.design import BlockDesign
 from dynamics.measure.measurement import exact
 from dynamics.models import transformer as _registers_ours  # noqa: F401
 
-INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
+MLP_WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
 """Widths inside the MLP, scaled with the model's."""
 VOCABULARY = 256
-"""Rows of an embedding table that nobody reads."""
-IMAGE, LARGEST_IMAGE = 64, 224
-"""Pixels on a side where the architecture names none, and where it names many."""
+"""Rows of the embedding table, which is not used."""
+LARGEST_IMAGE = 224
+"""Pixels on a side at most, where the architecture says more."""
+IMAGE = 64
+"""Pixels on a side where the architecture does not say."""
 
 
 class Architecture:
     """An architecture with its own initialiser, at the width, depth and heads of a design.
 
+    Used as `RandomBlocks` are.
+
     Raises:
-        InputError: there is no such architecture, or it cannot be built or run so.
+        InputError: transformers has no such architecture, or it cannot be built or run at this size.
     """
 
-    together = False
-
-    def __init__(self, design: Design, depth: int, device: torch.device) -> None:
+    def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
         self.design, self._device, self._name = design, device, design.architecture
-        with self._refusing():
-            self._config = _config(self._name, design, depth)
-            self._model = self._build(0).to(device)
-            self._learn()
-            self.run([0], torch.zeros(1, 1, 2, *self.shape, device=device), ignore, ignore)
+        try:
+            self._config = _configuration(self._name, design, depth)
+            self._model: PreTrainedModel = self._build(0).to(device)
+            self._locate_blocks()
+            self.run(0, torch.zeros(1, 2, *self.shape, device=device), ignore, ignore)
+        except InputError:
+            raise
+        except Exception as error:  # every architecture raises its own
+            reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+            raise InputError(
+                f"architecture {self._name} does not run with width {design.width} and {design.heads} heads "
+                f"({reason}): choose another width, number of heads or architecture."
+            ) from error
 
-    def run(
-        self, seeds: Sequence[int], x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0
-    ) -> None:
-        """Pass `x` (1, C, B, T, D) through the blocks of one seed, whatever `depth`: the model runs whole.
+    def run(self, seed: int, x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0) -> None:
+        """Pass `x` (C, B, T, D) through all blocks, whatever `depth`.
 
-        Parts: (`attention`, l) what the module that attends gives, where it has the block's width (its output
-        projection is another module's in BERT and its kin), (`mlp`, l) the block's output.
+        Parts: (`attention`, l) the output of the attention module, where it has the block's width (in BERT and its
+        kin the output projection is in another module), (`mlp`, l) the block's output.
         """
-        (seed,) = seeds
         self._model.load_state_dict(self._build(seed).state_dict())
-        lead = x.shape[:3]
-        layer = 0
+        rows, current = x.flatten(0, 1), 0
 
-        def attended(call: AttentionCall) -> None:
-            nonlocal layer
-            layer = call.layer
+        def attention_call(call: AttentionCall) -> None:
+            nonlocal current
+            current = call.layer
             on_attention(call)
 
-        def states(site: str, place: int, values: Tensor, valid: Tensor) -> None:
-            if place:
-                on_states("mlp", place, values.view(*lead, *values.shape[1:]))
+        def states(site: str, layer: int, values: Tensor, valid: Tensor) -> None:
+            if layer:
+                on_states("mlp", layer, values.view(*x.shape[:2], *values.shape[1:]))
 
-        def alone(module: nn.Module, args: tuple, output: Any) -> None:
+        def attention_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             values = output[0] if isinstance(output, tuple) else output
-            if isinstance(values, Tensor) and values.shape == x.flatten(0, 2).shape:
-                on_states("attention", layer, values.view(x.shape))
+            if isinstance(values, Tensor) and values.shape == rows.shape:
+                on_states("attention", current, values.view(x.shape))
 
-        rows = lead.numel()
         modules = dict(self._model.named_modules())
-        with exact(self._model, torch.float32) as model, _entering(modules[self._first], x.flatten(0, 2)):
-            handles = [modules[name].register_forward_hook(alone) for name in self._attentions]
+        with exact(self._model, torch.float32) as model, _entering(modules[self._first], rows):
+            handles = [modules[name].register_forward_hook(attention_output) for name in self._attentions]
             try:
-                with capture(model, ["residual", "attention"], states, attended):
-                    model(**self._inputs(rows))
+                with capture(model, ["residual", "attention"], states, attention_call):
+                    model(**self._inputs(len(rows)))
             finally:
                 for handle in handles:
                     handle.remove()
 
-    def _build(self, seed: int) -> PreTrainedModel:
-        """A model with weights of its own: drawn by its initialiser, the global generator put back."""
+    def _build(self, seed: int) -> Any:
+        """Build a model with the weights of its own initialiser; the global generator is put back."""
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             model = AutoModel.from_config(self._config)
         return model.get_encoder() if self._config.is_encoder_decoder else model
 
-    def _learn(self) -> None:
+    def _locate_blocks(self) -> None:
         """Find the blocks, and the shape of what enters the first one."""
-
         self.shape = 0, 0
 
         def states(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
@@ -101,11 +105,10 @@ class Architecture:
 
         with exact(self._model, torch.float32) as model, capture(model, ["residual"], states) as tap:
             model(**self._inputs(1))
-        self.layers, self._first = tap.layers, tap.layout.blocks[0]
-        self._attentions = tap.layout.attentions
+        self.layers, self._first, self._attentions = tap.layers, tap.layout.blocks[0], tap.layout.attentions
 
     def _inputs(self, rows: int) -> dict[str, Tensor]:
-        """Inputs that say nothing, of a length that gives about as many tokens as the design asks for."""
+        """Return placeholder inputs, of about as many tokens as the design has."""
         name, length, config = self._model.main_input_name, self.design.length, self._config
         if name == "input_ids":
             special = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
@@ -124,35 +127,23 @@ class Architecture:
             return {name: torch.zeros(rows, config.num_mel_bins, 2 * length, device=self._device)}
         raise InputError(f"architecture {self._name} takes {name}, which the probe cannot make up.")
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """What fails to build or run at this size is refused in one sentence."""
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:
-            what = str(error).split("\n")[0].rstrip(".")
-            raise InputError(
-                f"architecture {self._name} does not run {self.design.width} wide with {self.design.heads} heads "
-                f"({what or type(error).__name__}): choose another width, another number of heads, or another "
-                "architecture."
-            ) from error
-
 
 @contextmanager
 def _entering(block: nn.Module, x: Tensor) -> Iterator[None]:
-    """Have `x` (rows, T, D) enter `block` in the place of its hidden states, at its first call."""
+    """Replace the hidden states of `block` by `x` (rows, T, D) at its first call."""
     waiting = [x]
 
-    def replace(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def replace(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not waiting:  # ALBERT calls one block again and again
             return None
-        given = {**dict(enumerate(args)), **kwargs}
-        place = "hidden_states" if "hidden_states" in given else next(k for k, v in given.items() if _states(v))
-        states = waiting.pop().to(given[place])
-        given[place] = states if given[place].ndim == 3 else states.mT.reshape(given[place].shape)
-        return tuple(given[i] for i in range(len(args))), {key: given[key] for key in kwargs}
+        arguments: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        states = (key for key, value in arguments.items() if _are_states(value))
+        place = "hidden_states" if "hidden_states" in arguments else next(states)
+        shape, values = arguments[place].shape, waiting.pop().to(arguments[place])
+        arguments[place] = values if len(shape) == 3 else values.mT.reshape(shape)
+        return tuple(arguments[i] for i in range(len(args))), {key: arguments[key] for key in kwargs}
 
     handle = block.register_forward_pre_hook(replace, with_kwargs=True)
     try:
@@ -161,46 +152,47 @@ def _entering(block: nn.Module, x: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _states(value: Any) -> bool:
+def _are_states(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (3, 4)
 
 
-def _config(name: str, design: Design, depth: int) -> PreTrainedConfig:
-    """The architecture's configuration at the design's size; what hangs on the width follows it.
+def _configuration(name: str, design: BlockDesign, depth: int) -> PreTrainedConfig:
+    """Return the architecture's configuration at the design's size; other sizes are scaled with the width.
 
-    Pyramids, whose stages differ in width, depth and heads, keep their own.
+    Pyramids, whose stages differ in width, depth and heads, keep their own size.
+
+    Raises:
+        InputError: transformers has no such architecture, or it is made of several.
     """
     if name not in CONFIG_MAPPING:
         near = get_close_matches(name, list(CONFIG_MAPPING), n=3) or ["gpt2", "bert", "llama"]
         raise InputError(f"transformers has no architecture {name}: did you mean {', '.join(near)}?")
-    told = CONFIG_MAPPING[name]
-    if parts := [part.model_type for part in told.sub_configs.values() if hasattr(part, "model_type")]:
+    kind = CONFIG_MAPPING[name]
+    if parts := [part.model_type for part in kind.sub_configs.values() if hasattr(part, "model_type")]:
         raise InputError(f"architecture {name} is made of several models: name one of {', '.join(parts)}.")
-    standard = told()
-    plain = all(isinstance(getattr(standard, key, None), int) for key in ("hidden_size", "num_hidden_layers"))
-    wanted = {"vocab_size": VOCABULARY}
+    standard = kind()
+    sizes = {"vocab_size": VOCABULARY}
     if isinstance(pixels := getattr(standard, "image_size", None), int):
-        wanted["image_size"] = min(pixels, LARGEST_IMAGE)
-    if plain and not hasattr(standard, "depths"):
-        wanted |= _size(standard, design, depth)
-    wanted |= {
+        sizes["image_size"] = min(pixels, LARGEST_IMAGE)
+    has_one_size = all(isinstance(getattr(standard, key, None), int) for key in ("hidden_size", "num_hidden_layers"))
+    if has_one_size and not hasattr(standard, "depths"):
+        sizes |= _sizes(standard, design, depth)
+    sizes |= {
         key: VOCABULARY - 1
         for key, value in standard.to_dict().items()
         if key.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY
     }
-    names = {key: told.attribute_map.get(key, key) for key in wanted}
-    return told(
-        **{
-            names[key]: value
-            for key, value in wanted.items()
-            if isinstance(getattr(standard, key, None), int)
-            and not isinstance(getattr(told, names[key], None), property)
-        }
-    )
+    names = {key: kind.attribute_map.get(key, key) for key in sizes}
+    settable: dict[str, Any] = {
+        names[key]: value
+        for key, value in sizes.items()
+        if isinstance(getattr(standard, key, None), int) and not isinstance(getattr(kind, names[key], None), property)
+    }
+    return kind(**settable)
 
 
-def _size(standard: PreTrainedConfig, design: Design, depth: int) -> dict[str, int]:
-    """What sets the size of a configuration, whatever of it the architecture knows."""
+def _sizes(standard: PreTrainedConfig, design: BlockDesign, depth: int) -> dict[str, int]:
+    """Return the sizes of a configuration, under every name that architectures use."""
     head, width = design.width // design.heads, standard.hidden_size
     patch = getattr(standard, "patch_size", None)
     side = max(1, round(design.length**0.5))
@@ -208,22 +200,22 @@ def _size(standard: PreTrainedConfig, design: Design, depth: int) -> dict[str, i
         "hidden_size": design.width,
         "num_hidden_layers": depth,
         "num_attention_heads": design.heads,
-        "num_key_value_heads": _groups(standard, design.heads),
+        "num_key_value_heads": _key_heads(standard, design.heads),
         "decoder_attention_heads": design.heads,
         **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
         **dict.fromkeys(("head_dim", "d_kv", "d_head"), head),
         "rotary_dim": min(head, getattr(standard, "rotary_dim", None) or head),
-        **{key: max(1, (getattr(standard, key, None) or 0) * design.width // width) for key in INNER},
+        **{key: max(1, (getattr(standard, key, None) or 0) * design.width // width) for key in MLP_WIDTHS},
         "max_position_embeddings": max(design.length + 8, 512),
         "max_source_positions": design.length,
         **({"image_size": patch * side} if isinstance(patch, int) else {}),
     }
 
 
-def _groups(standard: PreTrainedConfig, heads: int) -> int:
-    """Key heads in the architecture's own proportion to its query heads, where that divides them."""
-    own, all_heads = (getattr(standard, key, 1) for key in ("num_key_value_heads", "num_attention_heads"))
-    if not (isinstance(own, int) and isinstance(all_heads, int)):
+def _key_heads(standard: PreTrainedConfig, heads: int) -> int:
+    """Return a number of key heads in the architecture's proportion to its query heads, where it divides these."""
+    key_heads, all_heads = (getattr(standard, key, 1) for key in ("num_key_value_heads", "num_attention_heads"))
+    if not (isinstance(key_heads, int) and isinstance(all_heads, int)):
         return heads
-    share = max(1, heads * own // all_heads)
+    share = max(1, heads * key_heads // all_heads)
     return share if heads % share == 0 else heads

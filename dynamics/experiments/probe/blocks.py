@@ -1,6 +1,6 @@
-"""Random Transformer blocks in batches: several seeds at once, each with weights of its own.
+"""Random Transformer blocks.
 
-Legend: S seeds, C cells (bias norms) of a seed, B sequences of a cell, T tokens, D width, H heads, K = D / H.
+Legend: C cells (bias norms), B sequences of a cell, T tokens, D width, H heads, K = D / H.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
-from dynamics.experiments.probe.design import Design
+from dynamics.experiments.probe.design import BlockDesign
 
 OnStates = Callable[[str, int, Tensor], None]
 OnAttention = Callable[[AttentionCall], None]
 
 
 class Scheme(NamedTuple):
-    """How weights are drawn: N(0, std^2), those that end a residual branch scaled once more.
+    """How weights are drawn: N(0, std^2), and the last ones of a residual branch scaled by `residual`.
 
-    `std` takes fan-in and fan-out, `residual` the number of blocks; scores are divided by K ** `power`.
+    `std` is a function of fan-in and fan-out, `residual` of the number of blocks; scores are divided by K ** `power`.
     """
 
     std: Callable[[int, int], float]
@@ -47,17 +47,17 @@ residual branches of Yang et al. (2310.02244)."""
 
 
 def ignore(*_: object) -> None:
-    """Hears what passes through the blocks, and does nothing."""
+    """Ignore what passes through the blocks."""
 
 
-def generator(seed: int, what: object) -> torch.Generator:
-    """Random numbers that depend on the seed and on what they are for, and on nothing else."""
-    digest = hashlib.sha256(f"{seed}/{what}".encode()).digest()
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """Return a generator whose numbers depend on the seed and on their purpose alone."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def draw(kind: str, shape: Sequence[int], source: torch.Generator) -> Tensor:
-    """Independent numbers of mean 0 and variance 1.
+    """Draw independent numbers of mean 0 and variance 1.
 
     >>> x = draw("laplace", (99999,), generator(0, "x"))
     >>> round(float(x.var()), 1)
@@ -75,35 +75,30 @@ def draw(kind: str, shape: Sequence[int], source: torch.Generator) -> Tensor:
 
 
 def direction(shape: Sequence[int], source: torch.Generator) -> Tensor:
-    """Random directions: unit vectors along the last axis."""
+    """Draw random directions: unit vectors along the last axis."""
     return F.normalize(torch.randn(shape, generator=source), dim=-1)
 
 
 class RandomBlocks:
-    """Blocks of one design, drawn anew for every seed: attention and a GELU MLP of 4 D, without biases.
+    """Blocks of one design: attention and a GELU MLP of width 4 D, without biases.
 
-    Weights are a function of the seed and the block's place, so that neither the seeds nor the bias norms that
-    pass together matter.
+    Weights are a function of the seed and the layer alone. There are `layers` blocks; `shape` is (tokens, width) of
+    what enters the first.
     """
 
-    together = True
-
-    def __init__(self, design: Design, depth: int, device: torch.device) -> None:
+    def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
         self.design, self.layers, self._device = design, depth, device
         self.shape = design.length, design.width
         self._scheme = SCHEMES[design.initialization]
 
-    def run(
-        self, seeds: Sequence[int], x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0
-    ) -> None:
-        """Pass `x` (S, C, B, T, D) through the blocks.
+    def run(self, seed: int, x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0) -> None:
+        """Pass `x` (C, B, T, D) through the first `depth` blocks (all by default).
 
-        Every part is handed over as it is made: (`attention`, l) the attention's output alone, (`residual`, l)
-        the stream that it was added to, (`mlp`, l) the block's output, all shaped as x. The attention call has
-        S * C * B rows.
+        Parts, each shaped as x: (`attention`, l) the attention's output alone, (`residual`, l) the stream that it was
+        added to, (`mlp`, l) the block's output. The attention call has C * B rows.
         """
-        norm, width = self.design.norm, x.shape[-1]
-        shape, x = x.shape, x.flatten(1, -2)
+        norm, shape, width = self.design.norm, x.shape, self.design.width
+        x = x.flatten(0, -2)
 
         def before(x: Tensor) -> Tensor:
             return F.layer_norm(x, (width,)) if norm == "pre" else x
@@ -112,42 +107,32 @@ class RandomBlocks:
             return F.layer_norm(x, (width,)) if norm == "post" else x
 
         for layer in range(1, (depth or self.layers) + 1):
-            query, key, value, out, up, down = (w.to(self._device) for w in self._weights(seeds, layer))
-            call, values = self._attention(layer, before(x), shape, query, key, value)
-            on_attention(call)
-            mixed = F.scaled_dot_product_attention(
-                call.query, call.key, values, scale=call.scaling, is_causal=call.is_causal
-            )
-            branch = mixed.transpose(1, 2).reshape(x.shape) @ out
+            query, key, value, out, up, down = (w.to(self._device) for w in self._weights(seed, layer))
+            branch = self._attention(layer, before(x), (query, key, value), on_attention) @ out
             on_states("attention", layer, branch.view(shape))
             x = after(x + branch)
             on_states("residual", layer, x.view(shape))
             x = after(x + F.gelu(before(x) @ up) @ down)
             on_states("mlp", layer, x.view(shape))
 
-    def _attention(self, layer: int, x: Tensor, shape: Sequence[int], *weights: Tensor) -> tuple[AttentionCall, Tensor]:
-        """The attention call of x (S, C * B * T, D), and its values (S * C * B, H, T, K)."""
-        head_width = self.design.width // self.design.heads
-        query, key, value = (
-            (x @ w).view(-1, shape[-2], self.design.heads, head_width).transpose(1, 2) for w in weights
-        )
-        valid = torch.ones(len(query), shape[-2], dtype=torch.bool, device=x.device)
-        scaling = head_width**-self._scheme.power
-        return AttentionCall(layer, query, key, scaling, None, self.design.causal, valid), value
+    def _attention(self, layer: int, x: Tensor, weights: Sequence[Tensor], on_attention: OnAttention) -> Tensor:
+        """Return the mixed values of x (C * B * T, D), shaped as x."""
+        heads, head_width = self.design.heads, self.design.width // self.design.heads
+        query, key, value = ((x @ w).view(-1, self.design.length, heads, head_width).transpose(1, 2) for w in weights)
+        scaling, causal = head_width**-self._scheme.power, self.design.causal
+        valid = torch.ones(len(query), self.design.length, dtype=torch.bool, device=x.device)
+        on_attention(AttentionCall(layer, query, key, scaling, None, causal, valid))
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=causal)
+        return mixed.transpose(1, 2).reshape(x.shape)
 
-    def _weights(self, seeds: Sequence[int], layer: int) -> tuple[Tensor, ...]:
-        """Query, key, value, out, up and down projections of a layer, each (S, fan-in, fan-out)."""
+    def _weights(self, seed: int, layer: int) -> list[Tensor]:
+        """Draw the query, key, value, out, up and down projections of a layer, each (fan-in, fan-out)."""
         width, residual = self.design.width, self._scheme.residual(self.layers)
-        drawn = []
-        for seed in seeds:
-            source = generator(seed, f"block {layer}")
-            drawn.append(
-                [
-                    torch.randn(fan_in, fan_out, generator=source) * (self._scheme.std(fan_in, fan_out) * scale)
-                    for fan_in, fan_out, scale in (
-                        *[(width, width, 1.0)] * 3,
-                        *((width, width, residual), (width, 4 * width, 1.0), (4 * width, width, residual)),
-                    )
-                ]
+        source = generator(seed, f"block {layer}")
+        return [
+            torch.randn(fan_in, fan_out, generator=source) * (self._scheme.std(fan_in, fan_out) * scale)
+            for fan_in, fan_out, scale in (
+                *[(width, width, 1.0)] * 3,
+                *((width, width, residual), (width, 4 * width, 1.0), (4 * width, width, residual)),
             )
-        return tuple(torch.stack(matrices) for matrices in zip(*drawn, strict=True))
+        ]

@@ -1,11 +1,8 @@
 """One run of the probe: its folder, its record, its progress."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,116 +10,101 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory
+from dynamics.experiments.probe.architectures import Architecture
 from dynamics.experiments.probe.blocks import RandomBlocks
-from dynamics.experiments.probe.design import Design, Settings
-from dynamics.experiments.probe.meter import Quantities
-from dynamics.experiments.probe.sweep import Blocks, Sweep
+from dynamics.experiments.probe.cells import ProbeSuites
+from dynamics.experiments.probe.design import ProbeSettings
+from dynamics.experiments.probe.sweep import Blocks, ProbeSweep
 from dynamics.provenance import provenance
-from dynamics.record import Record, condition
-from dynamics.runs import new, write_run
+from dynamics.record import Record, condition, parse_condition, read
+from dynamics.runs import ProbeInfo, name_by_time, start
 
 
-def probe(settings: Settings, run: str | None = None) -> Path:
-    """Run the probe and leave its record in `checkpoints/<run>/`; gives that folder.
+def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> Path:
+    """Run the probe, leave its record in `checkpoints/<run>/` and return that folder.
 
-    Rows stand at step 0 and at two sites. `residual`: the condition's `part` tells where in the block, `input`
-    (layer 0), `attention` alone, `residual` (the stream that it was added to) and `mlp` (the block's output), at
-    layers 1..L. `attention`: layers 1..L. `beta` is the norm of the bias, `bias` the place where it was put,
-    `seed` the draw; what else a run sweeps has a key of its own, an architecture is the subject.
+    All rows have step 0. Those of site `residual` have a `part` of the block in their condition: `input` (layer 0),
+    `attention` alone, `residual` (the stream that it was added to) and `mlp` (the block's output), at layers 1..L;
+    those of site `attention` have layers 1..L. `beta` is the norm of the bias, `bias` the place where it was added,
+    `seed` the draw. Whatever else a run sweeps has its own key; an architecture is the subject.
+
+    Args:
+        settings: what to measure, and on what.
+        run: name of the run; made up when None.
+        resume: `auto` to resume an existing run; cells that its record has are left out.
 
     Raises:
-        InputError: a run of that name exists, or a setting is impossible; nothing is left behind then.
+        InputError: the run exists and cannot be resumed so, or the settings are impossible; a new run leaves nothing.
     """
-    folder = new(run or _made_up_name(settings))
-    if folder.exists():
-        raise InputError(f"a run named {folder.name} exists: choose another --run.")
     device = _device(settings.device)
-    quantities = Quantities(settings.metrics, settings.sample)
-    blocks = [_blocks(design, settings.depth, device) for design in settings.designs()]
-    described = _describe(folder.name, settings, blocks, device)
-    _announce(described)
-    record = Record(folder)
-    write_run(folder, described)
-    try:
-        sweeps = [Sweep(mine, settings, quantities, folder.name, device) for mine in blocks]
-        guard = out_of_memory(folder.name, settings.batch, "--batch", "a smaller --width or --length")
-        with guard, torch.no_grad(), _bar(folder.name, sum(sweep.work for sweep in sweeps)) as advance:
-            for sweep in sweeps:
-                for rows in filter(None, sweep.rows(advance)):
-                    record.write(0, rows, part=repr(rows[0][:8]))
-    except BaseException as error:
-        if isinstance(error, InputError) or not record.folder.exists():
-            shutil.rmtree(folder)
-        else:
-            _finish(folder, described, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
-    _finish(folder, described, "done")
-    print(f"run {folder.name} is in {folder}/")
-    return folder
-
-
-def _blocks(design: Design, depth: int, device: torch.device) -> Blocks:
-    if not design.architecture:
-        return RandomBlocks(design, depth, device)
-    from dynamics.experiments.probe.architectures import Architecture
-
-    return Architecture(design, depth, device)
+    suites = ProbeSuites.parse(settings.metrics, settings.sample)
+    designs = [
+        (Architecture if design.architecture else RandomBlocks)(design, settings.depth, device)
+        for design in settings.designs()
+    ]
+    architecture = settings.architecture if isinstance(settings.architecture, str) else None
+    info = ProbeInfo(
+        run=run or name_by_time("probe", architecture),
+        **provenance(),
+        **settings.describe() | {"device": device.type},
+        designs=[_describe(blocks) for blocks in designs],
+    )
+    with start(info, resume, same=list(settings.describe())) as current:
+        _announce(info)
+        record, measured = Record(current.folder), _measured(current.folder)
+        sweeps = [ProbeSweep(blocks, settings, suites, info.run, device) for blocks in designs]
+        guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
+        try:
+            with guard, torch.no_grad(), _bar(info.run, sum(sweep.work for sweep in sweeps)) as advance:
+                for sweep in sweeps:
+                    for rows in filter(None, sweep.rows(advance, measured)):
+                        record.write(0, rows, part=repr(rows[0][:8]))
+        except InputError:
+            current.is_discarded = True
+            raise
+    print(f"run {info.run} is in {current.folder}/")
+    return current.folder
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but there is no GPU here that torch can use: leave it at auto.")
+        raise InputError("device is cuda, but torch finds no GPU here; leave it at auto.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _describe(run: str, settings: Settings, blocks: list[Blocks], device: torch.device) -> dict[str, Any]:
-    """`run.json`: everything that the run was made of. `designs` tells each one's actual size."""
+def _describe(blocks: Blocks) -> dict[str, object]:
+    """Return a design with its actual size, for `run.json`."""
+    (tokens, width), design = blocks.shape, blocks.design
     return {
-        "run": run,
-        "kind": "probe",
-        "status": "running",
-        **provenance(),
-        **settings.describe(),
-        "device": device.type,
-        "designs": [
-            {
-                "subject": mine.design.architecture,
-                "condition": condition(**mine.design.condition),
-                "label": f"{mine.design}, {mine.shape[1]} wide, {mine.shape[0]} tokens",
-                "tokens": mine.shape[0],
-                "width": mine.shape[1],
-                "layers": mine.layers,
-            }
-            for mine in blocks
-        ],
+        "subject": design.architecture,
+        "condition": condition(**design.condition),
+        "label": f"{design}, {width} wide, {tokens} tokens",
+        "tokens": tokens,
+        "width": width,
+        "layers": blocks.layers,
     }
 
 
-def _announce(described: dict[str, Any]) -> None:
-    print(
-        f"run {described['run']}: {len(described['beta'])} bias norms, {described['seeds']} seeds, "
-        f"{described['batch']} sequences each, on {described['device']}"
-    )
-    for mine in described["designs"]:
-        print(f"{mine['label']}, {mine['layers']} layers")
+def _announce(info: ProbeInfo) -> None:
+    sizes = f"{len(info.beta)} bias norms, {info.seeds} seeds, {info.batch} sequences each"
+    print(f"run {info.run}: {sizes}, on {info.device}")
+    for design in info.designs:
+        print(f"{design['label']}, {design['layers']} layers")
 
 
-def _made_up_name(settings: Settings) -> str:
-    kind = settings.architecture if isinstance(settings.architecture, str) else None
-    return "-".join(filter(None, ["probe", kind, datetime.now(UTC).strftime("%Y%m%d-%H%M%S")]))
-
-
-def _finish(folder: Path, described: dict[str, Any], status: str) -> None:
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    write_run(folder, {**described, "status": status, "finished": finished})
+def _measured(folder: Path) -> frozenset[tuple[str, str]]:
+    """Return subject and condition, without the part, of every cell that is in the record."""
+    rows = read(folder)[["subject", "condition"]].drop_duplicates()
+    cells = [(subject, parse_condition(text)) for subject, text in rows.itertuples(index=False)]
+    return frozenset((subject, condition(**{k: v for k, v in cell.items() if k != "part"})) for subject, cell in cells)
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with an ETA, on the terminal alone; gives a function that advances it."""
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar with an ETA, on a terminal only; yield a function that advances it."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description} {task.percentage:>3.0f} %"), BarColumn(), TimeElapsedColumn())
-    columns = (*columns, TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+    columns = TextColumn("{task.description} {task.percentage:>3.0f} %"), BarColumn(), TimeElapsedColumn()
+    eta = TextColumn("ETA"), TimeRemainingColumn()
+    with Progress(*columns, *eta, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
         yield lambda done: progress.advance(task, done)
