@@ -6,35 +6,39 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dynamics import files, runs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dynamics import runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
+from dynamics.runs import SweepInfo
 
 LAUNCHERS = ("local",)
 KEYS = {"fit", "vary", "seeds"}
-OWN = ("--run", "--seed_everything", "--resume")
-"""Options of `dynamics fit` that the sweep gives itself."""
+RESERVED = ("--run", "--seed_everything", "--resume")
+"""Options of `dynamics fit` that the sweep sets."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: its name, and the words that `dynamics fit` is called with."""
+    """One run of a sweep: its name, and the words that `dynamics fit` is called with."""
 
     name: str
     words: tuple[str, ...]
 
     @property
     def status(self) -> str:
-        """How its run stands: empty before the first time, else that of its `run.json`."""
+        """The status in the run's `run.json`; empty before it begins."""
         folder = runs.CHECKPOINTS / self.name
-        return str(runs.read(folder).to_dict().get("status")) if (folder / "run.json").is_file() else ""
+        return runs.read(folder).status if (folder / "run.json").is_file() else ""
 
     @property
     def is_done(self) -> bool:
@@ -43,18 +47,18 @@ class Point:
 
 
 def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
-    """All runs of the sweep in the file `path`, seed by seed, so that every value has a run early.
+    """Return all runs of the sweep in the file `path`, seed by seed, so that every value has a run early.
 
-    The file holds `fit`, the words of `dynamics fit` by name; `vary`, by name an `option` with {} for each of
-    its `values`; and `seeds`. Every one of `fit` is run with every value of every option and every seed.
+    The file holds `fit`, the words of `dynamics fit` by name; `vary`, by name an `option` with {} for each of its
+    `values`; and `seeds`. Each of `fit` is run with every value of every option and every seed.
 
     Args:
         path: the configuration.
         name: of the sweep; the runs' names begin with it.
-        more: words of `dynamics fit` for all of them; they win over those of the file.
+        more: words of `dynamics fit` for all runs; they win over those of the file.
 
     Raises:
-        InputError: the file does not say what to run, or an option is the sweep's own.
+        InputError: the file does not say what to run, or sets an option that the sweep sets.
     """
     config = read_config(path)
     if set(config) != KEYS:
@@ -67,7 +71,7 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         raise InputError(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{path}: seeds must be a list of whole numbers.")
-    made = [
+    points = [
         Point(
             f"{name}-{fit}-{kind}_{value}-seed_{seed}".replace("/", "_"),
             (
@@ -82,10 +86,10 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         for kind, option in options.items()
         for value in option["values"]
     ]
-    own = [word for point in made for word in point.words[:-2] if word.split("=")[0] in OWN]
-    if own:
-        raise InputError(f"{own[0].split('=')[0]} is the sweep's own: take it out of {path} or the command line.")
-    return made
+    options_set = (word.split("=")[0] for point in points for word in point.words[:-2])
+    if reserved := next((option for option in options_set if option in RESERVED), None):
+        raise InputError(f"{reserved} is set by the sweep; remove it from {path} or the command line.")
+    return points
 
 
 def _is_option(option: Any) -> bool:
@@ -103,60 +107,69 @@ def sweep(
 ) -> tuple[list[str], dict[str, str]]:
     """Run what has not been run yet, one after the other.
 
-    What each printed is in `checkpoints/<name>/<run>.log`. A run that was cut off goes on where it stopped; one that
-    fails does not keep the others from running.
+    What a run prints goes to `checkpoints/<name>/<run>.log`. A run that was interrupted is resumed; one that fails
+    does not keep the others from running.
 
     Args:
         path: the configuration, see `points`.
         name: of the sweep.
-        launcher: where to run; only `local`, here.
+        launcher: where to run: `local`.
         dry_run: print the commands and run nothing.
         more: words of `dynamics fit` for all runs.
 
     Returns:
-        The names of the runs that are complete, and by name what those that failed said last.
+        The names of the runs that are complete, and the last line that each run which failed printed, by its name.
 
     Raises:
-        InputError: as `points`; an unknown launcher; or a run was made with other words before.
+        InputError: as `points`; an unknown launcher; a run was made with other words before; or the name is that of
+            another kind of run, or of a sweep that is open in another process.
     """
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")
-    made = points(path, name, more)
+    all_points = points(path, name, more)
     folder = runs.new(name)
-    todo = [point for point in made if not point.is_done]
-    known = _known(folder)
-    changed = next((point for point in made if known.get(point.name, list(point.words)) != list(point.words)), None)
-    if changed is not None:
-        raise InputError(
-            f"the run {changed.name} was made with other options: name this sweep otherwise with --run, or remove "
-            f"{folder} and its runs."
-        )
+    words = _words(folder)
+    for point in all_points:
+        if words.get(point.name, list(point.words)) != list(point.words):
+            raise InputError(
+                f"the run {point.name} was made with other options: give this sweep another name with --run, or remove "
+                f"{folder} and its runs."
+            )
+    waiting = [point for point in all_points if not point.is_done]
+    done = len(all_points) - len(waiting)
     if dry_run:
-        for point in todo:
+        for point in waiting:
             print(shlex.join(["dynamics", "fit", "--run", point.name, *point.words]))
-        print(f"{len(made)} runs, {len(made) - len(todo)} of them complete")
+        print(f"{len(all_points)} runs, {done} of them complete")
         return [], {}
-    folder.mkdir(parents=True, exist_ok=True)
+    from dynamics.provenance import provenance  # loads torch
+
+    info = SweepInfo(run=name, runs=words, **provenance())
+    if runs.exists(folder) and not (folder / "run.json").is_file():  # a sweep of an older version
+        runs.Run(folder, info, resumed=True).save()
     failed: dict[str, str] = {}
-    with _progress(len(made), len(made) - len(todo)) as advance:
-        for point in todo:
-            known[point.name] = list(point.words)
-            text = json.dumps(known, indent=1)
-            files.write_atomically(folder / "sweep.json", lambda file, text=text: file.write(text.encode()))
-            said = _run(point, folder / f"{point.name}.log")
-            if said:
-                failed[point.name] = said
-            advance(point.name + (f" failed: {said}" if said else ""))
-    return [point.name for point in made if point.is_done], failed
+    with runs.start(info, resume="auto") as current, _progress(len(all_points), done) as advance:
+        for point in waiting:
+            current.info.runs[point.name] = list(point.words)
+            current.save()
+            if failure := _run(point, folder / f"{point.name}.log"):
+                failed[point.name] = failure
+            advance(point.name + (f" failed: {failure}" if failure else ""))
+        current.ends_as = "failed" if failed else "done"
+    return [point.name for point in all_points if point.is_done], failed
 
 
-def _known(folder: Path) -> dict[str, list[str]]:
-    path = folder / "sweep.json"
+def _words(folder: Path) -> dict[str, list[str]]:
+    """Return the words of every run that the sweep has begun."""
+    if (folder / "run.json").is_file():
+        info = runs.read(folder)
+        return info.runs if isinstance(info, SweepInfo) else {}
+    path = folder / "sweep.json"  # of an older version
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _run(point: Point, log: Path) -> str:
-    """Run it; empty, or the last line that it said before it failed."""
+    """Run a point; return nothing, or the last line that it printed before it failed."""
     command = [sys.executable, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
     with log.open("a") as file:
         start = file.tell()
@@ -173,16 +186,13 @@ def _run(point: Point, log: Path) -> str:
         raise KeyboardInterrupt  # whoever stopped it did not mean the others to begin
     if code < 0:
         return f"killed by signal {-code}"
-    said = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]
-    return said[-1].removeprefix("dynamics: ") if said else f"exit code {code}"
+    lines = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("dynamics: ") if lines else f"exit code {code}"
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[Any]:
-    """A bar on a terminal; a line for each run in any case."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar on a terminal, and print a line for each run in any case."""
     columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started, first = time.monotonic(), done
     console = Console(stderr=True)

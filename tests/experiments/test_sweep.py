@@ -15,7 +15,6 @@ from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.experiments import sweep
-from dynamics.runs import write_run
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, TINY, arguments
 
@@ -36,34 +35,35 @@ def config(path, **changes):
 
 
 def test_every_value_and_seed_is_a_run(here):
-    made = sweep.points(config(here / "s.yaml"), "s", ["--trainer.max_steps", "9"])
-    assert [point.name for point in made] == [
+    points = sweep.points(config(here / "s.yaml"), "s", ["--trainer.max_steps", "9"])
+    assert [point.name for point in points] == [
         *("s-plain-istar_-2-seed_0", "s-plain-istar_0.5-seed_0"),
         *("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"),
     ]
-    assert made[0].words == (
+    assert points[0].words == (
         *("--config", "a.yaml", "--data.corpus", "my text.txt", "--model.regularizers.weight=-2"),
         *("--trainer.max_steps", "9", "--seed_everything", "0"),
     )
 
 
 @pytest.mark.parametrize("name", ["istar-sweep", "istar-sweep-twins"])
-def test_the_sweeps_that_come_along_are_whole(name):
-    made = sweep.points(CONFIGS / f"{name}.yaml", name)
+def test_the_shipped_sweeps_are_complete(name):
+    points = sweep.points(CONFIGS / f"{name}.yaml", name)
     fits = {"istar-sweep": 1, "istar-sweep-twins": 2}[name]
-    assert len({point.name for point in made}) == len(made) == fits * (9 + 8) * 3
+    assert len({point.name for point in points}) == len(points) == fits * (9 + 8) * 3
 
 
-def run(code, told=None, said=""):
-    """Stands for the process of `dynamics fit`; `told` gives the status that it leaves."""
+def run(code, status=None, output=""):
+    """Stands for the process of `dynamics fit`: fails with `code` for seed 1, or leaves `status` in any case."""
 
     def fake(command, stdout, **_):
         name = command[command.index("--run") + 1]
         calls.append(name)
-        print(said, file=stdout)
-        failing = code if "seed_1" in name or told else 0
-        if told or not failing:
-            write_run(runs.CHECKPOINTS / name, {"status": told or "done"})
+        print(output, file=stdout)
+        failing = code if "seed_1" in name or status else 0
+        if status or not failing:
+            (runs.CHECKPOINTS / name).mkdir(exist_ok=True)
+            (runs.CHECKPOINTS / name / "run.json").write_text(json.dumps({"kind": "fit", "status": status or "done"}))
         return SimpleNamespace(wait=lambda: failing)
 
     calls = []
@@ -71,28 +71,37 @@ def run(code, told=None, said=""):
     return fake
 
 
+def replace_fit(monkeypatch, popen):
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT))
+
+
 def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypatch, capsys):
     path = config(here / "s.yaml")
-    failing = run(1, said="dynamics: there is no text.")
-    monkeypatch.setattr(sweep.subprocess, "Popen", failing)
+    failing = run(1, output="dynamics: there is no text.")
+    replace_fit(monkeypatch, failing)
     complete, failed = sweep.sweep(path, "s")
     assert len(failing.calls) == 4
     assert complete == ["s-plain-istar_-2-seed_0", "s-plain-istar_0.5-seed_0"]
     assert failed == dict.fromkeys(("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"), "there is no text.")
     assert "[4/4]" in capsys.readouterr().out
+    assert runs.read("s").status == "failed"
     again = run(0)
-    monkeypatch.setattr(sweep.subprocess, "Popen", again)
+    replace_fit(monkeypatch, again)
     complete, failed = sweep.sweep(path, "s")
     assert again.calls == ["s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"]
     assert (len(complete), failed) == (4, {})
+    assert runs.read("s").status == "done"
 
 
 def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch):
-    stopped = run(1, told="interrupted")
-    monkeypatch.setattr(sweep.subprocess, "Popen", stopped)
+    stopped = run(1, status="interrupted")
+    replace_fit(monkeypatch, stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep.sweep(config(here / "s.yaml"), "s")
     assert len(stopped.calls) == 1
+    info = runs.read("s")
+    assert (info.kind, info.status, len(info.runs)) == ("sweep", "interrupted", 1)
+    assert (runs.CHECKPOINTS / "s" / "s-plain-istar_-2-seed_0.log").is_file()
 
 
 def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
@@ -106,8 +115,8 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
     while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.strip()) == (1, "dynamics: interrupted.")
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed.strip()) == (1, "dynamics: interrupted.")
     assert runs.read(folder).to_dict()["status"] == "interrupted"
     frame = record.read(folder)
     last = frame[frame.metric == "loss"].step.max()
@@ -115,10 +124,46 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
 
 
 def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
-    monkeypatch.setattr(sweep.subprocess, "Popen", run(0))
+    replace_fit(monkeypatch, run(0))
     sweep.sweep(config(here / "s.yaml"), "s")
     with pytest.raises(InputError, match="made with other options"):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
+
+
+def test_a_sweep_of_an_older_version_continues(here, monkeypatch):
+    path = config(here / "s.yaml")
+    first = sweep.points(path, "s")[0]
+    folder = runs.CHECKPOINTS / "s"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({first.name: list(first.words)}))
+    with pytest.raises(InputError, match="made with other options"):
+        sweep.sweep(path, "s", more=["--trainer.max_steps", "3"])
+    replace_fit(monkeypatch, run(0))
+    complete, _ = sweep.sweep(path, "s")
+    assert len(complete) == len(runs.read("s").runs) == 4
+
+
+def test_the_name_of_another_run_is_refused(here, monkeypatch):
+    replace_fit(monkeypatch, run(0))
+    runs.CHECKPOINTS.mkdir()
+    (runs.CHECKPOINTS / "s").mkdir()
+    (runs.CHECKPOINTS / "s" / "run.json").write_text('{"run": "s", "kind": "fit"}')
+    with pytest.raises(InputError, match="s is no sweep"):
+        sweep.sweep(config(here / "s.yaml"), "s")
+
+
+def test_a_second_process_is_refused(here, monkeypatch):
+    """The sweep is started again from within one of its own runs."""
+    path = config(here / "s.yaml")
+
+    def again(command, stdout, **_):
+        with pytest.raises(InputError, match="open in another process"):
+            sweep.sweep(path, "s")
+        raise KeyboardInterrupt
+
+    replace_fit(monkeypatch, again)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(path, "s")
 
 
 def test_a_dry_run_prints_commands_and_leaves_nothing(here, capsys):
@@ -137,10 +182,10 @@ def test_a_dry_run_prints_commands_and_leaves_nothing(here, capsys):
         ({"vary": {"a": {"option": "--x={}", "values": []}}}, "a list of values"),
         ({"seeds": [0.5]}, "whole numbers"),
         ({"more": 1}, "nothing else"),
-        ({"fit": {"a": "--run b"}}, "--run is the sweep's own"),
+        ({"fit": {"a": "--run b"}}, "--run is set by the sweep"),
     ],
 )
-def test_what_makes_no_sense_is_refused(here, capsys, changes, words):
+def test_impossible_configurations_are_refused(here, capsys, changes, words):
     with pytest.raises(SystemExit) as exit_:
         main(["sweep", str(config(here / "s.yaml", **changes)), "--dry-run"])
     assert exit_.value.code == 2
@@ -161,4 +206,5 @@ def test_a_sweep_trains_and_draws(here, text_file):
     main(["sweep", str(path)])
     html = (runs.CHECKPOINTS / "s" / "report.html").read_text()
     assert 'id="shaping"' in html
-    assert len(json.loads((runs.CHECKPOINTS / "s" / "sweep.json").read_text())) == 2
+    info = runs.read("s")
+    assert (info.status, len(info.runs)) == ("done", 2)
