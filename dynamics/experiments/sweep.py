@@ -145,10 +145,8 @@ def sweep(
     from dynamics.provenance import provenance  # loads torch
 
     info = SweepInfo(run=name, runs=words, **provenance())
-    if runs.exists(folder) and not (folder / "run.json").is_file():  # a sweep of an older version
-        runs.Run(folder, info, resumed=True).save()
     failed: dict[str, str] = {}
-    with runs.start(info, resume="auto") as current, _progress(len(all_points), done) as advance:
+    with runs.start(info, resume="auto", update=True) as current, _progress(len(all_points), done) as advance:
         for point in waiting:
             current.info.runs[point.name] = list(point.words)
             current.save()
