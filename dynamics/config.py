@@ -1,25 +1,13 @@
-"""The options of runs, the merging of configurations, and refusals of the parser in one sentence. No torch here."""
+"""The options of `dynamics fit` itself, and the merging of configurations. No torch here."""
 
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
 
 from dynamics.errors import InputError
-
-OWN_OPTIONS = """
-dynamics' own options:
-  --config FILE           configuration (several are merged, later ones win); explicit keys win over all
-  --size tiny|small|base  a configuration from the folder `sizes` beside the first --config
-  --run NAME              the run's folder under checkpoints/ (made up when missing)
-  --resume auto|PATH      resume from the run's newest training state, or from this one
-
-Lightning's options, with the classes of --config:
-"""
 
 
 class RunOptions(NamedTuple):
@@ -104,65 +92,3 @@ def gather_config(options: RunOptions) -> dict[str, Any]:
     for path in paths:
         config = merge(config, read_config(path))
     return config
-
-
-def refuse_parsing(message: str, error: Exception | None = None, options: Iterable[str] = ()) -> NoReturn:
-    """Raise what jsonargparse complains of as one sentence, without its list of every option.
-
-    Args:
-        message: the complaint; for a union or a class it lists one cause for each alternative.
-        error: what it was raised from.
-        options: full names of the options that exist, to suggest the nearest one.
-
-    Raises:
-        InputError: always.
-    """
-    key = match[1] if (match := re.match(r'Parser key "([^"]+)":\s*', message)) else ""
-    causes = re.findall(r"^\s*- (.+)$", message, re.MULTILINE) or [message[match.end() if match else 0 :]]
-    vague = ("NoneType", "Does not validate against any")
-    causes = [cause for cause in causes if not any(words in cause for words in vague)] or causes
-    got = re.search(r"(?:Given value|Got value): (.+)", message)
-    if match := re.search(r"(?:Group '(.+)' does not accept option|Option) '([^']+)'", causes[0]):
-        _refuse_option(".".join(part for part in (key, match[1], match[2]) if part), options, error)
-    if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", causes[0]):
-        _refuse_option(match[1], options, error)
-    if match := re.match(r'Parser key "([^"]+)": (.+)', causes[0]):
-        key, causes = f"{key}.{match[1]}", [match[2]]
-    if match := re.search(r"import path string: (\S+)", "\n".join(causes)):
-        raise InputError(f"{key}: there is no class {match[1]}: give its full import path.") from error
-    if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", message):
-        classes = [name for name, value in vars(sys.modules[match[1]]).items() if isinstance(value, type)]
-        near = get_close_matches(match[2], classes, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "look up its name there."
-        raise InputError(f"{key}: there is no class {match[2]} in {match[1]}: {hint}") from error
-    if match := re.search(r"No module named '(\S+)'", message):
-        raise InputError(f"{key}: there is no module {match[1]}: give the class's full import path.") from error
-    if match := re.search(r"arguments are required: (.+)", causes[0]):
-        raise InputError(f"{f'{key}.' if key else ''}{match[1]} is missing.") from error
-    if not causes[0].startswith("Expected"):
-        what = "give class_path and init_args" if "subclass" in causes[0] else " ".join(causes[0].split())
-        raise InputError(f"{key}: {what.rstrip('.')}.".removeprefix(": ")) from error
-    expected = " or ".join(_expectation(cause) for cause in causes if cause.startswith("Expected"))
-    raise InputError(f"{key} must be {expected} (got {got[1] if got else 'something else'}).") from error
-
-
-def _expectation(cause: str) -> str:
-    """Return what jsonargparse expected, in words.
-
-    >>> _expectation("Expected a typing.Literal['all', 'none']. Got value: some")
-    'one of all, none'
-    >>> _expectation("Expected a <class 'int'>")
-    'int'
-    """
-    if match := re.search(r"Literal\[(.+?)\]", cause):
-        return "one of " + match[1].replace("'", "")
-    if match := re.search(r"<class '(?:.*\.)?(\w+)'>", cause):
-        return match[1]
-    return cause.removeprefix("Expected a ").split(". Got value")[0].split(":")[0]
-
-
-def _refuse_option(name: str, options: Iterable[str], error: Exception | None) -> NoReturn:
-    plain = {option.replace(".init_args", ""): option for option in options}
-    near = get_close_matches(name.replace(".init_args", ""), plain, n=1)
-    hint = f": did you mean {near[0]}?" if near else ": --help lists the options."
-    raise InputError(f"there is no option {name}{hint}") from error

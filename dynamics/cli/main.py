@@ -1,40 +1,24 @@
-"""The command line: verbs, each imported when it is called."""
+"""The command line: `dynamics VERB`, errors in one sentence, exit codes.
+
+A new verb takes three files: what it does, in its room; its typed function in `verbs.py`, from which options, help,
+examples and completion follow; and its test. A line in the README makes four.
+"""
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 
+import dynamics
+from dynamics.cli.verbs import VERBS
 from dynamics.errors import Failure, InputError
 
-VERBS = {
-    "fit": "train a model and measure it while it learns",
-    "validate": "loss of a run on the validation split",
-    "test": "loss of a run on the whole test split",
-    "data": "show what a corpus holds after cleaning",
-    "scan": "measure any model: pretrained, intermediate, untrained, or a run's weights",
-    "cone": "sentence vectors: how narrow their cone is, what its axis means, what centring buys",
-    "probe": "feed untrained blocks inputs that share a bias",
-    "sweep": "run `fit` for every value and seed of a sweep",
-    "report": "draw one page that compares runs",
-}
 UNUSABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
-USAGE = "usage: dynamics VERB [options]\n\n" + "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
-
-
-def _verb(name: str) -> Callable[[Sequence[str]], None]:
-    if name in ("fit", "validate", "test"):
-        from dynamics.training import fit
-
-        return lambda argv: fit.main(name, argv)
-    from dynamics.cli import verbs
-
-    return getattr(verbs, name)
-
+"""What the user can do something about among the errors of a file or folder."""
 
 # Threads that wait by spinning stall one another for milliseconds as soon as anything else wants a core. The
 # OpenMP runtime reads this once, before torch is imported.
@@ -43,31 +27,52 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE + "\n\n`dynamics VERB --help` lists the options of a verb.")
-        return
     try:
-        if argv[0] not in VERBS:
-            near = get_close_matches(argv[0], VERBS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}."
-            raise InputError(f"there is no verb {argv[0]}: {hint}")
-        _verb(argv[0])(argv[1:])
+        _run(list(sys.argv[1:] if argv is None else argv))
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise
-        where = error.filename or "the disk"
-        print(
-            f"dynamics: cannot use {where}: {error.strerror}; mend that, or choose another place.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except InputError as refusal:
-        print(f"dynamics: {refusal}", file=sys.stderr)
-        sys.exit(2)
+        place = error.filename or "the disk"
+        _exit(2, f"cannot use {place}: {error.strerror}; fix that, or choose another place.")
+    except InputError as error:
+        _exit(2, str(error))
     except Failure as failure:
-        print(f"dynamics: {failure}", file=sys.stderr)
-        sys.exit(1)
+        _exit(1, str(failure))
     except KeyboardInterrupt:
-        print("dynamics: interrupted.", file=sys.stderr)
-        sys.exit(1)
+        _exit(1, "interrupted.")
+
+
+def _run(argv: list[str]) -> None:
+    verb, *words = argv or ["--help"]
+    if verb in ("-h", "--help"):
+        print(_usage())
+    elif verb == "--version":
+        print(f"dynamics {dynamics.__version__}")
+    elif verb in ("fit", "validate", "test"):  # their options are those of Lightning, which is slow to import
+        VERBS[verb](*words)
+    elif verb in VERBS:
+        from dynamics.cli.parser import Parser
+
+        Parser(VERBS[verb]).run(words)
+    else:
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}."
+        raise InputError(f"there is no verb {verb}: {hint}")
+
+
+def _usage() -> str:
+    summaries = {name: (verb.__doc__ or "").splitlines()[0] for name, verb in VERBS.items()}
+    return (
+        "usage: dynamics VERB [options]\n\n"
+        "Watch the geometry of a transformer change while it learns.\n\n"
+        + "".join(f"  {name:<12}{summary}\n" for name, summary in summaries.items())
+        + "\nexamples:\n"
+        "  dynamics fit --config configs/decoder.yaml --size tiny --run decoder\n"
+        "  dynamics report decoder --out report.html\n\n"
+        "`dynamics VERB --help` shows the options of a verb, `dynamics --version` the version."
+    )
+
+
+def _exit(code: int, sentence: str) -> None:
+    print(f"dynamics: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,172 +1,163 @@
-"""The verbs that need no training: each takes its arguments and hands over to the room that does the work."""
+"""The verbs: typed functions whose parameters are the options and whose docstrings are the help. No torch here.
 
-import argparse
+What a verb does stands in the room that it imports when it is called. `VERBS`, at the end, maps names to functions.
+"""
+
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from dynamics.config import read_config, refuse_parsing, split_options
-from dynamics.errors import Failure, InputError
-
-
-class Known(argparse.ArgumentParser):
-    """A parser of some words among others that refuses in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, without the usage text."""
-        raise InputError(f"{self.prog}: {message}.")
+from dynamics.cli.training import fit, test, validate
+from dynamics.errors import Failure
+from dynamics.experiments.cone.options import ConeOptions
+from dynamics.experiments.probe.design import ProbeSettings
+from dynamics.experiments.scan.options import ScanOptions
 
 
-class Parser(ArgumentParser):
-    """A parser that refuses in one sentence."""
+def data(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
+    """Show what a corpus holds after cleaning.
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, without the usage text."""
-        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
-        refuse_parsing(message, ex, options)
+    Args:
+        corpus: enwik8, sample, auto, or a path (.xml .txt, also .xz .bz2 .gz .zip)
+        vocabulary: characters or bytes
+        vocabulary_size: characters at most, <unk> included; bytes are always 256
 
+    Examples:
+        dynamics data sample
+        dynamics data enwik8 --vocabulary bytes
+        dynamics data my-text.txt --vocabulary_size 100
+    """
+    from rich.console import Console
 
-def data(argv: Sequence[str]) -> None:
-    """`dynamics data CORPUS`."""
-    parser = Parser(prog="dynamics data", description="Show what a corpus holds after cleaning.")
-    parser.add_argument("corpus", help="enwik8, sample, auto, or a path (.xml .txt, also .xz .bz2 .gz .zip)")
-    parser.add_argument("--vocabulary", default="characters", help="characters or bytes")
-    parser.add_argument("--vocabulary_size", type=int, default=205, help="rows for text, <unk> included")
-    args = parser.parse_args(list(argv))
+    from dynamics.data import corpus as corpora
     from dynamics.data import summary
 
-    summary.main(args.corpus, args.vocabulary, args.vocabulary_size)
+    Console().print(summary.describe(corpora.load(corpus, vocabulary, vocabulary_size)))
 
 
-def scan(argv: Sequence[str]) -> None:
-    """`dynamics scan MODEL [MODEL ...]`."""
-    parser = Parser(prog="dynamics scan", description="Measure any model, layer by layer, as training is measured.")
-    add = parser.add_argument
-    _loading(add)
-    add("--text", help="file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]")
-    add("--lines", action="store_true", help="each line of --text is one input")
-    add("--shuffled", action="store_true", help="synthetic control: the tokens of every input in random order")
-    add("--images", help="folder of images, or noise (a synthetic control, and the default)")
-    add(
-        "--audio",
-        help="folder of .wav (others with soundfile), or noise (a synthetic control, and the default)",
-    )
-    add("--tokens", type=int, help="tokens of text at most (a file: all of it)")
-    add("--context", type=int, help="tokens in a window (the model's own limit, 512 for running text)")
-    add("--inputs", type=int, help="lines, windows, images or clips at most")
-    add("--batch_size", type=int, default=16, help="inputs in a batch")
-    add("--protocol", help="shape-of-learning (2311.05928) or inherent (2401.12143)")
-    args = parser.parse_args(_plain(argv))
-    from dynamics.experiments import scan as experiment
+def scan(options: ScanOptions) -> None:
+    """Measure any model: pretrained, intermediate, untrained, or the weights of a run.
 
-    folder = experiment.scan(experiment.Options(**vars(args)))
-    _draw([folder], folder / "report.html")
+    Examples:
+        dynamics scan bert-base-uncased gpt2 random:gpt2 --text sample --run models
+        dynamics scan checkpoints/decoder --metrics '[effective_rank]' --run past
+        dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample
+    """
+    from dynamics.experiments.scan.loop import scan as run_scan
+
+    _draw_run(run_scan(options))
 
 
-def _loading(add: Callable[..., Any]) -> None:
-    """The options that every verb has which measures models by name."""
-    add("models", nargs="*", help="hub names, folders, runs under checkpoints/, or random:ARCHITECTURE")
-    add("--run", help="name of the run under checkpoints/ (made up when missing)")
-    add("--resume", help="auto: go on with the run, leaving out what it has already")
-    add("--revisions", help="step0,step512 or all: revisions on the step axis (of a run: its steps)")
-    add("--module", help="package:factory, a function that gives a torch module, or (module, encode)")
-    add("--tokenizer", help="name or folder of the tokenizer, or bytes, where the model brings none")
-    add("--metrics", type=dict[str, dict[str, Any] | None] | list[str] | None, help="as in dynamics fit")
-    add("--dtype", default="fp32", help="precision to run in: fp32, bf16 or fp16")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--seed", type=int, default=0, help="of random weights, noise, shuffling and resampling")
-    add("--config_overrides", type=dict[str, Any], default={}, help="of random:ARCHITECTURE: {hidden_size: 64}")
-    add("--trust_remote_code", action="store_true", help="run the code that a model brings along")
+def cone(options: ConeOptions) -> None:
+    """Measure how narrow the cone of sentence vectors is, what its axis means, and what centring buys.
+
+    Examples:
+        dynamics cone sentence-transformers/all-MiniLM-L6-v2 --sentences nli.txt --pairs sts-test.tsv
+        dynamics cone BAAI/bge-large-en-v1.5 bert-large-uncased --sentences nli.txt --corpus news=news.txt
+        dynamics cone decoder --sentences nli.txt --run cone-along-training
+    """
+    from dynamics.experiments.cone.loop import cone as run_cone
+
+    _draw_run(run_cone(options))
 
 
-def _plain(argv: Sequence[str]) -> list[str]:
-    """Options with underscores, whichever way they were written."""
-    return [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
+def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> None:
+    """Feed untrained blocks inputs that share a bias.
+
+    Args:
+        run: name of the run under checkpoints/ (made up when missing)
+        resume: auto: continue the run, leaving out what its record has
+
+    Examples:
+        dynamics probe --config configs/probe.yaml --run cone
+        dynamics probe --architecture gpt2 --bias input
+        dynamics probe --norm '[none, pre, post]' --seeds 3 --run norms
+    """
+    from dynamics.experiments.probe.run import probe as run_probe
+
+    _draw_run(run_probe(settings, run, resume))
 
 
-def cone(argv: Sequence[str]) -> None:
-    """`dynamics cone MODEL [MODEL ...] --sentences FILE`."""
-    parser = Parser(
-        prog="dynamics cone",
-        description="Sentence vectors: how narrow their cone is, what its axis means, what centring buys.",
-    )
-    add = parser.add_argument
-    _loading(add)
-    add("--sentences", help="text file, a sentence a line")
-    add("--corpus", action="append", default=[], help="NAME=FILE: other sentences; may be said several times")
-    add("--pairs", help="pairs of sentences with scores, tab-separated: STS-B, or score and two sentences")
-    add("--compare", default="axes", help="axes (models of one width), or cka (models of any width)")
-    add("--pooling", help="mean, cls, last or max, instead of the model's own")
-    add("--prompt", help="name of one of the model's prompts, or a text, before every sentence")
-    add("--normalize", type=bool | None, help="true or false, instead of what the model does")
-    add("--components", type=int | None, help="that all-but-the-top removes (a hundredth of the width)")
-    add("--inputs", type=int, help="sentences of each file at most")
-    add("--batch_size", type=int, default=32, help="sentences in a batch")
-    args = parser.parse_args(_plain(argv))
-    from dynamics.experiments import cone as experiment
+def sweep(
+    config: Path,
+    fit_options: tuple[str, ...] = (),
+    run: str | None = None,
+    launcher: str = "local",
+    dry_run: bool = False,
+) -> None:
+    """Run `dynamics fit` for every value and seed of a sweep, then draw the runs on one page.
 
-    folder = experiment.cone(experiment.Options(**vars(args)))
-    _draw([folder], folder / "report.html")
+    Other options are those of `dynamics fit`, for every run of the sweep.
 
+    Args:
+        config: the sweep, for example configs/istar-sweep.yaml
+        run: name of the sweep under checkpoints/ (the name of the file when missing)
+        launcher: where to run: local
+        dry_run: print the commands and run nothing
 
-def probe(argv: Sequence[str]) -> None:
-    """`dynamics probe [--config FILE] [--architecture A]`."""
-    from dynamics.experiments.probe.design import ProbeSettings
-
-    parser = Parser(prog="dynamics probe", description="Feed untrained blocks inputs that share a bias.")
-    parser.add_argument("--config", action="config", help="settings as YAML; what stands behind it wins over it")
-    parser.add_argument("--run", type=str | None, help="name of the run under checkpoints/ (made up when missing)")
-    parser.add_class_arguments(ProbeSettings)
-    for config in split_options(argv).configs:
-        read_config(Path(config))  # names the file where it is no configuration
-    args = parser.parse_args(list(argv)).as_dict()
-    run, _ = args.pop("run"), args.pop("config")
-    settings = ProbeSettings(**args)
-    from dynamics.experiments.probe.run import probe as experiment
-
-    folder = experiment(settings, run)
-    _draw([folder], folder / "report.html")
-
-
-def sweep(argv: Sequence[str]) -> None:
-    """`dynamics sweep CONFIG [--run NAME] [--launcher local] [--dry-run] [options of dynamics fit]`."""
-    parser = Known(
-        prog="dynamics sweep",
-        description="Run `dynamics fit` for every value and seed of a sweep, then draw them on one page.",
-        epilog="Other options are those of `dynamics fit`, for every run of the sweep.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", type=Path, help="the sweep, for example configs/istar-sweep.yaml")
-    parser.add_argument("--run", help="name of the sweep under checkpoints/ (the file's when missing)")
-    parser.add_argument("--launcher", default="local", help="where to run: local")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
-    args, more = parser.parse_known_args(list(argv))
+    Examples:
+        dynamics sweep configs/istar-sweep.yaml --dry-run
+        dynamics sweep configs/istar-sweep-twins.yaml --run twins --trainer.max_steps 500
+    """
     from dynamics.experiments import sweep as experiment
+    from dynamics.runs import CHECKPOINTS
 
-    name = args.run or args.config.stem
-    complete, failed = experiment.sweep(args.config, name, args.launcher, args.dry_run, more)
+    name = run or config.stem
+    complete, failed = experiment.sweep(config, name, launcher, dry_run, fit_options)
     if complete:
-        from dynamics.runs import CHECKPOINTS
-
         _draw(complete, CHECKPOINTS / name / "report.html")
     if failed:
-        said = "; ".join(f"{run}: {line}" for run, line in failed.items())
-        raise Failure(f"{len(failed)} runs of {name} failed ({said})")
+        errors = "; ".join(f"{failed_run}: {error}" for failed_run, error in failed.items())
+        raise Failure(f"{len(failed)} runs of {name} failed ({errors})")
 
 
-def report(argv: Sequence[str]) -> None:
-    """`dynamics report RUN [RUN ...] --out FILE.html`."""
-    parser = Parser(prog="dynamics report", description="Draw one page that compares runs.")
-    parser.add_argument("runs", nargs="+", help="names under checkpoints/, or paths")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
-    args = parser.parse_args(list(argv))
-    _draw(args.runs, args.out)
+def report(runs: list[str], out: Path = Path("report.html")) -> None:
+    """Draw one page that compares runs.
+
+    Args:
+        runs: names under checkpoints/, or paths
+        out: the page to write
+
+    Examples:
+        dynamics report decoder
+        dynamics report decoder encoder causal-mlm --out twins.html
+    """
+    _draw(runs, out)
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -> None:
+    """Print a script for the shell that completes verbs, options, runs and configurations.
+
+    Args:
+        shell: bash, zsh or fish
+        line: a command line so far: print what may follow (the script asks this)
+
+    Examples:
+        eval "$(dynamics completion bash)"                                         # in ~/.bashrc
+        eval "$(dynamics completion zsh)"                                          # in ~/.zshrc, after compinit
+        dynamics completion fish > ~/.config/fish/completions/dynamics.fish
+    """
+    from dynamics.cli.completion import SCRIPTS, offers
+
+    if line is None:
+        print(SCRIPTS[shell])
+        return
+    # bash takes what follows = or : for a word of its own.
+    words = [re.sub(r".*[=:]", "", offer) if shell == "bash" else offer for offer in offers(line, VERBS)]
+    print("\n".join(words))
+
+
+def _draw_run(folder: Path) -> None:
+    _draw([folder], folder / "report.html")
 
 
 def _draw(runs: Sequence[str | Path], out: Path) -> None:
     from dynamics.report import page
 
     print(f"report: {page.write(runs, out)}")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    verb.__name__: verb for verb in (fit, validate, test, data, scan, cone, probe, sweep, report, completion)
+}

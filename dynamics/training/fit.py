@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
 from dynamics import runs
-from dynamics.config import OWN_OPTIONS, RunOptions, gather_config, split_options
+from dynamics.config import RunOptions, gather_config, split_options
 from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import count_steps, is_first_rank, leave_group, quiet
 from dynamics.record import Record, Row, condition
@@ -27,8 +27,6 @@ def main(verb: str, argv: Sequence[str]) -> None:
     quiet()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    if {"-h", "--help"} & set(argv):
-        print(f"usage: dynamics {verb} --config FILE [options]\n{OWN_OPTIONS}")
     options = split_options(argv)
     try:
         if verb == "fit":

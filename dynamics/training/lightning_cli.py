@@ -1,16 +1,16 @@
 """LightningCLI for one run: model, data, trainer and callbacks from one configuration, refused in one sentence."""
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import torch
 import yaml
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from dynamics.config import refuse_parsing
 from dynamics.errors import InputError
 from dynamics.files import write_text
+from dynamics.parsing import OneSentenceErrors
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
@@ -18,13 +18,8 @@ from dynamics.training.progress import ProgressBar
 from dynamics.training.signals import Interrupt
 
 
-class RunParser(LightningArgumentParser):
+class RunParser(OneSentenceErrors, LightningArgumentParser):
     """Lightning's parser, refusing in one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, without the usage text."""
-        options = {text.lstrip("-") for action in self._actions for text in action.option_strings}
-        refuse_parsing(message, ex, options)
 
 
 def pick_precision() -> str:

@@ -105,7 +105,7 @@ def test_a_sweep_of_designs_is_compared(workplace):
         (["--architecture", "gpt-2"], "did you mean"),
         (["--metrics", "[isotropy]"], "no metric named isotropy"),
         (["--width", "wide"], "width must be int"),
-        (["--widht", "3"], "did you mean width"),
+        (["--widht", "3"], "did you mean --width?"),
         (["--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
         (["--config", __file__], "test_probe_run.py is not valid YAML"),
         (["--run"], "--run needs a value."),
