@@ -154,7 +154,7 @@ class TaskModel(RegularizedModule):
             self._take(_auto(task).from_config(config), task)
         super().on_load_checkpoint(checkpoint)
 
-    def _learning_rate_factor(self, step: int) -> float:
+    def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then linearly to 0."""
         last = self.trainer.max_steps
         warmup = round(self.hparams.warmup * last)

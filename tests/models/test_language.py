@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dynamics.data.windows import Batch
+from dynamics.data.windows import WindowBatch
 from dynamics.errors import InputError
 from dynamics.models.language import LanguageModel, corrupt
 
@@ -33,7 +33,7 @@ def model(**settings):
 
 def batch(step=0, rows=4, context=16):
     ids = torch.randint(CHARACTERS, (rows, context + 1), generator=torch.Generator().manual_seed(step))
-    return Batch(ids, step, 0, rows)
+    return WindowBatch(ids, step, 0, rows)
 
 
 @given(seed=st.integers(0, 1000), step=st.integers(0, 1000), rows=st.integers(1, 8), context=st.integers(4, 200))
@@ -64,8 +64,8 @@ def test_fates_are_eighty_ten_ten():
 def test_masks_do_not_depend_on_how_the_batch_is_shared():
     whole = model(objective="mlm")
     ids = batch(rows=6).windows[:, :-1]
-    together, where = whole._corrupt(ids, Batch(ids, 3, 0, 6), 1)
-    parts = [whole._corrupt(ids[first : first + 2], Batch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
+    together, where = whole._corrupt(ids, WindowBatch(ids, 3, 0, 6), 1)
+    parts = [whole._corrupt(ids[first : first + 2], WindowBatch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
     assert torch.equal(together, torch.cat([part for part, _ in parts]))
     assert torch.equal(where, torch.cat([position for _, position in parts]))
 
@@ -113,7 +113,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 def test_learning_rate_warms_up_and_decays_along_a_cosine():
     made = model(warmup_steps=10, final_learning_rate=0.1)
     made._trainer = SimpleNamespace(max_steps=110)
-    factors = [made._learning_rate_factor(step) for step in range(111)]
+    factors = [made.learning_rate_factor(step) for step in range(111)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)

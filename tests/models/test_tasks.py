@@ -82,7 +82,7 @@ def test_the_loss_is_that_of_transformers(bert, folders, task):
 def test_the_learning_rate_rises_and_falls_linearly(bert):
     made = TaskModel(str(bert), warmup=0.1)
     made._trainer = SimpleNamespace(max_steps=100)
-    factors = [made._learning_rate_factor(step) for step in range(101)]
+    factors = [made.learning_rate_factor(step) for step in range(101)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
