@@ -39,6 +39,12 @@ class Example(NamedTuple):
     label: int | float | tuple[Answer, ...]
     name: str = ""
 
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The reference answers, of an example that has them."""
+        assert isinstance(self.label, tuple)
+        return self.label
+
 
 Splits = dict[str, list[Example]]
 

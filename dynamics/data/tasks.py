@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dynamics.data.examples import Splits, content, load
+from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
-from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
 from dynamics.errors import InputError
 
 EVALUATION_STREAM = 3

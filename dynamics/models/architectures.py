@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_MAPPING,
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from dynamics.errors import InputError
@@ -24,7 +26,9 @@ INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "
 """Widths inside the MLP, scaled with the model's."""
 OPTIONS = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
 """Keys of a configuration and the options that set them."""
-PADDING = ("pad_token_id", "pad_index")
+SPECIAL, DROPOUT = ("_token_id", "pad_index"), ("dropout", "dropout_prob", "pdrop")
+"""Ends of the keys of special tokens, and of the probabilities of dropout."""
+WITH_HEAD: tuple[Any, ...] = (AutoModelForMaskedLM, AutoModelForCausalLM)
 TOLERANCE = 1e-5
 """Change of earlier logits, as a share of their standard deviation, below which they do not see later tokens."""
 HEAD_STD = 0.02
@@ -110,18 +114,16 @@ def draw(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         if isinstance(config, CharTransformerConfig):
             return CharTransformerLM(config)
-        if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
-            network = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-        elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        else:
-            network = _with_head(MODEL_MAPPING[type(config)])(config)
+        auto = next((auto for auto in WITH_HEAD if type(config) in auto._model_mapping), None)
+        network = auto.from_config(config, dtype=torch.float32) if auto else _with_head(type(config))(config)
     network.config.architectures = [type(network).__name__]
     return network
 
 
-def _with_head(trunk: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    class Headed(trunk):  # type: ignore[misc, valid-type]  # a base class that is chosen as the program runs
+def _with_head(kind: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    trunk: Any = AutoModel._model_mapping[kind]
+
+    class Headed(trunk):
         def __init__(self, config: PreTrainedConfig) -> None:
             super().__init__(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -132,7 +134,7 @@ def _with_head(trunk: type[PreTrainedModel]) -> type[PreTrainedModel]:
             output["logits"] = self.lm_head(output.last_hidden_state)
             return output
 
-    # By this name a scan of the saved weights knows that its head is none of transformers'.
+    # A scan of the saved weights recognises by this name that the head is none of transformers'.
     Headed.__name__ = f"{trunk.__name__}ForTokenPrediction"
     return Headed
 
@@ -140,13 +142,13 @@ def _with_head(trunk: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def build(
     name: str, common: Mapping[str, Any], dropout: float, overrides: Mapping[str, Any], seed: int
 ) -> PreTrainedModel:
-    """Build a language model of any architecture but our own, and check that its mask is as asked for.
+    """Build a language model of an architecture of transformers, and check that its mask is as asked for.
 
     Args:
         name: the architecture.
         common: `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings`
             (the longest input), `pad_token_id` and `is_causal`.
-        dropout: probability, at every place where the architecture has dropout.
+        dropout: probability, wherever the architecture has dropout.
         overrides: further keys of its configuration.
         seed: decides the weights.
 
@@ -154,8 +156,8 @@ def build(
         InputError: there is no such language model, it cannot have this size, or its mask cannot be switched.
     """
     standard = find(name)()
-    _refuse_others(name, standard)
-    context, error = common["max_position_embeddings"], Exception()
+    _refuse_no_language_model(name, standard)
+    context, causal, error = common["max_position_embeddings"], common["is_causal"], Exception()
     # RoBERTa and its kin count positions from the id of the padding token.
     for reach in (context, context + common["pad_token_id"] + 1):
         try:
@@ -167,13 +169,13 @@ def build(
         except Exception as failure:  # every architecture raises its own
             error = failure
             continue
-        if common["is_causal"] != (change <= TOLERANCE):
-            always, wanted = ("bidirectional", "false") if common["is_causal"] else ("causal", "true")
-            raise InputError(
-                f"the mask of architecture {name} cannot be switched, it is always {always}: set model.is_causal "
-                f"{wanted}, or choose another architecture."
-            )
-        return network
+        if causal == (change <= TOLERANCE):
+            return network
+        raise InputError(
+            f"the mask of architecture {name} cannot be switched, it is always "
+            f"{'bidirectional' if causal else 'causal'}: set model.is_causal {str(not causal).lower()}, or choose "
+            "another architecture."
+        )
     message = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     raise InputError(
         f"architecture {name} cannot be built {common['hidden_size']} wide with {common['num_attention_heads']} heads "
@@ -181,13 +183,12 @@ def build(
     ) from error
 
 
-def _refuse_others(name: str, standard: PreTrainedConfig) -> None:
-    """Refuse what is no language model."""
+def _refuse_no_language_model(name: str, standard: PreTrainedConfig) -> None:
     if standard.is_encoder_decoder:
         raise InputError(f"architecture {name} is an encoder with a decoder; choose one that is either.")
-    mappings = (MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING)
-    models = next((mapping[type(standard)] for mapping in mappings if type(standard) in mapping), None)
-    if models is None or isinstance(models, tuple) or models.main_input_name != "input_ids":
+    autos = (*WITH_HEAD, AutoModel)
+    kind = next((auto._model_mapping[type(standard)] for auto in autos if type(standard) in auto._model_mapping), None)
+    if getattr(kind, "main_input_name", None) != "input_ids":
         raise InputError(f"architecture {name} is no model of text; choose one that is.")
 
 
@@ -199,37 +200,31 @@ def _configure(
     The mask is switched by `is_causal`, or by `is_decoder` (BERT and its kin). No character marks the beginning or
     the end of a text, so every special token is the padding token.
     """
-    pad, defaults = common["pad_token_id"], standard.to_dict()
+    defaults, names = standard.to_dict(), standard.attribute_map
     size = sizes(standard, *(common[key] for key in OPTIONS))
-    plain = {**size, **{key: common[key] for key in ("vocab_size", "max_position_embeddings")}}
-    special = {key: pad for key, value in defaults.items() if key.endswith("_token_id") and isinstance(value, int)}
-    settings: dict[str, Any] = {
-        **settable(standard, plain),
-        **special,
-        **{key: pad for key in PADDING if key in defaults},
-        **{key: dropout for key, value in defaults.items() if isinstance(value, float) and _is_dropout(key)},
+    special = [key for key, value in defaults.items() if key.endswith(SPECIAL) and isinstance(value, int)]
+    dropouts = [key for key, value in defaults.items() if key.endswith(DROPOUT) and isinstance(value, float)]
+    switches = {"is_decoder": common["is_causal"], "use_cache": False}
+    settings = {
+        **settable(standard, {**size, **{key: common[key] for key in ("vocab_size", "max_position_embeddings")}}),
+        **dict.fromkeys((*special, "pad_token_id"), common["pad_token_id"]),
+        **dict.fromkeys(dropouts, dropout),
+        **{key: value for key, value in switches.items() if key in defaults},
         "is_causal": common["is_causal"],
-        **({"is_decoder": common["is_causal"]} if "is_decoder" in defaults else {}),
-        **({"use_cache": False} if "use_cache" in defaults else {}),
     }
-    own_names = standard.attribute_map
-    refuse_overrides(overrides, standard, {*(own_names.get(key, key) for key in common), "is_decoder"})
+    refuse_overrides(overrides, standard, {*(names.get(key, key) for key in common), "is_decoder"})
     config = type(standard)(**(settings | dict(overrides)))
     for key, option in OPTIONS.items():
-        without = common[key] if option == "heads" else None  # an architecture may have no attention
-        if getattr(config, key, without) != common[key]:
+        absent = common[key] if option == "heads" else None  # an architecture may have no attention
+        if getattr(config, key, absent) != common[key]:
             raise InputError(f"model.{option} has no effect on architecture {name}; choose another one.")
     return config
-
-
-def _is_dropout(key: str) -> bool:
-    return "dropout" in key or key.endswith("pdrop")
 
 
 def change_by_later_tokens(network: PreTrainedModel, context: int) -> float:
     """Return how far the second half of an input changes the logits of the first, as a share of their deviation.
 
-    0, up to rounding, under a causal mask.
+    0, up to rounding, under a causal mask. The network is left in eval mode.
     """
     half, characters = context // 2, network.config.vocab_size - 2
     if not half:

@@ -213,7 +213,7 @@ class LanguageModel(RegularizedModule):
     # -- steps ----------------------------------------------------------------------------------------------
 
     def _states(self, ids: Tensor) -> Tensor:
-        """Run the network up to what `_logits` takes; only `CharTransformer`'s head can run on a few positions alone."""
+        """Run the network up to what `_logits` takes: our own head runs on the positions that count alone."""
         if isinstance(self.network, CharTransformerLM):
             return self.network.model(ids).last_hidden_state
         return self.network(input_ids=ids).logits

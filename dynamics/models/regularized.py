@@ -56,7 +56,7 @@ class RegularizedModule(L.LightningModule):
     @property
     def datamodule(self) -> Any:
         """The trainer's data module."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        return lightning_compat.get_datamodule(self.trainer)
 
     def configure_model(self) -> None:
         """Build the network once the trainer has set the data up; without a trainer the checkpoint is its source."""

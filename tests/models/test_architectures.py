@@ -121,7 +121,13 @@ def geometry(run):
 
 @pytest.mark.parametrize(
     ("architecture", "config"),
-    [("llama", "decoder"), ("gpt_neox", "encoder"), ("bert", "causal-mlm"), ("modernbert", "decoder"), ("gpt2", "encoder")],
+    [
+        ("llama", "decoder"),
+        ("gpt_neox", "encoder"),
+        ("bert", "causal-mlm"),
+        ("modernbert", "decoder"),
+        ("gpt2", "encoder"),
+    ],
 )
 def test_a_run_is_measured_resumed_and_scanned(workplace, text_file, architecture, config):
     settings = {"model__architecture": architecture, "model__dropout": 0.1, "trainer__precision": "32-true"}
