@@ -127,11 +127,7 @@ class TaskModel(RegularizedModule):
         """Add what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         config = self.network.config
-        checkpoint["network"] = {
-            "type": config.model_type,
-            "config": config.to_json_string(),
-            "task": self.task.name,
-        }
+        checkpoint["network"] = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network if need be."""

@@ -76,7 +76,7 @@ def test_the_vocabulary_is_that_of_the_training_split(dump: Path):
 def test_the_second_load_reads_the_cache_alone(dump: Path, monkeypatch: pytest.MonkeyPatch):
     first = quietly(dump)
     monkeypatch.setattr(corpus, "clean_dump", None)
-    monkeypatch.setattr(corpus.Source, "blocks", None)
+    monkeypatch.setattr(corpus.CorpusFile, "blocks", None)
     second = quietly(dump)
     assert np.array_equal(first.ids, second.ids)
     for field in ("splits", "vocabulary", "name", "source", "sha256", "recipe", "counts", "removed"):
@@ -164,7 +164,7 @@ def test_what_is_not_utf8_is_refused_with_the_byte(content: bytes, offset: int, 
 def test_an_empty_corpus_is_refused(name: str, content: bytes, cache: Path, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} holds no (article|text): give another corpus"):
+    with pytest.raises(InputError, match=f"{name} contains no (article|text): choose another corpus"):
         quietly(path)
     assert not list(cache.rglob("text.txt"))
 
@@ -177,7 +177,7 @@ def test_a_text_of_one_character(cache: Path, tmp_path: Path):
 
 
 def test_bad_settings_are_refused(dump: Path):
-    with pytest.raises(InputError, match="no vocabulary words: choose characters or bytes"):
+    with pytest.raises(InputError, match="vocabulary must be characters or bytes \\(got words\\)"):
         quietly(dump, "words")
     with pytest.raises(InputError, match="at least 2"):
         quietly(dump, size=1)

@@ -163,7 +163,7 @@ def test_auto_takes_the_sample_where_enwik8_cannot_be_had(web: Web, cache: Path,
     web.content = b"<html>log in</html>"
     source = locate("auto", progress=False)
     assert (source.name, source.official) == ("sample", None)
-    assert "no readable zip archive" in source.notes[0]
+    assert "not a readable zip archive" in source.notes[0]
     point_to(CLOSED, monkeypatch)
     assert "was not reached within 3 s" in locate("auto", progress=False).notes[0]
 
