@@ -136,8 +136,6 @@ class LanguageModel(RegularizedModule):
                     raise InputError(f"model.{key} has no effect on architecture {architecture}; remove it.")
         self._mean = MeanMetric()
 
-    # -- building -------------------------------------------------------------------------------------------
-
     def build(self, data: CharData) -> None:
         """Build the network for the data module's vocabulary and context, from `seed` alone.
 
@@ -209,8 +207,6 @@ class LanguageModel(RegularizedModule):
             return (step + 1) / warmup
         progress = (step - warmup) / max(1, self.trainer.max_steps - warmup)
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-    # -- steps ----------------------------------------------------------------------------------------------
 
     def _states(self, ids: Tensor) -> Tensor:
         """Run the network up to what `_logits` takes: our own head runs on the positions that count alone."""

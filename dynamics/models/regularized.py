@@ -51,8 +51,6 @@ class RegularizedModule(L.LightningModule):
         self._listener: tuple[nn.Module, Listener] | None = None
         self._unchecked: list[dict[str, Tensor]] = []
 
-    # -- building -------------------------------------------------------------------------------------------
-
     @property
     def datamodule(self) -> Any:
         """The trainer's data module."""
@@ -84,8 +82,6 @@ class RegularizedModule(L.LightningModule):
     def learning_rate_factor(self, step: int) -> float:
         """Return the share of the peak learning rate for the update that follows step `step`."""
         raise NotImplementedError
-
-    # -- the loss -------------------------------------------------------------------------------------------
 
     def training_loss(self, task_loss: Callable[[], Tensor], network: nn.Module, valid: Tensor | None) -> Tensor:
         """Return the loss of a training step: the task's and every regulariser's.
@@ -158,8 +154,6 @@ class RegularizedModule(L.LightningModule):
     def _log_evaluation(self, name: str) -> None:
         # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
         self.log_dict({f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}, logger=False)
-
-    # -- hooks ----------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
         """Begin an epoch in every regulariser."""

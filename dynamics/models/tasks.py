@@ -61,8 +61,6 @@ class TaskModel(RegularizedModule):
             raise InputError(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
         self.save_hyperparameters(ignore=["regularizers"])
 
-    # -- building -------------------------------------------------------------------------------------------
-
     def build(self, data: TaskData) -> None:
         """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
 
@@ -145,8 +143,6 @@ class TaskModel(RegularizedModule):
         if step < warmup:
             return (step + 1) / warmup
         return max(0.0, (last - step) / max(1, last - warmup))
-
-    # -- steps ----------------------------------------------------------------------------------------------
 
     def _predict(self, batch: TaskBatch) -> Tensor:
         """Return logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""

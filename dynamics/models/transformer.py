@@ -263,14 +263,6 @@ class CharTransformerLM(CharTransformerPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """Return the tied output embedding."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the output embedding."""
-        self.lm_head = new_embeddings
-
     def forward(self, input_ids: Int[Tensor, "B T"] | None = None, **inputs: Any) -> MaskedLMOutput:
         """Map token ids to `logits` (B, T, V); `inputs` are those of `CharTransformer.forward`."""
         output = self.model(input_ids, **inputs)
