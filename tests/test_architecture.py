@@ -26,7 +26,6 @@ BELOW = {
     "lightning_compat": {"errors"},
     "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
     "loading": {"errors", "runs", "capture", "data", "models"},
-    "lightning_compat": {"errors"},
     "loggers": {"errors", "record", "lightning_compat"},
     "report": {"errors", "files", "runs", "record"},
     "training": {
