@@ -24,9 +24,9 @@ BELOW = {
     "capture": {"errors"},
     "data": {"errors", "files"},
     "measure": {"errors", "schedule", "record", "capture", "metrics"},
-    "models": {"errors", "runs", "data", "capture", "metrics"},
-    "loading": {"errors", "runs", "capture", "data", "models"},
     "lightning_compat": {"errors"},
+    "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
+    "loading": {"errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "record", "lightning_compat"},
     "report": {"errors", "files", "runs", "record"},
     "training": {

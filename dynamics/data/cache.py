@@ -1,4 +1,4 @@
-"""The folder where corpora are kept, and the bars that show them arrive. No torch here."""
+"""The folder where corpora are kept, and progress bars over bytes. No torch here."""
 
 import json
 import os
@@ -9,14 +9,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dynamics.errors import InputError
 from dynamics.files import write_atomically
@@ -25,38 +18,39 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """`$DYNAMICS_CACHE`, else `~/.cache/dynamics`."""
+    """Return `$DYNAMICS_CACHE`, else `~/.cache/dynamics`."""
     return Path(os.environ.get("DYNAMICS_CACHE") or "~/.cache/dynamics").expanduser()
 
 
 @contextmanager
 def writable_cache() -> Iterator[Path]:
-    """The cache folder; what fails to be written inside the block is refused in one sentence."""
+    """Yield the cache folder; a block that cannot write there is refused in one sentence."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:
         raise InputError(
-            f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another."
+            f"the cache folder {folder} cannot be used ({error}): make room, or set DYNAMICS_CACHE to another folder."
         ) from error
 
 
 def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path) -> T:
-    """What `read` finds; where it finds nothing, `write` makes it, in one process at a time."""
-    found = read()
-    if found is None:
+    """Return what `read` returns, after `write` (in one process at a time) where it returns None."""
+    content = read()
+    if content is None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            found = read()
-            if found is None:
+            content = read()
+            if content is None:
                 write()
-                found = read()
-    return found
+                content = read()
+    assert content is not None
+    return content
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """What `write_json` wrote; None where there is nothing that can be read and has these keys."""
+    """Return what `write_json` wrote; None where it is missing, damaged, or lacks one of the keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -71,12 +65,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar over bytes with an ETA, on the terminal alone; gives a function that advances it."""
+    """Show a progress bar over bytes with an ETA, on a terminal alone; yield a function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    columns = (*columns, TextColumn("ETA"), TimeRemainingColumn())
     hidden = not (show and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    remaining = (TextColumn("ETA"), TimeRemainingColumn())
+    with Progress(*columns, *remaining, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda size: progress.advance(task, size)
         progress.update(task, total=total if total is not None else progress.tasks[task].completed)

@@ -3,8 +3,8 @@
 Everything derived is kept in the cache folder under the hash of the input and of the recipe, each file written
 beside its place and renamed, so the second load opens a memory map and no kill leaves half a corpus.
 
-A `.txt` is taken as it is, but for line ends (`\\n`), characters that do not print (dropped) and exotic spaces
-(made spaces): blank lines and indentation stay.
+A `.txt` is taken as it is, except for line ends (`\\n`), characters that do not print (dropped) and exotic spaces
+(replaced by spaces): blank lines and indentation stay.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from dynamics.data.cache import bar, once, read_json, writable_cache, write_json
-from dynamics.data.sources import Identity, Source, locate
+from dynamics.data.sources import CorpusFile, Identity, locate
 from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
@@ -33,9 +33,9 @@ SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 """Per cent of the characters, by position."""
 PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
 LAYOUT = "cache 1"
-"""Changes with what the files of the cache look like."""
+"""Changes with the format of the files in the cache."""
 _CHARACTERS = 1 << 22
-"""Characters of text that are handled at a time."""
+"""Characters of text that are processed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,14 @@ class Corpus:
     Args:
         ids: (tokens,) of the whole text, unsigned, memory-mapped; positions are characters or bytes.
         splits: `train`, `validation`, `test` as slices of `ids`; every vocabulary cuts at the same character.
-        vocabulary: what the ids mean.
-        name: what the corpus is called; never `auto`.
+        vocabulary: the token of each id.
+        name: of the corpus; never `auto`.
         source: the file that it came from.
         sha256: of the raw input, decompressed.
-        recipe: how it was cleaned, with versions.
-        notes: what was decided on the way, in sentences.
+        recipe: of the cleaning, with versions.
+        notes: how `auto` decided, in sentences.
         counts: `input bytes`, `characters`, `bytes`; of a dump also `pages`, `articles`, `redirects` ...
-        removed: what was taken out of the articles, by kind.
+        removed: counts of what was removed from the articles, by kind.
     """
 
     ids: np.ndarray
@@ -70,11 +70,11 @@ class Corpus:
 
     @property
     def tokens_per_character(self) -> float:
-        """1 for a vocabulary of characters, above it for bytes where the text is more than ASCII."""
+        """1 for a vocabulary of characters, more for bytes where the text is more than ASCII."""
         return len(self.ids) / self.counts["characters"]
 
     def text(self, split: str = "") -> str:
-        """The clean text of one split, or all of it."""
+        """Return the clean text of one split, or all of it."""
         utf8 = np.memmap(self.path, dtype=np.uint8, mode="r")
         return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
 
@@ -86,20 +86,20 @@ def load(
     processes: int | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """Find, clean and encode a corpus, or open what the cache has of it.
+    """Find, clean and encode a corpus, or open it from the cache.
 
     Args:
         name: `enwik8`, `sample`, `auto`, or a path (`dynamics.data.sources`).
         vocabulary: `characters`, the most frequent of the training split, or `bytes`.
         vocabulary_size: characters at most, `<unk>` included; bytes are always 256.
-        processes: workers that clean; one for each core by default.
+        processes: cleaning workers; one for each core by default.
         progress: whether to show progress bars on stderr.
 
     Raises:
-        InputError: the corpus cannot be had, is empty or not UTF-8, or the cache cannot be written.
+        InputError: the corpus is missing, empty or not UTF-8, or the cache cannot be written.
     """
     if vocabulary not in KINDS:
-        raise InputError(f"there is no vocabulary {vocabulary}: choose {' or '.join(KINDS)}.")
+        raise InputError(f"vocabulary must be {' or '.join(KINDS)} (got {vocabulary}).")
     if vocabulary_size < 2:
         raise InputError(f"vocabulary_size must be at least 2, a character and <unk> (got {vocabulary_size}).")
     with writable_cache() as cache:
@@ -118,9 +118,7 @@ def load(
             vocab = Vocabulary.characters({int(k): n for k, n in facts["alphabet"].items()}, vocabulary_size)
             npy, shape = path.with_name(f"characters-{vocabulary_size}.npy"), (facts["counts"]["characters"],)
             ids = once(
-                lambda: _read_ids(npy, shape),
-                lambda: _write_ids(npy, shape, path, vocab, progress),
-                path.parent,
+                lambda: _read_ids(npy, shape), lambda: _write_ids(npy, shape, path, vocab, progress), path.parent
             )
     splits = {kind: {name: slice(*ends) for name, ends in facts["splits"][kind].items()} for kind in KINDS}
     return Corpus(
@@ -144,8 +142,8 @@ def _read_facts(path: Path) -> dict[str, Any] | None:
     return facts if facts and path.exists() and path.stat().st_size == facts["counts"]["bytes"] else None
 
 
-def _write_text(source: Source, raw: Identity, path: Path, processes: int | None, progress: bool) -> None:
-    """Write the clean text, then the facts about it, which make it valid."""
+def _write_text(source: CorpusFile, raw: Identity, path: Path, processes: int | None, progress: bool) -> None:
+    """Write the clean text, then the facts about it, without which it is not valid."""
     facts: dict[str, Any] = {"counts": {}, "removed": {}}
 
     def write(file: IO[bytes]) -> None:
@@ -154,15 +152,15 @@ def _write_text(source: Source, raw: Identity, path: Path, processes: int | None
                 facts["counts"], facts["removed"] = _write_dump(source, file, processes, advance)
             else:
                 _write_plain(source, file, advance)
-        if not file.tell():  # a plain text of blanks is wound back
-            raise InputError(f"{source.path} holds no {'article' if raw.dump else 'text'}: give another corpus.")
+        if not file.tell():  # also after a plain text of blanks, which is wound back
+            raise InputError(f"{source.path} contains no {'article' if raw.dump else 'text'}: choose another corpus.")
 
     write_atomically(path, write)
     write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
 
 
 def _write_dump(
-    source: Source, file: IO[bytes], processes: int | None, advance: Callable[[int], None]
+    source: CorpusFile, file: IO[bytes], processes: int | None, advance: Callable[[int], None]
 ) -> tuple[Counter[str], Counter[str]]:
     counts: Counter[str] = Counter()
     removed: Counter[str] = Counter()
@@ -175,7 +173,7 @@ def _write_dump(
     return counts, +removed  # without the kinds that never occurred
 
 
-def _write_plain(source: Source, file: IO[bytes], advance: Callable[[int], None]) -> None:
+def _write_plain(source: CorpusFile, file: IO[bytes], advance: Callable[[int], None]) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     done, blank = 0, True
@@ -185,7 +183,7 @@ def _write_plain(source: Source, file: IO[bytes], advance: Callable[[int], None]
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (iconv can)."
+                f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (for example by iconv)."
             ) from error
         text = plain(line_ends.decode(text, final=not block))
         blank = blank and not text.strip()
@@ -203,7 +201,7 @@ def _blocks(path: Path) -> Iterator[str]:
 
 
 def _survey(path: Path, counts: dict[str, int]) -> dict[str, Any]:
-    """Size and splits of a clean text in characters and bytes, and the code points of its training split."""
+    """Return size and splits of a clean text in characters and bytes, and the code points of its training split."""
     characters = sum(map(len, _blocks(path)))
     ends = {characters * per_cent // 100 for pair in SPLITS.values() for per_cent in pair}
     in_bytes, points = {0: 0}, np.zeros(0x110000, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A file from the web, taken up where a broken connection left it. No torch here."""
+"""Download of a file, resumed where a broken connection left it. No torch here."""
 
 import http.client
 import threading
@@ -15,14 +15,14 @@ from dynamics.errors import InputError
 REACH = 3.0
 """Seconds that a host has to answer."""
 ATTEMPTS = 5
-"""Times that the download is taken up."""
+"""Attempts at a download."""
 PAUSE = 1.0
-"""Seconds before it is taken up again; twice as many before the next time, and so on."""
+"""Seconds before the second attempt; twice as many before the third, and so on."""
 
 
 @cache  # or every load of an offline run would wait
 def answers(url: str) -> bool:
-    """Whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
+    """Return whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
     answer: Queue[bool] = Queue()
 
     def ask() -> None:
@@ -40,14 +40,14 @@ def answers(url: str) -> bool:
 
 
 class _Broken(Exception):
-    """The connection, not the disk, failed."""
+    """A failure of the connection, not of the disk."""
 
 
 def download(url: str, target: Path, progress: bool = True) -> None:
-    """Fetch `url` into `target`, by way of `target.part`, which a broken download leaves for the next.
+    """Download `url` to `target`, by way of `target.part`, which a broken download leaves for the next attempt.
 
     Raises:
-        InputError: the host cannot be reached, refuses, or breaks off `ATTEMPTS` times.
+        InputError: the host cannot be reached, refuses, or the connection breaks `ATTEMPTS` times.
         OSError: `target` cannot be written.
     """
     part = target.with_name(target.name + ".part")
@@ -61,12 +61,12 @@ def download(url: str, target: Path, progress: bool = True) -> None:
             part.replace(target)
             return
         if attempt == 0 and _size(part) == before:
-            break  # the host is not there at all
+            break  # the host does not answer at all
         if attempt < ATTEMPTS - 1:
             time.sleep(PAUSE * 2**attempt)
-    kept = f" {_size(part):,} bytes are kept and a new try goes on from there;" if _size(part) else ""
+    resumed = f" {_size(part):,} bytes are kept and the next attempt resumes there;" if _size(part) else ""
     raise InputError(
-        f"{url} cannot be downloaded ({reason}):{kept} try later, put the file at {target} by hand, or use the "
+        f"{url} cannot be downloaded ({reason}):{resumed} try later, put the file at {target} by hand, or use the "
         "corpus `sample`."
     )
 
@@ -81,7 +81,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
     try:
         reply = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing lies beyond what we have: it is whole, or its checksum will tell
+        if error.code == 416:  # nothing follows what we have: it is complete, or its checksum will differ
             return
         raise _Broken(f"the host answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:

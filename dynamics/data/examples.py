@@ -15,18 +15,17 @@ CANONICAL = {
     **{"text": "sentence", "#1 string": "sentence1", "#2 string": "sentence2"},
     **{"quality": LABEL, "is_duplicate": LABEL, "score": LABEL},
 }
-"""Columns that published files call by another name."""
+"""Other names of columns in published files."""
 SPLITS = {"train": ("train",), "validation": ("dev", "validation", "valid"), "test": ("test",)}
-"""The splits, and what their files are called."""
+"""The splits and the names of their files."""
 ENDINGS = (".tsv", ".jsonl", ".json")
-
-
+FORMATS = ".tsv, .jsonl or .json"
 HIGHEST_SCORE = 5.0
 """Of STS-B; the lowest is 0."""
 
 
 class Answer(NamedTuple):
-    """A reference answer: its text, and the character of the context that it starts at."""
+    """A reference answer: its text, and the character of the context at which it starts."""
 
     text: str
     start: int
@@ -39,17 +38,26 @@ class Example(NamedTuple):
     label: int | float | tuple[Answer, ...]
     name: str = ""
 
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The reference answers, of an example that has them."""
+        assert isinstance(self.label, tuple)
+        return self.label
+
 
 Splits = dict[str, list[Example]]
 
 
 def load(task: Task, path: Path | None) -> Splits:
-    """The examples of every split that has labels: of a local folder, or of the hub where `path` is None.
+    """Return the examples of every split that has labels: of a local folder, or of the hub where `path` is None.
 
     Raises:
-        InputError: nothing is found, train or validation is missing or empty, or a line is not the task's.
+        InputError: the data is not found, train or validation is missing or empty, or a line is not the task's.
     """
-    splits = _fetch(task) if path is None else _read(task, path)
+    splits: Splits = {}
+    for split, rows in _from_hub(task) if path is None else _from_folder(task, path):
+        if not _has_no_labels(task, split, rows):
+            splits[split] = list(_examples(task, rows))
     where = f"{task.hub[0]} on the hub" if path is None else str(path)
     for name in ("train", "validation"):
         if not splits.get(name):
@@ -57,41 +65,32 @@ def load(task: Task, path: Path | None) -> Splits:
     return splits
 
 
-def _read(task: Task, folder: Path) -> Splits:
+Row = tuple[str, Mapping[str, Any]]
+"""The place of a row, for refusals, and its columns by their canonical names."""
+
+
+def _has_no_labels(task: Task, split: str, rows: Sequence[Row]) -> bool:
+    """Return whether there are no labels, as in the test splits of GLUE."""
+    return split == "test" and (not rows or str(rows[0][1].get(task.columns[-1], -1)) == "-1")
+
+
+def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, list[Row]]]:
     if not folder.is_dir():
-        raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({_endings()}).")
-    found = {}
+        raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({FORMATS}).")
     for split, names in SPLITS.items():
         paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
         file = next((path for path in paths if path.is_file()), None)
         if file is not None:
-            rows = list(_rows(task, file))
-            if not _is_held_back(task, split, rows):
-                found[split] = list(_examples(task, rows))
+            yield split, list(_rows(task, file))
         elif split != "test":
-            raise InputError(f"data.path {folder} has no file {names[0]} ({_endings()}).")
-    return found
-
-
-def _is_held_back(task: Task, split: str, rows: Sequence["Row"]) -> bool:
-    """Whether the labels are kept back, as GLUE keeps those of its test splits."""
-    label = task.columns[-1]
-    return split == "test" and bool(rows) and str(rows[0][1].get(label, -1)) == "-1"
-
-
-def _endings() -> str:
-    return " or ".join((", ".join(ENDINGS[:-1]), ENDINGS[-1]))
-
-
-Row = tuple[str, Mapping[str, Any]]
-"""Where a row stands, for refusals, and its columns by their canonical names."""
+            raise InputError(f"data.path {folder} has no file {names[0]} ({FORMATS}).")
 
 
 def _rows(task: Task, file: Path) -> Iterator[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
+        raise InputError(f"{file} is not UTF-8 ({error.reason}): convert it (for example by iconv).") from error
     if not text.strip():
         raise InputError(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
     if file.suffix == ".tsv":
@@ -105,23 +104,22 @@ def _lines(text: str) -> list[str]:
 
 
 def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
-    """Lines of values between tabs, with or without a header; quotes are text."""
+    """Yield the rows of lines with tabs between values, with or without a header; quotes are text."""
     if task.is_span:
-        raise InputError(f"{file}: answers do not fit into a table; give {task.name} as .json or .jsonl.")
+        raise InputError(f"{file}: answers do not fit into a table; store {task.name} as .json or .jsonl.")
     first = lines[0].split("\t")
     names, columns = [_canonical(name) for name in first], task.columns
     if set(task.texts) <= set(names):
         columns = columns if set(columns) <= set(names) else tuple(names)
         places, start = [names.index(column) for column in columns], 1
     else:
-        simple = {len(task.columns): tuple(range(len(task.columns)))}
-        known, start = {**simple, **task.bare}, 0
-        if len(first) not in known:
+        layouts, start = {len(columns): tuple(range(len(columns))), **task.bare}, 0
+        if len(first) not in layouts:
             raise InputError(
                 f"{file} must have the columns {_listed(task.columns)}, named in its first line or just these in "
                 f"this order; its first line has {len(first)}: {', '.join(first)[:80]}."
             )
-        places = list(known[len(first)])
+        places = list(layouts[len(first)])
     for number, line in enumerate(lines[start:], start + 1):
         values, where = line.split("\t"), f"line {number} of {file}"
         if len(values) <= max(places):
@@ -130,31 +128,31 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
 
 
 def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
-    """Objects on lines, in a list, or as SQuAD publishes them."""
+    """Return the rows of objects on lines, in a list, or in the format of SQuAD."""
     try:
         if file.suffix == ".jsonl":
             lines = ((i, line) for i, line in enumerate(_lines(text), 1) if line.strip())
-            found = [(f"line {i} of {file}", json.loads(line)) for i, line in lines]
+            objects = [(f"line {i} of {file}", json.loads(line)) for i, line in lines]
         else:
-            whole = json.loads(text)
-            listed = _squad(whole) if isinstance(whole, dict) and "data" in whole else whole
-            found = [(f"entry {i} of {file}", row) for i, row in enumerate(listed, 1)]
+            content = json.loads(text)
+            entries = _squad(content) if isinstance(content, dict) and "data" in content else content
+            objects = [(f"entry {i} of {file}", entry) for i, entry in enumerate(entries, 1)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
-    return _named(found)
+    return _canonical_rows(objects)
 
 
-def _squad(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _squad(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {**asked, "context": paragraph["context"]}
-        for article in whole["data"]
+        {**question, "context": paragraph["context"]}
+        for article in content["data"]
         for paragraph in article["paragraphs"]
-        for asked in paragraph["qas"]
+        for question in paragraph["qas"]
     ]
 
 
-def _named(found: Iterable[tuple[str, Any]]) -> Iterator[Row]:
-    for where, row in found:
+def _canonical_rows(objects: Iterable[tuple[str, Any]]) -> Iterator[Row]:
+    for where, row in objects:
         yield where, ({_canonical(k): value for k, value in row.items()} if isinstance(row, Mapping) else {})
 
 
@@ -167,24 +165,20 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join((", ".join(names[:-1]), names[-1]))
 
 
-def _fetch(task: Task) -> Splits:
+def _from_hub(task: Task) -> Iterator[tuple[str, list[Row]]]:
     import datasets
 
     try:
-        whole = datasets.load_dataset(*task.hub)
+        dataset = datasets.load_dataset(*task.hub)
     except Exception as error:  # `datasets` raises whatever its many loaders do
         message = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"data.task {task.name}: {task.hub[0]} cannot be fetched ({type(error).__name__}: {message}); "
-            f"give a folder with train and dev ({_endings()}) as data.path."
+            f"set data.path to a folder with train and dev ({FORMATS})."
         ) from error
-    found = {}
     for split in SPLITS:
-        title = f"{split} of {task.hub[0]}"
-        rows = list(_named((f"row {i} of {title}", row) for i, row in enumerate(whole.get(split, ()))))
-        if rows and not _is_held_back(task, split, rows):
-            found[split] = list(_examples(task, rows))
-    return found
+        places = f"of {split} of {task.hub[0]}"
+        yield split, list(_canonical_rows((f"row {i} {places}", row) for i, row in enumerate(dataset.get(split, ()))))
 
 
 def _examples(task: Task, rows: Iterable[Row]) -> Iterator[Example]:
@@ -212,8 +206,8 @@ def _class(task: Task, value: Any, where: str) -> int:
         return task.labels.index(text)
     if text.isdigit() and int(text) < len(task.labels):
         return int(text)
-    known = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
-    raise InputError(f"{where}: {text!r} is no label of {task.name}; choose from {known}.")
+    labels = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
+    raise InputError(f"{where}: {text!r} is no label of {task.name}; choose from {labels}.")
 
 
 def _score(value: Any, where: str) -> float:
@@ -227,7 +221,7 @@ def _score(value: Any, where: str) -> float:
 
 
 def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
-    """Answers as the hub keeps them (two lists) or as they are published (a list of pairs)."""
+    """Return the answers in the hub's format (two lists) or in the published one (a list of pairs)."""
     try:
         if isinstance(value, Mapping):
             pairs = list(zip(value["text"], value["answer_start"], strict=True))
@@ -237,7 +231,7 @@ def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: answers must hold text and answer_start ({error!r}).") from error
     if not answers:
-        raise InputError(f"{where} has no answer: questions without one (SQuAD 2) are not among the tasks.")
+        raise InputError(f"{where} has no answer: questions without one (SQuAD 2) are not supported.")
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
             raise InputError(f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context.")
@@ -245,5 +239,5 @@ def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
 
 
 def content(splits: Splits) -> Iterator[bytes]:
-    """Everything that the splits say, for a hash."""
+    """Yield the content of all splits, for a hash."""
     return (repr(example).encode() for example in chain.from_iterable(splits.values()))

@@ -1,8 +1,9 @@
-"""What a corpus holds after cleaning: the page that `dynamics data CORPUS` prints. No torch here."""
+"""The summary of a clean corpus that `dynamics data CORPUS` prints. No torch here."""
 
 import bz2
 import gzip
 import lzma
+from collections.abc import Iterable
 
 import numpy as np
 import pyppmd
@@ -27,29 +28,30 @@ EXCERPT = 600
 
 
 def main(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
-    """Load a corpus and print what it holds."""
+    """Load a corpus and print its summary."""
     Console().print(describe(corpora.load(corpus, vocabulary, vocabulary_size)))
 
 
 def describe(corpus: Corpus) -> RenderableType:
-    """Counts, what was removed and what is left of it, the vocabulary's coverage, compressors, an excerpt."""
+    """Return counts, what was removed and what is left of it, the vocabulary's coverage, compressors, an excerpt."""
     parts: list[RenderableType] = [Text(f"{corpus.name}: {corpus.source}"), *map(Text, corpus.notes)]
     parts += [Text(f"sha256 {corpus.sha256}"), Text(f"recipe: {corpus.recipe}"), _counts(corpus)]
     if corpus.removed:
-        parts.append(_table("removed from the articles", sorted(corpus.removed.items(), key=lambda item: -item[1])))
-    left = [(name, f"{rate:.1f}") for name, rate in residue(corpus.text()).items()]
-    parts += [_table("markup left, per MB", left), _splits(corpus)]
-    bits = [(name, f"{value:.3f}") for name, value in bits_per_character(corpus.text("test")).items()]
-    parts.append(_table("test split alone, bits per character", bits))
+        by_count = sorted(corpus.removed.items(), key=lambda kind: -kind[1])
+        parts.append(_table("removed from the articles", by_count))
+    left = {name: f"{rate:.1f}" for name, rate in residue(corpus.text()).items()}
+    parts += [_table("markup left, per MB", left.items()), _splits(corpus)]
+    bits = {name: f"{value:.3f}" for name, value in bits_per_character(corpus.text("test")).items()}
+    parts.append(_table("test split alone, bits per character", bits.items()))
     excerpt = corpus.text("validation")[:EXCERPT]
     return Group(*parts, Panel(Text(excerpt), title="validation split begins", box=box.SQUARE))
 
 
 def bits_per_character(text: str) -> dict[str, float]:
-    """Size of a text under each compressor, in bits per character; NaN for an empty text.
+    """Return the size of a text under each compressor, in bits per character; NaN for an empty text.
 
-    Each starts knowing nothing, so this bounds a model that learns from the text itself; a trained model has
-    seen the training split too.
+    Each starts from nothing, so this bounds a model that learns from the text itself; a trained model has seen the
+    training split too.
 
     >>> bits_per_character("ab" * 5000)["gzip -9"] < 0.1
     True
@@ -59,18 +61,18 @@ def bits_per_character(text: str) -> dict[str, float]:
 
 
 def coverage(corpus: Corpus) -> dict[str, float]:
-    """Share of each split's tokens that the vocabulary knows; NaN for an empty split."""
-    unknown, known = corpus.vocabulary.unk_id, {}
-    for name, split in corpus.splits.items():
-        ids = corpus.ids[split]
-        known[name] = 1.0 - np.count_nonzero(ids == unknown) / len(ids) if len(ids) else float("nan")
-    return known
+    """Return the share of each split's tokens that are in the vocabulary; NaN for an empty split."""
+    splits = {name: corpus.ids[split] for name, split in corpus.splits.items()}
+    unknown = corpus.vocabulary.unk_id
+    return {
+        name: 1.0 - np.count_nonzero(ids == unknown) / len(ids) if len(ids) else float("nan")
+        for name, ids in splits.items()
+    }
 
 
 def _counts(corpus: Corpus) -> Table:
-    counts = dict(corpus.counts)
-    share = counts["bytes"] / counts["input bytes"]
-    return _table("counts", [*counts.items(), ("bytes / input bytes", f"{share:.3f}")])
+    share = corpus.counts["bytes"] / corpus.counts["input bytes"]
+    return _table("counts", [*corpus.counts.items(), ("bytes / input bytes", f"{share:.3f}")])
 
 
 def _splits(corpus: Corpus) -> Table:
@@ -85,7 +87,7 @@ def _splits(corpus: Corpus) -> Table:
     return table
 
 
-def _table(title: str, rows: list[tuple[str, int | str]]) -> Table:
+def _table(title: str, rows: Iterable[tuple[str, int | str]]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(justify="right")

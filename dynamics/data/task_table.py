@@ -1,4 +1,4 @@
-"""The tasks of fine-tuning: where they are, what they read, what tells how well they are done."""
+"""The tasks of fine-tuning: their data sets, inputs, labels and metrics."""
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,13 +11,13 @@ class Task:
     """One task.
 
     Args:
-        name: what the command line calls it.
-        hub: its name and configuration on the hub.
+        name: on the command line.
+        hub: name and configuration of its data set on the hub.
         texts: columns that the model reads, one or two.
         labels: the classes, by their number; none for a score or a span.
-        metrics: what tells how well it is done, the most important first.
+        metrics: of its quality, the most important first.
         bare: places of the texts and the label in a file without a header, by its number of columns, where they
-            do not simply stand in this order.
+            are not simply in this order.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """What is learnt."""
+        """The kind of prediction."""
         return "question answering" if self.is_span else "classification" if self.labels else "regression"
 
 
@@ -58,13 +58,7 @@ TASKS = {
         Task("qnli", (GLUE, "qnli"), ("question", "sentence"), ENTAILMENT),
         Task("rte", (GLUE, "rte"), PAIR, ENTAILMENT),
         Task("mrpc", (GLUE, "mrpc"), PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        Task(
-            "qqp",
-            (GLUE, "qqp"),
-            ("question1", "question2"),
-            ("not_duplicate", "duplicate"),
-            ("accuracy", "f1"),
-        ),
+        Task("qqp", (GLUE, "qqp"), ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
         Task(
             "cola",
             (GLUE, "cola"),
@@ -74,11 +68,7 @@ TASKS = {
             bare={4: (3, 1)},
         ),
         Task(
-            "stsb",
-            (GLUE, "stsb"),
-            PAIR,
-            metrics=("spearman_correlation", "pearson_correlation"),
-            bare={7: (5, 6, 4)},
+            "stsb", (GLUE, "stsb"), PAIR, metrics=("spearman_correlation", "pearson_correlation"), bare={7: (5, 6, 4)}
         ),
         Task("squad", ("rajpurkar/squad", None), ("question", "context"), metrics=("f1", "exact_match")),
     )
@@ -86,15 +76,13 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """A task by its name.
+    """Return a task by its name.
 
     >>> find("sst2").columns
     ('sentence', 'label')
     """
     if name not in TASKS:
         near = get_close_matches(name, TASKS, n=1)
-        raise InputError(
-            f"data.task: there is no task {name}; "
-            + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TASKS)}.")
-        )
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TASKS)}."
+        raise InputError(f"data.task: there is no task {name}; {hint}")
     return TASKS[name]

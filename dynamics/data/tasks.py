@@ -1,6 +1,5 @@
 """The data of fine-tuning, as a LightningDataModule: (seed, step) decides the examples of an optimiser step."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,20 +11,20 @@ import torch
 from torch import Tensor
 
 from dynamics.data.examples import Splits, content, load
+from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
-from dynamics.data.windows import TRAIN_STREAM, Shares
 from dynamics.errors import InputError
 
-PROBE_STREAM = 3
-"""Keeps the choice of probe examples apart from other draws; no seed of a run enters it."""
+EVALUATION_STREAM = 3
+"""Separates the choice of the evaluation tokens from other draws; no seed of a run enters it."""
 
 
 class TaskBatch(NamedTuple):
-    """Rows of one share of a step: what the model is called with (B, T), and labels (B,) or (B, 2).
+    """Rows of one share of a step: the model's inputs (B, T), and labels (B,) or (B, 2).
 
-    `owners` (B,) are numbers of examples in their split; `covered` (B, T, 2) says, where answers are looked for,
-    which characters of the context each token covers.
+    `owners` (B,) are numbers of examples in their split; `covered` (B, T, 2) are, for answers, the characters of
+    the context that each token covers.
     """
 
     inputs: dict[str, Tensor]
@@ -44,12 +43,15 @@ class TaskData(L.LightningDataModule):
         max_length: most tokens of a row; 128, and 384 for squad, when None.
         stride: tokens that two rows of one context share (squad).
         pad_token: token to pad with, of a tokenizer that has none for it.
-        probe_tokens: tokens that the geometry is measured on, at least: held out, the same for every run.
+        probe_tokens: evaluation tokens (held out, the same for every run) that the geometry is measured on, at least.
         seed: decides the training examples, together with the step.
 
     Raises:
         InputError: an unknown task, or a size below 1.
     """
+
+    hparams: Any
+    trainer: L.Trainer
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class TaskData(L.LightningDataModule):
         self.save_hyperparameters()
         self.examples: Splits = {}
         self._rows: dict[str, Rows] = {}
-        self._order = lru_cache(maxsize=1)(self._epoch)
+        self._order = lru_cache(maxsize=1)(self._shuffled)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the examples.
@@ -84,10 +86,10 @@ class TaskData(L.LightningDataModule):
             self.examples = load(self.task, None if path is None else Path(path))
 
     def encode(self, tokenizer: Any, reach: int) -> None:
-        """Tokenize the examples as the model wants them; `reach` is the longest input that it takes.
+        """Tokenize the examples for a model; `reach` is the longest input that it takes.
 
         Raises:
-            InputError: the tokenizer has no padding, or fewer rows than a batch come out.
+            InputError: the tokenizer has no padding, or there are fewer rows than a batch has.
         """
         self.tokenizer = self._with_padding(tokenizer)
         length = min(self.hparams.max_length or (384 if self.task.is_span else 128), reach)
@@ -101,19 +103,19 @@ class TaskData(L.LightningDataModule):
             )
 
     def _with_padding(self, tokenizer: Any) -> Any:
-        wanted = self.hparams.pad_token
-        if wanted is not None:
-            if wanted not in tokenizer.get_vocab():
-                raise InputError(f"data.pad_token {wanted} is no token of the tokenizer: name one that is.")
-            tokenizer.pad_token = wanted
+        token = self.hparams.pad_token
+        if token is not None:
+            if token not in tokenizer.get_vocab():
+                raise InputError(f"data.pad_token {token} is no token of the tokenizer: name one that is.")
+            tokenizer.pad_token = token
         if tokenizer.pad_token_id is None:
-            last = f", for example --data.pad_token '{tokenizer.eos_token}'" if tokenizer.eos_token else ""
-            raise InputError(f"the tokenizer has no token for padding: name one of its tokens{last}.")
+            example = f", for example --data.pad_token '{tokenizer.eos_token}'" if tokenizer.eos_token else ""
+            raise InputError(f"the tokenizer has no token for padding: name one of its tokens{example}.")
         return tokenizer
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in which every row is seen once (rows that fill no batch are left to another epoch)."""
+        """Optimiser steps in which every row is seen once (rows that fill no batch wait for another epoch)."""
         return len(self._rows["train"].labels) // self.hparams.batch_size
 
     @property
@@ -121,50 +123,40 @@ class TaskData(L.LightningDataModule):
         """The highest token id of all rows."""
         return max(int(rows.ids.max()) for rows in self._rows.values())
 
-    def _epoch(self, epoch: int) -> np.ndarray:
+    def _shuffled(self, epoch: int) -> np.ndarray:
         draws = np.random.default_rng((self.hparams.seed, TRAIN_STREAM, epoch))
         return grouped(self._rows["train"].lengths, self.hparams.batch_size, draws)
 
-    def train_dataloader(self) -> Shares:
-        """Shares of the steps that are still to be made, each (seed, step)'s rows split over the ranks."""
-        trainer = self.trainer
-        accumulate = trainer.accumulate_grad_batches
-        shares, total = trainer.world_size * accumulate, self.hparams.batch_size
-        if total % shares:
-            raise InputError(
-                f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
-                "accumulated batches: choose a multiple."
-            )
-        size = total // shares
+    def train_dataloader(self) -> Shares[TaskBatch]:
+        """Return shares of the steps that are left: each (seed, step)'s rows split over the ranks."""
 
-        def batches() -> Iterator[TaskBatch]:
-            for step in range(trainer.global_step, trainer.max_steps):
-                epoch, place = divmod(step, self.steps_per_epoch)
-                rows = self._order(epoch)[place]
-                for part in range(accumulate):
-                    first = (trainer.global_rank * accumulate + part) * size
-                    yield self._batch("train", rows[first : first + size])
+        def share(step: int, rows: slice) -> TaskBatch:
+            epoch, place = divmod(step, self.steps_per_epoch)
+            return self._batch("train", self._order(epoch)[place][rows])
 
-        return Shares(trainer.max_steps * accumulate, batches)
+        return training_shares(self.trainer, self.hparams.batch_size, share)
 
-    def val_dataloader(self) -> Shares:
-        """The whole validation split, from short to long."""
+    def val_dataloader(self) -> Shares[TaskBatch]:
+        """Return the whole validation split, from short to long."""
         return self._evaluation("validation")
 
-    def test_dataloader(self) -> Shares:
-        """The whole test split, where it has labels."""
+    def test_dataloader(self) -> Shares[TaskBatch]:
+        """Return the whole test split, where it has labels."""
         if "test" not in self._rows:
             raise InputError(f"data.task {self.task.name} has no test split with labels here.")
         return self._evaluation("test")
 
-    def _evaluation(self, split: str) -> Shares:
+    def _evaluation(self, split: str) -> Shares[TaskBatch]:
         rows = self._rows[split]
         # All rows of an example go to one rank, which picks the best answer among them.
-        mine = np.flatnonzero(rows.owners % self.trainer.world_size == self.trainer.global_rank)
-        mine = mine[np.argsort(rows.lengths[mine], kind="stable")]
-        size = self.hparams.batch_size
-        parts = [mine[at : at + size] for at in range(0, len(mine), size)]
+        ours = np.flatnonzero(rows.owners % self.trainer.world_size == self.trainer.global_rank)
+        parts = self._by_length(rows, ours)
         return Shares(len(parts), lambda: (self._batch(split, part, with_spans=True) for part in parts))
+
+    def _by_length(self, rows: Rows, chosen: np.ndarray) -> list[np.ndarray]:
+        """Return the numbers of some rows in batches, from short to long."""
+        ordered = chosen[np.argsort(rows.lengths[chosen], kind="stable")]
+        return [ordered[at : at + self.hparams.batch_size] for at in range(0, len(ordered), self.hparams.batch_size)]
 
     def _batch(self, split: str, rows: np.ndarray, with_spans: bool = False) -> TaskBatch:
         data = self._rows[split]
@@ -176,20 +168,17 @@ class TaskData(L.LightningDataModule):
         )
 
     def evaluation_batches(self) -> list[dict[str, Tensor]]:
-        """Model inputs for measuring, on the CPU: whole rows of the validation split, the same for every run.
+        """Return the evaluation tokens on the CPU: whole rows of the validation split, the same for every run.
 
         At least `probe_tokens` tokens, padding not counted, where the split has so many.
         """
-        data, size = self._rows["validation"], self.hparams.batch_size
-        order = np.random.default_rng(PROBE_STREAM).permutation(len(data.labels))
-        enough = int(np.searchsorted(np.cumsum(data.lengths[order]), self.hparams.probe_tokens)) + 1
-        chosen = order[:enough]
-        chosen = chosen[np.argsort(data.lengths[chosen], kind="stable")]
-        parts = (chosen[at : at + size] for at in range(0, len(chosen), size))
-        return [data.inputs(part, self.tokenizer.pad_token_id) for part in parts]
+        rows = self._rows["validation"]
+        order = np.random.default_rng(EVALUATION_STREAM).permutation(len(rows.labels))
+        enough = int(np.searchsorted(np.cumsum(rows.lengths[order]), self.hparams.probe_tokens)) + 1
+        return [rows.inputs(part, self.tokenizer.pad_token_id) for part in self._by_length(rows, order[:enough])]
 
     def describe(self) -> dict[str, Any]:
-        """What `run.json` tells of the data."""
+        """Return what `run.json` says of the data."""
         digest = sha256()
         for part in content(self.examples):
             digest.update(part)
@@ -211,10 +200,10 @@ class TaskData(L.LightningDataModule):
         return self.hparams.path or " ".join(filter(None, self.task.hub))
 
     def headline(self) -> str:
-        """The data in a line."""
+        """Return the data in a line."""
         counts = ", ".join(f"{len(examples):,} {split}" for split, examples in self.examples.items())
         return f"task {self.task.name} from {self._source}: {counts}; an epoch is {self.steps_per_epoch} steps"
 
     def save(self, folder: Path) -> None:
-        """Put the tokenizer beside the run."""
+        """Save the tokenizer beside the run."""
         self.tokenizer.save_pretrained(folder)

@@ -21,7 +21,7 @@ GROUP = 50
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows one behind the other.
+    """Rows of tokens, concatenated.
 
     `labels` is (n,) classes or scores, or (n, 2) first and last token of the answer, the row's first token where it
     has none. `owners` (n,) are numbers of examples. `spans` are, for answers, the characters [start, end) of the
@@ -41,13 +41,13 @@ class Rows:
         return np.diff(self.starts)
 
     def inputs(self, rows: np.ndarray, pad: int) -> dict[str, Tensor]:
-        """What the model is called with: `input_ids` and its like (B, T), int64, padded at the end."""
+        """Return the model's inputs: `input_ids` and the like (B, T), int64, padded at the end."""
         ids, mask = self._padded(self.ids, rows, pad)
-        made = {"input_ids": ids, "attention_mask": mask}
-        return made if self.types is None else {**made, "token_type_ids": self._padded(self.types, rows, 0)[0]}
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return inputs if self.types is None else {**inputs, "token_type_ids": self._padded(self.types, rows, 0)[0]}
 
     def covered(self, rows: np.ndarray) -> Tensor | None:
-        """`spans` of some rows: (B, T, 2), -1 at padding."""
+        """Return `spans` of some rows: (B, T, 2), -1 at padding."""
         if self.spans is None:
             return None
         return torch.stack([self._padded(self.spans[:, end], rows, -1)[0] for end in (0, 1)], dim=-1)
@@ -64,10 +64,10 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
     """Tokenize examples.
 
     Args:
-        task: whose they are.
+        task: the task of the examples.
         examples: at least one.
         tokenizer: a fast tokenizer of transformers.
-        length: most tokens of a row; longer examples are cut, contexts of questions go on in another row.
+        length: most tokens of a row; longer examples are cut, contexts of questions continue in another row.
         stride: tokens that two rows of one context share.
 
     Raises:
@@ -89,26 +89,26 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-    except BaseException as error:  # the tokenizers panic, which is no Exception
+    except BaseException as error:  # a panic of the tokenizers is no Exception
         if isinstance(error, KeyboardInterrupt):
             raise
         raise InputError(
             f"data.max_length {length} has no room for the longest question and more of its context than "
-            f"data.stride {stride}: raise the one or lower the other."
+            f"data.stride {stride}: raise data.max_length or lower data.stride."
         ) from error
     owners = np.array(coded["overflow_to_sample_mapping"])
-    spans, labels = [], []
+    spans, ends = [], []
     for row, owner in enumerate(owners):
         parts = np.array([-1 if part is None else part for part in coded.sequence_ids(row)])
         span = np.where((parts == 1)[:, None], coded["offset_mapping"][row], -1)
-        answer = examples[owner].label[0]
+        answer = examples[owner].answers[0]
         spans.append(span)
-        labels.append(_tokens_of(span, answer.start, answer.start + len(answer.text)))
-    return _rows(coded, np.array(labels), owners, np.concatenate(spans).astype(np.int32))
+        ends.append(_tokens_of(span, answer.start, answer.start + len(answer.text)))
+    return _rows(coded, np.array(ends), owners, np.concatenate(spans).astype(np.int32))
 
 
 def _tokens_of(span: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    """First and last token of the characters [start, end); (0, 0) where the row does not hold all of them."""
+    """Return first and last token of the characters [start, end); (0, 0) where the row lacks some of them."""
     inside = np.flatnonzero(span[:, 0] >= 0)
     if not len(inside) or span[inside[0], 0] > start or span[inside[-1], 1] < end:
         return 0, 0
@@ -127,9 +127,9 @@ def _rows(coded: Any, labels: np.ndarray, owners: np.ndarray, spans: np.ndarray 
 
 
 def grouped(lengths: np.ndarray, batch: int, draws: np.random.Generator) -> np.ndarray:
-    """Batches of one epoch: (n // batch, batch) row numbers, rows of a batch being about equally long.
+    """Return the batches of one epoch: (n // batch, batch) row numbers, rows of a batch being about equally long.
 
-    Every row once, but for n % batch that are left out. `GROUP` batches at a time are sorted, and batches mixed.
+    Every row once, except for n % batch that are left out. `GROUP` batches at a time are sorted, and batches mixed.
 
     >>> grouped(np.array([1, 9, 2, 8]), 2, np.random.default_rng(0)).tolist()
     [[3, 1], [0, 2]]

@@ -1,7 +1,7 @@
 """The alphabet of a model: the most frequent characters of a text, or the 256 bytes. No torch here.
 
 Ids of text come first, `<mask>` and `<pad>` after them: a model of text alone needs the first `size` rows.
-The `tokenizer.json` that `save` writes gives the same ids in `transformers`, but for a convention of that
+The `tokenizer.json` that `save` writes has the same ids in `transformers`, except for a convention of that
 library: where a text spells `<mask>` out, it reads the special token (not with `split_special_tokens=True`).
 """
 
@@ -22,7 +22,7 @@ _CODE_POINTS = 0x110000
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that `tokenizers` writes for each byte (the byte alphabet of GPT-2)."""
+    """Return the printable letter that `tokenizers` writes for each byte (the byte alphabet of GPT-2)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -46,7 +46,7 @@ class Vocabulary:
 
     @classmethod
     def characters(cls, counts: dict[int, int], size: int) -> "Vocabulary":
-        """The `size` - 1 most frequent code points, or as many as occur, and `<unk>`; of equals the smaller.
+        """Take the `size` - 1 most frequent code points, or as many as occur, and `<unk>`; of equals the smaller.
 
         Args:
             counts: occurrences of each code point.
@@ -57,12 +57,12 @@ class Vocabulary:
 
     @classmethod
     def bytes(cls) -> "Vocabulary":
-        """The 256 bytes of UTF-8."""
+        """Take the 256 bytes of UTF-8."""
         return cls("bytes", tuple(_byte_letters()))
 
     @property
     def size(self) -> int:
-        """How many ids text has; the ids of the specials follow."""
+        """The number of ids of text; the ids of the specials follow."""
         return len(self.tokens)
 
     @property
@@ -92,24 +92,16 @@ class Vocabulary:
         ids[[ord(token) for token in self.tokens[:-1]]] = np.arange(self.size - 1)
         return ids
 
-    @cached_property
-    def _spelling(self) -> list[bytes]:
-        """What each id, specials included, decodes to."""
-        if self.kind == "bytes":
-            text = [bytes([byte]) for byte in range(256)]
-        else:
-            text = [token.encode() for token in self.tokens]
-        return [*text, MASK.encode(), PAD.encode()]
-
     def encode(self, text: str) -> np.ndarray:
-        """Ids of a text, shape (characters,) or (bytes,), in `dtype`."""
+        """Return the ids of a text, shape (characters,) or (bytes,), in `dtype`."""
         if self.kind == "bytes":
             return np.frombuffer(text.encode(), dtype=np.uint8)
         return self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text of ids; unknown characters and specials are spelled out."""
-        spelling = self._spelling
+        """Return the text of ids; unknown characters and specials are spelled out."""
+        spelling = [bytes([i]) if self.kind == "bytes" else token.encode() for i, token in enumerate(self.tokens)]
+        spelling += [MASK.encode(), PAD.encode()]
         return b"".join([spelling[i] for i in np.asarray(ids).tolist()]).decode(errors="replace")
 
     def save(self, folder: Path) -> Path:
@@ -128,16 +120,11 @@ class Vocabulary:
         if self.unk_id is not None:
             specials["unk_token"] = UNKNOWN
         tokenizer.add_special_tokens(list(specials.values()))
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **specials,
-        }
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **specials}
         path = Path(folder) / "tokenizer.json"
         write_atomically(path, lambda file: file.write(tokenizer.to_str(pretty=True).encode()))
         write_atomically(
-            path.with_name("tokenizer_config.json"),
-            lambda file: file.write(json.dumps(config, indent=2).encode()),
+            path.with_name("tokenizer_config.json"), lambda file: file.write(json.dumps(config, indent=2).encode())
         )
         return path
 
@@ -158,5 +145,5 @@ class Vocabulary:
         vocabulary = cls(kind, tuple(tokens[:-2]))
         expected = vocabulary.tokens[-1:] == (UNKNOWN,) if kind == "characters" else vocabulary == cls.bytes()
         if tokens[-2:] != [MASK, PAD] or not expected or model.get("merges"):
-            raise InputError(f"{path} is not a vocabulary of characters or bytes: it is some other tokenizer.")
+            raise InputError(f"{path} is not a vocabulary of characters or bytes but another tokenizer.")
         return vocabulary

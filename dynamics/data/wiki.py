@@ -1,9 +1,9 @@
-"""A MediaWiki XML dump in, clean articles out, in the order of the dump, on all cores. No torch here.
+"""Clean articles from a MediaWiki XML dump, in the order of the dump, on all cores. No torch here.
 
 The dump is cut at its `</page>` tags and every page is parsed by itself: a truncated dump (enwik8 ends in the
 middle of a page) or a damaged page costs that page alone. Redirects and pages of a namespace other than the
-articles' (`Talk:`, `Wikipedia:` ...) are left out; the schema of 2006 marks neither, so both are known by their
-text and title too. Titles are not part of the text.
+articles' (`Talk:`, `Wikipedia:` ...) are left out; the schema of 2006 marks neither, so both are recognised by
+their text and title too. Titles are not part of the text.
 """
 
 import html
@@ -19,9 +19,9 @@ from joblib import Parallel, cpu_count, delayed
 from dynamics.data.wikitext import NAMESPACES, clean
 
 SEPARATOR = "\n\n"
-"""Stands between two articles, and nowhere else in the text."""
+"""Between two articles, and nowhere else in the text."""
 CHUNK = 1 << 20
-"""Bytes of XML that a worker is handed at a time."""
+"""Bytes of XML that a worker gets at a time."""
 
 _END = b"</page>"
 _NAMESPACE = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)<')
@@ -30,10 +30,10 @@ _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 
 @dataclass
 class Part:
-    """What came of one chunk of the dump.
+    """The result of one chunk of the dump.
 
-    `size` is the chunk's size in bytes; `counts` tells pages, articles, and the pages that are not; `removed`
-    tells what was taken out of the articles.
+    `size` is the chunk's size in bytes; `counts` are those of pages, articles, and the pages that are none;
+    `removed` counts what was removed from the articles.
     """
 
     articles: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
 
     Args:
         dump: the XML, in blocks of any size.
-        processes: how many workers; one for each core by default.
+        processes: number of workers; one for each core by default.
     """
     chunks = _chunks(dump)
     workers = processes or cpu_count()
@@ -59,7 +59,7 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
 
 
 def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Lists of pages, each with what precedes it and without its `</page>`, which the very last may lack."""
+    """Yield lists of pages, each with what precedes it and without its `</page>`, which the very last may lack."""
     chunk: list[bytes] = []
     size, rest = 0, b""
     for block in dump:
@@ -76,9 +76,9 @@ def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _declared(header: bytes) -> dict[str, int]:
-    """Namespaces that `<siteinfo>` declares, by their names in lower case."""
-    found = _NAMESPACE.findall(header.partition(b"<page>")[0])
-    return {html.unescape(name.decode("utf-8", "replace")).lower(): int(key) for key, name in found}
+    """Return the namespaces that `<siteinfo>` declares, by their names in lower case."""
+    pairs = _NAMESPACE.findall(header.partition(b"<page>")[0])
+    return {html.unescape(name.decode("utf-8", "replace")).lower(): int(key) for key, name in pairs}
 
 
 def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
@@ -98,7 +98,7 @@ def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
 
 
 def _clean_page(page: bytes, namespaces: dict[str, int], part: Part) -> str | None:
-    """The clean text of a page; None, counted by its reason, where it is no article."""
+    """Return the clean text of a page; None, counted by its reason, where it is no article."""
     start = page.rfind(b"<page>")
     try:
         root = ElementTree.fromstring(page[max(start, 0) :] + _END)

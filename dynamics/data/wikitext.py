@@ -1,17 +1,17 @@
-"""The wikitext of an article in, what a reader sees out: no markup, code, media, tables, references, addresses.
+"""The text that a reader of an article sees: no markup, code, media, tables, references, addresses.
 
-What is done, in this order:
+The steps, in this order:
 
 1. `mwparserfromhell` parses the wikitext, all but its quote marks: an unbalanced `'''` in a template's argument
    would break the template open.
-2. One walk over the nodes writes what is seen and counts what goes. Of the tags in `EMPTIED` the contents go
-   too, of any other tag the tag alone. A table goes, but its prose stays: some articles wrap a section in
-   `<table>` to draw a frame around it, so a line of a table with `PROSE` characters or more is kept.
-3. What the parser could not pair is mopped up: stray tags, brackets, lines of tables, `__TOC__`, parentheses
-   whose contents went; quote marks go by MediaWiki's own rule.
-4. HTML entities are decoded, once and after the tags have gone: `&lt;b&gt;` and `&amp;#65;` are text.
-5. Characters that do not print go (Unicode Cc, Cf, Co, Cs), runs of white space become one space and runs
-   of line ends one line end: no article holds a blank line.
+2. One walk over the nodes writes what is visible and counts what is removed. Tags in `EMPTIED` are removed with
+   their contents, of any other tag the tag alone. A table is removed, but its prose stays: some articles wrap a
+   section in `<table>` to draw a frame around it, so a line of a table with `PROSE` characters or more is kept.
+3. What the parser could not pair is removed: stray tags, brackets, lines of tables, `__TOC__`, parentheses whose
+   contents were removed; quote marks follow MediaWiki's own rule.
+4. HTML entities are decoded, once and after the tags: `&lt;b&gt;` and `&amp;#65;` are text.
+5. Characters that do not print are removed (Unicode Cc, Cf, Co, Cs), runs of white space become one space and runs
+   of line ends one line end: no article has a blank line.
 """
 
 import html
@@ -30,7 +30,7 @@ if not use_c:
     raise InputError("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
 
 RECIPE = f"wikitext 2, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
-"""Changes whenever the same article may give other text; caches are keyed by it."""
+"""Changes whenever the text of an article may change; caches are keyed by it."""
 PROSE = 300
 """Characters from which a line of a table counts as prose."""
 
@@ -40,7 +40,7 @@ NAMESPACES = {
     **{"mediawiki talk": 9, "template": 10, "template talk": 11, "help": 12, "help talk": 13, "category": 14},
     **{"category talk": 15, "portal": 100, "portal talk": 101},
 }
-"""Namespaces that every wiki knows by their English names, in lower case; a dump may declare more."""
+"""Namespaces that every wiki has, by their English names in lower case; a dump may declare more."""
 _MEDIA, _CATEGORY = (-2, 6), 14
 
 EMPTIED = {
@@ -50,7 +50,7 @@ EMPTIED = {
     **dict.fromkeys(("code", "source", "syntaxhighlight", "pre", "script", "style"), "code"),
     **dict.fromkeys(("categorytree", "inputbox", "section", "templatedata"), "code"),
 }
-"""Tags whose contents go too, and what they are counted as."""
+"""Tags that are removed with their contents, and the kind that they are counted as."""
 _BREAKS = {"br", "hr", "p", "div", "center", "blockquote", "ul", "ol", "dl", "li", "dt", "dd", "tr", "td", "th"}
 _OTHER_TAGS = (
     "a|abbr|b|big|caption|cite|col|colgroup|del|dfn|em|font|h[1-6]|i|img|includeonly|ins|kbd|noinclude|nowiki|"
@@ -76,31 +76,31 @@ _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Counter[str] | None = None) -> str:
-    """The text of one article; empty where nothing is left, or where the parser gives up.
+    """Return the text of one article; empty where nothing is left, or where the parser fails.
 
     Args:
         wikitext: as MediaWiki stores it, already decoded from XML.
         namespaces: numbers of the namespaces by their names in lower case.
-        removed: counts what goes, by kind.
+        removed: counts what is removed, by kind.
 
     >>> clean("'''Anarchism''' is [[politics|political]].<ref>Smith</ref> {{stub}}[[fr:Anarchisme]]")
     'Anarchism is political.'
     """
     removed = Counter() if removed is None else removed
-    seen: list[str] = []
+    visible: list[str] = []
     try:
-        _walk(mwparserfromhell.parse(plain(wikitext), skip_style_tags=True), seen, namespaces, removed)
+        _walk(mwparserfromhell.parse(plain(wikitext), skip_style_tags=True), visible, namespaces, removed)
     except (ParserError, RecursionError):
         removed["unparsed articles"] += 1
         return ""
-    text = _mop_up("".join(seen), removed)
+    text = _remove_unpaired("".join(visible), removed)
     if "&" in text:
         text = plain(html.unescape(text))
     return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 
 def plain(text: str) -> str:
-    """Text without the characters that do not print, line ends as `\\n`, any other kind of space as a space.
+    """Return text without characters that do not print, line ends as `\\n`, any other kind of space as a space.
 
     >>> plain("a\\u200bb\\r\\nc\\xa0\\td")
     'ab\\nc \\td'
@@ -116,7 +116,7 @@ def plain(text: str) -> str:
 
 
 def residue(text: str) -> dict[str, float]:
-    """Markup that is left, in occurrences per million bytes of UTF-8.
+    """Return the markup that is left, in occurrences per million bytes of UTF-8.
 
     >>> residue("{{a}}" + "b" * 999_995)["{{ }}"]
     2.0
@@ -134,28 +134,27 @@ def residue(text: str) -> dict[str, float]:
     return {name: len(re.findall(pattern, text, re.MULTILINE)) / size for name, pattern in patterns.items()}
 
 
-def _walk(code: Wikicode, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
+def _walk(code: Wikicode, visible: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
     for node in code.nodes:
-        kind = type(node)
-        if kind is Text:
-            seen.append(node.value)
-        elif kind is Wikilink:
-            _walk_link(node, seen, namespaces, removed)
-        elif kind is Tag:
-            _walk_tag(node, seen, namespaces, removed)
-        elif kind is Heading:
-            seen.append("\n")
-            _walk(node.title, seen, namespaces, removed)
-            seen.append("\n")
-        elif kind in _NODES:
-            removed[_NODES[kind]] += 1
-            if kind is ExternalLink and node.brackets and node.title is not None:
-                _walk(node.title, seen, namespaces, removed)
+        if isinstance(node, Text):
+            visible.append(node.value)
+        elif isinstance(node, Wikilink):
+            _walk_link(node, visible, namespaces, removed)
+        elif isinstance(node, Tag):
+            _walk_tag(node, visible, namespaces, removed)
+        elif isinstance(node, Heading):
+            visible.append("\n")
+            _walk(node.title, visible, namespaces, removed)
+            visible.append("\n")
+        elif type(node) in _NODES:
+            removed[_NODES[type(node)]] += 1
+            if isinstance(node, ExternalLink) and node.brackets and node.title is not None:
+                _walk(node.title, visible, namespaces, removed)
         else:
-            seen.append(str(node))
+            visible.append(str(node))
 
 
-def _walk_link(link: Wikilink, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
+def _walk_link(link: Wikilink, visible: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
     title = str(link.title).strip()
     prefix, colon, _ = title.partition(":")
     namespace = namespaces.get(prefix.strip().replace("_", " ").lower()) if colon else None
@@ -166,15 +165,15 @@ def _walk_link(link: Wikilink, seen: list[str], namespaces: dict[str, int], remo
     elif colon and link.text is None and _LANGUAGE.match(title):
         removed["language links"] += 1
     elif link.text is not None and link.text.nodes:
-        _walk(link.text, seen, namespaces, removed)
+        _walk(link.text, visible, namespaces, removed)
     else:
-        start = len(seen)
-        _walk(link.title, seen, namespaces, removed)
-        if title.startswith(":") and start < len(seen):  # [[:Category:X]] shows Category:X
-            seen[start] = seen[start].lstrip().removeprefix(":")
+        start = len(visible)
+        _walk(link.title, visible, namespaces, removed)
+        if title.startswith(":") and start < len(visible):  # [[:Category:X]] shows Category:X
+            visible[start] = visible[start].lstrip().removeprefix(":")
 
 
-def _walk_tag(tag: Tag, seen: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
+def _walk_tag(tag: Tag, visible: list[str], namespaces: dict[str, int], removed: Counter[str]) -> None:
     name = str(tag.tag).strip().lower()
     if name in EMPTIED:
         removed[EMPTIED[name]] += 1
@@ -183,29 +182,29 @@ def _walk_tag(tag: Tag, seen: list[str], namespaces: dict[str, int], removed: Co
         inside: list[str] = []
         _walk(tag.contents, inside, namespaces, removed)
         prose = [line for line in "".join(inside).split("\n") if len(line.strip()) >= PROSE]
-        seen.append("\n".join(["", *prose, ""]))
+        visible.append("\n".join(["", *prose, ""]))
     else:
         removed["tags"] += tag.wiki_markup is None
         if name in _BREAKS:
-            seen.append("\n")
+            visible.append("\n")
         if tag.contents is not None:
-            _walk(tag.contents, seen, namespaces, removed)
+            _walk(tag.contents, visible, namespaces, removed)
         if name in _BREAKS:
-            seen.append("\n")
+            visible.append("\n")
 
 
-def _mop_up(text: str, removed: Counter[str]) -> str:
-    """Drop the markup that the parser left as text because its other half is missing."""
+def _remove_unpaired(text: str, removed: Counter[str]) -> str:
+    """Remove the markup that the parser left as text because its other half is missing."""
     before = ""
-    while text != before:  # what goes may bring together what was apart, as in `{'''{`
-        before, found = text, 1
-        while found:
-            text, found = _INNERMOST.subn("", text)
-            removed["templates"] += found
+    while text != before:  # a removal may join what was apart, as in `{'''{`
+        before, count = text, 1
+        while count:
+            text, count = _INNERMOST.subn("", text)
+            removed["templates"] += count
         text = _TAG.sub("", text)
         if "://" in text:
-            text, found = _ADDRESS.subn("", text)
-            removed["addresses"] += found
+            text, count = _ADDRESS.subn("", text)
+            removed["addresses"] += count
         text = _TABLE_LINE.sub(_prose_of_line, text)
         if "[[" in text:
             text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
@@ -221,7 +220,7 @@ def _prose_of_line(line: re.Match[str]) -> str:
 
 
 def _unquote(line: str) -> str:
-    """Drop the marks of bold and italics; MediaWiki's rule tells which `'` of an unbalanced line is a letter.
+    """Remove the marks of bold and italics; MediaWiki's rule decides which `'` of an unbalanced line is a letter.
 
     >>> _unquote("''Hamlet'''s author"), _unquote("L''''Avare'''")
     ("Hamlet's author", "L'Avare")

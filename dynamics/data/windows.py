@@ -5,7 +5,6 @@ windows of an optimiser step and nothing else does, so that twins see the same w
 resuming, ranks and gradient accumulation are arithmetic.
 """
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
+from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
 from dynamics.data.summary import bits_per_character
 from dynamics.errors import InputError
 
-TRAIN_STREAM = 0
-"""Keeps the draw of windows apart from other draws under the same (seed, step)."""
 COMPRESSED = 1_000_000
 """Characters of the test split that the compressors are tried on, for the record."""
 
 
-class Batch(NamedTuple):
+class WindowBatch(NamedTuple):
     """Windows of one share of a step.
 
     `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each. Before the
@@ -41,7 +39,7 @@ class Batch(NamedTuple):
 
 
 def training_offsets(seed: int, step: int, count: int, high: int) -> np.ndarray:
-    """Starts of the `count` windows of optimiser step `step`: (count,) in [0, high), from (seed, step) alone.
+    """Return the starts of the `count` windows of an optimiser step: (count,) in [0, high), from (seed, step) alone.
 
     >>> bool((training_offsets(0, 7, 4, 1000) == training_offsets(0, 7, 4, 1000)).all())
     True
@@ -50,7 +48,7 @@ def training_offsets(seed: int, step: int, count: int, high: int) -> np.ndarray:
 
 
 def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -> np.ndarray:
-    """Starts of non-overlapping windows of `span` tokens, evenly spread over [start, stop).
+    """Return the starts of non-overlapping windows of `span` tokens, evenly spread over [start, stop).
 
     All that fit when `count` is None or larger than that.
 
@@ -60,26 +58,6 @@ def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -
     fit = (stop - start) // span
     count = fit if count is None else min(count, fit)
     return start + np.linspace(0, fit - 1, count).round().astype(np.int64) * span
-
-
-class Shares:
-    """The batches of a stage for one rank: sized and re-iterable, as Lightning wants its loaders."""
-
-    def __init__(self, length: int, batches: Callable[[], Iterator[Batch]]) -> None:
-        self._length, self._batches = length, batches
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step says it all. (Lightning asks loaders that resume in mid-epoch for their state.)"""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 class CharData(L.LightningDataModule):
@@ -92,9 +70,14 @@ class CharData(L.LightningDataModule):
         vocabulary: `characters` (the most frequent of the training split, and `<unk>`) or `bytes`.
         vocabulary_size: rows of the table for text, `<unk>` included.
         validation_windows: windows of each validation pass, evenly spread over the split.
-        probe_tokens: characters that the geometry is measured on, at least; also held out, never corrupted.
+        probe_tokens: evaluation tokens (held-out, never corrupted) that the geometry is measured on, at least.
         seed: decides the training windows, together with the step.
     """
+
+    hparams: Any
+    trainer: L.Trainer
+    text: Corpus
+    """The corpus, after `setup`."""
 
     def __init__(
         self,
@@ -112,11 +95,9 @@ class CharData(L.LightningDataModule):
         for key in ("context", "batch_size", "validation_windows", "probe_tokens"):
             if self.hparams[key] < 1:
                 raise InputError(f"data.{key} must be at least 1 (got {self.hparams[key]}).")
-        self.text: Corpus | None = None
-        self._tokens: Tensor | None = None
 
     def prepare_data(self) -> None:
-        """Fetch, clean and encode the corpus once; every rank finds it in the cache."""
+        """Fetch, clean and encode the corpus once; every rank reads it from the cache."""
         self._load()
 
     def setup(self, stage: str | None = None) -> None:
@@ -125,81 +106,67 @@ class CharData(L.LightningDataModule):
         Raises:
             InputError: a split is shorter than one window.
         """
-        if self.text is not None:
+        if hasattr(self, "text"):
             return
-        self.text = self._load()
-        for name, split in self.text.splits.items():
+        text = self._load()
+        for name, split in text.splits.items():
             if split.stop - split.start <= self.hparams.context:
                 raise InputError(
-                    f"the {name} split of {self.text.name} has {split.stop - split.start} characters, less than "
-                    f"one window of data.context + 1 = {self.hparams.context + 1}: give more text or a "
-                    "shorter context."
+                    f"the {name} split of {text.name} has {split.stop - split.start} characters, less than one window "
+                    f"of data.context + 1 = {self.hparams.context + 1}: give more text or a shorter context."
                 )
         # Copied: torch wants memory that it may write to. One byte a character.
-        ids = torch.from_numpy(np.array(self.text.ids))
+        ids = torch.from_numpy(np.array(text.ids))
         self._tokens = ids if ids.dtype == torch.uint8 else ids.to(torch.int32)
+        self.text = text
 
     def _load(self) -> Corpus:
         return corpora.load(self.hparams.corpus, self.hparams.vocabulary, self.hparams.vocabulary_size)
 
-    def train_dataloader(self) -> Shares:
-        """Shares of the steps that are still to be made, each (seed, step)'s windows split over the ranks."""
-        trainer = self.trainer
-        accumulate = trainer.accumulate_grad_batches
-        shares = trainer.world_size * accumulate
-        total = self.hparams.batch_size
-        if total % shares:
-            raise InputError(
-                f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} "
-                "accumulated batches: choose a multiple."
-            )
-        size, split = total // shares, self.text.splits["train"]
+    def train_dataloader(self) -> Shares[WindowBatch]:
+        """Return shares of the steps that are left: each (seed, step)'s windows split over the ranks."""
+        split, total = self.text.splits["train"], self.hparams.batch_size
         high = split.stop - split.start - self.hparams.context
 
-        def batches() -> Iterator[Batch]:
-            for step in range(trainer.global_step, trainer.max_steps):
-                offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
-                for part in range(accumulate):
-                    first = (trainer.global_rank * accumulate + part) * size
-                    yield Batch(torch.from_numpy(offsets[first : first + size]), step, first, total)
+        def share(step: int, rows: slice) -> WindowBatch:
+            offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
+            return WindowBatch(torch.from_numpy(offsets[rows]), step, rows.start, total)
 
-        return Shares(trainer.max_steps * accumulate, batches)
+        return training_shares(self.trainer, total, share)
 
-    def val_dataloader(self) -> Shares:
-        """The same windows at every pass, evenly spread over the validation split."""
+    def val_dataloader(self) -> Shares[WindowBatch]:
+        """Return the same windows at every pass, evenly spread over the validation split."""
         return self._evaluation("validation", self.hparams.validation_windows)
 
-    def test_dataloader(self) -> Shares:
-        """Every window of the test split, side by side."""
+    def test_dataloader(self) -> Shares[WindowBatch]:
+        """Return every window of the test split, side by side."""
         return self._evaluation("test", None)
 
-    def _evaluation(self, name: str, count: int | None) -> Shares:
-        split, span = self.text.splits[name], self.hparams.context + 1
-        offsets = torch.from_numpy(spread_offsets(split.start, split.stop, span, count))
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        chunks = offsets.split(self.hparams.batch_size)
+    def _evaluation(self, name: str, count: int | None) -> Shares[WindowBatch]:
+        chunks = self._offsets(name, count)
         # Each rank takes whole chunks; ranks that would run out repeat none, the sums are weighted.
-        mine = range(rank, len(chunks), ranks)
+        places = range(self.trainer.global_rank, len(chunks), self.trainer.world_size)
+        return Shares(
+            len(places), lambda: (WindowBatch(chunks[place], place, 0, len(chunks[place])) for place in places)
+        )
 
-        def batches() -> Iterator[Batch]:
-            for index in mine:
-                yield Batch(chunks[index], index, 0, len(chunks[index]))
-
-        return Shares(len(mine), batches)
+    def _offsets(self, name: str, count: int | None) -> tuple[Tensor, ...]:
+        """Return the starts of evenly spread windows of a split, batch by batch."""
+        split = self.text.splits[name]
+        offsets = spread_offsets(split.start, split.stop, self.hparams.context + 1, count)
+        return torch.from_numpy(offsets).split(self.hparams.batch_size)
 
     def evaluation_batches(self) -> list[dict[str, Tensor]]:
-        """Model inputs for measuring: `input_ids` (B, T) of the validation split, on the CPU.
+        """Return the evaluation tokens: `input_ids` (B, T) of the validation split, on the CPU.
 
         The first T characters of evenly spread windows, clean, at least `probe_tokens` of them where the split
         is that long: the same for every twin, objective and step.
         """
-        split, context = self.text.splits["validation"], self.hparams.context
-        count = -(-self.hparams.probe_tokens // context)
-        offsets = torch.from_numpy(spread_offsets(split.start, split.stop, context + 1, count))
-        return [{"input_ids": self._gather(part)[:, :-1]} for part in offsets.split(self.hparams.batch_size)]
+        count = -(-self.hparams.probe_tokens // self.hparams.context)
+        return [{"input_ids": self._gather(part)[:, :-1]} for part in self._offsets("validation", count)]
 
     def describe(self) -> dict[str, Any]:
-        """What `run.json` tells of the data."""
+        """Return what `run.json` says of the data."""
         text, compressors = self.text, bits_per_character(self.text.text("test")[:COMPRESSED])
         return {
             "context": self.hparams.context,
@@ -219,16 +186,16 @@ class CharData(L.LightningDataModule):
         }
 
     def headline(self) -> str:
-        """The data in a line."""
+        """Return the data in a line."""
         text = self.text
         characters, vocabulary = text.counts["characters"], text.vocabulary
         return f"corpus {text.source}: {characters:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
 
     def save(self, folder: Path) -> None:
-        """Put the vocabulary beside the run."""
+        """Save the vocabulary beside the run."""
         self.text.vocabulary.save(folder)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: WindowBatch, dataloader_idx: int) -> WindowBatch:
         """Replace offsets by the windows themselves, gathered where the offsets are."""
         if self._tokens.device != batch.windows.device and self._fits(batch.windows.device):
             self._tokens = self._tokens.to(batch.windows.device)
@@ -241,6 +208,6 @@ class CharData(L.LightningDataModule):
         return self._tokens.nbytes < free / 4
 
     def _gather(self, offsets: Tensor) -> Tensor:
-        """Offsets (B,) to windows (B, T + 1), int64, on the device of the offsets."""
+        """Return the windows (B, T + 1) at offsets (B,), int64, on the device of the offsets."""
         positions = offsets[:, None] + torch.arange(self.hparams.context + 1, device=offsets.device)
         return self._tokens[positions.to(self._tokens.device)].to(offsets.device, torch.int64)

@@ -1,24 +1,29 @@
 """`LanguageModel`: character-level training with either objective, as a LightningModule.
 
 The mask (`is_causal`) and the objective (`clm` or `mlm`) are two switches. Causal + clm is the decoder,
-bidirectional + mlm the encoder, causal + mlm tells the effect of the mask from that of the objective.
+bidirectional + mlm the encoder, causal + mlm separates the effect of the mask from that of the objective.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
+from transformers import AutoConfig, PreTrainedModel
 
-from dynamics.data.windows import Batch, CharData
+from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
+from dynamics.models import architectures
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 OBJECTIVES = ("clm", "mlm")
+OURS_ALONE = {"norm": "pre", "positions": "learned", "qk_norm": False, "bias": False}
+"""Options that `CharTransformer` alone has, with their defaults."""
 MASKED_SHARE = 0.15
 MASK_STREAM, EVALUATION_STREAM = 1, 2
 """Keep these draws apart from those of the windows under the same (seed, step)."""
@@ -52,16 +57,29 @@ def corrupt(
     return corrupted, positions
 
 
+class Tokens(NamedTuple):
+    """What the loss needs of the vocabulary.
+
+    `characters` are the ids of text, `per_character` the tokens that a character has on average.
+    """
+
+    mask_id: int
+    characters: int
+    per_character: float
+
+
 class LanguageModel(RegularizedModule):
-    """Trains one `CharTransformer`.
+    """Trains one language model from scratch: `CharTransformer`, or any text architecture of transformers.
 
     Args:
+        architecture: `char_transformer`, or a model type of transformers (`llama`, `gpt_neox`, `bert`, ...).
         objective: `clm` predicts the next character, `mlm` the masked ones.
         is_causal: whether a position sees only its past.
         depth: blocks, L.
         width: width of the residual stream, D.
         heads: attention heads, H.
-        norm: `pre`, `post` or `none`.
+        overrides: further keys of the architecture's configuration, for example `{intermediate_size: 512}`.
+        norm: `pre`, `post` or `none` (`char_transformer` alone, as the next three).
         positions: `learned`, `rope` or `none`.
         qk_norm: whether queries and keys are normalised.
         bias: whether linear maps and norms have biases (a key bias drifts by rounding noise: see the docs).
@@ -72,20 +90,22 @@ class LanguageModel(RegularizedModule):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         compile: whether training runs through torch.compile (measuring never does).
-        regularizers: terms of the loss that shape the residual stream (`dynamics.models.regularizers`).
+        regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
 
     Raises:
-        InputError: an unknown objective, or bidirectional + clm.
+        InputError: an unknown architecture or objective, an option that it does not have, or bidirectional + clm.
     """
 
     def __init__(
         self,
+        architecture: str = architectures.DEFAULT,
         objective: str = "clm",
         is_causal: bool = True,
         depth: int = 6,
         width: int = 256,
         heads: int = 8,
+        overrides: dict[str, Any] | None = None,
         norm: str = "pre",
         positions: str = "learned",
         qk_norm: bool = False,
@@ -109,138 +129,136 @@ class LanguageModel(RegularizedModule):
                 "set model.objective mlm or model.is_causal true."
             )
         self.save_hyperparameters(ignore=["regularizers"])
+        if architecture != architectures.DEFAULT:
+            architectures.find(architecture)
+            for key, default in OURS_ALONE.items():
+                if self.hparams[key] != default:
+                    raise InputError(f"model.{key} has no effect on architecture {architecture}; remove it.")
         self._mean = MeanMetric()
-
-    # -- building -------------------------------------------------------------------------------------------
 
     def build(self, data: CharData) -> None:
         """Build the network for the data module's vocabulary and context, from `seed` alone.
 
         Raises:
-            InputError: regularisers of layers that there are not, or windows too short to mask anything.
+            InputError: regularisers of layers that do not exist, windows too short to mask anything, or an
+                architecture that cannot have this size or this mask.
         """
-        vocabulary = data.text.vocabulary
-        hparams = self.hparams
+        vocabulary, hparams = data.text.vocabulary, self.hparams
         self.refuse_layers(hparams.depth)
         if hparams.objective == "mlm" and not round(MASKED_SHARE * data.hparams.context):
             raise InputError(
                 f"of data.context {data.hparams.context} characters, {MASKED_SHARE:.0%} are none to mask: "
                 "choose a longer context."
             )
-        self._build(
-            CharTransformerConfig(
-                vocab_size=1 + max(vocabulary.mask_id, vocabulary.pad_id),
-                hidden_size=hparams.width,
-                num_hidden_layers=hparams.depth,
-                num_attention_heads=hparams.heads,
-                max_position_embeddings=data.hparams.context,
-                is_causal=hparams.is_causal,
-                norm=hparams.norm,
-                positions=hparams.positions,
-                qk_norm=hparams.qk_norm,
-                bias=hparams.bias,
-                dropout=hparams.dropout,
-                pad_token_id=vocabulary.pad_id,
-            ),
-            {
-                "mask_id": vocabulary.mask_id,
-                "characters": vocabulary.size,
-                "per_character": data.text.tokens_per_character,
-            },
-        )
+        common = {
+            "vocab_size": 1 + max(vocabulary.mask_id, vocabulary.pad_id),
+            "hidden_size": hparams.width,
+            "num_hidden_layers": hparams.depth,
+            "num_attention_heads": hparams.heads,
+            "max_position_embeddings": data.hparams.context,
+            "is_causal": hparams.is_causal,
+            "pad_token_id": vocabulary.pad_id,
+        }
+        overrides = hparams.overrides or {}
+        if hparams.architecture == architectures.DEFAULT:
+            settings = {**common, **{key: hparams[key] for key in (*OURS_ALONE, "dropout")}}
+            architectures.refuse_overrides(overrides, CharTransformerConfig(), settings)
+            network = architectures.draw(CharTransformerConfig(**settings, **overrides), hparams.seed)
+        else:
+            network = architectures.build(hparams.architecture, common, hparams.dropout, overrides, hparams.seed)
+        self._take(network, Tokens(vocabulary.mask_id, vocabulary.size, data.text.tokens_per_character))
 
-    def _build(self, config: CharTransformerConfig, tokens: dict[str, float]) -> None:
-        with torch.random.fork_rng(devices=[]):
-            # Not the global generator: twins must start from equal weights whatever was drawn before.
-            torch.manual_seed(self.hparams.seed)
-            self.network = CharTransformerLM(config).train()
-        self._tokens = tokens
-        self._trunk = torch.compile(self._states) if self.hparams.compile else self._states
+    def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
+        self.network, self._tokens = network.train(), tokens
+        self._forward = torch.compile(self._states) if self.hparams.compile else self._states
 
     def describe(self) -> dict[str, Any]:
-        """What `run.json` tells of the model."""
-        hparams = self.hparams
+        """Return what `run.json` says of the model."""
+        hparams, config = self.hparams, self.network.config
+        mask = "causal" if hparams.is_causal else "bidirectional"
+        architecture = [] if hparams.architecture == architectures.DEFAULT else [hparams.architecture]
         return {
-            "label": f"{'causal' if hparams.is_causal else 'bidirectional'}, {hparams.objective}",
+            "label": ", ".join([*architecture, mask, hparams.objective]),
+            "architecture": hparams.architecture,
             "objective": hparams.objective,
             "is_causal": hparams.is_causal,
-            "layers": hparams.depth,
-            "width": hparams.width,
-            "heads": hparams.heads,
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "heads": getattr(config, "num_attention_heads", 0),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `load_from_checkpoint` needs to build the network without data."""
+        """Add what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens}
+        checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens._asdict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network if need be."""
-        if self.network is None:
-            config = {k: v for k, v in checkpoint["network"]["config"].items() if k != "model_type"}
-            self._build(CharTransformerConfig(**config), checkpoint["network"]["tokens"])
+        if not hasattr(self, "network"):
+            config, tokens = (checkpoint["network"][key] for key in ("config", "tokens"))
+            network = architectures.draw(AutoConfig.for_model(**config), self.hparams.seed)
+            self._take(network, Tokens(**tokens))
         super().on_load_checkpoint(checkpoint)
 
-    def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then cosine to `final_learning_rate`."""
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor of linear warm-up, then of a cosine to `final_learning_rate`."""
         warmup, final = self.hparams.warmup_steps, self.hparams.final_learning_rate
         if step < warmup:
             return (step + 1) / warmup
         progress = (step - warmup) / max(1, self.trainer.max_steps - warmup)
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    # -- steps ----------------------------------------------------------------------------------------------
-
     def _states(self, ids: Tensor) -> Tensor:
-        return self.network.model(ids).last_hidden_state
+        """Run the network up to what `_logits` takes: our own head runs on the positions that count alone."""
+        if isinstance(self.network, CharTransformerLM):
+            return self.network.model(ids).last_hidden_state
+        return self.network(input_ids=ids).logits
 
-    def _loss(self, batch: Batch, stream: int, trunk: Any) -> Tensor:
-        """Mean cross-entropy in nats a predicted character, over this share of the batch."""
+    def _logits(self, states: Tensor) -> Tensor:
+        return self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
+
+    def _loss(self, batch: WindowBatch, stream: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the mean cross-entropy in nats a predicted character, over this share of the batch."""
         ids = batch.windows[:, :-1]
         if self.hparams.objective == "clm":
-            states, targets = trunk(ids), batch.windows[:, 1:]
+            states, targets = forward(ids), batch.windows[:, 1:]
         else:
             corrupted, positions = self._corrupt(ids, batch, stream)
-            states = trunk(corrupted)
+            states = forward(corrupted)
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
             targets = ids.gather(1, positions)
-        logits = self.network.lm_head(states).float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return nn.functional.cross_entropy(self._logits(states).float().flatten(0, 1), targets.flatten())
 
-    def _corrupt(self, ids: Tensor, batch: Batch, stream: int) -> tuple[Tensor, Tensor]:
+    def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor]:
         # Drawn for the whole step and cut to this share, so that ranks and accumulation do not matter.
         draws = np.random.default_rng((self.hparams.seed, stream, batch.step))
         whole = np.zeros((batch.total, ids.shape[1]), dtype=np.int64)
         rows = slice(batch.first, batch.first + len(ids))
         whole[rows] = ids.numpy(force=True)
-        corrupted, positions = corrupt(
-            whole, draws, mask_id=self._tokens["mask_id"], characters=self._tokens["characters"]
-        )
-        return (
-            torch.from_numpy(corrupted[rows]).to(ids.device),
-            torch.from_numpy(positions[rows]).to(ids.device),
-        )
+        masked = corrupt(whole, draws, self._tokens.mask_id, self._tokens.characters)
+        corrupted, positions = (torch.from_numpy(array[rows]).to(ids.device) for array in masked)
+        return corrupted, positions
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one share of the step's windows, in nats a character."""
-        return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._trunk), self.network, None)
+    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one share of the step's windows, in nats a character."""
+        return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._forward), self.network, None)
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
-        """Bits per character beside the nats: the task's, whatever a regulariser adds."""
+        """Add bits per character to the nats: the task's, whatever a regulariser adds."""
         return {**values, "bits_per_character": self._bits(values.get("task_loss", values["loss"]))}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and bits per character over fixed windows (and fixed masks)."""
+    def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
+        """Add the loss over fixed windows (and fixed masks)."""
         self._mean.update(self._loss(batch, EVALUATION_STREAM, self._states), weight=len(batch.windows))
 
     test_step = validation_step
 
     def evaluation(self, name: str) -> dict[str, float | Tensor]:
-        """Mean loss in nats and in bits per character."""
+        """Return the mean loss in nats and in bits per character."""
         loss = self._mean.compute()
         self._mean.reset()
         return {"loss": loss, "bits_per_character": self._bits(loss)}
 
     def _bits(self, loss: Any) -> Any:
-        """Nats a token to bits a character, of which one may be several bytes."""
-        return loss / math.log(2) * self._tokens["per_character"]
+        """Convert nats a token to bits a character, of which one may be several bytes."""
+        return loss / math.log(2) * self._tokens.per_character

@@ -1,8 +1,10 @@
-"""How well a task is done: the metrics of the field, by torchmetrics."""
+"""The quality of predictions: the metrics of each task, by torchmetrics."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassMatthewsCorrCoef
@@ -24,23 +26,19 @@ MAKERS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Quality(nn.Module):
-    """Gathers predictions over a pass of validation and gives the mean loss and the task's metrics, each at most 1.
-
-    Args:
-        task: the task.
-    """
+    """The mean loss and the task's metrics, each at most 1, over the predictions of a validation pass."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
-        made = {"squad": SQuAD()} if task.is_span else {m: MAKERS[m](len(task.labels)) for m in task.metrics}
-        self.metrics = nn.ModuleDict(made)
+        metrics = {"squad": SQuAD()} if task.is_span else {m: MAKERS[m](len(task.labels)) for m in task.metrics}
+        self.metrics: Any = nn.ModuleDict(metrics)  # whose items are typed as plain modules
         # Not left to `self.log`, which truncates the mean number of rows a rank to an integer.
         self.loss = MeanMetric()
         self._best: dict[int, tuple[float, int, int]] = {}
 
     def update(self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
-        """Take the rows of a batch.
+        """Add the rows of a batch.
 
         Args:
             loss: their mean, 0-d.
@@ -51,22 +49,22 @@ class Quality(nn.Module):
         """
         self.loss.update(loss, weight=len(labels))
         if covered is not None:
-            for owner, *found in zip(owners.tolist(), *best_spans(prediction, covered), strict=True):
-                self._best[owner] = max(self._best.get(owner, (-float("inf"), 0, 0)), tuple(found))
+            for owner, score, start, end in zip(owners.tolist(), *best_spans(prediction, covered), strict=True):
+                self._best[owner] = max(self._best.get(owner, (-float("inf"), 0, 0)), (score, start, end))
             return
         for metric in self.metrics.values():
             metric.update(prediction.argmax(1) if self.task.labels else prediction, labels)
 
     def compute(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Loss and metrics over all ranks, and begin anew; `examples` are those that the numbers count."""
+        """Return loss and metrics over all ranks, and reset; owners are numbers of `examples`."""
         if self._best:
-            found, asked = [], []
+            predictions, references = [], []
             for owner, (_, start, end) in self._best.items():
                 example = examples[owner]
-                found.append({"prediction_text": example.texts[1][start:end], "id": example.name})
-                texts, starts = (list(part) for part in zip(*example.label, strict=True))
-                asked.append({"answers": {"text": texts, "answer_start": starts}, "id": example.name})
-            self.metrics["squad"].update(found, asked)
+                predictions.append({"prediction_text": example.texts[1][start:end], "id": example.name})
+                texts, starts = (list(part) for part in zip(*example.answers, strict=True))
+                references.append({"answers": {"text": texts, "answer_start": starts}, "id": example.name})
+            self.metrics["squad"].update(predictions, references)
         self._best.clear()
         values, loss = {name: metric.compute() for name, metric in self.metrics.items()}, self.loss.compute()
         for metric in (*self.metrics.values(), self.loss):
@@ -76,8 +74,10 @@ class Quality(nn.Module):
         return {"loss": float(loss), **{name: float(values[name]) for name in self.task.metrics}}
 
 
-def best_spans(logits: Tensor, covered: Tensor) -> tuple[list[float], list[int], list[int]]:
-    """The best answer of each row: its score, and its characters [start, end) in the context.
+def best_spans(
+    logits: Float[Tensor, "B T 2"], covered: Int[Tensor, "B T 2"]
+) -> tuple[list[float], list[int], list[int]]:
+    """Return the best answer of each row: its score, and its characters [start, end) in the context.
 
     Args:
         logits: of the first and last token of the answer (B, T, 2).

@@ -1,64 +1,72 @@
-"""The base of everything that trains: a task loss, and terms that shape the geometry of the network."""
+"""Regularised training: a task loss and terms of the network's geometry. The base of everything that trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from dynamics import lightning_compat
 from dynamics.capture.listener import Listener
 from dynamics.errors import Failure, InputError
 from dynamics.models.regularizers import Regularizer
 
 TASK = "task_loss"
+GRADIENT = "gradient"
+SPELLED = {TASK: "the task loss", GRADIENT: "the gradient of the loss"}
 
 
 class RegularizedModule(L.LightningModule):
     """A LightningModule whose loss may hold regularisers of the residual stream.
 
-    A subclass builds its `network`, says its learning rate (`learning_rate`, `weight_decay` and `betas` are among its
-    hyperparameters), takes `regularizers: list[Regularizer] | None = None`, hands it to this constructor, leaves it
+    A subclass builds its `network`, defines its learning rate (`learning_rate`, `weight_decay` and `betas` are among
+    its hyperparameters), takes `regularizers: list[Regularizer] | None = None`, hands it to this constructor, leaves it
     out of `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`.
     What overrides `on_save_checkpoint`, `on_load_checkpoint`, `on_train_epoch_start` or `on_before_optimizer_step`
-    calls this class's too. The rest is done here: states are heard while the network trains, terms are kept for
-    the curves (`train_values`), and a loss or a gradient that is not finite stops the run before it reaches the
-    weights. Without regularisers nothing is heard, and training is the same to the bit.
+    calls this class's too. This class records the states while the network trains, keeps the terms for the curves
+    (`train_values`), and stops the run before a loss or a gradient that is not finite reaches the weights. Without
+    regularisers nothing is recorded, and training is the same to the bit.
 
     Args:
         regularizers: terms of the loss besides the task's.
     """
 
+    hparams: Any
+    network: PreTrainedModel
+    """Set by `build`, or by loading a checkpoint."""
+
     def __init__(self, regularizers: list[Regularizer] | None = None) -> None:
         super().__init__()
-        self.network: nn.Module | None = None
         self.regularizers: dict[str, Regularizer] = {}
         """By the name of their term: `istar`, and `istar_2` where there are two."""
         for regularizer in regularizers or ():
             name = type(regularizer).__name__.lower()
-            same = sum(type(known) is type(regularizer) for known in self.regularizers.values())
+            same = sum(type(other) is type(regularizer) for other in self.regularizers.values())
             self.regularizers[f"{name}_{same + 1}" if same else name] = regularizer
         self.terms: dict[str, Tensor] = {}
-        """What the newest loss was made of, detached: the task loss, each term, and what each term measures."""
+        """Parts of the newest loss, detached: the task loss, each term, and the quantity that each term is made of."""
         self._listener: tuple[nn.Module, Listener] | None = None
         self._unchecked: list[dict[str, Tensor]] = []
 
-    # -- building -------------------------------------------------------------------------------------------
+    @property
+    def datamodule(self) -> Any:
+        """The trainer's data module."""
+        return lightning_compat.get_datamodule(self.trainer)
 
     def configure_model(self) -> None:
-        """Build the network once the trainer has set the data up; loading without one builds it from the file."""
-        if self.network is None and self._trainer is not None:
-            self.build(self.trainer.datamodule)
+        """Build the network once the trainer has set the data up; without a trainer the checkpoint is its source."""
+        if not hasattr(self, "network") and lightning_compat.has_trainer(self):
+            self.build(self.datamodule)
 
     def build(self, data: Any) -> None:
         """Set `network` up for a data module, from `seed` alone."""
         raise NotImplementedError
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, decay on matrices only; the learning rate by step."""
+    def configure_optimizers(self) -> Any:
+        """Return AdamW, with decay on matrices only, and the learning rate by step."""
         hparams, parameters = self.hparams, [p for p in self.network.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": hparams.weight_decay},
@@ -68,20 +76,18 @@ class RegularizedModule(L.LightningModule):
             optimizer = torch.optim.AdamW(groups, lr=hparams.learning_rate, betas=hparams.betas, fused=True)
         except ValueError as error:
             raise InputError(f"model.learning_rate, weight_decay or betas: {error}.") from error
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate for the update that follows step `step`."""
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the share of the peak learning rate for the update that follows step `step`."""
         raise NotImplementedError
 
-    # -- the loss -------------------------------------------------------------------------------------------
-
     def training_loss(self, task_loss: Callable[[], Tensor], network: nn.Module, valid: Tensor | None) -> Tensor:
-        """The loss of a training step: the task's and every regulariser's.
+        """Return the loss of a training step: the task's and every regulariser's.
 
         Args:
-            task_loss: runs the network forward once and gives its loss; nothing else, since the first call may
+            task_loss: runs the network forward once and returns its loss; nothing else, since the first call may
                 be preceded by another, in eval mode, that finds the layers.
             network: the network that it runs (not its compiled form).
             valid: which tokens (B, T) are real; None: all.
@@ -90,31 +96,42 @@ class RegularizedModule(L.LightningModule):
             0-d. The sum is in the precision of the losses.
 
         Raises:
-            InputError: a regulariser wants layers that do not exist, or there are fewer than two states.
+            InputError: a regulariser asks for layers that do not exist, or there are fewer than two states.
         """
         if not self.regularizers:
             loss = task_loss()
-            self._keep({TASK: loss.detach()}, {})
+            self._store({TASK: loss.detach()}, {})
             return loss
-        listener = self._listening(network, task_loss)
-        with listener.open() as heard:
+        with self._listen(network, task_loss).open() as recorded:
             loss = task_loss()
-        states = [_tokens(x, valid) for x in heard()]
-        terms, measured = {TASK: loss.detach()}, {}
+        states = [_real_tokens(x, valid) for x in recorded()]
+        terms, quantities = {TASK: loss.detach()}, {}
         for name, regularizer in self.regularizers.items():
             with torch.set_grad_enabled(regularizer.weight != 0):
-                wanted = regularizer.wanted(len(states))
-                value = regularizer.measure([states[layer - 1] for layer in wanted])
+                layers = regularizer.wanted(len(states))
+                value = regularizer.measure([states[layer - 1] for layer in layers])
                 term = regularizer.weight * regularizer.penalty(value)
             if regularizer.weight != 0:
                 loss = loss + term
             terms[name] = term.detach()
-            measured[name.replace(type(regularizer).__name__.lower(), regularizer.quantity)] = value.detach()
-        self._keep(terms, measured)
+            quantities[name.replace(type(regularizer).__name__.lower(), regularizer.quantity)] = value.detach()
+        self._store(terms, quantities)
         return loss
 
+    def _listen(self, network: nn.Module, forward: Callable[[], Any]) -> Listener:
+        if self._listener is None or self._listener[0] is not network:
+            listener = Listener(network, forward)
+            self.refuse_layers(listener.layers)
+            self._listener = network, listener
+        return self._listener[1]
+
+    def _store(self, terms: dict[str, Tensor], quantities: dict[str, Tensor]) -> None:
+        if lightning_compat.has_trainer(self):  # else no update follows that would check them
+            self._unchecked.append(terms)
+        self.terms = {**terms, **quantities} if self.regularizers else {}
+
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
-        """The `train` rows of one step, made of its `loss` and, with regularisers, its `terms`."""
+        """Return the `train` rows of one step, from its `loss` and, with regularisers, its `terms`."""
         return values
 
     def refuse_layers(self, depth: int) -> None:
@@ -122,27 +139,24 @@ class RegularizedModule(L.LightningModule):
         for regularizer in self.regularizers.values():
             regularizer.wanted(depth)
 
-    def evaluation(self, name: str) -> dict[str, float | Tensor]:
-        """What a pass over the split `name` came to, the same on all ranks, and begin anew."""
+    def evaluation(self, name: str) -> Mapping[str, float | Tensor]:
+        """Return the results of a pass over the split `name`, the same on all ranks, and reset them."""
         raise NotImplementedError
 
     def on_validation_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("validation")
+        """Log the results of the pass."""
+        self._log_evaluation("validation")
 
     def on_test_epoch_end(self) -> None:
-        """What the pass came to."""
-        self._conclude("test")
+        """Log the results of the pass."""
+        self._log_evaluation("test")
 
-    def _conclude(self, name: str) -> None:
+    def _log_evaluation(self, name: str) -> None:
         # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
-        values = {f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}
-        self.log_dict(values, logger=False)
-
-    # -- hooks ----------------------------------------------------------------------------------------------
+        self.log_dict({f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}, logger=False)
 
     def on_train_epoch_start(self) -> None:
-        """Tell the regularisers."""
+        """Begin an epoch in every regulariser."""
         for regularizer in self.regularizers.values():
             regularizer.on_epoch()
 
@@ -155,26 +169,21 @@ class RegularizedModule(L.LightningModule):
         shares, self._unchecked = self._unchecked, []
         if not shares:
             return
+        values = [(name, value) for terms in shares for name, value in terms.items()]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # Scaled half-precision gradients overflow now and then, and their scaler leaves such updates out.
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients and not scaled else None
-        values = [value for terms in shares for value in terms.values()] + ([] if norm is None else [norm])
-        flags = torch.stack([~value.isfinite() for value in values]).int()
+        if gradients and not lightning_compat.scales_gradients(self.trainer):
+            values.append((GRADIENT, torch.nn.utils.get_total_norm(gradients)))
+        flags = torch.stack([~value.isfinite() for _, value in values]).int()
         if dist.is_initialized():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         if not flags.any():
             return
-        names = [name for terms in shares for name in terms] + ["gradient"]
-        first = int(flags.nonzero()[0])
-        what = {TASK: "the task loss", "gradient": "the gradient of the loss"}.get(names[first], names[first])
-        others = ", ".join(
-            f"{name} {value:.4g}" for name, value in zip(names, values, strict=False) if name != names[first]
-        )
-        found = "not finite (on another rank)" if values[first].isfinite() else f"{values[first]:.4g}"
+        first, culprit = values[int(flags.nonzero()[0])]
+        others = ", ".join(f"{name} {value:.4g}" for name, value in values if name != first)
+        state = "not finite (on another rank)" if culprit.isfinite() else f"{culprit:.4g}"
         raise Failure(
-            f"{what} was the first to be {found}, at step {self.trainer.global_step + 1} ({others}): the update "
-            "was not made."
+            f"{SPELLED.get(first, first)} was the first to be {state}, at step {self.trainer.global_step + 1} "
+            f"({others}): the update was not made."
         )
 
     def configure_gradient_clipping(
@@ -183,23 +192,18 @@ class RegularizedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip also under bf16, where Lightning refuses fused optimisers though there is no scaler to mind."""
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
-        else:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """Clip under every precision."""
+        lightning_compat.clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the regularisers, and of the first rank's generators."""
+        """Add the state of the regularisers, and of the first rank's generators."""
         checkpoint["rng"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
         checkpoint["regularizers"] = {name: r.state_dict() for name, r in self.regularizers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put them back, last of all: building draws; a regulariser that is new starts afresh."""
+        """Restore them, last of all, since building draws; a regulariser that is new starts from nothing."""
         torch.set_rng_state(checkpoint["rng"].cpu())
         if "cuda_rng" in checkpoint and torch.cuda.is_available():
             torch.cuda.set_rng_state(checkpoint["cuda_rng"].cpu())
@@ -207,23 +211,9 @@ class RegularizedModule(L.LightningModule):
             if name in self.regularizers and state:
                 self.regularizers[name].load_state_dict(state)
 
-    # -- inside ---------------------------------------------------------------------------------------------
 
-    def _listening(self, network: nn.Module, forward: Callable[[], Any]) -> Listener:
-        if self._listener is None or self._listener[0] is not network:
-            listener = Listener(network, forward)
-            self.refuse_layers(listener.layers)
-            self._listener = network, listener
-        return self._listener[1]
-
-    def _keep(self, terms: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
-        if self._trainer is not None:  # else nobody checks them
-            self._unchecked.append(terms)
-        self.terms = {**terms, **measured} if self.regularizers else {}
-
-
-def _tokens(x: Tensor, valid: Tensor | None) -> Tensor:
-    """The real tokens (n, d) of states (B, T, d)."""
+def _real_tokens(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the real tokens (n, d) of states (B, T, d)."""
     if valid is None:
         return x.flatten(0, 1)
     if valid.shape != x.shape[:2]:

@@ -1,4 +1,4 @@
-"""Terms of the loss that shape the geometry of the residual stream: I-STAR and the cosine regulariser."""
+"""Regularisers: terms of the loss that change the geometry of the residual stream (I-STAR, the cosine regulariser)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.errors import InputError
@@ -17,15 +18,15 @@ from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance,
 class Regularizer(ABC):
     """A quantity of the token states and the term that it adds to the loss.
 
-    Every rank and every accumulated share of a batch scores the states that it has itself.
+    Every rank and every accumulated share of a batch scores its own states.
 
     Args:
-        weight: factor of the penalty; 0 watches the quantity and changes nothing.
-        layers: layers 1..L to take states from; what None means is the subclass's to say.
+        weight: factor of the penalty; 0 measures the quantity and changes nothing.
+        layers: layers 1..L to take states from; None: the default of the subclass.
     """
 
     quantity: str
-    """What is measured, as the curves call it."""
+    """The name of the quantity in the curves."""
     _STATE: tuple[str, ...] = ()
 
     def __init__(self, weight: float, layers: list[int] | None = None) -> None:
@@ -37,7 +38,7 @@ class Regularizer(ABC):
         self.weight, self.layers = weight, layers
 
     def wanted(self, depth: int) -> list[int]:
-        """The layers that it takes in a network of `depth` layers.
+        """Return the layers that it takes in a network of `depth` layers.
 
         Raises:
             InputError: there is no such layer.
@@ -53,32 +54,32 @@ class Regularizer(ABC):
 
     @abstractmethod
     def default_layers(self, depth: int) -> list[int]:
-        """The layers that are taken when none are named."""
+        """Return the layers that are taken when none are named."""
 
     @abstractmethod
-    def measure(self, states: Sequence[Tensor]) -> Tensor:
-        """The quantity, 0-d, of states (n, d) of each wanted layer, padding left out; gradients flow."""
+    def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
+        """Return the quantity of the states of each wanted layer, padding left out; gradients flow."""
 
     @abstractmethod
-    def penalty(self, value: Tensor) -> Tensor:
-        """What the weight multiplies."""
+    def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return what the weight multiplies."""
 
     def describe(self) -> dict[str, Any]:
-        """Its settings, for `run.json`."""
+        """Return its settings, for `run.json`."""
         return {
             "class": self.kind,
-            **{name: x for name, x in vars(self).items() if name[0] != "_" and name != "kind"},
+            **{name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"},
         }
 
     def on_epoch(self) -> None:  # noqa: B027
-        """An epoch of training begins."""
+        """Begin an epoch of training."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs."""
+        """Return what an exact resume needs."""
         return {name: getattr(self, f"_{name}") for name in self._STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for name in self._STATE:
             setattr(self, f"_{name}", state[name])
 
@@ -90,10 +91,10 @@ class IStar(Regularizer):
     S = (1 - reference_weight) batch + reference_weight reference, towards the covariance of more states than a
     batch has; see `isoscore_star`. That reference is gathered from the training batches themselves, in float64
     and over all ranks: the sums are by-products of the loss. Until it is complete for the first time, what has
-    been gathered so far stands in for it. It is part of the checkpoint.
+    been gathered so far takes its place. It is part of the checkpoint.
 
     Args:
-        weight: lambda of the source.
+        weight: lambda of the paper.
         reference_weight: share of the reference, 0 to 1; zeta of the released code, 1 - zeta of the text.
         layers: layers 1..L whose states are united; all of them when None.
         reference_states: states that complete a reference.
@@ -134,11 +135,11 @@ class IStar(Regularizer):
         self._count, self._batches, self._seen, self._gathering = 0, 0, 0, True
 
     def default_layers(self, depth: int) -> list[int]:
-        """All."""
+        """Return all."""
         return list(range(1, depth + 1))
 
-    def measure(self, states: Sequence[Tensor]) -> Tensor:
-        """IsoScore* of the union."""
+    def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
+        """Return IsoScore* of the union."""
         if isinstance(self.renew, int) and self._batches >= self.renew:
             self._begin()
         n, mean, covariance = mean_and_covariance(self._sample(states))
@@ -148,11 +149,11 @@ class IStar(Regularizer):
             return evenness(covariance)
         if self._gathering:
             self._gather(n, mean, covariance.detach())
-        reference = _covariance(self._moments) if self._reference is None else self._reference
+        reference = self._covariance() if self._reference is None else self._reference
         return evenness(shrink(covariance, reference, self.reference_weight))
 
-    def penalty(self, value: Tensor) -> Tensor:
-        """1 - IsoScore*."""
+    def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return 1 - IsoScore*."""
         return 1 - value
 
     def on_epoch(self) -> None:
@@ -164,7 +165,7 @@ class IStar(Regularizer):
         if self.max_states is None:
             return states
         stride = -(-sum(len(x) for x in states) // self.max_states)
-        # The start moves on with every batch, so that no position is left out.
+        # The start moves with every batch, so that no position is left out.
         return [x[self._seen % stride :: stride] for x in states]
 
     def _gather(self, n: int, mean: Tensor, covariance: Tensor) -> None:
@@ -183,7 +184,7 @@ class IStar(Regularizer):
             self._complete()
 
     def _complete(self) -> None:
-        self._reference, self._moments, self._count = _covariance(self._moments), None, 0
+        self._reference, self._moments, self._count = self._covariance(), None, 0
         self._gathering = self.renew == "full"
 
     def _begin(self) -> None:
@@ -191,18 +192,19 @@ class IStar(Regularizer):
             self._complete()
         self._gathering, self._batches = True, 0
 
-
-def _covariance(moments: Tensor) -> Tensor:
-    """The covariance (d, d) of second moments (d + 1, d + 1) of states with a 1 behind each."""
-    n, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
-    return (moments[:-1, :-1] - n * mean.outer(mean)) / (n - 1)
+    def _covariance(self) -> Tensor:
+        """Return the covariance (d, d) of what was gathered: moments (d + 1, d + 1) of states with a 1 after each."""
+        assert self._moments is not None
+        moments = self._moments
+        n, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
+        return (moments[:-1, :-1] - n * mean.outer(mean)) / (n - 1)
 
 
 class CosReg(Regularizer):
     """weight (sum of the cosine matrix of all token states - n) / n^2 (Gao et al. 2019, arXiv 1907.12009).
 
     Computed as (|sum of unit vectors|^2 - n) / n^2, without the matrix. A positive weight spreads directions, a
-    negative one draws them together. A state that is 0 has no direction: it counts as one, with the cosine 0.
+    negative one draws them together. A state that is 0 has no direction: it counts, with the cosine 0.
 
     Args:
         weight: lambda.
@@ -218,20 +220,20 @@ class CosReg(Regularizer):
         super().__init__(weight, layers)
 
     def default_layers(self, depth: int) -> list[int]:
-        """The last."""
+        """Return the last."""
         return [depth]
 
-    def measure(self, states: Sequence[Tensor]) -> Tensor:
-        """The cosine of two states, averaged over all n^2 pairs, those of a state with itself counting 0."""
+    def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
+        """Return the cosine of two states, averaged over all n^2 pairs, those of a state with itself counting 0."""
         return torch.stack([_cosine(x) for x in states]).mean()
 
-    def penalty(self, value: Tensor) -> Tensor:
-        """The same."""
+    def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the same."""
         return value
 
 
 def _cosine(x: Tensor) -> Tensor:
-    """Of states (n, d)."""
+    """Return the mean cosine of states (n, d)."""
     if len(x) < 2:
         raise InputError(f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences.")
     with precise(x):

@@ -25,11 +25,11 @@ from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 
 UNLIMITED = 1_000_000
-"""Tokenizers that know no limit say numbers beyond this one."""
+"""Tokenizers without a limit report numbers beyond this one."""
 
 
 class TaskModel(RegularizedModule):
-    """Trains one pretrained network, with a head for the data module's task on it.
+    """Fine-tunes one pretrained network, with a head for the data module's task.
 
     Args:
         checkpoint: name on the hub, a folder as transformers saves it, or a fine-tuned run of ours.
@@ -38,7 +38,7 @@ class TaskModel(RegularizedModule):
         warmup: share of the steps in which the learning rate rises linearly; it then falls linearly to 0.
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
-        regularizers: terms of the loss that shape the residual stream (`dynamics.models.regularizers`).
+        regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the weights of a new head; one that the checkpoint brings in the right size is kept.
 
     Raises:
@@ -61,8 +61,6 @@ class TaskModel(RegularizedModule):
             raise InputError(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
         self.save_hyperparameters(ignore=["regularizers"])
 
-    # -- building -------------------------------------------------------------------------------------------
-
     def build(self, data: TaskData) -> None:
         """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
 
@@ -70,22 +68,19 @@ class TaskModel(RegularizedModule):
             InputError: there is no such checkpoint, it lacks weights or has no head for the task, or its tokenizer
                 and its network do not belong together.
         """
-        weights, tokens = _sources(self.hparams.checkpoint)
+        name, task = self.hparams.checkpoint, data.task
+        weights, tokens = _sources(name)
         revision = self.hparams.revision or ""
         config = hub.fetch(AutoConfig.from_pretrained, weights, revision=revision)
-        auto, task = _auto(data.task), data.task
+        auto = _auto(task)
         if type(config) not in auto._model_mapping:
             raise InputError(
-                f"model.checkpoint {self.hparams.checkpoint}: transformers has no {task.kind} on top of "
-                f"{config.model_type}; choose a pretrained text encoder or decoder."
+                f"model.checkpoint {name}: transformers has no {task.kind} on top of {config.model_type}; choose a "
+                "pretrained text encoder or decoder."
             )
         tokenizer = _tokenizer(tokens, revision)
         reach = getattr(config, "max_position_embeddings", None) or UNLIMITED
         data.encode(tokenizer, min(tokenizer.model_max_length, reach))
-        more: dict[str, Any] = {} if task.is_span else {"num_labels": max(1, len(task.labels))}
-        if task.labels:
-            names = dict(enumerate(task.labels))
-            more |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
         with torch.random.fork_rng(devices=[]):
             # Not the global generator: twins must start from equal weights whatever was drawn before.
             torch.manual_seed(self.hparams.seed)
@@ -97,35 +92,24 @@ class TaskModel(RegularizedModule):
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 pad_token_id=tokenizer.pad_token_id,
-                **more,
+                **_classes(task),
             )
-        self._refuse_holes(network, info, data.highest_id)
+        _refuse_incomplete(name, network, info)
+        rows = network.get_input_embeddings().num_embeddings
+        if data.highest_id >= rows:
+            raise InputError(
+                f"the tokenizer of {name} has the id {data.highest_id} but the model only {rows} embeddings: they do "
+                "not belong together."
+            )
         network.config.architectures = [type(network).__name__]
         self._take(network, task)
         self.refuse_layers(network.config.num_hidden_layers)
-
-    def _refuse_holes(self, network: PreTrainedModel, info: dict[str, Any], highest: int) -> None:
-        name = self.hparams.checkpoint
-        trunk = f"{network.base_model_prefix}."
-        holes = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
-        holes = sorted(key for key in holes if key.startswith(trunk) and "pooler" not in key)
-        if holes:
-            raise InputError(
-                f"model.checkpoint {name} lacks {len(holes)} weights of {type(network).__name__} ({holes[0]}): "
-                "they would be random."
-            )
-        rows = network.get_input_embeddings().num_embeddings
-        if highest >= rows:
-            raise InputError(
-                f"the tokenizer of {name} gives the id {highest} and the model knows {rows}: they do not belong "
-                "together."
-            )
 
     def _take(self, network: PreTrainedModel, task: Task) -> None:
         self.task, self.network, self.quality = task, network.train(), Quality(task)
 
     def describe(self) -> dict[str, Any]:
-        """What `run.json` tells of the model."""
+        """Return what `run.json` says of the model."""
         config, path = self.network.config, Path(self.hparams.checkpoint)
         name = path.parent.name if path.name == "model" else path.name
         return {
@@ -138,34 +122,30 @@ class TaskModel(RegularizedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `load_from_checkpoint` needs to build the network without data."""
+        """Add what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         config = self.network.config
-        told = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
-        checkpoint["network"] = told
+        checkpoint["network"] = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network if need be."""
-        if self.network is None:
-            told = checkpoint["network"]
-            config = json.loads(told["config"])
-            task = find(told["task"])
-            config = AutoConfig.for_model(told["type"], **{k: v for k, v in config.items() if k != "model_type"})
-            self._take(_auto(task).from_config(config), task)
+        if not hasattr(self, "network"):
+            saved = checkpoint["network"]
+            settings = {key: value for key, value in json.loads(saved["config"]).items() if key != "model_type"}
+            task = find(saved["task"])
+            self._take(_auto(task).from_config(AutoConfig.for_model(saved["type"], **settings)), task)
         super().on_load_checkpoint(checkpoint)
 
-    def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then linearly to 0."""
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor of linear warm-up, then of a line to 0."""
         last = self.trainer.max_steps
         warmup = round(self.hparams.warmup * last)
         if step < warmup:
             return (step + 1) / warmup
         return max(0.0, (last - step) / max(1, last - warmup))
 
-    # -- steps ----------------------------------------------------------------------------------------------
-
     def _predict(self, batch: TaskBatch) -> Tensor:
-        """Logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
+        """Return logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
         output = self.network(**batch.inputs)
         if self.task.is_span:
             ends = torch.stack([output.start_logits, output.end_logits], dim=-1).float()
@@ -174,24 +154,23 @@ class TaskModel(RegularizedModule):
         return output.logits.float() if self.task.labels else output.logits[:, 0].float()
 
     def _loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in nats an example (an answer: mean of its two ends), or squared error of a score."""
+        """Return the cross-entropy in nats an example (an answer: mean of both ends), or squared error of a score."""
         if self.task.labels or self.task.is_span:
             return nn.functional.cross_entropy(prediction, labels)
         return nn.functional.mse_loss(prediction, labels)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """The loss of one share of the step's rows."""
+        """Return the loss of one share of the step's rows."""
         return self.training_loss(
             lambda: self._loss(self._predict(batch), batch.labels), self.network, batch.inputs["attention_mask"]
         )
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Tell the regularisers of every pass over the data: Lightning sees the run as one epoch."""
-        steps, data = self.trainer.global_step, self.trainer.datamodule
-        begins = steps % data.steps_per_epoch == 0 and batch_idx % self.trainer.accumulate_grad_batches == 0
+        """Begin an epoch in every regulariser with each pass over the data: Lightning sees the run as one epoch."""
+        steps = self.trainer.global_step
+        begins = steps % self.datamodule.steps_per_epoch == 0 and batch_idx % self.trainer.accumulate_grad_batches == 0
         if steps and begins:
-            for regularizer in self.regularizers.values():
-                regularizer.on_epoch()
+            self.on_train_epoch_start()
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Predict the rows of the validation (or test) split."""
@@ -201,30 +180,51 @@ class TaskModel(RegularizedModule):
 
     test_step = validation_step
 
-    def evaluation(self, name: str) -> dict[str, float | Tensor]:
-        """Mean loss and the task's metrics, each at most 1."""
-        return self.quality.compute(self.trainer.datamodule.examples[name])
+    def evaluation(self, name: str) -> dict[str, float]:
+        """Return the mean loss and the task's metrics, each at most 1."""
+        return self.quality.compute(self.datamodule.examples[name])
 
 
 def _auto(task: Task) -> Any:
     return AutoModelForQuestionAnswering if task.is_span else AutoModelForSequenceClassification
 
 
+def _classes(task: Task) -> dict[str, Any]:
+    """Return the keys of a configuration that define the outputs of a task's head."""
+    outputs: dict[str, Any] = {} if task.is_span else {"num_labels": max(1, len(task.labels))}
+    if task.labels:
+        names = dict(enumerate(task.labels))
+        outputs |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    return outputs
+
+
+def _refuse_incomplete(name: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights of the trunk."""
+    trunk = f"{network.base_model_prefix}."
+    keys = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
+    missing = sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key)
+    if missing:
+        raise InputError(
+            f"model.checkpoint {name} lacks {len(missing)} weights of {type(network).__name__} ({missing[0]}): they "
+            "would be random."
+        )
+
+
 def _sources(checkpoint: str) -> tuple[str, str]:
-    """Where weights and tokenizer lie: the same place, but for a run of ours.
+    """Return where weights and tokenizer are: the same place, except for a run of ours.
 
     Raises:
         InputError: a folder that does not exist, or a run that kept no weights.
     """
     for folder in (runs.CHECKPOINTS / checkpoint, Path(checkpoint)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
-            kept = sorted((folder / "weights").glob("step-*"))
-            if not kept:
+            saved = sorted((folder / "weights").glob("step-*"))
+            if not saved:
                 raise InputError(
                     f"model.checkpoint {checkpoint}: this run kept no weights; train it with "
                     "--monitor.keep_weights last."
                 )
-            return str(kept[-1]), str(folder)
+            return str(saved[-1]), str(folder)
     if checkpoint.startswith((".", "/", "~", f"{runs.CHECKPOINTS}/")) and not Path(checkpoint).is_dir():
         raise InputError(f"model.checkpoint {checkpoint}: there is no such folder.")
     return checkpoint, checkpoint
@@ -234,8 +234,8 @@ def _tokenizer(source: str, revision: str) -> Any:
     folder = Path(source)
     files = [path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)]
     if folder.is_dir() and not files:
-        raise InputError(f"{source} holds no tokenizer: put the one of the model beside its weights.")
+        raise InputError(f"{source} holds no tokenizer: put that of the model beside its weights.")
     tokenizer = hub.fetch(AutoTokenizer.from_pretrained, source, revision=revision)
     if not tokenizer.is_fast:
-        raise InputError(f"the tokenizer of {source} is a slow one: only those of the package tokenizers are read.")
+        raise InputError(f"the tokenizer of {source} is slow: only fast ones (package tokenizers) are supported.")
     return tokenizer

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -29,7 +30,7 @@ POSITIONS = ("learned", "rope", "none")
 
 
 class CharTransformerConfig(PreTrainedConfig):
-    """Configuration of `CharTransformer`; names follow transformers' own.
+    """Configuration of `CharTransformer`; its keys are named as in transformers.
 
     `is_causal` is the only thing that may differ between twins. Linear maps and norms have no biases by
     default: the gradient of a key bias is zero (softmax is shift-invariant), so Adam would move it by rounding
@@ -62,12 +63,12 @@ class CharTransformerConfig(PreTrainedConfig):
                 raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
-                f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: "
-                "choose a number of heads that divides it."
+                f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: choose a number "
+                "of heads that divides it."
             )
         if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
             raise InputError(
-                f"rope turns pairs of coordinates, and {self.num_attention_heads} heads of a width of "
+                f"rope rotates pairs of coordinates, and {self.num_attention_heads} heads of a width of "
                 f"{self.hidden_size} have an odd number each: choose another width or number of heads."
             )
         if not 0 <= self.dropout < 1:
@@ -82,16 +83,16 @@ def _norm(config: CharTransformerConfig, width: int) -> nn.Module:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (RoFormer, 2104.09864, eq. 34). x: (B, H, T, K); cos, sin: (T, K/2)."""
+    """Apply rotary position embedding (RoFormer, 2104.09864, eq. 34). x: (B, H, T, K); cos, sin: (T, K/2)."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class ResidualLinear(nn.Linear):
-    """A linear map that ends a residual branch; its own class because it is initialised differently."""
+    """A linear map at the end of a residual branch; a class of its own because it is initialised differently."""
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Multi-head self-attention through transformers' attention interface."""
 
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
@@ -112,29 +113,23 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """x: (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
+        """Map x (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
         heads = (*x.shape[:-1], -1, self.head_dim)
         query = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
         key = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
         value = self.v_proj(x).view(heads).transpose(1, 2)
         if rotation is not None:
             query, key = _rotate(query, *rotation), _rotate(key, *rotation)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
+        dropout = self.config.dropout if self.training else 0.0
         mixed, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            mask,
-            dropout=self.config.dropout if self.training else 0.0,
-            scaling=self.scaling,
-            is_causal=self.is_causal,
+            self, query, key, value, mask, dropout=dropout, scaling=self.scaling, is_causal=self.is_causal
         )
         return self.o_proj(mixed.reshape(x.shape)), weights
 
 
 def _eager(
-    module: Attention,
+    module: SelfAttention,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -158,14 +153,14 @@ class Block(nn.Module):
         self.pre = config.norm == "pre"
         self.post = config.norm == "post"
         self.attention_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
-        self.attention = Attention(config, layer_idx)
+        self.attention = SelfAttention(config, layer_idx)
         self.mlp_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
         self.up = nn.Linear(width, 4 * width, bias=config.bias)
         self.down = ResidualLinear(4 * width, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """x: (B, T, D) to (B, T, D), the residual stream after this block."""
+        """Map x (B, T, D) to the residual stream (B, T, D) after this block."""
         x = x + self.dropout(self.attention(self.attention_norm(x) if self.pre else x, mask, rotation)[0])
         x = self.attention_norm(x) if self.post else x
         hidden = self.up(self.mlp_norm(x) if self.pre else x)
@@ -179,7 +174,7 @@ class CharTransformerPreTrainedModel(PreTrainedModel):
     config: CharTransformerConfig
     config_class = CharTransformerConfig
     base_model_prefix = "model"
-    _no_split_modules = ("Block",)
+    _no_split_modules = ["Block"]  # noqa: RUF012 (transformers' contract)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -188,7 +183,7 @@ class CharTransformerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """GPT-2's initialisation: N(0, 0.02), residual projections scaled by 1/sqrt(2 L)."""
+        """Initialise like GPT-2: N(0, 0.02), residual projections scaled by 1/sqrt(2 L)."""
         super()._init_weights(module)
         if isinstance(module, ResidualLinear):
             std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
@@ -210,24 +205,27 @@ class CharTransformer(CharTransformerPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
         output_hidden_states: bool = False,
         **_: object,
     ) -> BaseModelOutput:
-        """Token ids (B, T), or embeddings (B, T, D), to `last_hidden_state` (B, T, D), after the final norm.
+        """Map token ids, or embeddings, to `last_hidden_state` (B, T, D), after the final norm.
 
-        `attention_mask` (B, T) is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
+        `attention_mask` is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
 
         Raises:
-            InputError: T is longer than the learned positions reach.
+            InputError: there are more tokens than learned positions.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = torch.arange(x.shape[1], device=x.device)
-        make_mask = create_causal_mask if self.config.is_causal else create_bidirectional_mask
-        past = {"past_key_values": None} if self.config.is_causal else {}
-        mask = make_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask, **past)
+        if self.config.is_causal:
+            mask = create_causal_mask(
+                config=self.config, inputs_embeds=x, attention_mask=attention_mask, past_key_values=None
+            )
+        else:
+            mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
                 raise InputError(
@@ -247,7 +245,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         )
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of RoPE, each (T, K/2)."""
+        """Return cosines and sines of RoPE, each (T, K/2)."""
         width = self.config.hidden_size // self.config.num_attention_heads
         exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
         angles = positions.float()[:, None] * self.config.rope_theta**-exponents
@@ -265,16 +263,8 @@ class CharTransformerLM(CharTransformerPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The tied output embedding."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the output embedding."""
-        self.lm_head = new_embeddings
-
-    def forward(self, input_ids: Tensor | None = None, **inputs: Any) -> MaskedLMOutput:
-        """Token ids (B, T) to `logits` (B, T, V); `inputs` as `CharTransformer.forward` takes them."""
+    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, **inputs: Any) -> MaskedLMOutput:
+        """Map token ids to `logits` (B, T, V); `inputs` are those of `CharTransformer.forward`."""
         output = self.model(input_ids, **inputs)
         return MaskedLMOutput(logits=self.lm_head(output.last_hidden_state), hidden_states=output.hidden_states)
 

@@ -40,16 +40,16 @@ def quietly(path: Path | str, vocabulary: str = "characters", size: int = 205) -
 
 def test_a_dump(dump: Path):
     text = "\n\n".join(f"Nr {i}: {'é' if i > 90 else 'e'}\ntwo" for i in range(100))
-    found = quietly(dump)
-    assert found.text() == text
-    assert found.vocabulary.decode(found.ids) == text.replace("é", "<unk>")
-    assert found.ids.dtype == np.uint8
-    assert isinstance(found.ids, np.memmap)
-    assert found.sha256 == hashlib.sha256(dump.read_bytes()).hexdigest()
-    assert (found.name, found.source) == ("wiki.xml", f"the Wikipedia dump {dump}")
+    loaded = quietly(dump)
+    assert loaded.text() == text
+    assert loaded.vocabulary.decode(loaded.ids) == text.replace("é", "<unk>")
+    assert loaded.ids.dtype == np.uint8
+    assert isinstance(loaded.ids, np.memmap)
+    assert loaded.sha256 == hashlib.sha256(dump.read_bytes()).hexdigest()
+    assert (loaded.name, loaded.source) == ("wiki.xml", f"the Wikipedia dump {dump}")
     sizes = {"characters": len(text), "bytes": len(text.encode()), "input bytes": len(DUMP.encode())}
-    assert found.counts == {**sizes, "pages": 101, "articles": 100, "damaged": 1}
-    assert found.removed == {"templates": 100}
+    assert loaded.counts == {**sizes, "pages": 101, "articles": 100, "damaged": 1}
+    assert loaded.removed == {"templates": 100}
 
 
 def test_splits_cut_by_position_at_the_same_character(dump: Path):
@@ -65,10 +65,10 @@ def test_splits_cut_by_position_at_the_same_character(dump: Path):
 
 
 def test_the_vocabulary_is_that_of_the_training_split(dump: Path):
-    found = quietly(dump, size=5)
-    train = found.text("train")
+    loaded = quietly(dump, size=5)
+    train = loaded.text("train")
     ranked = sorted(set(train), key=lambda c: (-train.count(c), c))[:4]
-    assert found.vocabulary.tokens == (*ranked, "<unk>")
+    assert loaded.vocabulary.tokens == (*ranked, "<unk>")
     assert quietly(dump).vocabulary.size == len(set(train)) + 1
     assert quietly(dump, "bytes").vocabulary.size == 256
 
@@ -76,7 +76,7 @@ def test_the_vocabulary_is_that_of_the_training_split(dump: Path):
 def test_the_second_load_reads_the_cache_alone(dump: Path, monkeypatch: pytest.MonkeyPatch):
     first = quietly(dump)
     monkeypatch.setattr(corpus, "clean_dump", None)
-    monkeypatch.setattr(corpus.Source, "blocks", None)
+    monkeypatch.setattr(corpus.CorpusFile, "blocks", None)
     second = quietly(dump)
     assert np.array_equal(first.ids, second.ids)
     for field in ("splits", "vocabulary", "name", "source", "sha256", "recipe", "counts", "removed"):
@@ -97,7 +97,7 @@ def test_another_recipe_cleans_again(dump: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["text.txt", "facts.json", "characters-205.npy"])
-def test_a_damaged_cache_is_made_again(name: str, dump: Path):
+def test_a_damaged_cache_is_written_again(name: str, dump: Path):
     first = quietly(dump)
     text, ids = first.text(), np.array(first.ids)
     file = first.path.with_name(name)
@@ -109,7 +109,7 @@ def test_a_damaged_cache_is_made_again(name: str, dump: Path):
     assert np.array_equal(second.ids, ids)
 
 
-def test_an_interrupted_cleaning_leaves_nothing_that_counts(dump: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_cleaning_leaves_no_corpus(dump: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     def breaks(*_: object):
         raise KeyboardInterrupt
 
@@ -124,15 +124,15 @@ def test_an_interrupted_cleaning_leaves_nothing_that_counts(dump: Path, cache: P
 def test_plain_text_keeps_its_layout(cache: Path, tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeff'''Not''' wiki: {{a}}\r\n\r\n  b\rc\u00a0\td\u200be\x00é  \n".encode())
-    found = quietly(path)
-    assert found.text() == "'''Not''' wiki: {{a}}\n\n  b\nc \tdeé  \n"
-    assert (found.source, found.removed) == (f"the text {path}", {})
-    assert found.recipe.startswith("plain text")
+    loaded = quietly(path)
+    assert loaded.text() == "'''Not''' wiki: {{a}}\n\n  b\nc \tdeé  \n"
+    assert (loaded.source, loaded.removed) == (f"the text {path}", {})
+    assert loaded.recipe.startswith("plain text")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("aé𝄞\r\n\ufeff"), min_size=1), st.integers(1, 5))
-def test_blocks_of_plain_text_do_not_matter(text: str, size: int):
+def test_plain_text_does_not_depend_on_its_blocks(text: str, size: int):
     data, out = ("x" + text).encode(), io.BytesIO()
     source = type("Blocks", (), {"blocks": lambda _: (data[i : i + size] for i in range(0, len(data), size))})()
     corpus._write_plain(source, out, lambda _: None)
@@ -164,7 +164,7 @@ def test_what_is_not_utf8_is_refused_with_the_byte(content: bytes, offset: int, 
 def test_an_empty_corpus_is_refused(name: str, content: bytes, cache: Path, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} holds no (article|text): give another corpus"):
+    with pytest.raises(InputError, match=f"{name} contains no (article|text): choose another corpus"):
         quietly(path)
     assert not list(cache.rglob("text.txt"))
 
@@ -172,12 +172,12 @@ def test_an_empty_corpus_is_refused(name: str, content: bytes, cache: Path, tmp_
 def test_a_text_of_one_character(cache: Path, tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("a")
-    found = quietly(path)
-    assert (found.vocabulary.tokens, found.ids.tolist(), found.text("test")) == (("<unk>",), [0], "a")
+    loaded = quietly(path)
+    assert (loaded.vocabulary.tokens, loaded.ids.tolist(), loaded.text("test")) == (("<unk>",), [0], "a")
 
 
 def test_bad_settings_are_refused(dump: Path):
-    with pytest.raises(InputError, match="no vocabulary words: choose characters or bytes"):
+    with pytest.raises(InputError, match="vocabulary must be characters or bytes \\(got words\\)"):
         quietly(dump, "words")
     with pytest.raises(InputError, match="at least 2"):
         quietly(dump, size=1)

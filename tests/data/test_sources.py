@@ -33,13 +33,13 @@ def zipped(**members: bytes) -> bytes:
 
 
 class Web:
-    """What the server has, how it behaves, and what it was asked."""
+    """What the server has, how it behaves, and the ranges of the requests."""
 
     def __init__(self) -> None:
         self.content = zipped(enwik8=DUMP)
         self.ranges = True
         self.break_after: list[int] = []  # bytes of each reply until the connection drops
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.status = 200
         self.url = ""
 
@@ -54,11 +54,11 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             self.end_headers()
 
         def do_GET(self):
-            asked = self.headers.get("Range", "")
-            web.asked.append(asked)
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and web.ranges else 0
+            range_ = self.headers.get("Range", "")
+            web.requests.append(range_)
+            start = int(range_.removeprefix("bytes=").rstrip("-")) if range_ and web.ranges else 0
             body = web.content[start:]
-            status = web.status if web.status != 200 else 416 if asked and not body else 206 if start else 200
+            status = web.status if web.status != 200 else 416 if range_ and not body else 206 if start else 200
             self.send_response(status)
             if status == 206:
                 self.send_header("Content-Range", f"bytes {start}-{len(web.content) - 1}/{len(web.content)}")
@@ -90,7 +90,7 @@ def test_enwik8_is_fetched_once(web: Web, cache: Path):
     assert b"".join(source.blocks()) == DUMP
     assert source.identify(False) == (hashlib.sha256(DUMP).hexdigest(), len(DUMP), True)
     assert locate("enwik8", progress=False) == source
-    assert web.asked == [""]
+    assert web.requests == [""]
     assert not list(cache.glob("*.part"))
 
 
@@ -99,20 +99,20 @@ def test_the_official_constants():
     assert sources.ENWIK8.sha1 == "57b8363b814821dc9d47aa4d41f58733519076b2"
 
 
-def test_a_broken_download_goes_on_where_it_broke(web: Web, cache: Path):
+def test_a_broken_download_resumes_where_it_broke(web: Web, cache: Path):
     web.break_after = [100_000, 100_000]
     assert b"".join(locate("enwik8", progress=False).blocks()) == DUMP
-    assert web.asked == ["", "bytes=100000-", "bytes=200000-"]
+    assert web.requests == ["", "bytes=100000-", "bytes=200000-"]
 
 
-def test_what_an_earlier_run_left_is_taken_up(web: Web, cache: Path):
+def test_the_part_of_an_earlier_run_is_resumed(web: Web, cache: Path):
     cache.mkdir()
     (cache / "enwik8.zip.part").write_bytes(web.content[:5000])
     assert b"".join(locate("enwik8", progress=False).blocks()) == DUMP
-    assert web.asked == ["bytes=5000-"]
+    assert web.requests == ["bytes=5000-"]
 
 
-def test_a_whole_part_is_only_renamed(web: Web, cache: Path):
+def test_a_complete_part_is_only_renamed(web: Web, cache: Path):
     cache.mkdir()
     (cache / "enwik8.zip.part").write_bytes(web.content)
     assert b"".join(locate("enwik8", progress=False).blocks()) == DUMP
@@ -123,7 +123,7 @@ def test_a_host_without_ranges_starts_over(web: Web, cache: Path):
     assert b"".join(locate("enwik8", progress=False).blocks()) == DUMP
 
 
-def test_a_download_that_never_ends_well_is_kept_for_the_next(web: Web, cache: Path):
+def test_the_part_of_a_failed_download_is_kept(web: Web, cache: Path):
     web.break_after = [1000] * download.ATTEMPTS
     with pytest.raises(InputError, match="5,000 bytes are kept"):
         locate("enwik8", progress=False)
@@ -158,12 +158,12 @@ def test_auto_prefers_enwik8(web: Web, cache: Path, monkeypatch: pytest.MonkeyPa
     assert locate("auto", progress=False).notes == ("auto took enwik8, because it is in the cache",)
 
 
-def test_auto_takes_the_sample_where_enwik8_cannot_be_had(web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_auto_takes_the_sample_where_enwik8_cannot_be_fetched(web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("gensim", reason="the sample is in gensim")
     web.content = b"<html>log in</html>"
     source = locate("auto", progress=False)
     assert (source.name, source.official) == ("sample", None)
-    assert "no readable zip archive" in source.notes[0]
+    assert "not a readable zip archive" in source.notes[0]
     point_to(CLOSED, monkeypatch)
     assert "was not reached within 3 s" in locate("auto", progress=False).notes[0]
 
@@ -187,7 +187,7 @@ def test_without_gensim_there_is_no_sample(cache: Path, monkeypatch: pytest.Monk
         locate("auto")
 
 
-def test_the_sample_is_found_without_importing_gensim(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_sample_is_located_without_importing_gensim(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / sources.SAMPLE
     file.parent.mkdir(parents=True)
     file.write_bytes(bz2.compress(DUMP))
@@ -215,7 +215,7 @@ def test_any_compression_has_one_identity(suffix: str, cache: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", [".xz", ".bz2", ".gz"])
-def test_a_compressed_dump_may_break_off_a_text_may_not(suffix: str, cache: Path, tmp_path: Path):
+def test_a_compressed_dump_may_be_cut_off_a_text_may_not(suffix: str, cache: Path, tmp_path: Path):
     content = bytes(hashlib.sha256(b"%d" % i).digest()[0] % 64 + 32 for i in range(200_000))
     packed = PACK[suffix](content)
     for name in ("d.xml", "d.txt"):

@@ -30,12 +30,12 @@ def test_the_page_of_enwik8(enwik8_prefix: Corpus):
 
 
 def test_coverage(enwik8_prefix: Corpus):
-    known = summary.coverage(enwik8_prefix)
-    assert set(known) == {"train", "validation", "test"}
+    shares = summary.coverage(enwik8_prefix)
+    assert set(shares) == {"train", "validation", "test"}
     unknown = enwik8_prefix.vocabulary.decode(enwik8_prefix.ids).count("<unk>")
-    total = sum(round((1 - known[name]) * (s.stop - s.start)) for name, s in enwik8_prefix.splits.items())
+    total = sum(round((1 - shares[name]) * (s.stop - s.start)) for name, s in enwik8_prefix.splits.items())
     assert total == unknown > 0
-    assert all(0.999 < share < 1 for share in known.values())
+    assert all(0.999 < share < 1 for share in shares.values())
 
 
 def test_bits_per_character(enwik8_prefix: Corpus):

@@ -62,11 +62,11 @@ def test_a_unicode_line_separator_ends_no_example(tmp_path):
     assert (first.texts, second.label) == (("a\u2028film\x85here",), 0)
 
 
-def test_squad_reads_alike_from_its_file_and_from_the_hub(tmp_path):
+def test_squad_is_read_alike_from_its_file_and_from_the_hub(tmp_path):
     context = "the old city was good"
     pairs = [{"text": "old", "answer_start": 4}, {"text": "old city", "answer_start": 4}]
-    asked = {"id": "x", "question": "what", "answers": pairs}
-    published = {"data": [{"paragraphs": [{"context": context, "qas": [asked]}]}]}
+    question = {"id": "x", "question": "what", "answers": pairs}
+    published = {"data": [{"paragraphs": [{"context": context, "qas": [question]}]}]}
     lists = {"text": ["old", "old city"], "answer_start": [4, 4]}
     row = {"id": "x", "title": "t", "context": context, "question": "what", "answers": lists}
     expected = [Example(("what", context), (Answer("old", 4), Answer("old city", 4)), "x")]
@@ -76,7 +76,7 @@ def test_squad_reads_alike_from_its_file_and_from_the_hub(tmp_path):
 
 def test_real_files(shared_data):
     sentences, pairs = load(shared_data / "sst2", "sst2"), load(shared_data / "stsb", "stsb")
-    assert {name: len(found) for name, found in sentences.items()} == {
+    assert {name: len(split) for name, split in sentences.items()} == {
         **{"train": 6920, "validation": 872, "test": 1821}
     }
     assert pairs["train"][1] == Example(
@@ -135,7 +135,7 @@ def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch):
         examples.load(TASKS["rte"], None)
 
 
-def test_the_hub_gives_what_has_labels(monkeypatch):
+def test_splits_of_the_hub_without_labels_are_left_out(monkeypatch):
     row = {"sentence": "good", "idx": 0}
     whole = {
         "train": [{**row, "label": 1}],
@@ -143,8 +143,8 @@ def test_the_hub_gives_what_has_labels(monkeypatch):
         "test": [{**row, "label": -1}],
     }
     monkeypatch.setattr("datasets.load_dataset", lambda name, config: whole)
-    found = examples.load(TASKS["sst2"], None)
-    assert found == {"train": [Example(("good",), 1)], "validation": [Example(("good",), 0)]}
+    splits = examples.load(TASKS["sst2"], None)
+    assert splits == {"train": [Example(("good",), 1)], "validation": [Example(("good",), 0)]}
 
 
 # Tokens
@@ -165,11 +165,11 @@ def test_a_test_file_without_labels_is_left_out(tmp_path, name, content):
 
 
 def test_rows_are_padded_as_the_tokenizer_pads_them():
-    given = [Example((a, b), 0) for a, b in zip(tuning.sentences(9), tuning.sentences(9, 5), strict=True)]
+    sentence_pairs = [Example((a, b), 0) for a, b in zip(tuning.sentences(9), tuning.sentences(9, 5), strict=True)]
     tokenizer = tuning.tokenizer()
-    rows = encode(TASKS["rte"], given, tokenizer, 12, 0)
+    rows = encode(TASKS["rte"], sentence_pairs, tokenizer, 12, 0)
     chosen = np.array([4, 0, 7])
-    pairs = ([given[i].texts[side] for i in chosen] for side in (0, 1))
+    pairs = ([sentence_pairs[i].texts[side] for i in chosen] for side in (0, 1))
     expected = tokenizer(*pairs, truncation=True, max_length=12, padding=True, return_tensors="pt")
     made = rows.inputs(chosen, tokenizer.pad_token_id)
     assert set(made) == set(expected)
@@ -177,23 +177,23 @@ def test_rows_are_padded_as_the_tokenizer_pads_them():
 
 
 @given(st.integers(0, 100), st.integers(12, 30), st.integers(0, 4))
-def test_answers_are_found_again_in_the_rows_that_hold_them(seed, length, stride):
+def test_answers_are_located_in_the_rows_that_hold_them(seed, length, stride):
     words = np.random.default_rng(seed).choice(tuning.WORDS, size=40)
     context = " ".join(words)
     start = len(" ".join(words[:17])) + 1
     answer = " ".join(words[17:19])
     example = Example(("what was it",), 0)._replace(texts=("what was it", context), label=(Answer(answer, start),))
     rows = encode(TASKS["squad"], [example], tuning.tokenizer(), length, stride)
-    found = 0
+    hits = 0
     for row, (first, last) in enumerate(rows.labels):
         spans = rows.spans[rows.starts[row] : rows.starts[row + 1]]
         if (first, last) == (0, 0):
             held = spans[spans[:, 0] >= 0]
             assert held[0, 0] > start or held[-1, 1] < start + len(answer)
             continue
-        found += 1
+        hits += 1
         assert context[spans[first, 0] : spans[last, 1]] == answer
-    assert found or stride < 2
+    assert hits or stride < 2
     assert set(rows.owners) == {0}
 
 
@@ -264,7 +264,7 @@ def test_ranks_and_accumulation_share_the_same_rows(folder):
         assert list(chain(*parts)) == whole
 
 
-def test_going_on_gives_the_rows_that_are_left(folder):
+def test_resuming_yields_the_rows_that_are_left(folder):
     whole = list(opened(folder).train_dataloader())
     later = list(opened(folder, {"global_step": 7}).train_dataloader())
     assert [b.owners.tolist() for b in later] == [b.owners.tolist() for b in whole[7:]]
@@ -282,15 +282,15 @@ def test_validation_sees_every_row_once_on_whichever_rank(folder, tmp_path):
         data = opened(folder, {"world_size": 2, "global_rank": rank})
         seen += [owner for batch in data.val_dataloader() for owner in batch.owners.tolist()]
     assert sorted(seen) == list(range(10))
-    asked = tuning.squad(tmp_path / "squad")
+    squad = tuning.squad(tmp_path / "squad")
     for rank in (0, 1):
-        data = opened(asked, {"world_size": 2, "global_rank": rank}, "squad", max_length=16, stride=4)
+        data = opened(squad, {"world_size": 2, "global_rank": rank}, "squad", max_length=16, stride=4)
         owners = [owner for batch in data.val_dataloader() for owner in batch.owners.tolist()]
         assert len(owners) > len(set(owners))
         assert {owner % 2 for owner in owners} == {rank}
 
 
-def test_probe_batches_are_held_out_whole_and_the_same_for_every_seed(folder):
+def test_evaluation_tokens_are_whole_held_out_rows_and_the_same_for_every_seed(folder):
     data = opened(folder)
     probe, other = data.evaluation_batches(), opened(folder, seed=3, batch_size=2).evaluation_batches()
     tokens = [ids[mask == 1].tolist() for b in probe for ids, mask in zip(*list(b.values())[:2], strict=True)]

@@ -86,7 +86,7 @@ def test_transformers_reads_the_same_ids_of_enwik8(enwik8_prefix: Corpus, tmp_pa
 
 
 @pytest.mark.parametrize("vocabulary", [vocabulary_of(TEXT), Vocabulary.bytes()])
-def test_load_gives_back_what_was_saved(vocabulary: Vocabulary, tmp_path: Path):
+def test_load_returns_what_was_saved(vocabulary: Vocabulary, tmp_path: Path):
     vocabulary.save(tmp_path)
     assert Vocabulary.load(tmp_path) == vocabulary
 

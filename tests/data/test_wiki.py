@@ -54,7 +54,7 @@ def test_articles_alone_are_kept():
     assert part.removed == {"files": 1, "templates": 1}
 
 
-def test_a_dump_that_breaks_off_loses_the_last_page():
+def test_a_dump_that_is_cut_off_loses_the_last_page():
     whole = HEAD + page("A", "one") + page("B", "zwei: é")
     for cut in range(len(HEAD), len(whole.encode())):
         articles = cleaned(whole.encode()[:cut]).articles
@@ -71,7 +71,7 @@ def test_a_damaged_page_costs_no_other():
 
 
 @pytest.mark.parametrize("junk", [b"", b"no xml", b"<page>", b"</page>", b"</page>" * 9, b"\x00\xff<page></page>"])
-def test_what_is_no_dump_has_no_articles(junk: bytes):
+def test_a_file_that_is_no_dump_has_no_articles(junk: bytes):
     assert cleaned(junk).articles == []
 
 
@@ -91,7 +91,7 @@ def test_thousand_truncations_and_flipped_bits(dump: bytes):
     assert kept > 2000
 
 
-def test_blocks_and_workers_do_not_matter(dump: bytes):
+def test_articles_do_not_depend_on_blocks_and_workers(dump: bytes):
     short = dump[:400_000]
     whole = cleaned(short)
     assert len(whole.articles) > 10

@@ -77,7 +77,7 @@ def test_ranks_and_accumulation_share_the_same_windows(text_file):
         assert torch.equal(ordered, expected[step])
 
 
-def test_going_on_gives_the_windows_that_are_left(text_file):
+def test_resuming_yields_the_windows_that_are_left(text_file):
     whole, later = opened(text_file), opened(text_file, {"global_step": 2})
     expected = windows(whole, whole.train_dataloader())[2]
     (batch,) = windows(later, later.train_dataloader())
@@ -85,7 +85,7 @@ def test_going_on_gives_the_windows_that_are_left(text_file):
     assert torch.equal(batch.windows, expected.windows)
 
 
-def test_probe_batches_are_held_out_clean_and_large_enough(text_file):
+def test_evaluation_tokens_are_held_out_clean_and_enough(text_file):
     data = opened(text_file)
     ids = torch.cat([batch["input_ids"] for batch in data.evaluation_batches()])
     assert ids.shape == (8, 32)

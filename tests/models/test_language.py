@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dynamics.data.windows import Batch
+from dynamics.data.windows import WindowBatch
 from dynamics.errors import InputError
 from dynamics.models.language import LanguageModel, corrupt
 
@@ -26,14 +26,14 @@ def data(context=16, tokens_per_character=1.0):
 
 
 def model(**settings):
-    made = LanguageModel(depth=2, width=16, heads=2, **settings)
-    made.build(data())
-    return made
+    module = LanguageModel(depth=2, width=16, heads=2, **settings)
+    module.build(data())
+    return module
 
 
 def batch(step=0, rows=4, context=16):
     ids = torch.randint(CHARACTERS, (rows, context + 1), generator=torch.Generator().manual_seed(step))
-    return Batch(ids, step, 0, rows)
+    return WindowBatch(ids, step, 0, rows)
 
 
 @given(seed=st.integers(0, 1000), step=st.integers(0, 1000), rows=st.integers(1, 8), context=st.integers(4, 200))
@@ -64,56 +64,56 @@ def test_fates_are_eighty_ten_ten():
 def test_masks_do_not_depend_on_how_the_batch_is_shared():
     whole = model(objective="mlm")
     ids = batch(rows=6).windows[:, :-1]
-    together, where = whole._corrupt(ids, Batch(ids, 3, 0, 6), 1)
-    parts = [whole._corrupt(ids[first : first + 2], Batch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
+    together, where = whole._corrupt(ids, WindowBatch(ids, 3, 0, 6), 1)
+    parts = [whole._corrupt(ids[first : first + 2], WindowBatch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
     assert torch.equal(together, torch.cat([part for part, _ in parts]))
     assert torch.equal(where, torch.cat([position for _, position in parts]))
 
 
 def test_clm_loss_is_the_cross_entropy_of_the_next_character():
-    made, given_batch = model(objective="clm"), batch()
-    logits = made.network(given_batch.windows[:, :-1]).logits
-    expected = nn.functional.cross_entropy(logits.flatten(0, 1), given_batch.windows[:, 1:].flatten())
-    assert made.training_step(given_batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    module, example = model(objective="clm"), batch()
+    logits = module.network(example.windows[:, :-1]).logits
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), example.windows[:, 1:].flatten())
+    assert module.training_step(example, 0).item() == pytest.approx(expected.item(), rel=1e-6)
     assert expected.item() == pytest.approx(math.log(22), rel=0.05)
 
 
 def test_mlm_loss_is_the_cross_entropy_at_masked_positions_only():
-    made, given_batch = model(objective="mlm", is_causal=False), batch()
-    ids = given_batch.windows[:, :-1]
-    corrupted, positions = made._corrupt(ids, given_batch, 1)
-    logits = made.network(corrupted).logits
+    module, example = model(objective="mlm", is_causal=False), batch()
+    ids = example.windows[:, :-1]
+    corrupted, positions = module._corrupt(ids, example, 1)
+    logits = module.network(corrupted).logits
     chosen = torch.zeros_like(ids, dtype=torch.bool).scatter(1, positions, True)
     expected = nn.functional.cross_entropy(logits[chosen], ids[chosen])
-    assert made.training_step(given_batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert module.training_step(example, 0).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bits_are_those_of_a_character_whatever_the_tokens_are():
-    made = LanguageModel(depth=1, width=4, heads=1)
-    made.build(data(tokens_per_character=1.5))
-    assert made.train_values({"loss": math.log(2)})["bits_per_character"] == pytest.approx(1.5)
-    made._mean.update(math.log(2))
-    assert float(made.evaluation("validation")["bits_per_character"]) == pytest.approx(1.5)
+    module = LanguageModel(depth=1, width=4, heads=1)
+    module.build(data(tokens_per_character=1.5))
+    assert module.train_values({"loss": math.log(2)})["bits_per_character"] == pytest.approx(1.5)
+    module._mean.update(math.log(2))
+    assert float(module.evaluation("validation")["bits_per_character"]) == pytest.approx(1.5)
 
 
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    one = model(objective="clm", seed=5)
+    first = model(objective="clm", seed=5)
     torch.manual_seed(2)
     torch.rand(7)
     before = torch.get_rng_state()
-    other = model(objective="mlm", is_causal=False, seed=5)
+    second = model(objective="mlm", is_causal=False, seed=5)
     assert torch.equal(before, torch.get_rng_state())
-    pairs = zip(one.network.parameters(), other.network.parameters(), strict=True)
+    pairs = zip(first.network.parameters(), second.network.parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
     third = model(objective="clm", seed=6)
-    assert not torch.equal(next(one.network.parameters()), next(third.network.parameters()))
+    assert not torch.equal(next(first.network.parameters()), next(third.network.parameters()))
 
 
 def test_learning_rate_warms_up_and_decays_along_a_cosine():
-    made = model(warmup_steps=10, final_learning_rate=0.1)
-    made._trainer = SimpleNamespace(max_steps=110)
-    factors = [made._learning_rate_factor(step) for step in range(111)]
+    module = model(warmup_steps=10, final_learning_rate=0.1)
+    module._trainer = SimpleNamespace(max_steps=110)
+    factors = [module.learning_rate_factor(step) for step in range(111)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)

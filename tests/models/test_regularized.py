@@ -8,50 +8,50 @@ from dynamics.models.regularizers import CosReg, IStar
 from tests.models.test_language import batch, model
 
 
-def gradients(made, step=0):
-    made.zero_grad()
-    made.training_step(batch(step), 0).backward()
-    return [p.grad.clone() for p in made.network.parameters()]
+def gradients(module, step=0):
+    module.zero_grad()
+    module.training_step(batch(step), 0).backward()
+    return [p.grad.clone() for p in module.network.parameters()]
 
 
 def test_without_regularisers_and_with_the_weight_zero_nothing_changes():
     plain = model(objective="clm")
     watched = model(objective="clm", regularizers=[IStar(0.0), CosReg(0.0)])
-    for one, other in zip(gradients(plain), gradients(watched), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(gradients(plain), gradients(watched), strict=True):
+        assert torch.equal(first, second)
     assert plain.terms == {}
     assert 0 < watched.terms["isoscore_star"] < 1
     assert watched.terms["istar"] == 0
 
 
 def test_the_terms_add_up_and_the_states_are_those_of_every_block():
-    made = model(objective="clm", regularizers=[IStar(-2.0, 0), CosReg(3.0), CosReg(0.5, [1])])
-    given = batch()
-    loss = made.training_step(given, 0)
-    assert list(made.terms) == [
+    module = model(objective="clm", regularizers=[IStar(-2.0, 0), CosReg(3.0), CosReg(0.5, [1])])
+    example = batch()
+    loss = module.training_step(example, 0)
+    assert list(module.terms) == [
         *("task_loss", "istar", "cosreg", "cosreg_2", "isoscore_star", "cosine", "cosine_2"),
     ]
-    parts = sum(made.terms[name] for name in ("task_loss", "istar", "cosreg", "cosreg_2"))
+    parts = sum(module.terms[name] for name in ("task_loss", "istar", "cosreg", "cosreg_2"))
     assert loss.item() == pytest.approx(parts.item(), rel=1e-6)
     states = [
-        x.flatten(0, 1) for x in made.network.model(given.windows[:, :-1], output_hidden_states=True).hidden_states
+        x.flatten(0, 1) for x in module.network.model(example.windows[:, :-1], output_hidden_states=True).hidden_states
     ]
-    assert made.terms["cosine_2"].item() == pytest.approx(CosReg(1).measure([states[1]]).item(), rel=1e-5)
-    assert made.terms["istar"].item() == pytest.approx(
+    assert module.terms["cosine_2"].item() == pytest.approx(CosReg(1).measure([states[1]]).item(), rel=1e-5)
+    assert module.terms["istar"].item() == pytest.approx(
         -2 * (1 - IStar(1, 0).measure([torch.cat(states[1:3])]).item()), rel=1e-5
     )
-    assert made.train_values({"loss": 1.0, "task_loss": 2.0})["bits_per_character"] == pytest.approx(2.885, abs=1e-3)
+    assert module.train_values({"loss": 1.0, "task_loss": 2.0})["bits_per_character"] == pytest.approx(2.885, abs=1e-3)
 
 
 def test_padding_is_left_out():
-    made = model(objective="clm", regularizers=[IStar(1.0, 0), CosReg(1.0)])
-    given = batch(rows=2)
-    ids, real = given.windows[:, :-1], torch.ones(2, 16, dtype=torch.bool)
+    module = model(objective="clm", regularizers=[IStar(1.0, 0), CosReg(1.0)])
+    example = batch(rows=2)
+    ids, real = example.windows[:, :-1], torch.ones(2, 16, dtype=torch.bool)
     real[1, 9:] = False
 
     def measured(ids, valid):
-        made.training_loss(lambda: made.network.model(ids).last_hidden_state.sum(), made.network, valid)
-        return made.terms["isoscore_star"], made.terms["cosine"]
+        module.training_loss(lambda: module.network.model(ids).last_hidden_state.sum(), module.network, valid)
+        return module.terms["isoscore_star"], module.terms["cosine"]
 
     padded = ids.clone()
     padded[1, 9:] = 3  # the model is causal: what is real does not see it
@@ -63,18 +63,18 @@ def test_padding_is_left_out():
 
 def test_gradients_reach_every_block_and_pull_in_the_direction_asked_for():
     for weight, sign in ((1.0, 1), (-1.0, -1)):
-        made = model(objective="clm", regularizers=[IStar(weight, 0)])
-        optimizer = torch.optim.SGD(made.network.parameters(), lr=0.1)
+        module = model(objective="clm", regularizers=[IStar(weight, 0)])
+        optimizer = torch.optim.SGD(module.network.parameters(), lr=0.1)
         scores = []
         for _ in range(8):
             optimizer.zero_grad()
-            made.training_loss(
-                lambda made=made: 0 * made.network.model(batch().windows[:, :-1]).last_hidden_state.sum(),
-                made.network,
+            module.training_loss(
+                lambda module=module: 0 * module.network.model(batch().windows[:, :-1]).last_hidden_state.sum(),
+                module.network,
                 None,
             ).backward()
             optimizer.step()
-            scores.append(made.terms["isoscore_star"].item())
+            scores.append(module.terms["isoscore_star"].item())
         assert sign * (scores[-1] - scores[0]) > 0.01
 
 
@@ -84,8 +84,8 @@ def test_a_compiled_network_gives_the_same_gradients():
         for compile in (False, True)
     )
     for step in range(2):
-        for one, other in zip(gradients(plain, step), gradients(compiled, step), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        for first, second in zip(gradients(plain, step), gradients(compiled, step), strict=True):
+            torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_that_do_not_exist_are_refused_before_anything_runs():

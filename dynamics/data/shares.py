@@ -1,0 +1,61 @@
+"""The batches of a stage for one rank, whatever the ranks and accumulated shares are."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import lightning as L
+
+from dynamics.errors import InputError
+
+TRAIN_STREAM = 0
+"""Separates the draws of training batches from other draws under the same (seed, step)."""
+
+B = TypeVar("B")
+
+
+class Shares(Generic[B]):
+    """Batches with a length that can be iterated again, as Lightning wants its loaders."""
+
+    def __init__(self, length: int, batches: Callable[[], Iterator[B]]) -> None:
+        self._length, self._batches = length, batches
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[B]:
+        return self._batches()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the step decides all. (Lightning asks loaders that resume in mid-epoch for their state.)"""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
+
+
+def training_shares(trainer: L.Trainer, total: int, share: Callable[[int, slice], B]) -> Shares[B]:
+    """Return one rank's shares of the steps that are left.
+
+    Args:
+        trainer: knows the steps, the ranks and the accumulated shares.
+        total: rows of an optimiser step, over all of them.
+        share: returns a batch from a step and a slice of its rows.
+
+    Raises:
+        InputError: the rows cannot be shared evenly.
+    """
+    accumulate = trainer.accumulate_grad_batches
+    size, rest = divmod(total, trainer.world_size * accumulate)
+    if rest:
+        raise InputError(
+            f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} accumulated "
+            "batches: choose a multiple."
+        )
+
+    def batches() -> Iterator[B]:
+        for step in range(trainer.global_step, trainer.max_steps):
+            for part in range(accumulate):
+                first = (trainer.global_rank * accumulate + part) * size
+                yield share(step, slice(first, first + size))
+
+    return Shares(trainer.max_steps * accumulate, batches)
