@@ -60,9 +60,10 @@ def scan(argv: Sequence[str]) -> None:
     add("--batch_size", type=int, default=16, help="inputs in a batch")
     add("--protocol", help="shape-of-learning (2311.05928) or inherent (2401.12143)")
     args = parser.parse_args(_plain(argv))
-    from dynamics.experiments import scan as experiment
+    from dynamics.experiments.scan.loop import scan as experiment
+    from dynamics.experiments.scan.options import ScanOptions
 
-    folder = experiment.scan(experiment.Options(**vars(args)))
+    folder = experiment(ScanOptions(**vars(args)))
     _draw([folder], folder / "report.html")
 
 
@@ -106,9 +107,10 @@ def cone(argv: Sequence[str]) -> None:
     add("--inputs", type=int, help="sentences of each file at most")
     add("--batch_size", type=int, default=32, help="sentences in a batch")
     args = parser.parse_args(_plain(argv))
-    from dynamics.experiments import cone as experiment
+    from dynamics.experiments.cone.loop import cone as experiment
+    from dynamics.experiments.cone.options import ConeOptions
 
-    folder = experiment.cone(experiment.Options(**vars(args)))
+    folder = experiment(ConeOptions(**vars(args)))
     _draw([folder], folder / "report.html")
 
 
