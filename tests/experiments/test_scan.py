@@ -108,9 +108,9 @@ def test_a_run_goes_on_against_its_step_0(trained, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--shuffled"], "--shuffled has no say in tiny"),
-        (["--tokens", "9"], "--tokens has no say in tiny"),
-        (["--protocol", "shape-of-learning"], "say from which --text"),
+        (["--shuffled"], "--shuffled has no effect on tiny"),
+        (["--tokens", "9"], "--tokens has no effect on tiny"),
+        (["--protocol", "shape-of-learning"], "add the --text"),
     ],
 )
 def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, monkeypatch, capsys):
@@ -121,7 +121,7 @@ def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, mo
 
 def test_a_schedule_of_a_metric_is_refused(workplace, capsys):
     metrics = "{mean_norm: {schedule: {every: 5}}}"
-    assert "metrics.mean_norm.schedule has no say in a scan" in refused(capsys, "random:gpt2", metrics=metrics)
+    assert "metrics.mean_norm.schedule has no" in refused(capsys, "random:gpt2", metrics=metrics)
 
 
 def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monkeypatch, capsys):
@@ -130,7 +130,7 @@ def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monke
     (workplace / "tiny" / "run.json").write_text(json.dumps(told | {"probe": {"sha256": "another"}}))
     assert "is not what it was in training" in refused(capsys, "tiny", run="changed")
     (workplace / "tiny" / "config.yaml").unlink()
-    assert "config.yaml does not tell" in refused(capsys, "tiny", run="changed")
+    assert "config.yaml does not say" in refused(capsys, "tiny", run="changed")
     assert not Path("checkpoints/changed").exists()
 
 
@@ -266,11 +266,21 @@ def test_two_folders_of_one_name_are_told_apart_by_a_link(workplace, lines, caps
     assert set(frame["subject"]) == {"model@local", "other@local"}
 
 
+def test_a_folder_whose_name_has_the_signs_of_a_condition(workplace, lines):
+    save("bert", workplace / "lr=1e-3,wd=0")
+    frame, facts = scan("lr=1e-3,wd=0", "--text", lines, "--lines")
+    assert set(frame["subject"]) == set(facts["subjects"]) == {"lr=1e-3,wd=0@local"}
+    _, facts = scan("lr=1e-3,wd=0", "random:bert", "--text", lines, "--lines", "--resume", "auto")
+    assert list(facts["subjects"]) == ["lr=1e-3,wd=0@local", "random:bert@seed0"]
+    assert "lr=1e-3,wd=0" in Path("checkpoints/r/report.html").read_text()
+
+
 def test_a_scan_that_is_killed_at_its_first_model_goes_on(workplace, lines, monkeypatch):
     killed = Path("killed")
 
     def kill(*_, **__):
-        shutil.copytree("checkpoints/r", killed)  # what a kill at this moment would leave
+        # What a kill at this moment would leave, with the lock of a process that no longer lives.
+        shutil.copytree("checkpoints/r", killed, ignore=shutil.ignore_patterns(".lock"))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -320,7 +330,7 @@ def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
         (["random:bert", "--seed", "-1"], "seed must be 0 or more"),
         (["random:bert", "--revisions", "step0"], "random:bert has none"),
         (["random:bert", "--config_overrides", "{num_attention_heads: 7}"], "do not fit bert"),
-        (["random:bert", "--protocol", "shape-of-learning", "--tokens", "9"], "--tokens has no say"),
+        (["random:bert", "--protocol", "shape-of-learning", "--tokens", "9"], "--tokens has no effect"),
         (["random:bert", "--text", "lines.txt", "--tokenizer", "nowhere"], "the tokenizer of nowhere"),
         (["--module", "json:loads", "--text", "lines.txt"], "function without arguments"),
         ([], "name at least one model"),

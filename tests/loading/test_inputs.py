@@ -17,10 +17,10 @@ from scipy.io import wavfile
 from transformers import AutoModel
 
 from dynamics.errors import InputError
-from dynamics.experiments.scan import Options
-from dynamics.loading import media, text
-from dynamics.loading.inputs import Source
+from dynamics.loading import encoder, media, text
+from dynamics.loading.inputs import InputSource
 from dynamics.loading.models import load
+from dynamics.loading.options import InputOptions
 from dynamics.loading.subjects import Subject, expand, step_of
 from tests.capture.zoo import ZOO, build
 from tests.experiments.test_scan import offline, refused, save, scan  # noqa: F401 (offline is a fixture)
@@ -35,15 +35,15 @@ def windows(batches):
 
 
 def loaded(name, **overrides):
-    options = Options([f"random:{name}"], config_overrides=overrides)
+    options = InputOptions([f"random:{name}"], config_overrides=overrides)
     return load(expand(options)[0], options)
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 9))
 def test_running_text_is_cut_without_a_gap(lengths, room):
-    given = Source(lambda: (("x" * length, 1.0) for length in lengths), {"source": "here"})
+    given = InputSource(lambda: (("x" * length, 1.0) for length in lengths), {"source": "here"})
     numbers = iter(range(sum(lengths)))
-    code = text.Encoder(lambda part: [next(numbers) for _ in part], (), (), 0, room, "numbers")
+    code = encoder.Encoder(lambda part: [next(numbers) for _ in part], (), (), 0, room, "numbers")
     found = list(text._running(given, code, room))
     assert [i for ids, _ in found for i in ids] == list(range(sum(lengths)))
     assert all(len(ids) == room for ids, _ in found[:-1])
@@ -53,13 +53,15 @@ def test_every_token_of_every_line_counts_once(workplace):
     path = workplace / "lines.txt"
     path.write_text("\n".join("word " * (i % 7 + 1) for i in range(50)) + "\n\n")
     model = loaded("bert")
-    options = Options([], text=str(path), lines=True, batch_size=4)
-    batches = text.batches(model, options, text.source(options), by_line=True)
+    options = InputOptions([], text=str(path), lines=True, batch_size=4)
+    batches = text.text_batches(model, options, text.open_text(options))
+    shares: list[float] = []
+    batches.on_share = shares.append
     found = windows(batches)
     expected = [[3 + b for b in line.strip().encode()] for line in path.read_text().splitlines() if line]
     assert sorted(found) == sorted(expected)
     assert (batches.inputs, batches.tokens) == (50, sum(map(len, expected)))
-    assert 0.99 < batches.share <= 1.0
+    assert 0.99 < shares[-1] <= 1.0
 
 
 @pytest.mark.parametrize("by_line", [True, False])
@@ -67,8 +69,8 @@ def test_no_more_tokens_than_were_asked_for(by_line, workplace):
     path = workplace / "lines.txt"
     path.write_text("one and two and three\n" * 50)
     model = loaded("bert")
-    options = Options([], text=str(path), lines=by_line, tokens=100, context=32)
-    batches = text.batches(model, options, text.source(options), by_line)
+    options = InputOptions([], text=str(path), lines=by_line, tokens=100, context=32)
+    batches = text.text_batches(model, options, text.open_text(options))
     assert sum(map(len, windows(batches))) == batches.tokens == 100
 
 
@@ -85,8 +87,8 @@ def test_shuffled_tokens_are_the_same_in_another_order(workplace):
     model = loaded("bert")
 
     def read(**more):
-        options = Options([], text=str(path), context=64, **more)
-        batches = text.batches(model, options, text.source(options), by_line=False)
+        options = InputOptions([], text=str(path), context=64, **more)
+        batches = text.text_batches(model, options, text.open_text(options))
         return windows(batches), batches.condition
 
     (plain, nothing), (shuffled, said), (again, _) = read(), read(shuffled=True), read(shuffled=True)
@@ -106,7 +108,7 @@ def test_special_tokens_stand_around_every_window(workplace):
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", model_max_length=5)
-    code = text._wrap(fast, reach=64)
+    code = encoder._from_tokenizer(fast, 64)
     assert (code.prefix, code.suffix, code.limit) == ((1,), (2,), 5)
     path = workplace / "text.txt"
     path.write_text("a b a b a a a")
@@ -122,13 +124,13 @@ def test_a_data_set_by_datasets(workplace, monkeypatch):
     (workplace / "set").mkdir()
     rows = [{"label": i, "sentence": "x" * (i + 1)} for i in range(4)]
     (workplace / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = text.source(Options([], text="hub:set:::sentence"))
+    found = text.open_text(InputOptions([], text="hub:set:::sentence"))
     assert [part for part, _ in found.items()] == ["x", "xx", "xxx", "xxxx"]
     monkeypatch.setattr(text, "CORPUS_TOKENS", 5)  # a data set may have no end
-    batches = text.batches(loaded("bert"), Options([], text="hub:set:::sentence"), found, by_line=True)
+    batches = text.text_batches(loaded("bert"), InputOptions([], text="hub:set:::sentence"), found)
     assert sum(map(len, windows(batches))) == 5
     with pytest.raises(InputError, match="no column text: choose from label, sentence"):
-        text.source(Options([], text="hub:set"))
+        text.open_text(InputOptions([], text="hub:set"))
 
 
 def pictures(folder, count=3):
@@ -149,7 +151,7 @@ def test_images_are_read_and_the_damaged_ones_named(workplace, capsys, caplog):
     facts = told["subjects"]["vit@local"]["input"]
     assert (facts["inputs"], facts["skipped"], list(facts["unreadable"])) == (3, 1, ["torn.jpg"])
     assert (frame["condition"] == "").all()
-    processor, _ = media._image_processor(load(Subject("vit", "local", 0, "folder", str(path)), Options([])))
+    processor, _ = media._image_processor(load(Subject("vit", "local", 0, "folder", str(path)), InputOptions([])))
     images = [Image.open(folder / f"{i}.png") for i in range(3)]
     with torch.no_grad():
         states = AutoModel.from_pretrained(path)(
@@ -206,7 +208,7 @@ def test_samples_of_any_kind_are_between_minus_one_and_one(tmp_path):
         (np.float32, 1, 0),
     ):
         wavfile.write(tmp_path / "w.wav", 8000, (wave * scale + shift).astype(dtype))
-        heard, rate = media._clip(tmp_path / "w.wav")
+        heard, rate = media._read_clip(tmp_path / "w.wav")
         assert rate == 8000
         np.testing.assert_allclose(heard, wave, atol=1e-6)
 
@@ -228,7 +230,7 @@ def test_inputs_of_a_module_that_encodes_are_counted_one_by_one(workplace, capsy
     _, told = scan(*words, "--inputs", "3")
     (facts,) = told["subjects"].values()
     assert facts["input"]["inputs"] == 3
-    assert "--shuffled has no say" in refused(capsys, *words, "--shuffled", run="none")
+    assert "--shuffled has no effect" in refused(capsys, *words, "--shuffled", run="none")
 
 
 def test_a_factory_draws_its_weights_from_the_seed(workplace):
@@ -245,7 +247,7 @@ def test_a_factory_draws_its_weights_from_the_seed(workplace):
 def test_a_factory_that_gives_no_module_is_refused(workplace, capsys):
     (workplace / "lines.txt").write_text("one\n")
     words = ["--module", "tests.experiments.factories:number", "--text", "lines.txt"]
-    assert "gives int" in refused(capsys, *words)
+    assert "returns int" in refused(capsys, *words)
 
 
 def test_half_precision_is_what_the_model_runs_in(workplace):
@@ -266,12 +268,12 @@ def test_half_precision_is_what_the_model_runs_in(workplace):
     ],
 )
 def test_public_checkpoints_are_known_by_their_names(name, steps):
-    found = expand(Options([name], revisions=",".join(steps)))
+    found = expand(InputOptions([name], revisions=",".join(steps)))
     assert {subject.revision: subject.step for subject in found} == steps
     assert {subject.series for subject in found} == {name}
-    alone = expand(Options(["google/multiberts-seed_0-step_20k"]))[0]
+    alone = expand(InputOptions(["google/multiberts-seed_0-step_20k"]))[0]
     assert (alone.step, alone.series) == (20_000, "google/multiberts-seed_0")
-    assert expand(Options([name], revisions="step_2000k"))[0].step == step_of("step_2000k") == 2_000_000
+    assert expand(InputOptions([name], revisions="step_2000k"))[0].step == step_of("step_2000k") == 2_000_000
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -287,14 +289,15 @@ def test_all_steps_of_a_model_whose_checkpoints_are_repositories(online, monkeyp
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in names:
         (tmp_path / f"models--{name.replace('/', '--')}").mkdir()
-    found = expand(Options(["google/multiberts-seed_1"], revisions="all"))
+    found = expand(InputOptions(["google/multiberts-seed_1"], revisions="all"))
     assert [(subject.step, subject.source) for subject in found] == [(0, names[1]), (20_000, names[0])]
 
 
 MEASURE = """
 import resource, sys
-from dynamics.experiments.scan import Options, scan
-scan(Options(["random:gpt2"], run=sys.argv[1], text="long.txt", tokens=int(sys.argv[2]), batch_size=8, context=128,
+from dynamics.experiments.scan.loop import scan
+from dynamics.experiments.scan.options import ScanOptions
+scan(ScanOptions(["random:gpt2"], run=sys.argv[1], text="long.txt", tokens=int(sys.argv[2]), batch_size=8, context=128,
              metrics=["anisotropy", "mean_cosine", "norm_of_mean", "intrinsic_dimension"],
              config_overrides={"n_embd": 64, "n_layer": 2}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
