@@ -60,7 +60,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArmEntry:
     """The rows of one run that share a subject and a condition; entries with one `key` differ in their seed."""
 
     run: str
@@ -99,7 +99,17 @@ def design(settings: Any) -> Any:
     return {key: design(value) for key, value in settings.items() if key not in HISTORY + ASIDE}
 
 
-def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[Entry]:
+def differing(settings: Settings, others: Sequence[Settings]) -> list[str]:
+    """Return those settings that are not the same in all others, each as its key's last part and its value.
+
+    >>> differing({"model.width": 32, "depth": 2}, [{"model.width": 64, "depth": 2}])
+    ['width 32']
+    """
+    keys = [key for key, value in settings.items() if any(other.get(key) != value for other in others)]
+    return list(dict.fromkeys(f"{key.split('.')[-1]} {settings[key]}" for key in keys))
+
+
+def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
     """Return the entries of a run, from its rows and its `run.json`."""
     pairs = list(rows[["subject", "condition"]].drop_duplicates().itertuples(index=False, name=None))
     conditions = [record.parse_condition(condition) for _, condition in pairs]
@@ -108,7 +118,7 @@ def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[Entry]:
         seed = keys.pop("seed", settings.get("seed", ""))
         at = _number(keys.pop(along)) if along in keys else None
         key = json.dumps([design(settings), _series(info, subject), keys, along], sort_keys=True, default=str)
-        yield Entry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
+        yield ArmEntry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
 
 
 def _along(rows: pd.DataFrame, conditions: Sequence[Mapping[str, str]]) -> str:
@@ -151,18 +161,18 @@ def _arm_settings(info: RunInfo, subject: str) -> Settings:
     return {key: value for key, value in settings.items() if key not in ("settings", "subjects")} | shared | facts
 
 
-def arms_of(members: Sequence[Entry], infos: Mapping[str, RunInfo]) -> dict[Entry, Arm]:
+def arms_of(members: Sequence[ArmEntry], infos: Mapping[str, RunInfo]) -> dict[ArmEntry, Arm]:
     """Return the arm of each entry, arm by arm."""
-    by_key: dict[str, list[Entry]] = {}
+    by_key: dict[str, list[ArmEntry]] = {}
     for entry in members:
         by_key.setdefault(entry.key, []).append(entry)
-    groups: list[list[Entry]] = []
+    groups: list[list[ArmEntry]] = []
     for group in by_key.values():
         per_run = [[entry for entry in group if entry.run == run] for run in dict.fromkeys(e.run for e in group)]
         seeds = [seed for part in per_run for seed in {entry.seed for entry in part}]
         # Runs of one seed are no independent repetitions: they stay apart.
         groups += [group] if len(set(seeds)) == len(seeds) else per_run
-    owners: dict[Entry, Arm] = {}
+    owners: dict[ArmEntry, Arm] = {}
     for group, name in zip(groups, _names(groups, infos), strict=True):
         runs = tuple(dict.fromkeys(entry.run for entry in group))
         settings = _arm_settings(infos[runs[0]], group[-1].subject)
@@ -171,26 +181,22 @@ def arms_of(members: Sequence[Entry], infos: Mapping[str, RunInfo]) -> dict[Entr
     return owners
 
 
-def _names(groups: Sequence[Sequence[Entry]], infos: Mapping[str, RunInfo]) -> list[str]:
+def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -> list[str]:
     """Name each arm by label, subject and condition; where those agree, by the settings that differ, else the run."""
     bases = [_base_name(group[0], infos[group[0].run]) for group in groups]
     flat = [flatten(design(settings_of(infos[group[0].run]))) for group in groups]
     names = []
     for base, group, settings in zip(bases, groups, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
-        differing = [
-            f"{key.split('.')[-1]} {value}"
-            for key, value in settings.items()
-            if any(other.get(key) != value for other in alike) and len(str(value)) <= 24
-        ]
         if len(alike) > 1:
-            base = f"{base}, {', '.join(list(dict.fromkeys(differing))[:2]) or group[0].run}"
+            short = {key: value for key, value in settings.items() if len(str(value)) <= 24}
+            base = f"{base}, {', '.join(differing(short, alike)[:2]) or group[0].run}"
         names.append(base)
     return [
         name if names.count(name) == 1 else f"{name}, {group[0].run}" for name, group in zip(names, groups, strict=True)
     ]
 
 
-def _base_name(entry: Entry, info: RunInfo) -> str:
+def _base_name(entry: ArmEntry, info: RunInfo) -> str:
     label = info.to_dict().get("label") or ("" if entry.subject else entry.run)
     return ", ".join(str(part) for part in (label, _series(info, entry.subject), entry.rest) if part)

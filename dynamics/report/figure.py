@@ -13,7 +13,7 @@ from dynamics.report.plot.style import Look
 Fold = Literal["", "closed", "open"]
 
 
-class Block(Protocol):
+class PageBlock(Protocol):
     """A part of a section; `kind` names its template."""
 
     kind: ClassVar[str]
@@ -115,7 +115,7 @@ class Section:
     heading: str
     anchor: str
     link: str
-    blocks: Sequence[Block]
+    blocks: Sequence[PageBlock]
     compared: list[Compared] = field(default_factory=list)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from dynamics.report import tables
 from dynamics.report.plot.canvas import Axes
 from dynamics.report.plot.style import SOFT, Look, plain
-from dynamics.report.plot.values import Scale
+from dynamics.report.plot.values import StepScale
 
 
 def line(axes: Axes, x: ArrayLike, y: ArrayLike, hover: str = "", **style: Any) -> None:
@@ -26,7 +26,7 @@ def line(axes: Axes, x: ArrayLike, y: ArrayLike, hover: str = "", **style: Any) 
     axes.add(**{"type": "scatter", "mode": mode, "x": np.asarray(x), "y": np.asarray(y), **label, **style})
 
 
-def along(axes: Axes, scale: Scale, rows: pd.DataFrame, label: str, **style: Any) -> None:
+def along(axes: Axes, scale: StepScale, rows: pd.DataFrame, label: str, **style: Any) -> None:
     """Draw one line along the positions `at`; a point says `label`, its true position and its value.
 
     Where there is a column `shown`, it says this in place of its value.
@@ -37,7 +37,7 @@ def along(axes: Axes, scale: Scale, rows: pd.DataFrame, label: str, **style: Any
     line(axes, scale.place(rows["at"]), rows["value"], hover, customdata=true, **style)
 
 
-def seeds(axes: Axes, scale: Scale, rows: pd.DataFrame, name: str, look: Look) -> None:
+def seeds(axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look) -> None:
     """Draw a thin line for each seed of an arm, where there are several."""
     if rows["seed"].nunique() > 1:
         for seed, part in rows.groupby("seed"):
@@ -61,7 +61,7 @@ def band(axes: Axes, x: ArrayLike, rows: pd.DataFrame, look: Look) -> None:
 
 
 def means(
-    axes: Axes, scale: Scale, rows: pd.DataFrame, name: str, look: Look,
+    axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look,
     width: float = 1.8, size: float = 5, is_banded: bool = True,
 ) -> None:  # fmt: skip
     """Draw the mean over seeds of an arm along the positions, its band, and a thin line for each seed."""

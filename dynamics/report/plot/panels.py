@@ -11,7 +11,7 @@ from dynamics.report.names import Words
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Canvas
 from dynamics.report.plot.style import Looks, plain
-from dynamics.report.plot.values import Scale, Values
+from dynamics.report.plot.values import StepScale, Values
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def grid(panels: Sequence[Panel], looks: Looks) -> go.Figure:
     canvas = Canvas.grid([panel.title for panel in panels], panel=165, gap=92, between=0.055)
     for axes, panel in zip(canvas.panels, panels, strict=False):
         table = tables.thin(panel.table)
-        scale = Scale.of(table["at"])
+        scale = StepScale.of(table["at"])
         drawn = tables.over_layers(table) if panel.along else tables.final(table)
         for name, look in looks.items():
             if panel.along:

@@ -1,4 +1,4 @@
-"""Axes and colours: `Scale` for steps, honest about step 0, and `Values` for what was measured."""
+"""Axes and colours: `StepScale` for steps, honest about step 0, and `Values` for what was measured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ SPAN = 5.0
 
 
 @dataclass(frozen=True)
-class Scale:
+class StepScale:
     """An axis of steps (or of another swept number): logarithmic, with 0 at half the first positive value.
 
     Where a value is negative the axis is linear.
 
-    >>> scale = Scale.of([0, 1, 10, 100])
+    >>> scale = StepScale.of([0, 1, 10, 100])
     >>> scale.place([0, 1, 100]), scale.ticks()
     ([0.5, 1.0, 100.0], ([0.5, 1.0, 10.0, 100.0], ['0', '1', '10', '100']))
     """
@@ -30,7 +30,7 @@ class Scale:
     log: bool
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Scale":
+    def of(cls, values: Iterable[float]) -> "StepScale":
         """Return the axis that holds `values`."""
         ordered = sorted({float(value) for value in values})
         log = bool(ordered) and ordered[0] >= 0
@@ -109,7 +109,7 @@ class Values:
         """Return plotly's settings of the axis, without its title."""
         if not self.log:
             return {}
-        at, text = Scale.of([self.low, self.high]).ticks()
+        at, text = StepScale.of([self.low, self.high]).ticks()
         return {"type": "log", "tickvals": at, "ticktext": text}
 
     def shade(self, values: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ class Values:
             return {"colorscale": SIGNED, "cmin": -reach, "cmax": reach, "colorbar": bar}
         low, high = self.shade(np.array([self.low, self.high])).tolist()
         if self.log:
-            at, text = Scale.of([self.low, self.high]).ticks()
+            at, text = StepScale.of([self.low, self.high]).ticks()
             bar = {**bar, "tickvals": np.log10(at), "ticktext": text}
         high = high if high > low else low + (abs(low) or 1.0)
         return {"colorscale": MAGNITUDE, "cmin": low, "cmax": high, "colorbar": bar}

@@ -10,23 +10,8 @@ from dynamics.report.study import Study
 class SectionModule(Protocol):
     """What a module of a section defines."""
 
-    def applies(self, study: Study) -> bool:
-        """Whether the study has what the section shows."""
-        ...
-
-    def section(self, study: Study) -> Section | None:
-        """Return the section; None where nothing of it can be drawn."""
-        ...
+    def applies(self, study: Study) -> bool: ...  # whether the study has what the section shows
+    def section(self, study: Study) -> Section | None: ...  # None where nothing of it can be drawn
 
 
-SECTIONS: tuple[SectionModule, ...] = (
-    probe,
-    cone,
-    scan,
-    regularizers,
-    curves,
-    glance,
-    geometry,
-    more,
-    settings,
-)
+SECTIONS: list[SectionModule] = [probe, cone, scan, regularizers, curves, glance, geometry, more, settings]

@@ -9,7 +9,7 @@ from dynamics.report.names import CURVES, Words, capital
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import Look, Looks, looks, panel_title, plain
-from dynamics.report.plot.values import Scale
+from dynamics.report.plot.values import StepScale
 from dynamics.report.study import Study
 
 
@@ -72,7 +72,7 @@ def plot(
         looks: of all arms.
         levels: values to compare with, by label, drawn where every character counts.
     """
-    scale = Scale.of(table["at"])
+    scale = StepScale.of(table["at"])
     table = table.assign(layer=-1, head=-1, n=0)
     titles = [panel_title(title) for title in panels]
     canvas = Canvas(1, len(panels), titles, panel=270, top=74, between=0.07, share_y=False)
@@ -92,7 +92,7 @@ def plot(
     return canvas.figure()
 
 
-def _training(axes: Axes, table: pd.DataFrame, scale: Scale, name: str, look: Look) -> None:
+def _training(axes: Axes, table: pd.DataFrame, scale: StepScale, name: str, look: Look) -> None:
     for seed, rows in table[table["site"] == "train"].groupby("seed"):
         label = f"{plain(name)}, training, seed {plain(str(seed))}"
         lines.along(axes, scale, rows, label, line={"color": look.colour, "width": 3}, opacity=0.25)

@@ -15,7 +15,7 @@ from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.panels import layer_ticks
 from dynamics.report.plot.style import DEPTH, TIME, Look, Looks, looks, plain
-from dynamics.report.plot.values import Scale, Values
+from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.study import Study
 
 COLUMNS = 6
@@ -91,7 +91,7 @@ def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -
         along: what the positions are: `step`, or a condition that varies.
     """
     table = tables.thin(table)
-    means, scale, names = tables.over_seeds(table), Scale.of(table["at"]), list(looks)
+    means, scale, names = tables.over_seeds(table), StepScale.of(table["at"]), list(looks)
     layers, values = sorted(table["layer"].unique()), Values.of(words, means["value"])
     last, blank = len(names), [""] * len(names)
     heads = [_arm_title(name, look) for name, look in looks.items()]
@@ -146,7 +146,7 @@ def _arm_title(name: str, look: Look) -> str:
     return f"<b><span style='color:{look.colour}'>{look.mark} {plain(name, 30)}</span></b>"
 
 
-def _profiles(axes: Axes, means: pd.DataFrame, scale: Scale, along: str) -> None:
+def _profiles(axes: Axes, means: pd.DataFrame, scale: StepScale, along: str) -> None:
     """Draw the profile over layers at every position, coloured by it; the last one is bold."""
     positions = sorted(means["at"].unique())
     shades = np.clip(scale.fraction(positions), 0, 1) if positions else []
@@ -157,7 +157,7 @@ def _profiles(axes: Axes, means: pd.DataFrame, scale: Scale, along: str) -> None
         lines.line(axes, rows["layer"], rows["value"], hover, line=style)
 
 
-def _each_layer(axes: Axes, means: pd.DataFrame, scale: Scale, layers: Sequence[int]) -> None:
+def _each_layer(axes: Axes, means: pd.DataFrame, scale: StepScale, layers: Sequence[int]) -> None:
     """Draw every layer along the positions, coloured by its depth."""
     shades = np.linspace(0, 1, len(layers)) if len(layers) > 1 else [1.0]
     for layer, colour in zip(layers, sample_colorscale(DEPTH, shades), strict=True):
@@ -174,7 +174,7 @@ def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values)
     heat.over_positions(axes, table, values, f"{plain(along)} %{{x}}, {what} %{{y}}")
 
 
-def _peaks(axes: Axes, highest: pd.DataFrame, scale: Scale, name: str, look: Look, offset: float) -> None:
+def _peaks(axes: Axes, highest: pd.DataFrame, scale: StepScale, name: str, look: Look, offset: float) -> None:
     """Draw the layer with the highest value; open where its interval does not exclude the runner-up."""
     rows = highest.sort_values("at")
     rows = rows.assign(value=rows["layer"] + offset, shown=rows["layer"])
@@ -185,7 +185,7 @@ def _peaks(axes: Axes, highest: pd.DataFrame, scale: Scale, name: str, look: Loo
     )  # fmt: skip
 
 
-def _colour_bars(canvas: Canvas, values: Values, scale: Scale, layers: Sequence[int], along: str) -> None:
+def _colour_bars(canvas: Canvas, values: Values, scale: StepScale, layers: Sequence[int], along: str) -> None:
     """Add the three colour bars, each as high as its row of panels."""
     low, high = scale.ends
     time_bar, depth_bar = canvas.bar(plain(along), 0), {**canvas.bar("layer", 1), "tickvals": layer_ticks(layers)}

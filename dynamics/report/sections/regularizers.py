@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dynamics.report import tables
-from dynamics.report.arms import Settings, design
-from dynamics.report.figure import Block, Figure, Section, Table, TableRow, Text
+from dynamics.report.arms import Settings, design, differing
+from dynamics.report.figure import Figure, PageBlock, Section, Table, TableRow, Text
 from dynamics.report.names import DASH, MINUS, QUALITY, estimate, words
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Axes, Canvas
@@ -56,7 +56,7 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return one figure, with a column for each sweep, and a table for each."""
     members = sweeps(study)
-    blocks: list[Block] = [figure(members), *map(table, members), Text(NOTE, is_soft=True)]
+    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(NOTE, is_soft=True)]
     return Section("Shaping geometry", "shaping", "Shaping", blocks)
 
 
@@ -87,12 +87,7 @@ def _kinds(terms: list[Settings]) -> list[str]:
     for term in terms:
         kind = str(term.get("class", UNREGULARISED))
         alike = [other for other in terms if other.get("class", UNREGULARISED) == kind]
-        differing = [
-            f"{key} {value}"
-            for key, value in term.items()
-            if key != "weight" and any(other.get(key) != value for other in alike)
-        ]
-        names.append(", ".join([kind, *differing]))
+        names.append(", ".join([kind, *differing({k: v for k, v in term.items() if k != "weight"}, alike)]))
     return names
 
 

@@ -10,6 +10,9 @@ from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
 
 MEASURE = "measure_seconds"
+COST_NOTE = (
+    "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time evenly."
+)
 
 
 def applies(study: Study) -> bool:
@@ -67,42 +70,28 @@ def history(study: Study) -> Table:
 def cost(study: Study) -> Table:
     """Return the seconds of every run: training, measuring (with its share of both), and each metric."""
     rows = study.rows[(study.rows["site"] == "cost") & study.rows["value"].notna()]
-    runs = [run for run in study.runs if (rows["run"] == run).any()]
-    by_run = {run: rows[rows["run"] == run] for run in runs}
-    training = {run: _training(by_run[run]) for run in runs}
-    spent = {run: by_run[run].groupby("metric")["value"].sum() for run in runs}
-    parts = sorted({m for sums in spent.values() for m in sums.index if m.startswith(f"{MEASURE}/")})
-    parts.sort(key=lambda part: -max(sums.get(part, 0.0) for sums in spent.values()))
-    whole = {
-        run: sums.get(MEASURE, sums[[part for part in parts if part in sums]].sum() if parts else np.nan)
-        for run, sums in spent.items()
-    }
-    measuring = tuple(_share(whole[run], training[run] + whole[run]) for run in runs)
-    lines = [
-        TableRow("training, seconds", tuple(number(training[run]) for run in runs)),
-        TableRow("a training step, seconds (median)", tuple(number(_median(by_run[run])) for run in runs)),
-        TableRow("measuring, seconds (share of the run)", measuring),
+    by_run = {run: rows[rows["run"] == run] for run in study.runs if (rows["run"] == run).any()}
+    spent = rows.pivot_table(index="metric", columns="run", values="value", aggfunc="sum").reindex(columns=[*by_run])
+    parts = spent[spent.index.str.startswith(f"{MEASURE}/")]
+    whole = spent.reindex([MEASURE]).iloc[0].fillna(parts.sum(min_count=1))
+    training = pd.Series({run: _training(costs) for run, costs in by_run.items()}, dtype=float)
+    median = rows[rows["metric"] == "step_seconds"].groupby("run")["value"].median().reindex([*by_run])
+    table = [
+        TableRow("training, seconds", tuple(map(number, training))),
+        TableRow("a training step, seconds (median)", tuple(map(number, median))),
+        TableRow("measuring, seconds (share of the run)", tuple(map(_share, whole, training + whole))),
     ]
-    for part in parts:
-        name = part.split("/", 1)[1]
+    for metric, seconds in parts.loc[parts.max(axis=1).sort_values(ascending=False, kind="stable").index].iterrows():
+        name = str(metric).split("/", 1)[1]
         label = "forward passes" if name == "forward" else study.words(name).title
-        cells = tuple(_share(spent[run].get(part, np.nan), whole[run]) for run in runs)
-        lines.append(TableRow(f"of it: {label}", cells))
-    note = "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time "
-    note += "evenly."
-    return Table(tuple(runs), [line for line in lines if any(cell != DASH for cell in line.cells)], "Cost", note)
+        table.append(TableRow(f"of it: {label}", tuple(map(_share, seconds, whole))))
+    return Table(tuple(by_run), [row for row in table if any(cell != DASH for cell in row.cells)], "Cost", COST_NOTE)
 
 
 def _training(rows: pd.DataFrame) -> float:
     """Return the seconds in training steps: a row is the mean of a step since the row before it."""
     steps = rows[rows["metric"] == "step_seconds"].sort_values("step")
-    if steps.empty:
-        return float("nan")
-    return float((steps["value"] * steps["step"].diff().fillna(steps["step"])).sum())
-
-
-def _median(rows: pd.DataFrame) -> float:
-    return float(rows.loc[rows["metric"] == "step_seconds", "value"].median())
+    return float((steps["value"] * steps["step"].diff().fillna(steps["step"])).sum(min_count=1))
 
 
 def _share(part: float, whole: float) -> str:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dynamics.report.names import words
 from dynamics.report.plot.canvas import Canvas
-from dynamics.report.plot.values import Scale, Values
+from dynamics.report.plot.values import StepScale, Values
 
 BAR = Canvas(1, 1, panel=100).bar("")
 
@@ -50,7 +50,7 @@ steps = st.sets(st.integers(0, 10**6), min_size=1, max_size=30)
 
 @given(steps)
 def test_positions_keep_their_order_and_lie_on_the_axis(values):
-    scale = Scale.of(values)
+    scale = StepScale.of(values)
     placed = scale.place(sorted(values))
     assert placed == sorted(set(placed))
     low, high = scale.axis("step")["range"]
@@ -59,7 +59,7 @@ def test_positions_keep_their_order_and_lie_on_the_axis(values):
 
 @given(steps)
 def test_ticks_are_few_true_and_on_the_axis(values):
-    at, text = Scale.of(values).ticks()
+    at, text = StepScale.of(values).ticks()
     assert 1 <= len(at) <= 8
     assert ("0" in text) == (0 in values)
     assert len(set(text)) == len(text)
@@ -68,19 +68,19 @@ def test_ticks_are_few_true_and_on_the_axis(values):
 @given(steps)
 def test_colours_run_from_the_first_to_the_last_position(values):
     ordered = sorted(values)
-    shades = Scale.of(values).fraction(ordered)
+    shades = StepScale.of(values).fraction(ordered)
     assert shades[0] == 0
     assert len(ordered) == 1 or abs(shades[-1] - 1) < 1e-9
 
 
 def test_zero_stands_at_half_the_first_step_and_is_called_zero():
-    axis = Scale.of([0, 1000, 143000]).axis("step")
-    assert Scale.of([0, 1000, 143000]).place([0]) == [500]
+    axis = StepScale.of([0, 1000, 143000]).axis("step")
+    assert StepScale.of([0, 1000, 143000]).place([0]) == [500]
     assert dict(zip(axis["tickvals"], axis["ticktext"], strict=True))[500] == "0"
 
 
 def test_negative_values_make_the_axis_linear():
-    scale = Scale.of([-2, 0, 2])
+    scale = StepScale.of([-2, 0, 2])
     assert "type" not in scale.axis("weight")
     assert scale.place([-2, 0]) == [-2, 0]
     assert scale.fraction([-2, 0, 2]).tolist() == [0, 0.5, 1]

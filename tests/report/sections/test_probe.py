@@ -7,7 +7,8 @@ from dynamics import record
 from dynamics.record import NAN, Row
 from dynamics.report import page
 from dynamics.report.sections import probe
-from dynamics.report.sections.probe.designs import cone_reading, designs, sharpness_reading
+from dynamics.report.sections.probe.designs import designs
+from dynamics.report.sections.probe.readings import cone_reading, sharpness_reading
 from dynamics.report.study import load
 from tests.report.conftest import write_run
 

@@ -1,6 +1,6 @@
 """The cone of sentence vectors: sentences against tokens over depth, the axes, what transforms change."""
 
-from dynamics.report.figure import Block, Compared, Section, Text
+from dynamics.report.figure import Compared, PageBlock, Section, Text
 from dynamics.report.sections.cone.axes import matrices, turning
 from dynamics.report.sections.cone.cards import cards
 from dynamics.report.sections.cone.depth import by_corpus, sentences_and_tokens, similarity
@@ -18,7 +18,7 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return the figures of all cones, run by run."""
     runs = cone_runs(study)
-    parts: list[Block] = []
+    parts: list[PageBlock] = []
     for run in runs:
         parts += [Text(f"The run {run.name}", "h3")] if len(runs) > 1 else []
         parts += blocks(run)
@@ -27,9 +27,9 @@ def section(study: Study) -> Section:
     return Section("The cone of sentence vectors", "cone", "The cone", parts, compared)
 
 
-def blocks(run: ConeRun) -> list[Block]:
+def blocks(run: ConeRun) -> list[PageBlock]:
     """Return the figures of a run in the order of the experiments, the cards of the axes among them."""
     axes = cards(run)
-    parts: list[Block | None] = [sentences_and_tokens(run), by_corpus(run), axes if axes.cards else None]
+    parts: list[PageBlock | None] = [sentences_and_tokens(run), by_corpus(run), axes if axes.cards else None]
     parts += [matrices(run), *turning(run), similarity(run), *transforms(run), settings(run)]
     return [block for block in parts if block is not None]

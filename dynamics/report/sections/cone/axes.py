@@ -11,7 +11,7 @@ from dynamics.report.names import estimate, number
 from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Look, looks, plain
-from dynamics.report.plot.values import Scale
+from dynamics.report.plot.values import StepScale
 from dynamics.report.sections.cone.depth import COLUMNS, DepthLine, draw_line, ticks
 from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun, where_corpus
 
@@ -196,7 +196,7 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure:
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:
     """Draw a quantity at its last depth along the steps; return its rows."""
     last = rows[rows["depth"] == rows["depth"].max()].sort_values("step")
-    scale = Scale.of(last["step"])
+    scale = StepScale.of(last["step"])
     draw_line(axes, DepthLine(name, last.assign(depth=scale.place(last["step"])), look, 2.0))
     axes.x(**scale.axis("step"))
     return last

@@ -8,21 +8,14 @@ import pandas as pd
 
 from dynamics.report import summary, tables
 from dynamics.report.arms import HISTORY, flatten, settings_of
-from dynamics.report.figure import Block, Compared, Figure, Section, Table, Text
+from dynamics.report.figure import Compared, Figure, PageBlock, Section, Table, Text
 from dynamics.report.names import Words
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Looks, looks, panel_title
-from dynamics.report.plot.values import Scale, Values
-from dynamics.report.sections.probe.designs import (
-    BIASES,
-    CONE,
-    PARTS,
-    ProbeDesign,
-    cone_reading,
-    designs,
-    sharpness_reading,
-)
+from dynamics.report.plot.values import StepScale, Values
+from dynamics.report.sections.probe.designs import BIASES, CONE, PARTS, ProbeDesign, designs
+from dynamics.report.sections.probe.readings import cone_reading, sharpness_reading
 from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
 from dynamics.runs import ProbeInfo
@@ -47,7 +40,7 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section | None:
     """Return the figures of all designs, and their settings."""
     members = designs(study)
-    blocks: list[Block] = [Text(INTRODUCTION), *figures(study, members), settings(study)]
+    blocks: list[PageBlock] = [Text(INTRODUCTION), *figures(study, members), settings(study)]
     compared = [Compared(design.name, runs=[design.run]) for design in members]
     return Section("Untrained blocks", "probe", "Untrained blocks", blocks, compared) if len(blocks) > 2 else None
 
@@ -62,12 +55,12 @@ def settings(study: Study) -> Table:
 
 def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
     """Return the figures of all designs; of several, those that compare them come first and the rest is folded."""
-    is_single = len(members) == 1
-    drawn = [] if is_single else [_compared(study, members)]
+    are_several = len(members) > 1
+    drawn = [_compared(study, members)] if are_several else []
     for design in members:
         for plot in (_cone, _sharpness, _shape, _maps):
             figure = plot(study, design)
-            if figure and not is_single:
+            if figure and are_several:
                 figure = replace(figure, title=f"{figure.title}: {design.name}").folded()
             drawn.append(figure)
     return [figure for figure in drawn if figure]
@@ -115,11 +108,10 @@ def _by_part(
     titles = [panel_title(study.words(metric).title, f"block {depth} of {design.layers}") for metric, depth in panels]
     canvas = Canvas.grid(titles, len(metrics))
     for axes, (metric, depth) in zip(canvas.panels, panels, strict=False):
-        table = design.table(metric, depth, "part", bias="input")
-        table["arm"] = table["arm"].map(PARTS)
+        table = design.table(metric, depth, design.rows["part"].map(PARTS), bias="input")
         _panel(axes, table, study.words(metric), styles)
         if metric in CONE:
-            _expected(axes, design.width, metric, Scale.of(table["at"]))
+            _expected(axes, design.width, metric, StepScale.of(table["at"]))
     canvas.legend(styles)
     return Figure(title, canvas.figure(), meaning, reading, summary.join([_draws(design, rows), caption]))
 
@@ -138,8 +130,7 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     titles = [panel_title(study.words(metric).title, f"block 1 of {design.layers}") for metric in metrics]
     canvas = Canvas.grid(titles, panel=230)
     for axes, metric in zip(canvas.panels, metrics, strict=False):
-        table = design.table(metric, 1, "bias")
-        table["arm"] = table["arm"].map(BIASES)
+        table = design.table(metric, 1, design.rows["bias"].map(BIASES))
         _panel(axes, table, study.words(metric), styles)
         if metric == "min_probability":
             ends = np.log10([LEAST, max(float(table["value"].max()), LEAST) * 3])
@@ -234,8 +225,7 @@ def _line(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFra
         pairs["value"] -= pairs.pop("value_in")
         return pairs.assign(low=np.nan, high=np.nan)
     layer = design.layers if depth < 0 else depth
-    table = design.table(metric, layer, "metric", bias="input", part=part)
-    return table[table["layer"] == layer].assign(arm=design.short)
+    return design.table(metric, layer, design.short, bias="input", part=part, layer=layer)
 
 
 def _panel(axes: Axes, table: pd.DataFrame, words: Words, looks: Looks, is_flat: bool = False) -> None:
@@ -244,7 +234,7 @@ def _panel(axes: Axes, table: pd.DataFrame, words: Words, looks: Looks, is_flat:
     Lines that lie on one another stay visible: the first are broad (unless `is_flat`), later ones may be dashed;
     these show their means alone.
     """
-    scale, values = Scale.of(table["at"]), Values.of(words, table["value"])
+    scale, values = StepScale.of(table["at"]), Values.of(words, table["value"])
     widths = [1.8] * len(looks) if is_flat else np.linspace(3.4, 1.4, len(looks)).tolist()
     for (name, look), width in zip(looks.items(), widths, strict=True):
         if (table["arm"] == name).any():
@@ -254,7 +244,7 @@ def _panel(axes: Axes, table: pd.DataFrame, words: Words, looks: Looks, is_flat:
     axes.y(**values.axis())
 
 
-def _expected(axes: Axes, width: int, metric: str, scale: Scale) -> None:
+def _expected(axes: Axes, width: int, metric: str, scale: StepScale) -> None:
     """Draw the exact expectation for inputs without structure."""
     beta = np.geomspace(scale.smallest, scale.largest, 60)
     square = beta**2 + width

@@ -1,4 +1,4 @@
-"""The designs of a probe as frames, and what they show in words."""
+"""The designs of a probe as frames."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import pandas as pd
 
 from dynamics import record
 from dynamics.report import tables
-from dynamics.report.names import capital, number
 from dynamics.report.study import Study
 from dynamics.runs import ProbeInfo
 
@@ -50,11 +49,10 @@ class ProbeDesign:
     layers: int
     rows: pd.DataFrame
 
-    def table(self, metric: str, layer: int, of: str, **where: str) -> pd.DataFrame:
-        """Return one quantity at a layer (the input: layer 0), with the column `of` as arm; `where` selects rows."""
+    def table(self, metric: str, depth: int, arm: Any, **where: Any) -> pd.DataFrame:
+        """Return one quantity after a block and of the input (layer 0); `arm` names lines, `where` selects rows."""
         rows = self._rows(metric, **where)
-        rows = rows[rows["layer"].isin([0, layer])]
-        return rows.assign(arm=rows[of])[tables.COLUMNS]
+        return rows[rows["layer"].isin([0, depth])].assign(arm=arm)[tables.COLUMNS]
 
     def mean(self, metric: str, at: float, **where: Any) -> float:
         """Return a quantity at one norm, averaged over seeds; `where` selects rows."""
@@ -91,30 +89,3 @@ def _designs(study: Study, run: str, info: ProbeInfo, several: bool) -> Iterator
 
 def _without_keys(condition: str) -> str:
     return record.condition(**{k: v for k, v in record.parse_condition(condition).items() if k not in KEYS})
-
-
-def cone_reading(design: ProbeDesign) -> str:
-    """Return the cone in numbers, near the norm at which half of an input is bias."""
-    at = float(min(design.rows["at"].unique(), key=lambda beta: abs(beta - design.width**0.5)))
-    places = {PARTS[part]: (part, min(1, i)) for i, part in enumerate(PARTS)}
-    if design.layers > 1:
-        places[f"output of block {design.layers}"] = "mlp", design.layers
-    parts = []
-    for name, (part, layer) in places.items():
-        pooled, within = (design.mean(metric, at, part=part, layer=layer) for metric in CONE[:2])
-        if np.isfinite(pooled):
-            parts.append(f"{name} {number(pooled)}" + (f" ({number(within)})" if np.isfinite(within) else ""))
-    return f"Mean cosine at β = {at:g} (within a sequence): {', '.join(parts)}." if parts else ""
-
-
-def sharpness_reading(study: Study, design: ProbeDesign) -> str:
-    """Return how far attention moves from its unbiased entropy, for every place of the bias."""
-    metric = next((m for m in ("entropy", "normalized_entropy") if design.has(m)), "")
-    ends = design.rows["at"].min(), design.rows["at"].max()
-    parts = []
-    for bias, name in BIASES.items():
-        first, last = (design.mean(metric, at, bias=bias, layer=1) for at in ends)
-        if np.isfinite([first, last]).all():
-            parts.append(f"{number(first)} → {number(last)} with the bias {name}")
-    start = f"{capital(study.words(metric).axis)} from β = {ends[0]:g} to {ends[1]:g}: "
-    return f"{start}{', '.join(parts)}." if parts else ""
