@@ -68,7 +68,7 @@ def _quantity(study: Study, quantity: tables.Quantity) -> list[TableRow]:
         top = means[moved].dropna(subset="value")
         top = top.loc[top.groupby("arm")["value"].idxmax()].assign(low=np.nan)
         cells = tuple(_value(top, name, f" at {along}") for name in names)
-        rows.append(TableRow(f"{title}, highest on the way", cells))
+        rows.append(TableRow(f"{title}, highest value", cells))
     return rows
 
 
@@ -195,7 +195,7 @@ def notes(study: Study) -> list[str]:
     texts = []
     for run, info in study.runs.items():
         if info.status not in ("", "done"):
-            texts.append(f"Run {run} is marked {info.status}: its curves end where it stood.")
+            texts.append(f"Run {run} is marked {info.status}: its curves may be incomplete.")
         if not info.to_dict():
             texts.append(f"Run {run} has no run.json: its settings and provenance are unknown.")
     flat = [flatten(info.to_dict()) for info in study.runs.values()]

@@ -29,12 +29,12 @@ def line(axes: Axes, x: ArrayLike, y: ArrayLike, hover: str = "", **style: Any) 
 def along(axes: Axes, scale: StepScale, rows: pd.DataFrame, label: str, **style: Any) -> None:
     """Draw one line along the positions `at`; a point says `label`, its true position and its value.
 
-    Where there is a column `shown`, it says this in place of its value.
+    The column `true` replaces the value in what it says.
     """
     rows = rows.sort_values("at")
-    true = rows[["at", "shown" if "shown" in rows else "value"]].to_numpy(dtype=float)
+    spoken = rows[["at", "true" if "true" in rows else "value"]].to_numpy(dtype=float)
     hover = f"{label}<br>%{{customdata[0]:.6~g}}: %{{customdata[1]:.4g}}"
-    line(axes, scale.place(rows["at"]), rows["value"], hover, customdata=true, **style)
+    line(axes, scale.place(rows["at"]), rows["value"], hover, customdata=spoken, **style)
 
 
 def seeds(axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look) -> None:

@@ -177,7 +177,7 @@ def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values)
 def _peaks(axes: Axes, highest: pd.DataFrame, scale: StepScale, name: str, look: Look, offset: float) -> None:
     """Draw the layer with the highest value; open where its interval does not exclude the runner-up."""
     rows = highest.sort_values("at")
-    rows = rows.assign(value=rows["layer"] + offset, shown=rows["layer"])
+    rows = rows.assign(value=rows["layer"] + offset, true=rows["layer"])
     fill = [look.colour if is_clear else "white" for is_clear in rows["clear"]]
     marker = {**look.marker(6.5), "color": fill, "line": {"color": look.colour, "width": 1.3}}
     lines.along(

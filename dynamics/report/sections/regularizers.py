@@ -24,7 +24,7 @@ DASHES = ("solid", "dot", "dash")
 COLUMNS = ["kind", "weight", "seed", "metric", "value"]
 NOTE = (
     "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the loss: last "
-    "training batch, union of the layers, as the regulariser saw it."
+    "training batch, union of the layers, as the regulariser computes it."
 )
 
 

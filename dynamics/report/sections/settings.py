@@ -62,8 +62,8 @@ def history(study: Study) -> Table:
     owners = {run: arm.name for arm in study.arms for run in arm.runs}
     arms = [TableRow("arm", tuple(owners.get(run, DASH) for run in study.runs))] if owners else []
     keys = [key for key in HISTORY if key != "run"]
-    all_settings = [settings_of(info) for info in study.runs.values()]
-    rows = setting_rows([flatten({key: told[key] for key in keys if key in told}) for told in all_settings])
+    columns = [settings_of(info) for info in study.runs.values()]
+    rows = setting_rows([flatten({key: column[key] for key in keys if key in column}) for column in columns])
     return Table(tuple(study.runs), [*arms, *rows], "Provenance")
 
 

@@ -114,7 +114,7 @@ def figures(run):
 
 
 def test_of_a_series_the_last_step_stands_for_it(measured):
-    assert [model.name for model in measured.shown] == ["enc", "dec", "run@step8"]
+    assert [model.name for model in measured.displayed] == ["enc", "dec", "run@step8"]
     assert measured.corpora == ["sentences", "news"]
 
 
@@ -132,7 +132,7 @@ def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(measured)
 
 
 def test_a_guess_and_dense_layers_are_listed(measured):
-    enc, dec, _ = (model.facts["setup"] for model in measured.shown)
+    enc, dec, _ = (model.facts["setup"] for model in measured.displayed)
     dec |= {"guessed": "there is no modules.json"}
     enc |= {"dense": ["8 to 6, Tanh", "6 to 4, Identity"]}
     rows = {row.label: row.cells for row in settings(measured).rows}
@@ -153,9 +153,9 @@ def test_figures_in_the_order_of_the_experiments(measured):
         "Axes against axes",
         "The axis turning: run",
         "Similarity, layer by layer",
-        "What centring buys: enc",
-        "What centring buys: dec",
-        "What centring buys: run@step8",
+        "What centring changes: enc",
+        "What centring changes: dec",
+        "What centring changes: run@step8",
     ]
 
 
@@ -197,7 +197,7 @@ def test_the_axis_along_the_steps(measured):
 
 
 def test_fits_from_elsewhere_are_open_marks(measured):
-    figure = figures(measured)["What centring buys: dec"].plot
+    figure = figures(measured)["What centring changes: dec"].plot
     marks = {(trace.y[0], trace.xaxis): trace for trace in figure.data if trace.mode == "markers"}
     assert set(figure.layout.yaxis.categoryarray) == {name for name, _ in marks}
     assert "centred, from enc" in {name for name, _ in marks}
@@ -227,5 +227,5 @@ def test_a_run_of_one_model_and_corpus_has_no_comparison(measured):
     assert list(figures(single)) == [
         "Sentences against tokens",
         "Similarity, layer by layer",
-        "What centring buys: enc",
+        "What centring changes: enc",
     ]

@@ -123,7 +123,7 @@ def test_what_was_measured_once_has_no_path_and_no_step(study):
     arms = tuple(arm for arm in study.arms if arm.name != "pythia")
     labels = {row.label for row in summary.key_numbers(replace(study, rows=rows, arms=arms))}
     assert "Intrinsic dimension (residual stream)" in labels
-    assert not any("on the way" in label or label in ("seeds", "last step") for label in labels)
+    assert not any("highest value" in label or label in ("seeds", "last step") for label in labels)
     rows = {row.label: row.cells for row in summary.key_numbers(study)}
     assert rows["last step"] == tuple("512" if arm.name == "pythia" else summary.DASH for arm in study.arms)
 

@@ -22,7 +22,7 @@ def section(study: Study) -> Section:
     for run in runs:
         parts += [Text(f"The run {run.name}", "h3")] if len(runs) > 1 else []
         parts += blocks(run)
-    about = [f"sentence encoders {', '.join(model.name for model in run.shown)}" for run in runs]
+    about = [f"sentence encoders {', '.join(model.name for model in run.displayed)}" for run in runs]
     compared = [Compared(run.name, text) for run, text in zip(runs, about, strict=True)]
     return Section("The cone of sentence vectors", "cone", "The cone", parts, compared)
 

@@ -38,14 +38,14 @@ class Matrix(NamedTuple):
 def matrices(run: ConeRun) -> Figure | None:
     """Return cosines between axes: of a model's corpora, of the models; beside them CKA."""
     panels = []
-    if len(run.shown) > 1:
-        names = [model.name for model in run.shown]
+    if len(run.displayed) > 1:
+        names = [model.name for model in run.displayed]
         panels += [Matrix("axes of the models", names, _between_models(run, "axis_cosine"))]
         panels += [Matrix("linear CKA of the models", names, _between_models(run, "linear_cka"))]
     if len(run.corpora) > 1:
         panels += [
             Matrix(f"axes by corpus<br>{plain(model.name, 34)}", run.corpora, _between_corpora(run, model))
-            for model in run.shown
+            for model in run.displayed
         ]
     panels = [panel for panel in panels if np.isfinite(panel.values[~np.eye(len(panel.names), dtype=bool)]).any()]
     if not panels:
@@ -71,7 +71,7 @@ def matrices(run: ConeRun) -> Figure | None:
         _reading(run),
         "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, the "
         "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; "
-        "there is none where an axis agrees with itself by less than 0.8." + (CKA if len(run.shown) > 1 else ""),
+        "there is none where an axis agrees with itself by less than 0.8." + (CKA if len(run.displayed) > 1 else ""),
     )
 
 
@@ -87,13 +87,13 @@ def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
 
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
     def similarity(i: int, j: int) -> float:
-        model, other = run.shown[i], run.shown[j]
+        model, other = run.displayed[i], run.displayed[j]
         if i == j:
             return 1.0 if metric == "linear_cka" else _value(run.final(model, "axis_stability"))
         rows = run.final(model, metric, against=other.subject), run.final(other, metric, against=model.subject)
         return next((_value(row) for row in rows if row is not None), np.nan)
 
-    return _symmetric(len(run.shown), similarity)
+    return _symmetric(len(run.displayed), similarity)
 
 
 def _symmetric(size: int, entry: Callable[[int, int], float]) -> np.ndarray:
@@ -108,7 +108,7 @@ def _value(row: Any) -> float:
 
 def _reading(run: ConeRun) -> str:
     rows = run.rows[run.rows["metric"] == "axis_cosine"]
-    names = {model.subject: model.name for model in run.shown}
+    names = {model.subject: model.name for model in run.displayed}
     pairs = []
     for row in rows.to_dict("records"):
         if row["subject"] not in names or (row["against"] and row["against"] not in names):

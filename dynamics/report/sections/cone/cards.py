@@ -40,7 +40,7 @@ class Cards:
 def cards(run: ConeRun) -> Cards:
     """Return a card for the axis of every model and corpus."""
     blocks = []
-    for model in run.shown:
+    for model in run.displayed:
         for corpus, facts in model.facts.get("cards", {}).items():
             where, n = where_corpus(corpus), run.info.corpora.get(corpus, {}).get("sentences")
 

@@ -68,7 +68,7 @@ def sentences_and_tokens(run: ConeRun) -> Figure | None:
     """Return the mean cosine of sentences, pooled in every way, and of tokens; below, the gap (E1 and E2)."""
     styles, token = looks(list(POOLINGS)), Look(INK, "x", SYMBOLS[5][1], "dash")
     panels, readings = [], []
-    for model in run.shown:
+    for model in run.displayed:
         upper = []
         for mode, look in styles.items():
             is_own = mode == model.pooling
@@ -113,7 +113,7 @@ def by_corpus(run: ConeRun) -> Figure | None:
         return None
     styles = looks(run.corpora)
     panels = []
-    for model in run.shown:
+    for model in run.displayed:
         upper, lower = (
             [DepthLine(name, run.of(model, metric, **where_corpus(name)), look) for name, look in styles.items()]
             for metric in ("mean_cosine", "cone_gap")
@@ -161,23 +161,23 @@ def similarity(run: ConeRun) -> Figure | None:
     panels = [panel for panel in panels if (run.rows["metric"] == panel[0]).any()]
     if not panels:
         return None
-    styles = looks([model.name for model in run.shown])
+    styles = looks([model.name for model in run.displayed])
     canvas = Canvas.grid([panel_title(title) for _, title, _ in panels], panel=240, top=84, between=0.07, lift=34)
     for axes, (metric, _, title) in zip(canvas.panels, panels, strict=True):
-        drawn = [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.shown]
+        drawn = [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed]
         for line in drawn:
             draw_line(axes, line)
         _layer_axis(axes, drawn, "layer")
         axes.y(title={"text": title})
     canvas.legend(styles)
-    last = [(model.name, run.final(model, "spearman")) for model in run.shown]
+    last = [(model.name, run.final(model, "spearman")) for model in run.displayed]
     scores = "; ".join(f"{name} {estimate(row, 'undefined')}" for name, row in last if row is not None)
     return Figure(
         "Similarity, layer by layer",
         canvas.figure(),
-        "Left: do sentences that are alike in the end stand close already? Rank correlation of all pairwise cosines at "
-        "a layer with those of the last.",
+        "Left: whether sentences that are similar at the end are close already. Rank correlation of all pairwise "
+        "cosines at a layer with those of the last.",
         f"Against the scores, last layer: {scores}." if scores else "",
-        f"{DEPTHS} It stands one place after the model's last layer. The model's own pooling, nothing subtracted. "
+        f"{DEPTHS} The model's own pooling, nothing subtracted. "
         "Bands: 95 % interval over resampled sentences or pairs.",
     )

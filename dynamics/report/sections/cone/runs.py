@@ -19,14 +19,14 @@ KEYS = ("corpus", "pooling", "state", "transform", "fitted", "against", "against
 
 @dataclass(frozen=True)
 class ConeModel:
-    """One model of a run; `is_shown` unless it is a step that another of its series follows."""
+    """One model of a run; `is_displayed` unless it is a step that another of its series follows."""
 
     subject: str
     name: str
     facts: Settings
     series: str
     step: int
-    is_shown: bool
+    is_displayed: bool
 
     @property
     def pooling(self) -> str:
@@ -52,9 +52,9 @@ class ConeRun:
     rows: pd.DataFrame
 
     @property
-    def shown(self) -> list[ConeModel]:
+    def displayed(self) -> list[ConeModel]:
         """Return the models that have panels."""
-        return [model for model in self.models if model.is_shown]
+        return [model for model in self.models if model.is_displayed]
 
     @property
     def corpora(self) -> list[str]:
@@ -111,7 +111,7 @@ def _models(info: ConeInfo) -> list[ConeModel]:
 
 def settings(run: ConeRun) -> Table:
     """Return what every model is and how its sentences became vectors: a column for each model."""
-    facts = [model.facts for model in run.shown]
+    facts = [model.facts for model in run.displayed]
     setups = [of_model.get("setup", {}) for of_model in facts]
     inputs = [of_model.get("input", {}).get(MAIN, {}) for of_model in facts]
     sources = {"sentence-transformers": "its own", "default": "unknown"}
@@ -134,4 +134,4 @@ def settings(run: ConeRun) -> Table:
         for label, cells in columns
         if any(cell not in (None, "") for cell in cells)
     ]
-    return Table(tuple(model.name for model in run.shown), rows, "Models and settings")
+    return Table(tuple(model.name for model in run.displayed), rows, "Models and settings")

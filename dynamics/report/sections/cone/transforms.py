@@ -15,7 +15,7 @@ RAW = "as they are"
 
 def transforms(run: ConeRun) -> list[Figure]:
     """Return a figure for each model; all but the first wait for a click."""
-    figures = [figure for model in run.shown if (figure := _figure(run, model))]
+    figures = [figure for model in run.displayed if (figure := _figure(run, model))]
     return [*figures[:1], *(figure.folded() for figure in figures[1:])]
 
 
@@ -42,7 +42,7 @@ def _figure(run: ConeRun, model: ConeModel) -> Figure | None:
     canvas[0, 0].y(type="category", categoryorder="array", categoryarray=labels[::-1], automargin=True)
     canvas.set(margin={"l": 250, "r": 16, "t": 70, "b": 46})
     return Figure(
-        f"What centring buys: {model.name}",
+        f"What centring changes: {model.name}",
         canvas.figure(),
         "Each transform fitted on the sentences that it is applied to (filled), or on another corpus or model (open): "
         "dotted, the vectors as they are.",
