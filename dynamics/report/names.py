@@ -1,16 +1,25 @@
-"""What the names in a record mean: words for headings, axes and captions."""
+"""What the names in a record mean: words for headings, axes and captions, and how numbers are written."""
 
-from typing import NamedTuple
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-class Words(NamedTuple):
-    """How a quantity is spoken of.
+@dataclass(frozen=True)
+class Words:
+    """The words of a quantity.
 
-    `estimator` says how the number is made and whether the states are centred; `meaning` what it tells, in a
-    line. `signed` quantities have a meaningful zero: where they take both signs, colours diverge from it.
-    `wide` ones are positive and may span decades: then their axis is logarithmic.
+    Args:
+        title: its name in text.
+        unit: empty where it has none.
+        meaning: what it says, in a line.
+        estimator: how the number is computed and whether the states are centred.
+        signed: whether zero means something: where values take both signs, colours diverge from it.
+        wide: whether it is positive and may span decades: then its axis is logarithmic.
     """
 
     title: str
@@ -22,178 +31,21 @@ class Words(NamedTuple):
 
     @property
     def axis(self) -> str:
+        """Return the title with its unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-METRICS = {
-    "anisotropy": Words(
-        "anisotropy",
-        meaning="Share of the variance along one single direction: 1/d in a round cloud, 1 on a line.",
-        estimator="σ₁² / Σσᵢ² of the centred states",
-    ),
-    "anisotropy_uncentered": Words(
-        "anisotropy, uncentred",
-        meaning="The same share with the mean left in: a cloud far from the origin counts as a line.",
-        estimator="σ₁² / Σσᵢ² of the states, not centred",
-    ),
-    "singular_value_share": Words(
-        "singular value share",
-        meaning="The largest singular value's share of their sum.",
-        estimator="σ₁ / Σσᵢ of the centred states",
-    ),
-    "mean_cosine": Words(
-        "mean cosine",
-        meaning="Cosine between two states taken at random: 0 in all directions alike, 1 in a narrow cone.",
-        estimator="closed form over all pairs of different tokens, not centred",
-        signed=True,
-    ),
-    "mean_cosine_across_windows": Words(
-        "mean cosine across windows",
-        meaning="The mean cosine of pairs from different windows, which share no context.",
-        estimator="closed form over all pairs from different windows, not centred",
-        signed=True,
-    ),
-    "isoscore": Words(
-        "IsoScore",
-        meaning="0: all variance along one direction; 1: the same in all. It grows with the number of points.",
-        estimator="(participation ratio - 1) / (d - 1) of the covariance",
-    ),
-    "participation_ratio": Words(
-        "participation ratio",
-        "dimensions",
-        meaning="How many directions share the variance.",
-        estimator="tr(S)² / ‖S‖² of the covariance S",
-        wide=True,
-    ),
-    "effective_rank": Words(
-        "effective rank",
-        "dimensions",
-        meaning="How many directions the states use (also known as RankMe).",
-        estimator="exp of the entropy of σᵢ / Σσ",
-        wide=True,
-    ),
-    "intrinsic_dimension": Words(
-        "intrinsic dimension",
-        meaning="Dimension of the sheet on which the states lie, as seen between nearest neighbours.",
-        estimator="TwoNN (ratio of the first two neighbour distances); exact duplicates dropped, so n counts "
-        "unique points; near duplicates (a token that recurs at its position) pull it down, and it is biased low "
-        "from about 15 dimensions on; the interval covers neither",
-        wide=True,
-    ),
-    "duplicate_share": Words(
-        "share of duplicates",
-        meaning="States that equal another one exactly; the intrinsic dimension leaves them out.",
-        estimator="1 - different states / n",
-    ),
-    "scale_dependence": Words(
-        "scale dependence",
-        meaning="About 1 where the intrinsic dimension is the same at all scales.",
-        estimator="intrinsic dimension of an eighth of the states over that of all, mean over the eighths",
-    ),
-    "local_anisotropy": Words(
-        "local anisotropy",
-        meaning="Anisotropy within a neighbourhood: never near 0 in so few points; see the random one.",
-        estimator="anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states",
-    ),
+Descriptions = Mapping[str, Mapping[str, Any]]
+"""Facts of metrics by name, as `run.json` has them; keys that `Words` does not have are ignored."""
+
+METRICS: Descriptions = json.loads((Path(__file__).parent / "metrics.json").read_text())
+"""Facts of the metrics that have a class, for runs that do not describe theirs."""
+
+OTHERS = {
     "local_anisotropy_random": Words(
         "local anisotropy, random",
-        meaning="What 64 states drawn at random give: the value to compare the local anisotropy with.",
+        meaning="The anisotropy of 64 states drawn at random: the value to compare the local anisotropy with.",
         estimator="anisotropy of 64 random states, centred on their mean, averaged over draws",
-    ),
-    "linear_cka": Words(
-        "linear CKA",
-        meaning="Similarity of two representations of the same tokens: 1 where equal up to rotation and scale.",
-        estimator="‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred",
-    ),
-    "procrustes_linearity": Words(
-        "linearity",
-        meaning="1 where one representation is a linear map of the other.",
-        estimator="share of the variance that the best linear map explains, both centred",
-    ),
-    "cka_to_start": Words(
-        "linear CKA to step 0",
-        meaning="Similarity of a layer's states to those of the same tokens at step 0, up to rotation and scale.",
-        estimator="‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred, on the same sample of tokens",
-    ),
-    "linearity_to_start": Words(
-        "linearity to step 0",
-        meaning="1 where a layer's states are a linear map of what they were at step 0.",
-        estimator="share of the variance that the best linear map explains, both centred, on the same sample of tokens",
-    ),
-    "mean_norm": Words("mean norm", meaning="Mean length of a state.", estimator="mean of ‖x‖, not centred", wide=True),
-    "norm_of_mean": Words(
-        "norm of the mean",
-        meaning="How far the whole cloud lies from the origin.",
-        estimator="‖mean of the states‖, not centred",
-        wide=True,
-    ),
-    "kurtosis": Words(
-        "kurtosis of the neurons",
-        meaning="1 where all coordinates are alike; high where a few are outliers.",
-        estimator="mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred",
-        wide=True,
-    ),
-    "drift": Words(
-        "drift",
-        meaning="How far the mean has moved since the weights were drawn.",
-        estimator="‖mean now - mean at step 0‖ per head, on the same tokens",
-    ),
-    "qk_alignment": Words(
-        "query-key alignment",
-        meaning="1: mean query and mean key point the same way; -1: opposite ways; 0: they are orthogonal.",
-        estimator="cosine of the mean query with the mean key, per head",
-        signed=True,
-    ),
-    "qk_mean_cosine": Words(
-        "mean cosine, queries to keys",
-        meaning="Cosine of a query and a key taken at random.",
-        estimator="closed form over all pairs of a query and a key, per head, not centred",
-        signed=True,
-    ),
-    "entropy": Words(
-        "attention entropy",
-        "nats",
-        meaning="Low: sharp attention; high: spread over many keys.",
-        estimator="entropy of each attention row, mean over queries",
-    ),
-    "normalized_entropy": Words(
-        "attention entropy, normalised",
-        meaning="1: uniform over the keys that a query may see; 0: all on one key.",
-        estimator="entropy / log(visible keys), mean over queries; rows with one visible key left out",
-    ),
-    "max_probability": Words(
-        "largest attention probability",
-        meaning="Near 1 where attention is sharp.",
-        estimator="largest probability of each row, mean over queries",
-    ),
-    "min_probability": Words(
-        "least attention probability",
-        meaning="1 / keys where attention is uniform, near 0 where it is sharp.",
-        estimator="smallest probability of each row among the visible keys, mean over queries",
-        wide=True,
-    ),
-    "score_variance": Words(
-        "score variance",
-        meaning="How far a query's scores lie apart: all that softmax sees of them.",
-        estimator="variance of each row of scores over the visible keys, mean over queries",
-        wide=True,
-    ),
-    "sink_mass": Words(
-        "attention sink",
-        meaning="Attention that goes to the very first position.",
-        estimator="mean probability on position 0; query 0 left out",
-    ),
-    "logit_max": Words(
-        "largest attention logit",
-        meaning="Large logits make attention sharp.",
-        estimator="largest scaled logit of a head",
-        signed=True,
-    ),
-    "qk_symmetry": Words(
-        "symmetry of W_q W_kᵀ",
-        meaning="1: symmetric; -1: antisymmetric; 0: neither (random weights).",
-        estimator="tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data",
-        signed=True,
     ),
     "cone_gap": Words(
         "gap",
@@ -204,7 +56,7 @@ METRICS = {
     "axis_share": Words(
         "share of the axis",
         meaning="Share of the variance of sentence vectors along the axis of their cone.",
-        estimator="σ₁² / Σσᵢ² of the centred vectors as the model hands them out",
+        estimator="σ₁² / Σσᵢ² of the centred vectors as the model returns them",
     ),
     "axis_stability": Words(
         "stability of the axis",
@@ -238,6 +90,7 @@ METRICS = {
     "spearman_correlation": Words("Spearman correlation"),
     "loss": Words("loss", "nats; squared error of a score"),
 }
+"""Quantities without a metric class."""
 
 SITES = {
     "residual": "residual stream",
@@ -274,9 +127,10 @@ CORE = (
     ("attention", "qk_alignment"),
     ("attention", "normalized_entropy"),
 )
-"""What a reader sees without a click, in this order."""
+"""Site and metric of what a reader sees without a click, in this order."""
 
 CURVES = ("train", "validation")
+"""Sites of the learning curves."""
 QUALITY = (
     "bits_per_character",
     "accuracy",
@@ -286,51 +140,49 @@ QUALITY = (
     "f1",
     "exact_match",
 )
-"""Curves that tell how well a model does what it learns, the most telling first."""
+"""Curves that say how well a model does what it learns, the most telling first."""
 DASH = "\N{EN DASH}"
 """Stands where there is no value."""
 MINUS = "\N{MINUS SIGN}"
-PLACES = {site: place for place, site in enumerate(SITES)}
 
 
-def words(metric: str) -> Words:
-    """The words of a metric; a variant borrows from the metric that its name begins with.
+def words(metric: str, descriptions: Descriptions | None = None) -> Words:
+    """Return the words of a metric; a variant borrows from the metric that its name begins with.
+
+    Args:
+        metric: its name.
+        descriptions: facts that runs state themselves; they come before those of this package.
 
     >>> words("anisotropy").title, words("intrinsic_dimension_mle").title, words("stable_rank").title
     ('anisotropy', 'intrinsic dimension (mle)', 'stable rank')
+    >>> words("stable_rank", {"stable_rank": {"title": "stable rank", "unit": "dimensions"}}).axis
+    'stable rank (dimensions)'
     """
-    if metric in METRICS:
-        return METRICS[metric]
-    stem = max((name for name in METRICS if metric.startswith(f"{name}_")), key=len, default=None)
-    if stem is None:
+    described = {**METRICS, **(descriptions or {})}
+    if metric in described:
+        facts = {"title": metric.replace("_", " "), **described[metric]}
+        return Words(**{key: value for key, value in facts.items() if key in Words.__dataclass_fields__})
+    if metric in OTHERS:
+        return OTHERS[metric]
+    stem = max((name for name in (*described, *OTHERS) if metric.startswith(f"{name}_")), key=len, default="")
+    if not stem:
         return Words(metric.replace("_", " "), signed=True)
-    variant = metric[len(stem) + 1 :].replace("_", " ")
-    known = METRICS[stem]
-    estimator = f"the variant '{variant}' of {known.title}"
-    return known._replace(title=f"{known.title} ({variant})", estimator=estimator)
+    variant, base = metric[len(stem) + 1 :].replace("_", " "), words(stem, descriptions)
+    return replace(base, title=f"{base.title} ({variant})", estimator=f"the variant '{variant}' of {base.title}")
 
 
 def site(name: str) -> str:
-    """The words of a site."""
+    """Return the words of a site."""
     return SITES.get(name, name)
 
 
-def heading(name: str, metric: str) -> str:
-    """Title of a figure.
-
-    >>> heading("query", "drift")
-    'Drift (queries)'
-    """
-    return f"{capital(words(metric).title)} ({site(name)})"
-
-
 def capital(text: str) -> str:
-    """Text that begins a sentence or a title: `str.capitalize` without its lower-casing."""
+    """Return text that begins a sentence or a title: `str.capitalize` without its lower-casing."""
     return text[:1].upper() + text[1:]
 
 
 def compact(value: float) -> str:
-    """A step or another position on an axis, short.
+    """Return a step or another position on an axis, short.
 
     >>> [compact(v) for v in (0, 0.25, 512, 1000, 1024, 2500, 143000, 3e6)]
     ['0', '0.25', '512', '1k', '1024', '2.5k', '143k', '3M']
@@ -342,7 +194,7 @@ def compact(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """A measured value with three significant digits and four decimals at most; a dash where there is none.
+    """Return a measured value with three significant digits and at most four decimals; a dash where there is none.
 
     >>> [number(v) for v in (0.61234, 12.345, 123456.0, 0.00123, 2e-6, 0)]
     ['0.612', '12.3', '123000', '0.0012', '2.0e-06', '0']
@@ -357,3 +209,19 @@ def number(value: float) -> str:
     else:
         text = f"{value:.{min(4, 2 - int(np.floor(np.log10(abs(rounded)))))}f}"
     return MINUS + text[1:] if text[0] == "-" else text
+
+
+def estimate(row: Any, missing: str = DASH) -> str:
+    """Return a value with its interval, where it has one.
+
+    Args:
+        row: with `value`, `low` and `high`, or None.
+        missing: stands where there is no finite value.
+
+    >>> estimate({"value": 0.5, "low": 0.4, "high": 0.6}), estimate(None, "undefined")
+    ('0.500 [0.400, 0.600]', 'undefined')
+    """
+    if row is None or not np.isfinite(row["value"]):
+        return missing
+    bounded = np.isfinite(row["low"]) and np.isfinite(row["high"])
+    return number(row["value"]) + (f" [{number(row['low'])}, {number(row['high'])}]" if bounded else "")

@@ -1,258 +1,102 @@
-"""Which runs belong together: an arm is a set of runs (or conditions) that differ by their seed alone."""
+"""The study that a page is about: the runs, their rows, and the arms that they form."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from dynamics import record, runs
 from dynamics.errors import InputError
-from dynamics.report.names import CURVES
-from dynamics.runs import resolve
+from dynamics.report.arms import Arm, arms_of, entries
+from dynamics.report.names import Descriptions, Words, capital, site, words
+from dynamics.runs import ConeInfo, ProbeInfo, RunInfo
 
-HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
-"""Keys of `run.json` that tell how a run went, not what it was: two seeds of one arm may differ in them."""
-ASIDE = ("probe", "seed", "seed_everything", "source", "notes")
-"""Keys, at any depth, that do not make another arm either."""
-
-NAMING = ("model", "revision", "step", "series")
-"""Facts of a scanned model that its name on the page tells."""
-SOURCES = ("text", "images", "audio")
-"""What a scan reads: the facts of a model tell of its own."""
-
-Settings = dict[str, Any]
-ALL_HEADS = [("head", "=", -1)]
-
-ABOUT = {
-    (
-        "clm",
-        True,
-    ): "Causal mask: a character sees only what comes before it; learns to predict the next one (clm).",
-    ("mlm", False): "No mask: a character sees the whole window; learns to restore masked characters (mlm).",
-    (
-        "mlm",
-        True,
-    ): "Causal mask, yet learns to restore masked characters (mlm): tells the mask from the objective.",
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One arm of the comparison: `name` is unique on the page, `settings` are those that its runs share."""
-
-    name: str
-    runs: tuple[str, ...]
-    seeds: tuple[str, ...]
-    along: str
-    settings: Settings = field(default_factory=dict, repr=False)
-
-    @property
-    def objective(self) -> str:
-        return str(self.settings.get("objective") or "")
-
-    @property
-    def about(self) -> str:
-        """What this arm is, in a sentence; empty where its run does not say."""
-        return ABOUT.get((self.objective, self.settings.get("is_causal")), "")
+Info = TypeVar("Info", bound=RunInfo)
+ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]
 
 
 @dataclass(frozen=True)
 class Study:
-    """What the report is about.
+    """What the page is about.
 
-    `rows` are those of the record, with the columns `arm` (its name), `seed`, `along` (what the geometry is
-    followed along: `step`, or the name of a swept condition) and `at` (where on it, a number). `arrays`
-    are those that stand for all heads of a layer, with the same columns and their numbers in `values`.
+    Args:
+        rows: those of the record that arms have, with the columns `arm` (its name), `seed`, `along` (what the geometry
+            is followed along: `step`, or the name of a condition that varies) and `at` (where on it, a number).
+        arrays: those that stand for all heads of a layer, with the same columns and their numbers in `values`.
+        arms: what is compared; probes and cones have none.
+        runs: what `run.json` says of each run, by name.
+        records: all rows of each run, with conditions as columns.
     """
 
     rows: pd.DataFrame
     arrays: pd.DataFrame
     arms: tuple[Arm, ...]
-    runs: dict[str, Settings]
+    runs: dict[str, RunInfo]
+    records: dict[str, pd.DataFrame]
+
+    @property
+    def arm_names(self) -> list[str]:
+        """Return the names of the arms, in order."""
+        return [arm.name for arm in self.arms]
+
+    def of_kind(self, kind: type[Info]) -> dict[str, Info]:
+        """Return the runs of one kind, by name."""
+        return {run: info for run, info in self.runs.items() if isinstance(info, kind)}
+
+    def rows_of(self, run: str, keys: Sequence[str]) -> pd.DataFrame:
+        """Return all rows of a run with a column for each of `keys`, empty where a condition does not have it."""
+        rows = self.records[run]
+        return rows.assign(**{key: rows[key].fillna("") if key in rows else "" for key in keys})
+
+    @property
+    def descriptions(self) -> Descriptions:
+        """Return the facts of metrics that the runs state."""
+        return {metric: facts for info in self.runs.values() for metric, facts in info.descriptions.items()}
+
+    def words(self, metric: str) -> Words:
+        """Return the words of a metric, as the runs describe it where they do."""
+        return words(metric, self.descriptions)
+
+    def heading(self, place: str, metric: str) -> str:
+        """Return the title of a metric at a site, for example `Drift (queries)`."""
+        return f"{capital(self.words(metric).title)} ({site(place)})"
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """The rows of one run that share a subject and a condition."""
-
-    run: str
-    subject: str
-    condition: str
-    rest: str
-    seed: str
-    along: str
-    at: float | None
-    key: str
-
-
-def flatten(settings: Any, prefix: str = "") -> Settings:
-    """Nested settings as one level of dotted keys.
-
-    >>> flatten({"layers": 4, "data": {"corpus": "enwik8"}, "devices": [0, 1]})
-    {'layers': 4, 'data.corpus': 'enwik8', 'devices': '[0, 1]'}
-    """
-    if isinstance(settings, dict):
-        flat: Settings = {}
-        for key, value in settings.items():
-            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: json.dumps(settings, default=str) if isinstance(settings, list) else settings}
-
-
-def load(runs: Sequence[str | Path]) -> Study:
+def load(names: Sequence[str | Path]) -> Study:
     """Read runs given by name or path and sort their rows into arms.
 
     Raises:
         InputError: no run was named, one does not exist, or one has no rows.
     """
-    folders = list(dict.fromkeys(resolve(run).resolve() for run in runs))
+    folders = list(dict.fromkeys(runs.resolve(name).resolve() for name in names))
     if not folders:
         raise InputError("name at least one run to report on, for example `dynamics report NAME --out report.html`.")
-    frames, told, arrays = {}, {}, []
+    infos: dict[str, RunInfo] = {}
+    records: dict[str, pd.DataFrame] = {}
+    arrays: list[dict[str, Any]] = []
     for folder in folders:
-        name = _unique(folder, told)
-        told[name] = _settings(folder)
-        frames[name] = record.read(folder).assign(run=name)
-        if frames[name].empty:
-            raise InputError(f"run {name} has no rows in {folder / 'record'}: nothing has been measured yet.")
-        arrays += [vars(array) | {"run": name} for array in record.read_arrays(folder, ALL_HEADS)]
-    entries = [entry for name, frame in frames.items() for entry in _entries(name, frame, told[name])]
-    arms, owner = _arms(entries, told)
+        run = folder.name if folder.name not in infos else str(folder)
+        infos[run] = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
+        records[run] = record.read(folder, conditions=True).assign(run=run)
+        if records[run].empty:
+            raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
+        arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
+    compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo)}
+    members = [entry for run, info in compared.items() for entry in entries(run, records[run], info)]
+    owners = arms_of(members, compared)
     labels = pd.DataFrame(
-        [(e.run, e.subject, e.condition, owner[e].name, e.seed, e.along, e.at) for e in entries],
+        [(e.run, e.subject, e.condition, arm.name, e.seed, e.along, e.at) for e, arm in owners.items()],
         columns=["run", "subject", "condition", "arm", "seed", "along", "at"],
     ).astype({"at": float})
-    rows = _label(pd.concat(frames.values()), labels)
-    empty = pd.DataFrame(columns=[*record.KEY, "values"])
-    return Study(rows, _label(pd.DataFrame(arrays) if arrays else empty, labels), arms, told)
+    rows = [records[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)]
+    table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
+    arms = tuple({arm.name: arm for arm in owners.values()}.values())
+    return Study(_label(pd.concat(rows), labels), _label(table, labels), arms, infos, records)
 
 
 def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    table = table.merge(labels, on=["run", "subject", "condition"], how="left")
+    """Return the rows that belong to an arm, with its columns."""
+    table = table.merge(labels, on=["run", "subject", "condition"])
     return table.assign(at=table["at"].fillna(table["step"]).astype(float))
-
-
-def _unique(folder: Path, taken: Settings) -> str:
-    return folder.name if folder.name not in taken else str(folder)
-
-
-def _settings(folder: Path) -> Settings:
-    if not (folder / "run.json").is_file():
-        return {}
-    told = runs.read(folder).to_dict()
-    if not isinstance(told, dict):
-        raise InputError(f"{folder / 'run.json'} must hold one JSON object (found {type(told).__name__}).")
-    return told
-
-
-def _parse(condition: str) -> dict[str, str]:
-    return dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in condition.split(",") if pair)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _swept(frame: pd.DataFrame, conditions: Sequence[dict[str, str]]) -> str:
-    """What a run is followed along: its steps, else the condition with the most numbers, three at least."""
-    if frame.loc[~frame["site"].isin([*CURVES, "cost"]), "step"].nunique() > 1:
-        return "step"
-    values: dict[str, set[float | None]] = {}
-    for condition in conditions:
-        for key, text in condition.items():
-            values.setdefault(key, set()).add(_number(text))
-    counts = {key: len(found) for key, found in values.items() if None not in found and key != "seed"}
-    best = max(counts, key=counts.__getitem__, default="step")
-    return best if counts.get(best, 0) >= 3 else "step"
-
-
-def _entries(run: str, frame: pd.DataFrame, told: Settings) -> Iterator[_Entry]:
-    pairs = frame[["subject", "condition"]].drop_duplicates()
-    parsed = [_parse(condition) for condition in pairs["condition"]]
-    along = _swept(frame, parsed)
-    what = design(told)
-    for (subject, condition), keys in zip(pairs.itertuples(index=False), parsed, strict=True):
-        seed = keys.pop("seed", told.get("seed", ""))
-        at = _number(keys.pop(along)) if along in keys else None
-        key = json.dumps([what, _series(told, subject), keys, along], sort_keys=True, default=str)
-        yield _Entry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
-
-
-def _facts(told: Settings, subject: str) -> Settings:
-    """What a scan knows of one of its models; nothing where the run is no scan."""
-    subjects = told.get("subjects")
-    known = subjects.get(subject) if isinstance(subjects, dict) else None
-    return known if isinstance(known, dict) else {}
-
-
-def _series(told: Settings, subject: str) -> str:
-    """The model that revisions on one step axis share, else the subject itself."""
-    return str(_facts(told, subject).get("series") or subject)
-
-
-def _own(told: Settings, subject: str) -> Settings:
-    """The settings of an arm: of a scan's, those that all models share and the facts of its own."""
-    facts = {key: value for key, value in _facts(told, subject).items() if key not in NAMING}
-    if not facts:
-        return told
-    shared = {key: value for key, value in (told.get("settings") or {}).items() if key not in SOURCES}
-    return {key: value for key, value in told.items() if key not in ("settings", "subjects")} | shared | facts
-
-
-def design(told: Any) -> Any:
-    """What a run was: its settings without its history and its seed."""
-    if not isinstance(told, dict):
-        return told
-    return {key: design(value) for key, value in told.items() if key not in HISTORY + ASIDE}
-
-
-def _arms(entries: Sequence[_Entry], told: dict[str, Settings]) -> tuple[tuple[Arm, ...], dict[_Entry, Arm]]:
-    groups: dict[str, list[_Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.key, []).append(entry)
-    split: list[list[_Entry]] = []
-    for group in groups.values():
-        runs = list(dict.fromkeys(entry.run for entry in group))
-        per_run = [[entry for entry in group if entry.run == run] for run in runs]
-        seeds = [seed for mine in per_run for seed in {entry.seed for entry in mine}]
-        # Runs of one seed are no independent repetitions: they stay apart.
-        split += [group] if len(set(seeds)) == len(seeds) else per_run
-    names = _names(split, told)
-    arms, owner = [], {}
-    for group, name in zip(split, names, strict=True):
-        runs = tuple(dict.fromkeys(entry.run for entry in group))
-        seeds = tuple(dict.fromkeys(entry.seed for entry in group))
-        arms.append(Arm(name, runs, seeds, group[0].along, _own(told[runs[0]], group[-1].subject)))
-        owner |= dict.fromkeys(group, arms[-1])
-    return tuple(arms), owner
-
-
-def _names(groups: Sequence[Sequence[_Entry]], told: dict[str, Settings]) -> list[str]:
-    """Label, subject and condition of each arm; where those agree, the settings that differ, else the run."""
-    bases = [_base(group[0], told[group[0].run]) for group in groups]
-    flat = [flatten(design(told[group[0].run])) for group in groups]
-    names = []
-    for base, group, mine in zip(bases, groups, flat, strict=True):
-        alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
-        differing = [
-            f"{key.split('.')[-1]} {value}"
-            for key, value in mine.items()
-            if any(other.get(key) != value for other in alike) and len(str(value)) <= 24
-        ]
-        if len(alike) > 1:
-            base = f"{base}, {', '.join(list(dict.fromkeys(differing))[:2]) or group[0].run}"
-        names.append(base)
-    return [
-        name if names.count(name) == 1 else f"{name}, {group[0].run}" for name, group in zip(names, groups, strict=True)
-    ]
-
-
-def _base(entry: _Entry, told: Settings) -> str:
-    label = told.get("label") or ("" if entry.subject else entry.run)
-    return ", ".join(str(part) for part in (label, _series(told, entry.subject), entry.rest) if part)

@@ -1,4 +1,4 @@
-"""The record as tidy frames: one for each figure. Pure pandas; no plots and no torch here.
+"""The record as tidy frames: one for each figure. Pure pandas; no plots here.
 
 Every frame of geometry has the columns `arm seed at layer head value low high n`; one that is averaged over
 seeds has `seeds` (how many) in place of `seed`.
@@ -9,63 +9,71 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dynamics.report.names import CORE, CURVES, PLACES, QUALITY
+from dynamics.report.names import CORE, CURVES, QUALITY, SITES
 
 SERIES = ["arm", "at", "layer", "head"]
 COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n"]
 DRAWN = 40
 """Positions (steps) that a figure of geometry draws at most."""
 
+Quantity = tuple[str, str, str]
+"""What a figure of geometry is about: along (`step`, or a condition that varies), site and metric."""
 
-def quantities(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Every (along, site, metric) of geometry, the core first, then by site and name."""
+
+def quantities(rows: pd.DataFrame) -> list[Quantity]:
+    """Return every quantity of geometry, the core first, then by site and name."""
     geometry = rows[~rows["site"].isin([*CURVES, "cost"])]
-    found = geometry[["along", "site", "metric"]].drop_duplicates().itertuples(index=False, name=None)
+    sites = list(SITES)
 
-    def place(quantity: tuple[str, str, str]) -> tuple[object, ...]:
+    def place(quantity: Quantity) -> tuple[object, ...]:
         along, site, metric = quantity
         core = CORE.index((site, metric)) if (site, metric) in CORE else len(CORE)
-        return (along != "step", along, core, PLACES.get(site, len(PLACES)), site, metric)
+        return (along != "step", along, core, sites.index(site) if site in sites else len(sites), site, metric)
 
-    return sorted(found, key=place)
+    return sorted(geometry[["along", "site", "metric"]].drop_duplicates().itertuples(index=False, name=None), key=place)
+
+
+def core(quantities: Sequence[Quantity]) -> list[Quantity]:
+    """Return the quantities that a reader sees without a click: those of `CORE`, else the first ones."""
+    return [quantity for quantity in quantities if quantity[1:] in CORE] or list(quantities[: len(CORE)])
 
 
 def geometry(rows: pd.DataFrame, site: str, metric: str, along: str = "step") -> pd.DataFrame:
-    """One quantity, tidy, with all its heads."""
+    """Return one quantity, tidy, with all its heads."""
     chosen = rows[(rows["site"] == site) & (rows["metric"] == metric) & (rows["along"] == along)]
     return chosen[COLUMNS].sort_values(["arm", "seed", *SERIES[1:]], ignore_index=True)
 
 
 def without_heads(table: pd.DataFrame) -> pd.DataFrame:
-    """One value a layer: head -1 where the record has it, else the mean over heads, without an interval."""
+    """Return one value a layer: head -1 where the record has it, else the mean over heads, without an interval."""
     keys = ["arm", "seed", "at", "layer"]
-    given = table[table["head"] == -1]
-    rest = table.merge(given[keys], on=keys, how="left", indicator=True).query("_merge == 'left_only'")
+    recorded = table[table["head"] == -1]
+    rest = table.merge(recorded[keys], on=keys, how="left", indicator=True).query("_merge == 'left_only'")
     if rest.empty:
-        return given.reset_index(drop=True)
+        return recorded.reset_index(drop=True)
     means = _average(rest, keys)
     means = means.assign(head=-1, low=np.nan, high=np.nan)[COLUMNS]
-    parts = [part for part in (given, means) if not part.empty]
+    parts = [part for part in (recorded, means) if not part.empty]
     return pd.concat(parts).sort_values(keys, ignore_index=True)
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the layers 1..L of each seed (over what there is, where no layer is above 0); no interval.
+    """Return the mean over the layers 1..L of each seed (over all, where no layer is above 0); no interval.
 
     A layer without a single finite value is left out; any other gap leaves a gap in the mean.
     """
     table = table[table["head"] == -1]
     if (table["layer"] > 0).any():
         table = table[table["layer"] > 0]
-    known = table.groupby(["arm", "seed", "layer"])["value"].transform("count") > 0
-    means = _average(table[known], ["arm", "seed", "at"])
+    has_values = table.groupby(["arm", "seed", "layer"])["value"].transform("count") > 0
+    means = _average(table[has_values], ["arm", "seed", "at"])
     return means.assign(layer=-1, head=-1, low=np.nan, high=np.nan)[COLUMNS]
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds with its 95 % t interval; of a single seed, its own value and sampling interval.
+    """Return the mean over seeds with its 95 % t interval; of a single seed, its own value and sampling interval.
 
-    Only positions that all seeds of an arm have reached are kept: no mean changes its members on the way.
+    Only positions that all seeds of an arm have reached are kept: no mean changes its members along the steps.
     """
     seeds = table.groupby("arm")["seed"].nunique()
     reached = table.groupby(["arm", "at"])["seed"].nunique().reset_index(name="seeds")
@@ -81,17 +89,17 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def final(table: pd.DataFrame) -> pd.DataFrame:
-    """The last position of every arm."""
+    """Return the last position of every arm."""
     return table[table["at"] == table.groupby("arm")["at"].transform("max")].reset_index(drop=True)
 
 
 def first(table: pd.DataFrame) -> pd.DataFrame:
-    """The first position of every arm."""
+    """Return the first position of every arm."""
     return table[table["at"] == table.groupby("arm")["at"].transform("min")].reset_index(drop=True)
 
 
 def highest(table: pd.DataFrame) -> pd.DataFrame:
-    """The layer with the highest value, for each arm and position; positions without a value drop out.
+    """Return the layer with the highest value, for each arm and position; positions without a value drop out.
 
     `clear` says whether its interval lies above the runner-up's value (never, where there is no interval).
     """
@@ -105,7 +113,7 @@ def highest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def thin(table: pd.DataFrame, most: int = DRAWN) -> pd.DataFrame:
-    """At most `most` positions of each arm: the first, the last and about evenly spaced ones on a log axis."""
+    """Return at most `most` positions of each arm: the first, the last and about evenly spaced ones on a log axis."""
     kept = []
     for _, part in table.groupby("arm", sort=False):
         positions = np.sort(part["at"].unique())
@@ -114,7 +122,7 @@ def thin(table: pd.DataFrame, most: int = DRAWN) -> pd.DataFrame:
 
 
 def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most `most` positions, about evenly spaced in log(1 + position), both ends among them.
+    """Return the indices of at most `most` positions, about evenly spaced in log(1 + position), both ends among them.
 
     >>> chosen(range(0, 1001), 5)
     array([   0,    5,   31,  177, 1000])
@@ -128,7 +136,7 @@ def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
 
 
 def curves(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A learning curve: columns `arm seed site at value low high`; training averaged in log-spaced bins."""
+    """Return a learning curve: columns `arm seed site at value low high`; training averaged in log-spaced bins."""
     table = rows[rows["site"].isin(CURVES) & (rows["metric"] == metric)]
     table = table[["arm", "seed", "site", "step", "value", "low", "high"]].rename(columns={"step": "at"})
     parts = []
@@ -138,7 +146,7 @@ def curves(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def binned(curve: pd.DataFrame, bins: int = 24) -> pd.DataFrame:
-    """A curve averaged within bins of equal width in log(1 + step), `bins` to a factor of e; columns stay.
+    """Return a curve averaged within bins of equal width in log(1 + step), `bins` to a factor of e; columns stay.
 
     The edges are fixed, so that seeds that have run for different lengths share their bins. The first bins hold
     one step each.
@@ -152,7 +160,7 @@ def binned(curve: pd.DataFrame, bins: int = 24) -> pd.DataFrame:
 
 
 def curve_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves averaged over seeds, for each site of theirs; columns of `over_seeds` and `site`."""
+    """Return learning curves averaged over seeds, for each of their sites; columns of `over_seeds` and `site`."""
     means = [
         over_seeds(part.assign(layer=-1, head=-1, n=0)).assign(site=site)
         for site, part in table.groupby("site", sort=False)
@@ -161,27 +169,22 @@ def curve_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_metrics(rows: pd.DataFrame) -> list[str]:
-    """Metrics of the learning curves; how well the models do comes first."""
-    found = rows.loc[rows["site"].isin(CURVES), "metric"].unique()
+    """Return the metrics of the learning curves; how well the models do comes first."""
+    metrics = rows.loc[rows["site"].isin(CURVES), "metric"].unique()
     order = (*QUALITY, "loss")
-    return sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))
+    return sorted(metrics, key=lambda m: (order.index(m) if m in order else len(order), m))
 
 
 def _average(table: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """Mean of `value` (NaN if any member is), smallest `n`, number of `members` and `more`, for each group."""
-    told = {
-        "value": ("value", "mean"),
-        "known": ("value", "count"),
-        "members": ("value", "size"),
-        "n": ("n", "min"),
-    }
-    means = table.groupby(keys, as_index=False).agg(**told, **more)
-    means.loc[means["known"] < means["members"], "value"] = np.nan
-    return means.drop(columns="known")
+    """Return the mean of `value` (NaN if any member is), the least `n`, the number of `members`, and `more`."""
+    parts = {"value": ("value", "mean"), "finite": ("value", "count"), "members": ("value", "size"), "n": ("n", "min")}
+    means = table.groupby(keys, as_index=False).agg(**parts, **more)
+    means.loc[means["finite"] < means["members"], "value"] = np.nan
+    return means.drop(columns="finite")
 
 
 def t_half(spread: pd.Series, seeds: pd.Series) -> np.ndarray:
-    """Half the width of a mean's 95 % t interval, from the standard deviation over so many seeds."""
+    """Return half the width of a mean's 95 % t interval, from the standard deviation over so many seeds."""
     from scipy.special import stdtrit
 
     return stdtrit(seeds.to_numpy() - 1, 0.975) * spread.to_numpy() / np.sqrt(seeds.to_numpy())

@@ -1,14 +1,17 @@
 """Synthetic records of three arms: shapes as in the literature, numbers from formulas."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from dynamics import record
 from dynamics.record import NAN, Row
-from dynamics.runs import write_run
+from dynamics.report.figure import TableRow
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200)
 LAYERS, HEADS = 4, 4
@@ -62,14 +65,14 @@ def geometry(run: str, step: int, bell: float, noise: np.random.Generator) -> li
 
 def histograms(run: str, step: int, noise: np.random.Generator) -> list[record.Array]:
     edges = np.linspace(-8, 8, 33)
-    made = []
+    arrays = []
     for layer in range(1, LAYERS + 1):
         for head in (-1, 0):
             logits = noise.normal(0, 1 + 0.01 * step, 1000)
             counts = np.bincount(np.digitize(logits, edges), minlength=34)
             for name, values in (("logit_histogram", counts), ("logit_edges", edges)):
-                made.append(record.Array(run, "", "", step, "attention", layer, head, f"logit_max/{name}", values))
-    return made
+                arrays.append(record.Array(run, "", "", step, "attention", layer, head, f"logit_max/{name}", values))
+    return arrays
 
 
 def curves(run: str, start: float, end: float, noise: np.random.Generator) -> list[Row]:
@@ -94,8 +97,14 @@ def curves(run: str, start: float, end: float, noise: np.random.Generator) -> li
     return rows
 
 
+def write_run(folder: Path, content: Mapping[str, object]) -> None:
+    """Write `run.json` as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(content))
+
+
 def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: object) -> Path:
-    """Write the run `folder` as training would and give its path back; `settings` go into `run.json`."""
+    """Write the run `folder` as training would and return its path; `settings` go into `run.json`."""
     noise = np.random.default_rng([seed, *kind.encode()])
     bell = {"decoder": 0.6, "encoder": 0.15, "masked": 0.4}[kind] * (1 + 0.05 * noise.standard_normal())
     out = record.Record(folder)
@@ -131,6 +140,16 @@ def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: obj
     }
     write_run(folder, provenance | settings)
     return folder
+
+
+def cells(rows: Sequence[TableRow], label: str) -> tuple[str, ...]:
+    """Return the cells of the row with a label."""
+    return next(row.cells for row in rows if row.label == label)
+
+
+def filled(figure: go.Figure, kind: str) -> list[Any]:
+    """Return the traces of a kind that show anything: legends and colour bars bring traces without points."""
+    return [trace for trace in figure.data if trace.type == kind and list(trace.x) not in ([], [None])]
 
 
 @pytest.fixture

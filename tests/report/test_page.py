@@ -12,7 +12,7 @@ from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import NAN, Row
 from dynamics.report import page
-from dynamics.runs import write_run
+from tests.report.conftest import write_run
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,15 @@ def test_many_arms_are_laid_over_one_another(small, tmp_path):
     axes = [last["layout"][axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
     assert axes == ["step", "layer"]
     assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {f"arm, width {w}" for w in range(7)}
+
+
+def test_a_metric_of_the_user_has_its_title_and_axis(small, tmp_path):
+    facts = {"title": "twist", "unit": "turns", "meaning": "How far states turn.", "source": "nobody", "range": [0, 1]}
+    run = small("d", descriptions={"my_twist": facts})
+    rows = [Row("d", "", "", step, "residual", layer, -1, "my_twist", layer) for step in (0, 8) for layer in (0, 1)]
+    record.Record(run).write(1, rows)
+    html = page.write([run], tmp_path / "r.html").read_text()
+    assert "<h3>Twist (residual stream)</h3>" in html
+    assert "How far states turn." in html
+    assert "twist (turns)" in [figure["layout"]["yaxis"].get("title", {}).get("text") for figure in figures(html)]
+    assert '<th scope="row">descriptions' not in html

@@ -4,10 +4,10 @@ from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import Row
 from dynamics.report.study import load
-from dynamics.runs import write_run
+from tests.report.conftest import write_run
 
 
-def swept(folder, conditions, kind="probe"):
+def swept(folder, conditions):
     """A record whose values depend on a condition, without steps."""
     rows = [
         Row(folder.name, "", condition, 0, "output", layer, -1, "mean_cosine", 0.1 * layer)
@@ -15,7 +15,7 @@ def swept(folder, conditions, kind="probe"):
         for layer in (1, 2)
     ]
     record.Record(folder).write(0, rows)
-    write_run(folder, {"run": folder.name, "kind": kind})
+    write_run(folder, {"run": folder.name})
     return folder
 
 
@@ -56,22 +56,22 @@ def test_two_folders_of_one_name_are_two_runs(make):
     assert len(study.runs) == len(study.arms) == 2
 
 
-@pytest.mark.parametrize("told", [{}, None])
-def test_a_record_without_settings_is_called_by_its_run(make, told):
+@pytest.mark.parametrize("content", [{}, None])
+def test_a_record_without_settings_is_called_by_its_run(make, content):
     run = make("foreign")
     (run / "run.json").unlink()
-    if told is not None:
-        write_run(run, told)
+    if content is not None:
+        write_run(run, content)
     (arm,) = load([run]).arms
     assert (arm.name, arm.objective, arm.about) == ("foreign", "", "")
 
 
 def test_a_sweep_without_steps_is_followed_along_the_swept_number(tmp_path):
     conditions = [f"beta={beta},bias={bias},seed={seed}" for beta in (0, 0.5, 2) for bias in "qk" for seed in (0, 1)]
-    study = load([swept(tmp_path / "probe", conditions)])
+    study = load([swept(tmp_path / "weights", conditions)])
     assert {(arm.name, arm.seeds, arm.along) for arm in study.arms} == {
-        ("probe, bias=q", ("0", "1"), "beta"),
-        ("probe, bias=k", ("0", "1"), "beta"),
+        ("weights, bias=q", ("0", "1"), "beta"),
+        ("weights, bias=k", ("0", "1"), "beta"),
     }
     assert sorted(study.rows["at"].unique()) == [0, 0.5, 2]
 

@@ -3,30 +3,27 @@ import pytest
 
 from dynamics import record
 from dynamics.record import Row
-from dynamics.report import origin, summary, tables
+from dynamics.report import summary, tables
+from dynamics.report.names import DASH
 from dynamics.report.study import load
-from tests.report.conftest import STEPS
-
-
-def cells(lines, label):
-    return next(line.cells for line in lines if line.label == label)
+from tests.report.conftest import STEPS, cells
 
 
 def test_bits_on_masked_characters_have_a_line_of_their_own(twins):
     numbers = summary.key_numbers(load(twins))
     every = cells(numbers, "validation bits per character, every character (clm)")
     masked = cells(numbers, "validation bits per character, masked characters only (mlm)")
-    assert [cell == summary.DASH for cell in every] == [False, True, True]
-    assert [cell == summary.DASH for cell in masked] == [True, False, False]
+    assert [cell == DASH for cell in every] == [False, True, True]
+    assert [cell == DASH for cell in masked] == [True, False, False]
 
 
-def test_the_peak_of_the_last_profile_is_told_with_its_layer(twins):
+def test_the_peak_of_the_last_profile_stands_with_its_layer(twins):
     study = load(twins)
-    told = cells(summary.key_numbers(study), "Anisotropy (residual stream), highest layer at the end")
+    peaks = cells(summary.key_numbers(study), "Anisotropy (residual stream), highest layer at the end")
     rows = tables.geometry(study.rows, "residual", "anisotropy")
     last = rows[(rows["arm"] == study.arms[0].name) & (rows["at"] == STEPS[-1])]
     peak = last.loc[last["value"].idxmax()]
-    assert told[0].startswith(f"layer {peak['layer']}: {peak['value']:.3f} [")
+    assert peaks[0].startswith(f"layer {peak['layer']}: {peak['value']:.3f} [")
 
 
 def test_a_reading_names_every_arm_with_its_change(twins):
@@ -38,7 +35,7 @@ def test_a_reading_names_every_arm_with_its_change(twins):
     assert text.count("→") == text.count("highest at layer 2") == 3
 
 
-def test_a_caption_tells_estimator_settings_points_layers_and_gaps(twins):
+def test_a_caption_names_estimator_settings_points_layers_and_gaps(twins):
     study = load(twins)
     table = tables.geometry(study.rows, "residual", "intrinsic_dimension")
     text = summary.caption(study, table, "residual", "intrinsic_dimension")
@@ -62,45 +59,17 @@ def test_a_caption_says_that_seeds_are_averaged(make):
     assert "sampling error" not in text
 
 
-def test_settings_that_differ_come_first_and_are_marked(twins):
-    lines = origin.settings(load(twins))
-    marks = [line.differs for line in lines]
-    assert {line.label for line in lines if line.differs} == {"label", "objective", "is_causal"}
-    assert marks == sorted(marks, reverse=True)
-    assert cells(lines, "width") == ("64",) * 3
-
-
-def test_settings_that_repeat_or_are_private_are_told_once(make):
-    run = make("d", model={"width": 64, "depth": 4, "_class_path": "x", "seed": 0})
-    labels = [line.label for line in origin.settings(load([run]))]
-    assert "model.depth" in labels
-    assert not {"model.width", "model._class_path", "model.seed"} & set(labels)
-
-
-def test_the_cost_of_measuring_is_a_share_of_the_run(twins):
-    lines = origin.cost(load(twins)).lines
-    assert cells(lines, "training, seconds")[0] == "22.0"
-    assert cells(lines, "measuring, seconds (share of the run)")[0] == "4.00 (15%)"
-    assert cells(lines, "of it: intrinsic dimension")[0] == "3.10 (78%)"
-
-
-def test_history_has_a_column_for_each_run(twins):
-    table = origin.history(load(twins))
-    assert table.columns == ("decoder", "encoder", "masked")
-    assert cells(table.lines, "status") == ("done",) * 3
-
-
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "note"),
     [
         ({"status": "failed"}, "marked failed"),
-        ({"probe": {"sha256": "2" * 64}}, "do not share their probe tokens"),
+        ({"probe": {"sha256": "2" * 64}}, "do not share their evaluation tokens"),
         ({"data": {"sha256": "2" * 64}}, "do not share their training text"),
     ],
 )
-def test_what_hinders_a_comparison_is_noted(make, settings, said):
+def test_what_hinders_a_comparison_is_noted(make, settings, note):
     study = load([make("d"), make("e", "encoder", **settings)])
-    assert any(said in note for note in summary.notes(study))
+    assert any(note in text for text in summary.notes(study))
 
 
 def test_nothing_is_noted_where_nothing_is_wrong(twins):

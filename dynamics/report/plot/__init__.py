@@ -1,0 +1,1 @@
+"""The one room for drawing: panels, lines, maps, axes and colours."""

@@ -5,10 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dynamics.report.plot.style import INK, SOFT, TEMPLATE
-
-Cell = tuple[int, int]
-"""Row and column of a panel, from 0."""
+from dynamics.report.plot.style import INK, SOFT, TEMPLATE, Looks, plain
 
 
 class Canvas:
@@ -27,25 +24,15 @@ class Canvas:
     """
 
     def __init__(
-        self,
-        rows: int,
-        cols: int,
-        titles: Sequence[str] = (),
-        *,
-        panel: int,
-        gap: int = 62,
-        top: int = 56,
-        right: int = 16,
-        between: float = 0.025,
-        share_y: bool = True,
-        lift: int = 28,
-    ) -> None:
-        self.rows, self.cols, self._share_y = rows, cols, share_y
+        self, rows: int, cols: int, titles: Sequence[str] = (), *, panel: int, gap: int = 62, top: int = 56,
+        right: int = 16, between: float = 0.025, share_y: bool = True, lift: int = 28,
+    ) -> None:  # fmt: skip
+        self.rows, self.cols = rows, cols
         self._plot = rows * panel + (rows - 1) * gap
         self._panel, self._gap, self._width = panel, gap, (1 - (cols - 1) * between) / cols
         self._between = between
-        self._data: list[dict[str, Any]] = []
-        self._layout: dict[str, Any] = {
+        self.data: list[dict[str, Any]] = []
+        self.layout: dict[str, Any] = {
             "template": TEMPLATE,
             "height": self._plot + top + 46,
             "margin": {"l": 66, "r": right, "t": top, "b": 46},
@@ -53,94 +40,115 @@ class Canvas:
             "legend": {"y": 1 + lift / self._plot},
             "annotations": [],
         }
-        for row in range(rows):
-            for col in range(cols):
-                self._place((row, col))
-        for i, title in enumerate(titles):
-            self._title((i // cols, i % cols), title)
+        self.panels = [Axes(self, i, *divmod(i, cols)) for i in range(rows * cols)]
+        for axes in self.panels if share_y else ():
+            if axes.col:
+                axes.y(matches=f"y{self[axes.row, 0].number}", showticklabels=False)
+        for axes, title in zip(self.panels, titles, strict=False):
+            self._title(axes, title)
 
-    def add(self, cell: Cell, **trace: Any) -> None:
-        """Add a trace to a panel: what plotly takes, in its names."""
-        number = self._number(cell)
-        self._data.append({"showlegend": False, **trace, "xaxis": f"x{number}", "yaxis": f"y{number}"})
+    @classmethod
+    def grid(cls, titles: Sequence[str], columns: int = 4, **sizes: Any) -> "Canvas":
+        """Return panels with axes of their own, one for each title, at most `columns` side by side.
 
-    def x(self, cell: Cell, **settings: Any) -> None:
-        """Set the horizontal axis of a panel."""
-        self._layout[f"xaxis{self._number(cell)}"] |= settings
+        What is left of the last row is hidden. `sizes` are as in the constructor.
+        """
+        columns = min(columns, len(titles))
+        sizes = {"panel": 210, "gap": 88, "top": 98, "between": 0.06, "share_y": False, "lift": 46, **sizes}
+        canvas = cls(-(-len(titles) // columns), columns, titles, **sizes)
+        for axes in canvas.panels[len(titles) :]:
+            axes.hide()
+        return canvas
 
-    def y(self, cell: Cell, **settings: Any) -> None:
-        """Set the vertical axis of a panel."""
-        self._layout[f"yaxis{self._number(cell)}"] |= settings
-
-    def note(self, cell: Cell, x: float, y: float, text: str) -> None:
-        """Write a note above a point of a panel, to the right of it; a log axis takes the logarithm of x."""
-        number = self._number(cell)
-        where = {
-            "xref": f"x{number}",
-            "x": x,
-            "xanchor": "left",
-            "yref": f"y{number}",
-            "y": y,
-            "yanchor": "bottom",
-        }
-        note = {"text": text, "showarrow": False, "font": {"size": 11, "color": SOFT}}
-        self._layout["annotations"].append(note | where)
+    def __getitem__(self, cell: tuple[int, int]) -> "Axes":
+        """Return the panel at (row, column), counted from 0."""
+        return self.panels[cell[0] * self.cols + cell[1]]
 
     def set(self, **settings: Any) -> None:
-        """Set anything else of the layout."""
-        self._layout |= settings
+        """Set anything of the layout."""
+        self.layout |= settings
 
     def bar(self, title: str, row: int | None = None, col: int | None = None) -> dict[str, Any]:
-        """A colour bar to the right of a panel, of a row of panels, or of the upper rows where none is given."""
-        bottom, top = self._rise(0 if row is None else row)
+        """Return a colour bar beside a panel, beside a row of panels, or beside the upper rows if none is named."""
+        bottom, top = self.rise(row or 0)
         if row is None:
             bottom = max(0.0, top - 300 / self._plot)
         return {
             "title": {"text": title, "side": "right", "font": {"size": 11}},
             "tickfont": {"size": 10},
-            **{
-                "x": 1.008 if col is None else self._run(col)[1] + 0.004,
-                "xanchor": "left",
-                "y": (bottom + top) / 2,
-                "yanchor": "middle",
-            },
+            **{"x": 1.008 if col is None else self.run(col)[1] + 0.004, "xanchor": "left"},
+            **{"y": (bottom + top) / 2, "yanchor": "middle"},
             **{"len": (top - bottom) * 1.05, "thickness": 11, "outlinewidth": 0},
         }
 
+    def legend(self, looks: Looks) -> None:
+        """Name every look above the panels."""
+        for name, look in looks.items():
+            style = {"line": look.line(2), "marker": look.marker(7), "name": plain(name), "showlegend": True}
+            self[0, 0].add(type="scatter", mode="lines+markers", x=[None], y=[None], **style)
+        self.set(showlegend=True)
+
+    def legend_beside(self) -> None:
+        """Name the traces that ask for it, to the right of the panels."""
+        self.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
+
     def figure(self) -> go.Figure:
-        """The figure, checked."""
-        return go.Figure({"data": self._data, "layout": self._layout})
+        """Return the figure, checked by plotly."""
+        return go.Figure({"data": self.data, "layout": self.layout})
 
-    def _number(self, cell: Cell) -> str:
-        number = cell[0] * self.cols + cell[1] + 1
-        return "" if number == 1 else str(number)
-
-    def _rise(self, row: int) -> tuple[float, float]:
-        """Lower and upper edge of a row as shares of the height."""
+    def rise(self, row: int) -> tuple[float, float]:
+        """Return lower and upper edge of a row as shares of the height."""
         top = self._plot - row * (self._panel + self._gap)
         return max(0.0, (top - self._panel) / self._plot), min(1.0, top / self._plot)
 
-    def _run(self, col: int) -> tuple[float, float]:
-        """Left and right edge of a column as shares of the width."""
+    def run(self, col: int) -> tuple[float, float]:
+        """Return left and right edge of a column as shares of the width."""
         left = col * (self._width + self._between)
         return left, min(1.0, left + self._width)
 
-    def _place(self, cell: Cell) -> None:
-        number, (row, col) = self._number(cell), cell
-        self._layout[f"xaxis{number}"] = {"anchor": f"y{number}", "domain": self._run(col)}
-        vertical: dict[str, Any] = {"anchor": f"x{number}", "domain": self._rise(row)}
-        if self._share_y and col > 0:
-            vertical |= {"matches": f"y{self._number((row, 0))}", "showticklabels": False}
-        self._layout[f"yaxis{number}"] = vertical
-
-    def _title(self, cell: Cell, text: str) -> None:
-        (left, right), (_, top) = self._run(cell[1]), self._rise(cell[0])
-        self._layout["annotations"].append(
+    def _title(self, axes: "Axes", text: str) -> None:
+        (left, right), (_, top) = self.run(axes.col), self.rise(axes.row)
+        self.layout["annotations"].append(
             {
-                "text": text,
-                "showarrow": False,
-                "font": {"size": 12.5, "color": INK},
+                **{"text": text, "showarrow": False, "font": {"size": 12.5, "color": INK}},
                 **{"xref": "paper", "x": (left + right) / 2, "xanchor": "center"},
                 **{"yref": "paper", "y": top, "yanchor": "bottom", "yshift": 3},
+            }
+        )
+
+
+class Axes:
+    """One panel of a canvas."""
+
+    def __init__(self, canvas: Canvas, i: int, row: int, col: int) -> None:
+        self.canvas, self.row, self.col, self.number = canvas, row, col, str(i + 1) if i else ""
+        canvas.layout[f"xaxis{self.number}"] = {"anchor": f"y{self.number}", "domain": canvas.run(col)}
+        canvas.layout[f"yaxis{self.number}"] = {"anchor": f"x{self.number}", "domain": canvas.rise(row)}
+
+    def add(self, **trace: Any) -> None:
+        """Add a trace: what plotly takes, in its names."""
+        place = {"xaxis": f"x{self.number}", "yaxis": f"y{self.number}"}
+        self.canvas.data.append({"showlegend": False, **trace, **place})
+
+    def x(self, **settings: Any) -> None:
+        """Set the horizontal axis."""
+        self.canvas.layout[f"xaxis{self.number}"] |= settings
+
+    def y(self, **settings: Any) -> None:
+        """Set the vertical axis."""
+        self.canvas.layout[f"yaxis{self.number}"] |= settings
+
+    def hide(self) -> None:
+        """Hide the axes of a panel that stays empty."""
+        self.x(visible=False)
+        self.y(visible=False)
+
+    def note(self, x: float, y: float, text: str) -> None:
+        """Write a note above a point, to the right of it; a log axis takes the logarithm of x."""
+        self.canvas.layout["annotations"].append(
+            {
+                **{"text": text, "showarrow": False, "font": {"size": 11, "color": SOFT}},
+                **{"xref": f"x{self.number}", "x": x, "xanchor": "left"},
+                **{"yref": f"y{self.number}", "y": y, "yanchor": "bottom"},
             }
         )

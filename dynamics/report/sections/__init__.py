@@ -1,0 +1,17 @@
+"""The sections of the page, in order. A new section is a module here and its name in `SECTIONS`."""
+
+from typing import Protocol
+
+from dynamics.report.figure import Section
+from dynamics.report.sections import cone, curves, geometry, glance, more, probe, regularizers, scan, settings
+from dynamics.report.study import Study
+
+
+class SectionModule(Protocol):
+    """What a module of a section defines."""
+
+    def applies(self, study: Study) -> bool: ...  # whether the study has what the section shows
+    def section(self, study: Study) -> Section | None: ...  # None where nothing of it can be drawn
+
+
+SECTIONS: list[SectionModule] = [probe, cone, scan, regularizers, curves, glance, geometry, more, settings]

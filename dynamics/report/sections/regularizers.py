@@ -1,38 +1,41 @@
-"""What regularisers of geometry did: how well the model does, and its dimension, against IsoScore*, over lambda.
-
-Pure: frames and `run.json` in, plotly figures and tables out.
-"""
+"""What regularisers of geometry did: how well the model does, and its dimension, against IsoScore*, over lambda."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dynamics.report import tables
-from dynamics.report.drawn import Drawn
-from dynamics.report.names import DASH, MINUS, QUALITY, number, words
-from dynamics.report.origin import Table
-from dynamics.report.plot.canvas import Canvas, Cell
-from dynamics.report.plot.style import ARMS, INK, SYMBOLS, plain
+from dynamics.report.arms import Settings, design, differing
+from dynamics.report.figure import Figure, PageBlock, Section, Table, TableRow, Text
+from dynamics.report.names import DASH, MINUS, QUALITY, estimate, words
+from dynamics.report.plot import lines
+from dynamics.report.plot.canvas import Axes, Canvas
+from dynamics.report.plot.style import INK, Look, Looks, looks, panel_title
 from dynamics.report.plot.values import Values
-from dynamics.report.study import Settings, Study, design
-from dynamics.report.summary import Line
+from dynamics.report.study import Study
+from dynamics.runs import FitInfo
 
 SCORE, DIMENSION = "isoscore", "intrinsic_dimension"
 UNREGULARISED = ""
+DASHES = ("solid", "dot", "dash")
 COLUMNS = ["kind", "weight", "seed", "metric", "value"]
+NOTE = (
+    "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the loss: last "
+    "training batch, union of the layers, as the regulariser computes it."
+)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RegularizerSweep:
     """Runs that differ in their regulariser and their seed alone.
 
     `rows` have the columns `kind` (class of the regulariser, with those of its settings in which the runs differ;
-    empty where nothing is added to the loss), `weight`,
-    `seed`, `metric` and `value`: `isoscore` and `intrinsic_dimension` are means over the layers 1..L at the last
-    measured step, `isoscore_star` is that of the last training step, and the rest is how well the model does, last.
+    empty where nothing is added to the loss), `weight`, `seed`, `metric` and `value`: `isoscore` and
+    `intrinsic_dimension` are means over the layers 1..L at the last measured step, `isoscore_star` is that of the last
+    training step, and the rest (`quality`) is how well the model does, last.
     """
 
     name: str
@@ -41,63 +44,74 @@ class Sweep:
 
     @property
     def kinds(self) -> list[str]:
-        """Regularisers with a weight that is not 0."""
+        """Return the regularisers with a weight that is not 0."""
         return sorted(set(self.rows["kind"]) - {UNREGULARISED})
 
 
-def sweeps(study: Study) -> list[Sweep]:
-    """All sweeps among the runs: two weights at least of one design."""
-    found: dict[str, dict[str, Settings]] = {}
-    for run, told in study.runs.items():
-        terms = told.get("regularizers") or {}
-        if told.get("kind") == "fit" and len(terms) < 2:
-            term = next(iter(terms.values()), {"weight": 0.0})
-            found.setdefault(_key(told), {})[run] = term if term["weight"] else {"weight": 0.0}
-    made = []
-    for terms in found.values():
+def applies(study: Study) -> bool:
+    """Whether there is a sweep of regularisers among the runs."""
+    return bool(sweeps(study))
+
+
+def section(study: Study) -> Section:
+    """Return one figure, with a column for each sweep, and a table for each."""
+    members = sweeps(study)
+    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(NOTE, is_soft=True)]
+    return Section("Shaping geometry", "shaping", "Shaping", blocks)
+
+
+def sweeps(study: Study) -> list[RegularizerSweep]:
+    """Return all sweeps among the runs: two weights at least of one design."""
+    by_design: dict[str, dict[str, Settings]] = {}
+    for run, info in study.of_kind(FitInfo).items():
+        if len(info.regularizers) < 2:
+            term = next(iter(info.regularizers.values()), {"weight": 0.0})
+            by_design.setdefault(_key(info), {})[run] = term if term["weight"] else {"weight": 0.0}
+    members = []
+    for terms in by_design.values():
         kinds = _kinds([*terms.values()])
         runs = [(run, kind, float(term["weight"])) for (run, term), kind in zip(terms.items(), kinds, strict=True)]
         if len({(kind, weight) for _, kind, weight in runs}) > 1:
-            made.append(_sweep(study, runs))
-    return [one for one in made if one is not None]
+            members.append(_sweep(study, runs))
+    return [sweep for sweep in members if sweep is not None]
+
+
+def _key(info: FitInfo) -> str:
+    settings = {key: value for key, value in info.to_dict().items() if key not in ("regularizers", "label")}
+    return json.dumps(design(settings), sort_keys=True, default=str)
 
 
 def _kinds(terms: list[Settings]) -> list[str]:
-    """What to call each regulariser: its class, and what else than the weight tells it from its like."""
+    """Name each regulariser: its class, and those settings besides the weight that tell it from others of its class."""
     names = []
     for term in terms:
         kind = str(term.get("class", UNREGULARISED))
-        like = [other for other in terms if other.get("class", UNREGULARISED) == kind]
-        telling = [
-            f"{key} {value}"
-            for key, value in term.items()
-            if key != "weight" and any(other.get(key) != value for other in like)
-        ]
-        names.append(", ".join([kind, *telling]))
+        alike = [other for other in terms if other.get("class", UNREGULARISED) == kind]
+        names.append(", ".join([kind, *differing({k: v for k, v in term.items() if k != "weight"}, alike)]))
     return names
 
 
-def _key(told: Settings) -> str:
-    plain_one = {key: value for key, value in told.items() if key not in ("regularizers", "label")}
-    return json.dumps(design(plain_one), sort_keys=True, default=str)
-
-
-def _sweep(study: Study, runs: list[tuple[str, str, float]]) -> Sweep | None:
+def _sweep(study: Study, runs: list[tuple[str, str, float]]) -> RegularizerSweep | None:
     rows = study.rows[study.rows["run"].isin([run for run, _, _ in runs])]
-    last = [_last_geometry(rows, SCORE), _last_geometry(rows, DIMENSION)]
+    states = rows[(rows["site"] == "residual") & (rows["layer"] > 0) & (rows["head"] == -1)]
     curves = rows[rows["site"] == "validation"]
-    known = [metric for metric in tables.curve_metrics(curves) if metric in QUALITY]
-    last += [_last(curves[curves["metric"] == metric]) for metric in known[:1]]
-    last.append(_last(rows[(rows["site"] == "train") & (rows["metric"] == "isoscore_star")]))
-    table = pd.concat(last)
-    if table[table["metric"] == SCORE].empty:
+    quality = next((metric for metric in tables.curve_metrics(curves) if metric in QUALITY), "")
+    training = rows[rows["site"] == "train"]
+    parts = ((states, SCORE), (states, DIMENSION), (curves, quality), (training, "isoscore_star"))
+    last = pd.concat(_last(part[part["metric"] == metric]) for part, metric in parts)
+    if last[last["metric"] == SCORE].empty:
         return None
-    whose = pd.DataFrame(runs, columns=["run", "kind", "weight"])
-    told = study.runs[runs[0][0]]
-    name = str(told.get("label") or runs[0][0])
-    for term in (told.get("regularizers") or {}).values():
+    members = pd.DataFrame(runs, columns=["run", "kind", "weight"])
+    return RegularizerSweep(_name(study, runs[0][0]), quality, last.merge(members, on="run")[COLUMNS])
+
+
+def _name(study: Study, run: str) -> str:
+    """Return what a sweep is called: the label of a run without its regulariser."""
+    info = study.of_kind(FitInfo)[run]
+    name = info.label or run
+    for term in info.regularizers.values():
         name = name.removesuffix(f", {term['class']} {term['weight']:g}")
-    return Sweep(name, known[0] if known else "", table.merge(whose, on="run")[COLUMNS])
+    return name
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,13 +119,8 @@ def _last(rows: pd.DataFrame) -> pd.DataFrame:
     return newest.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
 
 
-def _last_geometry(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    states = rows[(rows["site"] == "residual") & (rows["layer"] > 0) & (rows["head"] == -1)]
-    return _last(states[states["metric"] == metric])
-
-
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % t interval over seeds: `kind weight metric value low high seeds`, no interval for one seed."""
+    """Return mean and 95 % t interval over seeds: `kind weight metric value low high seeds`; none for one seed."""
     # Runs of one seed are no independent repetitions.
     rows = rows.groupby(["kind", "weight", "metric", "seed"], as_index=False)["value"].mean()
     means = rows.groupby(["kind", "weight", "metric"], as_index=False)["value"].agg(["mean", "std", "count"])
@@ -122,10 +131,11 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(low=means["value"] - half, high=means["value"] + half).drop(columns="std")
 
 
-def against_none(sweep: Sweep) -> pd.DataFrame:
-    """IsoScore* less that of the unregularised run of the same seed: columns of `over_seeds`, `lower` and `higher`.
+def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
+    """Return IsoScore* less that of the unregularised run of the same seed.
 
-    The last two count seeds.
+    Returns:
+        The columns of `over_seeds`, and `lower` and `higher`: numbers of seeds.
     """
     score = sweep.rows[sweep.rows["metric"] == SCORE]
     zero = score[score["kind"] == UNREGULARISED].groupby("seed")["value"].mean()
@@ -137,156 +147,109 @@ def against_none(sweep: Sweep) -> pd.DataFrame:
     return over_seeds(paired).merge(counts.reset_index(), on=["kind", "weight"])
 
 
-def drawn(found: list[Sweep]) -> list[Drawn]:
-    """Quality and dimension against IsoScore*, a column for each sweep."""
-    if not found:
-        return []
-    canvas = Canvas(
-        2, len(found), [f"<b>{plain(sweep.name, 40)}</b>" for sweep in found],
-        panel=300, gap=60, top=84, between=0.07, share_y=False, lift=34,
-    )  # fmt: skip
-    kinds = sorted({kind for sweep in found for kind in sweep.kinds})
-    for col, sweep in enumerate(found):
-        means = over_seeds(sweep.rows)
+def figure(members: list[RegularizerSweep]) -> Figure:
+    """Return quality and dimension against IsoScore*, a column for each sweep."""
+    titles = [panel_title(sweep.name, width=40) for sweep in members]
+    canvas = Canvas(2, len(members), titles, panel=300, gap=60, top=84, between=0.07, share_y=False, lift=34)
+    styles = looks(sorted({kind for sweep in members for kind in sweep.kinds}))
+    styles = {kind: replace(look, dash=DASHES[i % 3]) for i, (kind, look) in enumerate(styles.items())}
+    for col, sweep in enumerate(members):
         for row, metric in enumerate((sweep.quality, DIMENSION)):
-            values = sweep.rows.loc[sweep.rows["metric"] == metric, "value"]
-            shown = Values.of(metric, values)
-            canvas.y((row, col), title={"text": plain(shown.title, 40)}, **shown.axis())
-            canvas.x((row, col), title={"text": "IsoScore*" if row else ""})
-            _path(canvas, (row, col), sweep, means, metric, kinds)
+            values = Values.of(words(metric), sweep.rows.loc[sweep.rows["metric"] == metric, "value"])
+            canvas[row, col].y(title={"text": values.title}, **values.axis())
+            canvas[row, col].x(title={"text": "IsoScore*" if row else ""})
+            _paths(canvas[row, col], sweep, metric, styles)
     canvas.set(showlegend=True)
-    return [
-        Drawn(
-            "What shaping does",
-            canvas.figure(),
-            "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. Each "
-            "point is a weight of the regulariser (lambda, beside it); 0 is the run without one.",
-            " ".join(_told(sweep) for sweep in found),
-            "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
-            "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
-            "Small marks: single seeds.",
-        )
-    ]
+    return Figure(
+        "What shaping does",
+        canvas.figure(),
+        "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. Each "
+        "point is a weight of the regulariser (lambda, beside it); 0 is the run without one.",
+        " ".join(_reading(sweep) for sweep in members),
+        "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
+        "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
+        "Small marks: single seeds.",
+    )
 
 
-def _look(kind: str, kinds: list[str]) -> tuple[str, str, str]:
-    if kind == UNREGULARISED:
-        return INK, "star", "solid"
-    place = kinds.index(kind)
-    return ARMS[place % len(ARMS)], SYMBOLS[place % len(SYMBOLS)][0], ("solid", "dot", "dash")[place % 3]
-
-
-def _path(canvas: Canvas, cell: Cell, sweep: Sweep, means: pd.DataFrame, metric: str, kinds: list[str]) -> None:
-    """The seeds and the means of every regulariser, each joined in the order of its weights; then of none."""
-    wide = sweep.rows.pivot_table(index=["kind", "weight", "seed"], columns="metric", values="value")
-    if metric not in wide:
+def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> None:
+    """Draw the seeds and the means of every regulariser, each joined in the order of its weights; then of none."""
+    by_seed = sweep.rows.pivot_table(index=["kind", "weight", "seed"], columns="metric", values="value")
+    if metric not in by_seed:
         return
-    for kind in [*(kind for kind in kinds if kind in sweep.kinds), UNREGULARISED]:
-        own = wide[wide.index.get_level_values("kind") == kind]
-        colour, symbol, dash = _look(kind, kinds)
-        found = means[means["metric"].isin([SCORE, metric]) & means["kind"].isin([kind, UNREGULARISED])]
-        line = found.pivot(index=["weight", "kind"], columns="metric").dropna(subset=[("value", metric)])
-        mine = line[line.index.get_level_values("kind") == kind]
-        if mine.empty:
+    means = over_seeds(sweep.rows)
+    means = means[means["metric"].isin([SCORE, metric])].pivot(index=["weight", "kind"], columns="metric")
+    means = means.dropna(subset=[("value", metric)])
+    kinds = means.index.get_level_values("kind")
+    for i, kind in enumerate([*(kind for kind in styles if kind in sweep.kinds), UNREGULARISED]):
+        look = styles.get(kind, Look(INK, "star", "★", "solid"))
+        points = means[kinds == kind]
+        if points.empty:
             continue
-        x, y = ([*line["value"][name]] for name in (SCORE, metric))
         if kind:
-            style = {"color": colour, "width": 1.4, "dash": dash}
-            canvas.add(cell, type="scatter", mode="lines", x=x, y=y, line=style, hoverinfo="skip")
-        canvas.add(
-            cell,
-            type="scatter",
-            mode="markers",
-            x=own[SCORE].tolist(),
-            y=own[metric].tolist(),
-            hoverinfo="skip",
-            marker={"symbol": symbol, "size": 5, "color": colour, "opacity": 0.35},
-        )
-        weights = [_signed(weight) for weight, _ in mine.index]
-        name = kind or "none"
-        canvas.add(
-            cell,
-            type="scatter",
+            path = means[kinds.isin([kind, UNREGULARISED])]["value"]
+            lines.line(axes, path[SCORE], path[metric], line=look.line(1.4))
+        seeds = by_seed[by_seed.index.get_level_values("kind") == kind]
+        lines.line(axes, seeds[SCORE], seeds[metric], mode="markers", marker=look.marker(5), opacity=0.35)
+        weights, name = [_signed(weight) for weight, _ in points.index], kind or "none"
+        x, y = (points.xs(name, axis=1, level="metric") for name in (SCORE, metric))
+        lines.line(
+            axes,
+            x["value"],
+            y["value"],
+            f"{name} %{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>"
+            f"{words(metric).title} %{{y:.4f}}",
             mode="markers+text",
             name=name,
             legendgroup=name,
-            showlegend=cell == (0, 0),
-            x=[*mine["value"][SCORE]],
-            y=[*mine["value"][metric]],
-            error_x=_bars(mine, SCORE, colour),
-            error_y=_bars(mine, metric, colour),
+            showlegend=axes.number == "",
+            error_x=lines.error_bars(x, look.colour),
+            error_y=lines.error_bars(y, look.colour),
             text=weights,
-            textposition="bottom left" if kind and kinds.index(kind) % 2 else "top right",
-            textfont={"size": 11, "color": colour},
-            marker={"size": 10 if kind else 13, "color": colour, "symbol": symbol},
-            customdata=[[*pair] for pair in zip(weights, mine["seeds"][metric].astype(int), strict=True)],
-            hovertemplate=f"{name} %{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>"
-            f"{words(metric).title} %{{y:.4f}}<extra></extra>",
+            textposition="bottom left" if kind and i % 2 else "top right",
+            textfont={"size": 11, "color": look.colour},
+            marker=look.marker(10 if kind else 13),
+            customdata=[[*pair] for pair in zip(weights, y["seeds"].astype(int), strict=True)],
         )
-
-
-def _bars(points: pd.DataFrame, metric: str, colour: str) -> dict[str, Any]:
-    half = points["high"][metric] - points["value"][metric]
-    return {"type": "data", "array": [*half], "color": colour, "thickness": 1, "width": 3}
 
 
 def _signed(weight: float) -> str:
     return f"{weight:+g}".replace("-", MINUS) if weight else "0"
 
 
-def _told(sweep: Sweep) -> str:
-    """In how many seeds each regulariser moved IsoScore* where its weight asks."""
-    moved = against_none(sweep)
+def _reading(sweep: RegularizerSweep) -> str:
+    """Return in how many seeds each regulariser moved IsoScore* where its weight asks."""
     parts = []
-    for kind, part in moved.groupby("kind", sort=False):
-        for sign, column, verb in ((-1, "lower", "lowered"), (1, "higher", "raised")):
-            mine = part[np.sign(part["weight"]) == sign]
-            if not mine.empty:
-                below = "<" if sign < 0 else ">"
-                runs = f"{int(mine[column].sum())} of {int(mine['seeds'].sum())} runs"
-                parts.append(f"{kind} with lambda {below} 0 {verb} IsoScore* in {runs}")
+    for kind, change in against_none(sweep).groupby("kind", sort=False):
+        for sign, column, verb in (("<", "lower", "lowered"), (">", "higher", "raised")):
+            rows = change[change["weight"] < 0 if sign == "<" else change["weight"] > 0]
+            if len(rows):
+                runs = f"{int(rows[column].sum())} of {int(rows['seeds'].sum())} runs"
+                parts.append(f"{kind} with lambda {sign} 0 {verb} IsoScore* in {runs}")
     return f"{sweep.name}: {'; '.join(parts)}." if parts else ""
 
 
-def table(sweep: Sweep) -> Table:
-    """Every weight with its means and intervals, and what it changed against none in the same seeds."""
-    means, moved = over_seeds(sweep.rows), against_none(sweep)
-    quality = words(sweep.quality)
+def table(sweep: RegularizerSweep) -> Table:
+    """Return every weight with its means and intervals, and what it changed against none in the same seeds."""
+    means, changes = (rows.set_index(["kind", "weight"]) for rows in (over_seeds(sweep.rows), against_none(sweep)))
     columns = {
         SCORE: "IsoScore*, held out",
         DIMENSION: words(DIMENSION).title,
-        sweep.quality: quality.axis if sweep.quality else "",
+        sweep.quality: words(sweep.quality).axis,
         "isoscore_star": "IsoScore* of the loss",
     }
     columns = {metric: title for metric, title in columns.items() if (means["metric"] == metric).any()}
-    lines = []
-    order = [
-        (UNREGULARISED, 0.0),
-        *((kind, weight) for kind in sweep.kinds for weight in _weights(sweep, kind)),
-    ]
-    for kind, weight in order:
-        mine = means[(means["kind"] == kind) & (means["weight"] == weight)].set_index("metric")
-        change = moved[(moved["kind"] == kind) & (moved["weight"] == weight)]
-        if mine.empty:
-            continue
-        cells = [_between(mine.loc[metric]) if metric in mine.index else DASH for metric in columns]
-        for one in change.itertuples():
-            up = one.value > 0
-            cells.append(
-                f"{_between(one._asdict(), signed=True)}, {one.higher if up else one.lower} of {one.seeds} seeds "
-                f"{'higher' if up else 'lower'}"
-            )
-        cells += [DASH] * (len(columns) + 1 - len(cells))
+    rows = []
+    for kind, weight in sorted(set(means.index)):  # the one without a regulariser is first
+        points = means.loc[[(kind, weight)]].set_index("metric")
+        cells = [estimate(points.loc[metric]) if metric in points.index else DASH for metric in columns]
+        change = _change(changes.loc[(kind, weight)]) if (kind, weight) in changes.index else DASH
         label = f"{kind} {_signed(weight)}" if kind else "none"
-        lines.append(Line(label, (str(int(mine["seeds"].max())), *cells)))
-    return Table(("seeds", *columns.values(), "change of IsoScore* against none"), lines)
+        rows.append(TableRow(label, (str(int(points["seeds"].max())), *cells, change)))
+    return Table(("seeds", *columns.values(), "change of IsoScore* against none"), rows, sweep.name)
 
 
-def _weights(sweep: Sweep, kind: str) -> list[float]:
-    return sorted(sweep.rows.loc[sweep.rows["kind"] == kind, "weight"].unique())
-
-
-def _between(one: Any, signed: bool = False) -> str:
-    sign = "+" if signed and one["value"] > 0 else ""
-    ends = f" [{number(one['low'])}, {number(one['high'])}]" if np.isfinite(one["low"]) else ""
-    return f"{sign}{number(one['value'])}{ends}"
+def _change(row: Any) -> str:
+    is_up = row["value"] > 0
+    count, direction = (row["higher"], "higher") if is_up else (row["lower"], "lower")
+    return f"{'+' if is_up else ''}{estimate(row)}, {count} of {row['seeds']} seeds {direction}"

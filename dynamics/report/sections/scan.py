@@ -1,31 +1,33 @@
-"""What a scan shows: models of any depth on one axis, encoders beside decoders, cone against drift.
-
-Pure: frames and `run.json` in, plotly figures out.
-"""
+"""Scanned models: any depth on one axis, encoders beside decoders, cone against drift, revisions along steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from plotly.colors import sample_colorscale
 
-from dynamics.report.drawn import Drawn
-from dynamics.report.names import words
-from dynamics.report.plot.canvas import Canvas, Cell
-from dynamics.report.plot.style import ARMS, INK, SOFT, SYMBOLS, TIME, plain
+from dynamics.report.arms import Settings
+from dynamics.report.figure import Figure, Section
+from dynamics.report.plot import heat, lines
+from dynamics.report.plot.canvas import Axes, Canvas
+from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, panel_title, plain
 from dynamics.report.plot.values import Values
-from dynamics.report.study import Settings, Study
+from dynamics.report.study import Study
+from dynamics.runs import ScanInfo
 
 PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", "isoscore", "effective_rank")
 """Quantities that have a row of panels, as far as they were measured."""
-SHAPE = "protocol=shape-of-learning"
+GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")
+"""What the names of the groups begin with, in order."""
+SHAPE = "shape-of-learning"
+DEPTH_AXIS = {"title": {"text": "relative depth"}, "range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
 FEWEST = 3
 """Layers that a correlation needs."""
 
 
 @dataclass(frozen=True)
-class Model:
+class ScannedModel:
     """One line of the figures: a model, or one revision of a series."""
 
     key: str
@@ -36,35 +38,47 @@ class Model:
     synthetic: bool
 
 
-def drawn(study: Study) -> list[Drawn]:
-    """The figures of all scans among the runs; none where there is no scan."""
-    scans = {run: told for run, told in study.runs.items() if told.get("kind") == "scan"}
-    table = profile(study.rows[study.rows["run"].isin(scans)], scans)
+def applies(study: Study) -> bool:
+    """Whether there is a scan among the runs."""
+    return bool(study.of_kind(ScanInfo))
+
+
+def section(study: Study) -> Section | None:
+    """Return the figures of all scans."""
+    blocks = figures(study)
+    return Section("Models", "models", "Models", blocks) if blocks else None
+
+
+def figures(study: Study) -> list[Figure]:
+    """Return the figures of all scans among the runs; none where no states were measured."""
+    table = profiles(study)
     if table.empty:
         return []
     last = table[table["last"]]
-    made = [_over_depth(last), *_cone_and_drift(last), *_along_steps(table)]
-    return [figure for figure in made if figure is not None]
+    drawn = [_over_depth(study, last), _cone_against_drift(study, last), *_along_training(study, table)]
+    return [figure for figure in drawn if figure is not None]
 
 
-def profile(rows: pd.DataFrame, scans: dict[str, Settings]) -> pd.DataFrame:
-    """States over relative depth: the columns of `Model` and `layer depth metric value low high last`.
+def profiles(study: Study) -> pd.DataFrame:
+    """Return states over relative depth.
 
-    `depth` is 0 at the embeddings and 1 at the last layer. Under the protocol of 2311.05928 the last layer is that
-    after the final norm. `last` marks models off the step axis, and the last step of each series.
+    Under the protocol of 2311.05928 the last layer is that after the final norm.
+
+    Returns:
+        The columns of `ScannedModel` and `layer depth metric value low high last`: `depth` is 0 at the embeddings and
+        1 at the last layer; `last` marks models off the step axis, and the last step of each series.
     """
-    states = rows[rows["site"].isin(["residual", "output"]) & (rows["layer"] >= 0) & (rows["head"] == -1)]
-    shape = states["condition"].str.contains(SHAPE, regex=False)
-    ends = states.groupby(["run", "subject", "condition"])["layer"].transform("max")
-    swapped = shape & (states["layer"] == ends) & (ends > 0)
-    states = states[((states["site"] == "residual") & ~swapped) | ((states["site"] == "output") & swapped)]
+    scans = study.of_kind(ScanInfo)
     parts = []
-    for (run, subject, condition), part in states.groupby(["run", "subject", "condition"], sort=False):
-        told = scans[run].get("subjects", {}).get(subject, {})
-        model = _model(run, subject, condition, told, several=len(scans) > 1)
-        layers = max(int(part["layer"].max()), 1)
-        shown = part[["layer", "metric", "value", "low", "high"]].assign(depth=part["layer"] / layers)
-        parts.append(shown.assign(**vars(model)))
+    for run, info in scans.items():
+        rows = study.rows_of(run, ("protocol", "synthetic"))
+        rows = rows[rows["site"].isin(["residual", "output"]) & (rows["layer"] >= 0) & (rows["head"] == -1)]
+        for (subject, _), part in rows.groupby(["subject", "condition"], sort=False):
+            part = _states(part)
+            if len(part):
+                model = _model(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
+                depth = part["layer"] / max(int(part["layer"].max()), 1)
+                parts.append(part[["layer", "metric", "value", "low", "high"]].assign(depth=depth, **vars(model)))
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
@@ -72,256 +86,205 @@ def profile(rows: pd.DataFrame, scans: dict[str, Settings]) -> pd.DataFrame:
     return table.assign(last=(table["series"] == "") | (table["step"] == newest))
 
 
-def _model(run: str, subject: str, condition: str, told: Settings, several: bool) -> Model:
-    modality, causal = told.get("modality", "text"), told.get("is_causal")
-    synthetic = dict(pair.split("=", 1) for pair in condition.split(",") if "=" in pair).get("synthetic", "")
-    if not any(told.get("heads", [1])):
+def _states(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the residual stream of a model, where the protocol says so with the output as last layer."""
+    end = rows["layer"].max()
+    is_output = (rows["protocol"] == SHAPE) & (rows["layer"] == end) & (end > 0)
+    return rows[(rows["site"] == "output") == is_output]
+
+
+def _model(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> ScannedModel:
+    subject, condition, synthetic = rows[["subject", "condition", "synthetic"]].iloc[0]
+    modality = facts.get("modality", "text")
+    if not any(facts.get("heads", [1])):
         group = f"convolutional ({modality})"
     elif modality != "text":
         group = {"images": "vision transformers", "audio": "speech transformers"}[modality]
     else:
-        group = "decoders (causal)" if causal else "encoders (bidirectional)"
-    series = f"{run}: {told['series']}" if told.get("series") else ""
-    short = str(told.get("model", subject)) if subject.endswith(("@local", "@main")) or series else subject
+        group = "decoders (causal)" if facts.get("is_causal") else "encoders (bidirectional)"
+    series = f"{run}: {facts['series']}" if facts.get("series") else ""
+    short = str(facts.get("model", subject)) if subject.endswith(("@local", "@main")) or series else subject
     name = short + (f", {synthetic}" if synthetic else "") + (f" ({run})" if several else "")
-    return Model(f"{run}/{subject}/{condition}", name, group, series, int(told.get("step", 0)), bool(synthetic))
+    step = int(facts.get("step", 0))
+    return ScannedModel(f"{run}/{subject}/{condition}", name, group, series, step, bool(synthetic))
 
 
 def _groups(table: pd.DataFrame) -> list[str]:
-    order = ("encoders", "decoders", "speech", "vision", "convolutional")
-    found = table["group"].unique()
-    return sorted(found, key=lambda group: next(i for i, word in enumerate(order) if group.startswith(word)))
+    order = {word: i for i, word in enumerate(GROUPS)}
+    return sorted(table["group"].unique(), key=lambda group: order[group.split(" ")[0]])
 
 
-def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour and symbol of each model, by key: colours start anew in each group; made-up inputs are dashed."""
-    looks = {}
-    for group in _groups(table):
-        models = table[table["group"] == group].drop_duplicates("key")
-        for i, row in enumerate(models.itertuples()):
-            colour = ARMS[i % len(ARMS)]
-            line = {"color": colour, "width": 1.8, "dash": "dash" if row.synthetic else "solid"}
-            symbol = SYMBOLS[(i + i // len(ARMS)) % len(SYMBOLS)][0]
-            looks[row.key] = {"line": line, "marker": {"color": colour, "symbol": symbol, "size": 6}}
-    return looks
+def _looks(table: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each model, by key: colours start anew in each group; synthetic inputs are dashed."""
+    styles = {}
+    for _, models in table.drop_duplicates("key").groupby("group"):
+        for i, (key, is_synthetic) in enumerate(zip(models["key"], models["synthetic"], strict=True)):
+            symbol, mark = SYMBOLS[(i + i // len(ARMS)) % len(SYMBOLS)]
+            styles[key] = Look(ARMS[i % len(ARMS)], symbol, mark, "dash" if is_synthetic else "solid")
+    return styles
 
 
-def _over_depth(table: pd.DataFrame) -> Drawn | None:
-    metrics = [metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()]
+def _measured(table: pd.DataFrame) -> list[str]:
+    """Return the quantities of `PROFILES` with a value somewhere."""
+    return [metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()]
+
+
+def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
+    metrics, groups, styles = _measured(table), _groups(table), _looks(table)
     if not metrics:
         return None
-    groups, looks = _groups(table), _looks(table)
-    heads = [f"<b>{plain(group, 22)}</b>" for group in groups]
-    canvas = Canvas(len(metrics), len(groups), heads, panel=190, gap=52, top=76, right=200)
-    told = []
+    titles = [panel_title(group, width=22) for group in groups]
+    canvas = Canvas(len(metrics), len(groups), titles, panel=190, gap=52, top=76, right=200)
     for row, metric in enumerate(metrics):
-        mine = table[table["metric"] == metric]
-        values = Values.of(metric, mine["value"])
-        canvas.y((row, 0), title={"text": plain(values.title, 26)})
+        rows = table[table["metric"] == metric]
+        values = Values.of(study.words(metric), rows["value"])
+        canvas[row, 0].y(title={"text": values.short_title})
         for col, group in enumerate(groups):
-            canvas.y((row, col), **values.axis())
-            canvas.x((row, col), range=[-0.04, 1.04], tickvals=[0, 0.5, 1])
-            if row == len(metrics) - 1:
-                canvas.x((row, col), title={"text": "relative depth"})
-            for key, part in mine[mine["group"] == group].groupby("key", sort=False):
-                _band(canvas, (row, col), part, looks[key]["line"]["color"])
-                _line(canvas, (row, col), part, looks[key], in_legend=row == 0)
-        if row == 0:
-            told = [_peak(part, metric) for _, part in mine.groupby("key", sort=False)]
-    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
-    return Drawn(
+            axes, title = canvas[row, col], "relative depth" if row == len(metrics) - 1 else ""
+            axes.x(**DEPTH_AXIS | {"title": {"text": title}})
+            axes.y(**values.axis())
+            for key, part in rows[rows["group"] == group].groupby("key", sort=False):
+                part = part.sort_values("layer")
+                lines.band(axes, part["depth"], part, styles[str(key)])
+                _line(axes, part, "depth", "value", styles[str(key)].line(1.8), styles[str(key)], is_named=row == 0)
+    canvas.legend_beside()
+    peaks = [_peak(part) for _, part in table[table["metric"] == metrics[0]].groupby("key", sort=False)]
+    return Figure(
         "Over relative depth",
         canvas.figure(),
         "Every model from its embeddings (0) to its last layer (1), so that depths compare.",
-        f"{words(metrics[0]).title.capitalize()}: {'; '.join(told)}.",
+        f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}.",
         "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after it). "
         "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its last step. "
         "Convolutional models list stages, and their width changes on the way.",
+        columns=len(groups) + 1,
     )
 
 
-def _line(canvas: Canvas, cell: Cell, part: pd.DataFrame, look: dict[str, Any], in_legend: bool) -> None:
-    part, first = part.sort_values("layer"), part.iloc[0]
-    canvas.add(
-        cell,
-        type="scatter",
-        mode="lines+markers",
-        x=part["depth"],
-        y=part["value"],
-        name=plain(first["name"], 30),
-        legendgroup=first["group"],
-        legendgrouptitle={"text": plain(first["group"])},
-        showlegend=in_legend,
-        customdata=part["layer"],
-        hovertemplate=f"{plain(first['name'])}, layer %{{customdata}}: %{{y:.4g}}<extra></extra>",
-        **look,
-    )
+def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, line: Settings, look: Look, is_named: bool = True) -> None:
+    """Draw one model through its layers: column `y` against column `x`."""
+    name, group = rows["name"].iloc[0], plain(rows["group"].iloc[0])
+    hover = f"{plain(name)}, layer %{{customdata}}: {'' if x == 'depth' else '%{x:.4g}, '}%{{y:.4g}}"
+    named = {"name": plain(name, 30), "legendgroup": group, "legendgrouptitle": {"text": group}, "showlegend": is_named}
+    lines.line(axes, rows[x], rows[y], hover, customdata=rows["layer"], line=line, marker=look.marker(6), **named)
 
 
-def _band(canvas: Canvas, cell: Cell, part: pd.DataFrame, colour: str) -> None:
-    part = part.sort_values("layer").dropna(subset=["low", "high"])
-    if len(part) < 2:
-        return
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    canvas.add(
-        cell,
-        type="scatter",
-        mode="lines",
-        x=[*part["depth"], *part["depth"][::-1]],
-        y=[*part["high"], *part["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.13)",
-        line={"width": 0},
-        hoverinfo="skip",
-    )
+def _peak(rows: pd.DataFrame) -> str:
+    finite = rows[np.isfinite(rows["value"])]
+    if finite.empty:
+        return f"{rows['name'].iloc[0]} undefined"
+    best = finite.loc[finite["value"].idxmax()]
+    return f"{best['name']} highest at layer {best['layer']} of {rows['layer'].max()} ({best['value']:.3g})"
 
 
-def _peak(part: pd.DataFrame, metric: str) -> str:
-    known = part[np.isfinite(part["value"])]
-    if known.empty:
-        return f"{part['name'].iloc[0]} undefined"
-    best = known.loc[known["value"].idxmax()]
-    return f"{best['name']} highest at layer {best['layer']} of {part['layer'].max()} ({best['value']:.3g})"
+def correlations(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the correlations of mean cosine with the norm of the mean: `group key name layers spearman pearson`.
 
+    A row for each model over its layers 0..L, and after those of a group one over the layers of all its models (key
+    empty). A model with fewer than three layers has no correlation.
 
-def correlations(table: pd.DataFrame, groups: Sequence[str] | None = None) -> pd.DataFrame:
-    """Mean cosine against the norm of the mean: columns `group key name layers spearman pearson`.
-
-    A row for each model over its layers 0..L, and one for each group over the layers of all its models (key empty). A
-    model with fewer than three layers has no correlation.
+    Args:
+        points: `layer_points`.
     """
     from scipy.stats import pearsonr, spearmanr
 
-    wide = points(table)
-    made = []
-    for group in groups or _groups(table):
-        mine = wide[wide["group"] == group]
-        whole = [("", f"all {group}", mine)] if mine["key"].nunique() > 1 else []
-        for key, name, part in [(key, part["name"].iloc[0], part) for key, part in mine.groupby("key")] + whole:
+    rows = []
+    for group in _groups(points):
+        members = points[points["group"] == group]
+        parts = [(str(key), part["name"].iloc[0], part) for key, part in members.groupby("key")]
+        parts += [("", f"all {group}", members)] if len(parts) > 1 else []
+        for key, name, part in parts:
             x, y = part["norm_of_mean"].to_numpy(), part["mean_cosine"].to_numpy()
             enough = len(part) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
             spearman, pearson = (spearmanr(x, y)[0], pearsonr(x, y)[0]) if enough else (np.nan, np.nan)
-            made.append((group, key, name, len(part), float(spearman), float(pearson)))
-    return pd.DataFrame(made, columns=["group", "key", "name", "layers", "spearman", "pearson"])
+            rows.append((group, key, name, len(part), float(spearman), float(pearson)))
+    return pd.DataFrame(rows, columns=["group", "key", "name", "layers", "spearman", "pearson"])
 
 
-def points(table: pd.DataFrame) -> pd.DataFrame:
-    """A point for each layer of each model, with both quantities known."""
-    both = table[table["metric"].isin(["mean_cosine", "norm_of_mean"])]
-    wide = both.pivot_table(index=["group", "key", "name", "layer"], columns="metric", values="value", sort=False)
-    if not {"mean_cosine", "norm_of_mean"} <= set(wide.columns):
-        return (
-            wide.iloc[:0]
-            .reset_index()
-            .reindex(columns=["group", "key", "name", "layer", "mean_cosine", "norm_of_mean"])
-        )
-    return wide.dropna().reset_index()
+def layer_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a point for each layer of each model where both quantities are finite: `group key name layer` and both."""
+    both, keys = ["mean_cosine", "norm_of_mean"], ["group", "key", "name", "layer"]
+    rows = table[table["metric"].isin(both)]
+    wide = rows.pivot_table(index=keys, columns="metric", values="value", sort=False)
+    return wide.reindex(columns=both).dropna().reset_index()
 
 
-def _cone_and_drift(table: pd.DataFrame) -> list[Drawn]:
-    wide = points(table)
-    if wide.empty:
-        return []
-    groups, looks = [group for group in _groups(table) if (wide["group"] == group).any()], _looks(table)
-    found = correlations(table, groups)
-    titles = []
-    for group in groups:
-        mine = found[found["group"] == group]
-        whole = mine.iloc[-1]
-        told = f"Spearman {whole['spearman']:.2f}<br>Pearson {whole['pearson']:.2f}"
-        told = told if np.isfinite(whole["spearman"]) else "too few layers<br>to correlate"
-        titles.append(f"<b>{plain(group, 22)}</b><br><span style='color:{SOFT}'>{told}</span>")
+def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
+    points = layer_points(table)
+    if points.empty:
+        return None
+    groups, styles, agreement = _groups(points), _looks(table), correlations(points)
+    titles = [_correlation_title(agreement, group) for group in groups]
     canvas = Canvas(1, len(groups), titles, panel=300, top=112, right=200)
-    canvas.y((0, 0), title={"text": "mean cosine"})
-    for col, group in enumerate(groups):
-        values = Values.of("norm_of_mean", wide.loc[wide["group"] == group, "norm_of_mean"])
-        canvas.x((0, col), title={"text": values.title}, **values.axis())
-        for key, part in wide[wide["group"] == group].groupby("key", sort=False):
-            name = plain(part["name"].iloc[0], 30)
-            canvas.add(
-                (0, col),
-                type="scatter",
-                mode="lines+markers",
-                x=part["norm_of_mean"],
-                y=part["mean_cosine"],
-                name=name,
-                showlegend=True,
-                legendgroup=group,
-                legendgrouptitle={"text": plain(group)},
-                customdata=part["layer"],
-                hovertemplate=f"{name}, layer %{{customdata}}: %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
-                line={**looks[key]["line"], "width": 0.7},
-                marker=looks[key]["marker"],
-            )
-    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
-    each = [
-        f"{row.name_}: Spearman {row.spearman:.2f}, Pearson {row.pearson:.2f} ({row.layers} layers)"
-        for row in found.rename(columns={"name": "name_"}).itertuples()
-        if np.isfinite(row.spearman)
-    ]
+    canvas[0, 0].y(title={"text": "mean cosine"})
+    for axes, group in zip(canvas.panels, groups, strict=True):
+        members = points[points["group"] == group]
+        values = Values.of(study.words("norm_of_mean"), members["norm_of_mean"])
+        axes.x(title={"text": values.title}, **values.axis())
+        for key, part in members.groupby("key", sort=False):
+            look = styles[str(key)]
+            _line(axes, part, "norm_of_mean", "mean_cosine", look.line(0.7), look)
+    canvas.legend_beside()
+    finite = agreement[np.isfinite(agreement["spearman"])].to_dict("records")
+    parts = ["{name}: Spearman {spearman:.2f}, Pearson {pearson:.2f} ({layers} layers)".format(**row) for row in finite]
+    return Figure(
+        "Cone against drift",
+        canvas.figure(),
+        "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
+        "the mean). A point for each layer, joined from the embeddings on.",
+        f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation.",
+        "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as they "
+        "are, not on their logarithms. Layers of one model are not independent: no p-value is given.",
+        columns=len(groups) + 1,
+    )
+
+
+def _correlation_title(agreement: pd.DataFrame, group: str) -> str:
+    whole = agreement[agreement["group"] == group].iloc[-1]
+    below = f"Spearman {whole['spearman']:.2f}\nPearson {whole['pearson']:.2f}"
+    return panel_title(group, below if np.isfinite(whole["spearman"]) else "too few layers\nto correlate", 22)
+
+
+def _along_training(study: Study, table: pd.DataFrame) -> list[Figure]:
     return [
-        Drawn(
-            "Cone against drift",
-            canvas.figure(),
-            "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
-            "the mean). A point for each layer, joined from the embeddings on.",
-            f"{'; '.join(each)}." if each else "No model has layers enough for a correlation.",
-            "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as they "
-            "are, not on their logarithms. Layers of one model are not independent: no p-value is given.",
-        )
+        _series(study, str(series).split(": ", 1)[1], rows, _measured(rows)[:4])
+        for series, rows in table[table["series"] != ""].groupby("series", sort=False)
+        if rows["step"].nunique() > 1 and _measured(rows)
     ]
 
 
-def _along_steps(table: pd.DataFrame) -> list[Drawn]:
-    made = []
-    for series, mine in table[table["series"] != ""].groupby("series", sort=False):
-        steps = sorted(mine["step"].unique())
-        metrics = [m for m in PROFILES if np.isfinite(mine.loc[mine["metric"] == m, "value"]).any()][:4]
-        if len(steps) > 1 and metrics:
-            made.append(_series(series, mine, steps, metrics))
-    return made
-
-
-def _series(series: str, table: pd.DataFrame, steps: Sequence[int], metrics: Sequence[str]) -> Drawn:
-    from plotly.colors import sample_colorscale
-
-    name = series.split(": ", 1)[1]
-    titles = [f"<b>{plain(words(metric).title)}</b>" for metric in metrics]
+def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Draw the profiles of the revisions of one model above their means over layers."""
+    steps = sorted(table["step"].unique())
+    titles = [panel_title(study.words(metric).title) for metric in metrics]
     canvas = Canvas(2, len(metrics), titles, panel=190, gap=70, top=70, right=90, between=0.055, share_y=False)
     shares = np.log1p(np.array(steps, dtype=float) - steps[0])
     shades = sample_colorscale(TIME, list(shares / (shares.max() or 1)))
-    told = []
+    changes = []
     for col, metric in enumerate(metrics):
-        mine = table[table["metric"] == metric]
-        values = Values.of(metric, mine["value"])
+        rows = table[table["metric"] == metric]
+        values = Values.of(study.words(metric), rows["value"])
+        top, bottom = canvas[0, col], canvas[1, col]
         for step, shade in zip(steps, shades, strict=True):
-            part = mine[mine["step"] == step].sort_values("layer")
-            hover = f"step {step}, layer %{{customdata}}: %{{y:.4g}}<extra></extra>"
-            look = {"line": {"color": shade, "width": 1.6}, "marker": {"color": shade, "size": 4}}
-            shown = {
-                "x": part["depth"],
-                "y": part["value"],
-                "customdata": part["layer"],
-                "hovertemplate": hover,
-            }
-            legend = {"name": f"step {step}", "legendgroup": str(step), "showlegend": col == 0}
-            canvas.add((0, col), type="scatter", mode="lines+markers", **shown, **look, **legend)
-        over = mine[(mine["layer"] > 0) | (mine["layer"].max() == 0)].groupby("step")["value"].mean()
-        look = {"line": {"color": INK, "width": 1.8}, "marker": {"color": INK, "size": 5}}
-        places = np.arange(len(over))
-        canvas.add((1, col), type="scatter", mode="lines+markers", x=places, y=over.to_numpy(), **look)
-        some = np.unique(np.linspace(0, len(over) - 1, min(len(over), 6)).round().astype(int))
-        labels = [f"{over.index[i]:g}" for i in some]
-        canvas.x((1, col), title={"text": "step"}, tickvals=some.tolist(), ticktext=labels)
-        canvas.x((0, col), title={"text": "relative depth"}, range=[-0.04, 1.04], tickvals=[0, 0.5, 1])
-        for row in (0, 1):
-            canvas.y((row, col), **values.axis())
-        told.append(f"{words(metric).title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
-    canvas.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
-    return Drawn(
+            part = rows[rows["step"] == step].sort_values("layer")
+            style = {"line": {"color": shade, "width": 1.6}, "marker": {"color": shade, "size": 4}}
+            named = {"name": f"step {step}", "legendgroup": str(step), "showlegend": col == 0}
+            hover = f"step {step}, layer %{{customdata}}: %{{y:.4g}}"
+            lines.line(top, part["depth"], part["value"], hover, customdata=part["layer"], **style, **named)
+        over = rows[(rows["layer"] > 0) | (rows["layer"].max() == 0)].groupby("step")["value"].mean()
+        style = {"line": {"color": INK, "width": 1.8}, "marker": {"color": INK, "size": 5}}
+        lines.line(bottom, range(len(over)), over, "step %{customdata}: %{y:.4g}", customdata=over.index, **style)
+        at = heat.spread(len(over), 6)
+        bottom.x(title={"text": "step"}, tickvals=at, ticktext=[f"{over.index[i]:g}" for i in at])
+        top.x(**DEPTH_AXIS)
+        top.y(**values.axis())
+        bottom.y(**values.axis())
+        changes.append(f"{study.words(metric).title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
+    canvas.legend_beside()
+    return Figure(
         f"Along training: {name}",
         canvas.figure(),
         "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L.",
-        f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(told)}.",
+        f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}.",
         "Steps are equally spaced below.",
     )

@@ -8,9 +8,13 @@ import pytest
 from dynamics import record
 from dynamics.record import NAN, Row, condition
 from dynamics.report import page
-from dynamics.report.sections import cone, cone_runs
+from dynamics.report.figure import Figure
+from dynamics.report.sections import cone
+from dynamics.report.sections.cone.axes import matrices
+from dynamics.report.sections.cone.depth import sentences_and_tokens
+from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
 from dynamics.report.study import load
-from dynamics.runs import write_run
+from tests.report.conftest import write_run
 
 LAYERS = 4
 CORPORA = ("sentences", "news")
@@ -22,7 +26,7 @@ CARD = {
 }
 
 
-def told(model, step=0, series="", revision="local", mode="mean"):
+def facts_of(model, step=0, series="", revision="local", mode="mean"):
     return {
         "model": model,
         "revision": revision,
@@ -37,31 +41,19 @@ def told(model, step=0, series="", revision="local", mode="mean"):
 
 
 SUBJECTS = {
-    "enc@local": told("enc", mode="cls"),
-    "dec@local": told("dec"),
-    "run@step0": told("run", 0, "run", "step0"),
-    "run@step8": told("run", 8, "run", "step8"),
+    "enc@local": facts_of("enc", mode="cls"),
+    "dec@local": facts_of("dec"),
+    "run@step0": facts_of("run", 0, "run", "step0"),
+    "run@step8": facts_of("run", 8, "run", "step8"),
 }
 
 
-def rows_of(subject, mine):
-    step, own = mine["step"], mine["setup"]["mode"]
+def rows_of(subject, facts):
+    step, own = facts["step"], facts["setup"]["mode"]
 
     def row(site, layer, metric, value, **where):
-        return Row(
-            "c",
-            subject,
-            condition(**where),
-            step,
-            site,
-            layer,
-            -1,
-            metric,
-            value,
-            value - 0.01,
-            value + 0.02,
-            300,
-        )
+        interval = (value - 0.01, value + 0.02)
+        return Row("c", subject, condition(**where), step, site, layer, -1, metric, value, *interval, 300)
 
     for depth in range(LAYERS + 2):
         layer, where = min(depth, LAYERS), {"state": "output"} if depth > LAYERS else {}
@@ -76,7 +68,7 @@ def rows_of(subject, mine):
         yield row("sentence", layer, "cone_gap", 0.4, corpus="news", **where)
         yield row("sentence", layer, "similarity_preservation", depth / (LAYERS + 1), **where)
         yield row("sentence", layer, "spearman", 40.0 + depth, **where)
-        if mine["series"]:
+        if facts["series"]:
             for end, at in (("first", 0), ("last", 8)):
                 yield row("sentence", layer, f"axis_cosine_{end}", 1.0 if step == at else 0.25, **where)
     end = {} if subject == "enc@local" else {"state": "output"}
@@ -92,48 +84,42 @@ def rows_of(subject, mine):
             yield row("sentence", LAYERS, "spearman_change", -1.0, **where)
     if subject == "dec@local":
         yield row("sentence", LAYERS, "axis_cosine", 0.75, against="enc@local", **end)
-        yield Row(
-            "c",
-            subject,
-            condition(against="enc@local", **end),
-            0,
-            "sentence",
-            LAYERS,
-            -1,
-            "linear_cka",
-            0.5,
-            NAN,
-            NAN,
-            300,
-        )
+        where = condition(against="enc@local", **end)
+        yield Row("c", subject, where, 0, "sentence", LAYERS, -1, "linear_cka", 0.5, NAN, NAN, 300)
 
 
 @pytest.fixture
 def run(tmp_path):
     out = record.Record(tmp_path / "c")
-    for subject, mine in SUBJECTS.items():
-        out.write(mine["step"], list(rows_of(subject, mine)), part=subject)
+    for subject, facts in SUBJECTS.items():
+        out.write(facts["step"], list(rows_of(subject, facts)), part=subject)
     corpora = {name: {"source": f"{name}.txt", "sentences": 300} for name in CORPORA}
-    settings = {"run": "c", "kind": "cone", "status": "done", "corpora": corpora, "subjects": SUBJECTS}
-    write_run(tmp_path / "c", settings)
+    content = {"run": "c", "kind": "cone", "status": "done", "corpora": corpora, "subjects": SUBJECTS}
+    write_run(tmp_path / "c", content)
     return tmp_path / "c"
 
 
 @pytest.fixture
-def found(run):
-    rest, (found,) = cone_runs.split(load([run]))
-    assert rest.rows.empty
-    assert not rest.arms
-    return found
+def measured(run):
+    study = load([run])
+    assert study.rows.empty
+    assert not study.arms
+    (measured,) = cone_runs(study)
+    return measured
 
 
-def test_of_a_series_the_last_step_stands_for_it(found):
-    assert [model.name for model in found.shown] == ["enc", "dec", "run@step8"]
-    assert found.corpora == ["sentences", "news"]
+def figures(run):
+    """Return the figures of a run, by title."""
+    return {block.title: block for block in cone.blocks(run) if isinstance(block, Figure)}
 
 
-def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(found):
-    figure = cone.drawn(found)[0].figure
+def test_of_a_series_the_last_step_stands_for_it(measured):
+    assert [model.name for model in measured.displayed] == ["enc", "dec", "run@step8"]
+    assert measured.corpora == ["sentences", "news"]
+
+
+def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(measured):
+    figure = sentences_and_tokens(measured).plot
     lines = [trace for trace in figure.data if trace.xaxis in ("x", "x2") and trace.y is not None and trace.line.width]
     widest = {trace.xaxis: trace.line.color for trace in lines if trace.line.width == 2.8}
     assert widest["x"] != widest["x2"]
@@ -145,38 +131,37 @@ def test_the_own_pooling_is_bold_and_the_output_follows_the_last_layer(found):
     assert "out" not in figure.layout.xaxis.ticktext
 
 
-def test_a_guess_and_dense_layers_are_told(found):
-    enc, dec, _ = (model.told["setup"] for model in found.shown)
+def test_a_guess_and_dense_layers_are_listed(measured):
+    enc, dec, _ = (model.facts["setup"] for model in measured.displayed)
     dec |= {"guessed": "there is no modules.json"}
     enc |= {"dense": ["8 to 6, Tanh", "6 to 4, Identity"]}
-    lines = {line.label: line.cells for line in cone_runs.settings(found).lines}
-    assert lines["pooling"] == ("cls", "mean, guessed", "mean")
-    assert lines["dense layers"] == ("8 to 6, Tanh; 6 to 4, Identity", "–", "–")
+    rows = {row.label: row.cells for row in settings(measured).rows}
+    assert rows["pooling"] == ("cls", "mean, guessed", "mean")
+    assert rows["dense layers"] == ("8 to 6, Tanh; 6 to 4, Identity", "–", "–")
 
 
-def test_the_gap_is_told_in_numbers(found):
-    reading = cone.drawn(found)[0].reading
+def test_the_gap_is_read_out_in_numbers(measured):
+    reading = sentences_and_tokens(measured).reading
     assert "enc: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; last (4)" in reading
     assert "dec: middle layer (2) 0.220 against 0.100, gap 0.120 [0.110, 0.140]; output" in reading
 
 
-def test_figures_in_the_order_of_the_experiments(found):
-    titles = [one.title for one in [*cone.drawn(found), *cone.compared(found)]]
-    assert titles == [
+def test_figures_in_the_order_of_the_experiments(measured):
+    assert list(figures(measured)) == [
         "Sentences against tokens",
         "Corpus by corpus",
         "Axes against axes",
         "The axis turning: run",
         "Similarity, layer by layer",
-        "What centring buys: enc",
-        "What centring buys: dec",
-        "What centring buys: run@step8",
+        "What centring changes: enc",
+        "What centring changes: dec",
+        "What centring changes: run@step8",
     ]
 
 
-def test_matrices_have_the_stability_on_their_diagonal(found):
-    drawn = next(one for one in cone.compared(found) if one.title == "Axes against axes")
-    maps = [trace for trace in drawn.figure.data if trace.type == "heatmap"]
+def test_matrices_have_the_stability_on_their_diagonal(measured):
+    figure = matrices(measured)
+    maps = [trace for trace in figure.plot.data if trace.type == "heatmap"]
     by_model, cka, *by_corpus = (np.array(trace.z, dtype=float) for trace in maps)
     np.testing.assert_allclose(np.diag(by_model), 0.3)
     assert by_model[0, 1] == by_model[1, 0] == 0.75
@@ -184,25 +169,25 @@ def test_matrices_have_the_stability_on_their_diagonal(found):
     np.testing.assert_allclose(np.diag(cka), 1)
     assert len(by_corpus) == 3
     np.testing.assert_allclose(by_corpus[0], [[0.3, 0.125], [0.125, 0.3]])
-    texts = [trace for trace in drawn.figure.data if trace.type == "scatter"]
+    texts = [trace for trace in figure.plot.data if trace.type == "scatter"]
     assert set(texts[2].text) == {"0.300", "0.125"}
     assert len(texts[0].text) == 5
-    assert "dec and enc 0.750 [0.740, 0.770]" in drawn.reading
-    assert "CKA" in drawn.caption
+    assert "dec and enc 0.750 [0.740, 0.770]" in figure.reading
+    assert "CKA" in figure.caption
 
 
-def test_long_names_are_tilted_and_short_ones_are_not(found):
-    figure = next(one for one in cone.compared(found) if one.title == "Axes against axes").figure
+def test_long_names_are_tilted_and_short_ones_are_not(measured):
+    figure = matrices(measured).plot
     angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
     assert angles == [0, 0, 0]
-    long = tuple(replace(model, name=f"{model.name}-of-a-long-name") for model in found.models)
-    figure = next(one for one in cone.compared(replace(found, models=long)) if one.title == "Axes against axes").figure
+    long = tuple(replace(model, name=f"{model.name}-of-a-long-name") for model in measured.models)
+    figure = matrices(replace(measured, models=long)).plot
     angles = [figure.layout[f"xaxis{i}"].tickangle for i in ("", "2", "3")]
     assert angles == [40, 40, 0]
 
 
-def test_the_axis_along_the_steps(found):
-    figure = next(one for one in cone.compared(found) if one.title == "The axis turning: run").figure
+def test_the_axis_along_the_steps(measured):
+    figure = figures(measured)["The axis turning: run"].plot
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     np.testing.assert_allclose([trace.z[0] for trace in maps], [[1, 0.25], [0.25, 1]])
     lines = {trace.xaxis: list(trace.y) for trace in figure.data if trace.hovertemplate and trace.type == "scatter"}
@@ -211,8 +196,8 @@ def test_the_axis_along_the_steps(found):
     assert figure.layout.yaxis3.ticktext == ("0", "1", "2", "3", "4", "out")
 
 
-def test_fits_from_elsewhere_are_open_marks(found):
-    figure = next(one for one in cone.compared(found) if one.title.endswith("dec")).figure
+def test_fits_from_elsewhere_are_open_marks(measured):
+    figure = figures(measured)["What centring changes: dec"].plot
     marks = {(trace.y[0], trace.xaxis): trace for trace in figure.data if trace.mode == "markers"}
     assert set(figure.layout.yaxis.categoryarray) == {name for name, _ in marks}
     assert "centred, from enc" in {name for name, _ in marks}
@@ -236,8 +221,11 @@ def test_two_runs_and_a_training_share_a_page(run, twins, tmp_path):
     assert "<h1>Geometry through training</h1>" in html
 
 
-def test_a_run_of_one_model_and_corpus_has_no_comparison(found):
-    alone = {name: one for name, one in found.told.items() if name != "corpora"} | {"corpora": {"sentences": {}}}
-    single = cone_runs.Cone("c", alone, found.models[:1], found.rows[found.rows["metric"] != "spearman"])
-    titles = [one.title for one in [*cone.drawn(single), *cone.compared(single)]]
-    assert titles == ["Sentences against tokens", "Similarity, layer by layer", "What centring buys: enc"]
+def test_a_run_of_one_model_and_corpus_has_no_comparison(measured):
+    info = replace(measured.info, corpora={"sentences": {}})
+    single = ConeRun("c", info, measured.models[:1], measured.rows[measured.rows["metric"] != "spearman"])
+    assert list(figures(single)) == [
+        "Sentences against tokens",
+        "Similarity, layer by layer",
+        "What centring changes: enc",
+    ]

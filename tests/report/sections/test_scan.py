@@ -8,10 +8,10 @@ from scipy.stats import pearsonr, spearmanr
 
 from dynamics import record
 from dynamics.record import Row
-from dynamics.report import origin, page, summary
-from dynamics.report.sections import scan
+from dynamics.report import page, summary
+from dynamics.report.sections import scan, settings
 from dynamics.report.study import load
-from dynamics.runs import write_run
+from tests.report.conftest import write_run
 
 MODELS = {
     "bert@main": {"modality": "text", "is_causal": False, "heads": [4] * 12, "layers": 12},
@@ -32,31 +32,26 @@ def study(tmp_path):
     """A scan of models of different depths, one of them at two steps."""
     out = record.Record(tmp_path / "s")
     subjects = {}
-    for subject, told in MODELS.items():
-        step = told.get("step", 0)
+    for subject, facts in MODELS.items():
+        step = facts.get("step", 0)
         where = "synthetic=noise" if subject.startswith("resnet") else ""
         rows = [
             Row("s", subject, where, step, "residual", layer, -1, metric, value, value - 0.01, value + 0.01, 500)
-            for layer in range(told["layers"] + 1)
+            for layer in range(facts["layers"] + 1)
             for metric, value in (("mean_cosine", cosine(layer, step)), ("norm_of_mean", 1.0 + layer**2))
         ]
-        rows.append(Row("s", subject, where, step, "output", told["layers"], -1, "mean_cosine", 0.9, n=500))
+        rows.append(Row("s", subject, where, step, "output", facts["layers"], -1, "mean_cosine", 0.9, n=500))
         out.write(step, rows, part=f"{subject}|{where}")
         model, revision = subject.split("@")
         series = model if model == "pythia" else ""
-        subjects[subject] = {"model": model, "revision": revision, "step": 0, "series": series, **told}
-    told = {
-        "run": "s",
-        "kind": "scan",
-        "status": "done",
-        "settings": {"seed": 3, "lines": True, "tokens": None},
-    }
-    write_run(tmp_path / "s", told | {"subjects": subjects})
+        subjects[subject] = {"model": model, "revision": revision, "step": 0, "series": series, **facts}
+    content = {"run": "s", "kind": "scan", "status": "done", "subjects": subjects}
+    write_run(tmp_path / "s", content | {"settings": {"seed": 3, "lines": True, "tokens": None}})
     return load([tmp_path / "s"])
 
 
 def test_depth_is_relative_and_models_stand_with_their_kind(study):
-    table = scan.profile(study.rows, study.runs)
+    table = scan.profiles(study)
     assert table.groupby("name")["depth"].agg(["min", "max"]).to_numpy().tolist() == [[0, 1]] * 5
     groups = table.drop_duplicates("key").set_index("name")["group"]
     assert groups["bert"] == "encoders (bidirectional)"
@@ -71,30 +66,30 @@ def test_depth_is_relative_and_models_stand_with_their_kind(study):
 
 
 def test_the_shape_of_learning_ends_after_the_norm(study):
-    rows = study.rows.assign(condition="protocol=shape-of-learning")
-    table = scan.profile(rows, study.runs)
+    rows = record.with_conditions(study.records["s"].assign(condition="protocol=shape-of-learning"))
+    table = scan.profiles(replace(study, records={"s": rows}))
     ends = table[(table["metric"] == "mean_cosine") & (table["depth"] == 1)]
     assert (ends["value"] == 0.9).all()
 
 
 def test_correlations_are_those_of_scipy(study):
-    table = scan.profile(study.rows, study.runs)
-    found = scan.correlations(table[table["last"]]).set_index("name")
+    table = scan.profiles(study)
+    rows = scan.correlations(scan.layer_points(table[table["last"]])).set_index("name")
     x, y = [1.0 + i**2 for i in range(13)], [cosine(i, 0) for i in range(13)]
-    assert found.loc["bert", "spearman"] == pytest.approx(spearmanr(x, y)[0])
-    assert found.loc["bert", "pearson"] == pytest.approx(pearsonr(x, y)[0])
-    assert found.loc["bert", "layers"] == 13
-    assert found.loc["all decoders (causal)", "layers"] == 7 + 4
+    assert rows.loc["bert", "spearman"] == pytest.approx(spearmanr(x, y)[0])
+    assert rows.loc["bert", "pearson"] == pytest.approx(pearsonr(x, y)[0])
+    assert rows.loc["bert", "layers"] == 13
+    assert rows.loc["all decoders (causal)", "layers"] == 7 + 4
 
 
 def test_the_figures_show_every_model_and_the_steps(study):
-    made = {figure.title: figure for figure in scan.drawn(study)}
-    assert list(made) == ["Over relative depth", "Cone against drift", "Along training: pythia"]
-    names = {trace.name for trace in made["Over relative depth"].figure.data if trace.showlegend}
+    plots = {figure.title: figure.plot for figure in scan.figures(study)}
+    assert list(plots) == ["Over relative depth", "Cone against drift", "Along training: pythia"]
+    names = {trace.name for trace in plots["Over relative depth"].data if trace.showlegend}
     assert names == {"bert", "gpt2", "vit", "resnet, noise", "pythia"}
-    dashed = {trace.name for trace in made["Over relative depth"].figure.data if trace.line.dash == "dash"}
+    dashed = {trace.name for trace in plots["Over relative depth"].data if trace.line.dash == "dash"}
     assert dashed == {"resnet, noise"}
-    along = made["Along training: pythia"].figure
+    along = plots["Along training: pythia"]
     assert {trace.name for trace in along.data if trace.showlegend} == {"step 0", "step 512"}
     mean = next(trace for trace in along.data if trace.yaxis == "y3")
     expected = [np.mean([cosine(layer, step) for layer in (1, 2, 3)]) for step in (0, 512)]
@@ -107,34 +102,34 @@ def test_revisions_of_one_model_are_one_arm(study):
     assert len(arms) == 5
 
 
-def test_a_column_of_settings_tells_of_its_own_model_alone(study):
-    names = [arm.name for arm in study.arms]
-    found = {line.label: dict(zip(names, line.cells, strict=True)) for line in origin.settings(study)}
-    assert {name: int(layers) for name, layers in found["layers"].items()} == {
+def test_a_column_of_settings_is_about_its_own_model_alone(study):
+    names = study.arm_names
+    rows = {row.label: dict(zip(names, row.cells, strict=True)) for row in settings.settings(study)}
+    assert {name: int(layers) for name, layers in rows["layers"].items()} == {
         "bert@main": 12,
         "gpt2@main": 6,
         "vit@main": 4,
         "resnet@main, synthetic=noise": 4,
         "pythia": 3,
     }
-    assert set(found["seed"].values()) == {"3"}
-    assert set(found["lines"].values()) == {"True"}
-    assert not any("@" in label or "step" in label for label in found)
-    assert "tokens" not in found  # nobody asked for a number of them
+    assert set(rows["seed"].values()) == {"3"}
+    assert set(rows["lines"].values()) == {"True"}
+    assert not any("@" in label or "step" in label for label in rows)
+    assert "tokens" not in rows  # nobody asked for a number of them
 
 
-def test_what_was_measured_once_has_no_way_and_no_step(study):
+def test_what_was_measured_once_has_no_path_and_no_step(study):
     rows = study.rows[study.rows["arm"] != "pythia"].replace({"metric": {"mean_cosine": "intrinsic_dimension"}})
     arms = tuple(arm for arm in study.arms if arm.name != "pythia")
-    labels = {line.label for line in summary.key_numbers(replace(study, rows=rows, arms=arms))}
+    labels = {row.label for row in summary.key_numbers(replace(study, rows=rows, arms=arms))}
     assert "Intrinsic dimension (residual stream)" in labels
-    assert not any("on the way" in label or label in ("seeds", "last step") for label in labels)
-    lines = {line.label: line.cells for line in summary.key_numbers(study)}
-    assert lines["last step"] == tuple("512" if arm.name == "pythia" else summary.DASH for arm in study.arms)
+    assert not any("highest value" in label or label in ("seeds", "last step") for label in labels)
+    rows = {row.label: row.cells for row in summary.key_numbers(study)}
+    assert rows["last step"] == tuple("512" if arm.name == "pythia" else summary.DASH for arm in study.arms)
 
 
 def test_norms_that_span_decades_have_round_ticks(study):
-    figure = next(one for one in scan.drawn(study) if one.title == "Cone against drift").figure
+    figure = next(figure.plot for figure in scan.figures(study) if figure.title == "Cone against drift")
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.ticktext) == ["1", "10", "100"]
 
@@ -143,7 +138,9 @@ def test_the_page_of_a_scan(study, tmp_path):
     html = page.write([tmp_path / "s"], tmp_path / "report.html").read_text()
     assert "<h1>Geometry of models</h1>" in html
     assert "<h3>Cone against drift</h3>" in html
+    assert "min-width: 0px" not in html
 
 
 def test_runs_of_training_have_no_section_of_models(twins):
-    assert scan.drawn(load(twins)) == []
+    assert not scan.applies(load(twins))
+    assert scan.figures(load(twins)) == []

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 
 from dynamics.record import Array, Record
+from dynamics.report.plot import histograms
 from dynamics.report.plot.style import looks
-from dynamics.report.sections import histograms
 from dynamics.report.study import load
 from tests.report.conftest import LAYERS, STEPS
 
 
 def test_every_histogram_is_found_with_shares_that_sum_to_one(twins):
     study = load(twins)
-    assert histograms.found(study.arrays) == [("step", "attention", "logit")]
-    table, edges = histograms.table(study.arrays, "attention", "logit")
+    assert histograms.names(study.arrays) == [("step", "attention", "logit")]
+    table, edges = histograms.shares(study.arrays, "attention", "logit")
     assert len(table) == 3 * len(STEPS) * LAYERS
     assert {len(shares) for shares in table["shares"]} == {len(edges) + 1}
     assert [shares.sum() for shares in table["shares"]] == pytest.approx([1] * len(table))
@@ -19,17 +19,17 @@ def test_every_histogram_is_found_with_shares_that_sum_to_one(twins):
 
 def test_seeds_are_pooled(make):
     study = load([make(f"d{seed}", seed=seed) for seed in (0, 1)])
-    table, _ = histograms.table(study.arrays, "attention", "logit")
+    table, _ = histograms.shares(study.arrays, "attention", "logit")
     counts = study.arrays[study.arrays["metric"] == "logit_max/logit_histogram"]
-    mine = counts[(counts["at"] == 8) & (counts["layer"] == 1)]["values"]
+    rows = counts[(counts["at"] == 8) & (counts["layer"] == 1)]["values"]
     shares = table[(table["at"] == 8) & (table["layer"] == 1)]["shares"].iloc[0]
-    assert shares == pytest.approx(sum(mine) / 2000)
+    assert shares == pytest.approx(sum(rows) / 2000)
 
 
 def test_maps_leave_empty_bins_blank_and_label_round_edges(twins):
     study = load(twins)
-    table, edges = histograms.table(study.arrays, "attention", "logit")
-    figure = histograms.figure(table, edges, "logit", looks([arm.name for arm in study.arms]))
+    table, edges = histograms.shares(study.arrays, "attention", "logit")
+    figure = histograms.plot(table, edges, "logit", looks(study.arm_names))
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     assert len(maps) == 3 * LAYERS
     assert np.shape(maps[0].z) == (len(edges) + 1, len(STEPS))
@@ -42,29 +42,29 @@ def test_a_run_without_histograms_has_none(make, tmp_path):
     run = make("d")
     for path in (run / "record").glob("arrays-*"):
         path.unlink()
-    assert histograms.found(load([run]).arrays) == []
+    assert histograms.names(load([run]).arrays) == []
 
 
 def test_counts_that_are_all_zero_are_drawn_blank(make):
     run = make("d")
     for path in (run / "record").glob("arrays-*"):
         path.unlink()
-    made = [
+    arrays = [
         Array("d", "", "", 0, "attention", 1, -1, f"m/x_{name}", values)
         for name, values in (("histogram", np.zeros(4)), ("edges", np.arange(3.0)))
     ]
-    Record(run).write(400, [], made)
-    table, edges = histograms.table(load([run]).arrays, "attention", "x")
-    assert histograms.figure(table, edges, "x", looks(["decoder (causal, clm)"])).data
+    Record(run).write(400, [], arrays)
+    table, edges = histograms.shares(load([run]).arrays, "attention", "x")
+    assert histograms.plot(table, edges, "x", looks(["decoder (causal, clm)"])).data
 
 
 def test_counts_without_fitting_edges_drop_out(make):
     run = make("d")
     for path in (run / "record").glob("arrays-*"):
         path.unlink()
-    made = [
+    arrays = [
         Array("d", "", "", 0, "attention", 1, -1, f"m/{name}", np.arange(3.0))
         for name in ("x_histogram", "x_edges", "y_histogram", "spectrum")
     ]
-    Record(run).write(400, [], made)
-    assert histograms.found(load([run]).arrays) == []
+    Record(run).write(400, [], arrays)
+    assert histograms.names(load([run]).arrays) == []

@@ -1,0 +1,97 @@
+"""Lines, bands and error bars in a panel."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from dynamics.report import tables
+from dynamics.report.plot.canvas import Axes
+from dynamics.report.plot.style import SOFT, Look, plain
+from dynamics.report.plot.values import StepScale
+
+
+def line(axes: Axes, x: ArrayLike, y: ArrayLike, hover: str = "", **style: Any) -> None:
+    """Draw one line, with markers where `style` has a `marker`.
+
+    Args:
+        axes: the panel.
+        x, y: its points.
+        hover: plotly's template of what a point says; empty: nothing.
+        style: more settings of plotly's scatter trace.
+    """
+    mode = "lines+markers" if "marker" in style else "lines"
+    label = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}
+    axes.add(**{"type": "scatter", "mode": mode, "x": np.asarray(x), "y": np.asarray(y), **label, **style})
+
+
+def along(axes: Axes, scale: StepScale, rows: pd.DataFrame, label: str, **style: Any) -> None:
+    """Draw one line along the positions `at`; a point says `label`, its true position and its value.
+
+    The column `true` replaces the value in what it says.
+    """
+    rows = rows.sort_values("at")
+    spoken = rows[["at", "true" if "true" in rows else "value"]].to_numpy(dtype=float)
+    hover = f"{label}<br>%{{customdata[0]:.6~g}}: %{{customdata[1]:.4g}}"
+    line(axes, scale.place(rows["at"]), rows["value"], hover, customdata=spoken, **style)
+
+
+def seeds(axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look) -> None:
+    """Draw a thin line for each seed of an arm, where there are several."""
+    if rows["seed"].nunique() > 1:
+        for seed, part in rows.groupby("seed"):
+            label = f"{plain(name)}, seed {plain(str(seed))}"
+            along(axes, scale, part, label, line={"color": look.colour, "width": 0.8}, opacity=0.5)
+
+
+def band(axes: Axes, x: ArrayLike, rows: pd.DataFrame, look: Look) -> None:
+    """Fill the interval from `low` to `high` of rows that lie at `x`; the band is broken where there is none."""
+    x, low, high = np.asarray(x), rows["low"].to_numpy(), rows["high"].to_numpy()
+    bounded = np.isfinite(low) & np.isfinite(high)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], bounded.astype(int), [0]])))
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        xs += [*x[start:end], *x[start:end][::-1], None]
+        ys += [*low[start:end], *high[start:end][::-1], None]
+    if xs:
+        fill = {"fill": "toself", "fillcolor": look.faint, "line": {"width": 0}, "hoverinfo": "skip"}
+        axes.add(type="scatter", mode="lines", x=xs, y=ys, **fill)
+
+
+def means(
+    axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look,
+    width: float = 1.8, size: float = 5, is_banded: bool = True,
+) -> None:  # fmt: skip
+    """Draw the mean over seeds of an arm along the positions, its band, and a thin line for each seed."""
+    rows = rows[rows["arm"] == name]
+    averaged = tables.over_seeds(rows).sort_values("at")
+    if is_banded:
+        seeds(axes, scale, rows, name, look)
+        band(axes, scale.place(averaged["at"]), averaged, look)
+    along(axes, scale, averaged, plain(name), line=look.line(width), marker=look.marker(size))
+
+
+def last_profile(axes: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
+    """Draw the last profile of an arm over the layers: mean and interval, and a thin line for each seed."""
+    rows = rows[rows["arm"] == name]
+    averaged = tables.final(tables.over_seeds(rows)).sort_values("layer")
+    last = rows[rows["at"].isin(averaged["at"])]
+    if last["seed"].nunique() > 1:
+        for _, part in last.groupby("seed"):
+            line(axes, part["layer"], part["value"], line={"color": look.colour, "width": 0.8}, opacity=0.5)
+    style = {"error_y": error_bars(averaged, look.colour), "line": look.line(1.8), "marker": look.marker(6)}
+    line(axes, averaged["layer"], averaged["value"], f"{plain(name)}<br>layer %{{x}}: %{{y:.4g}}", **style)
+
+
+def error_bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:
+    """Return plotly's settings of error bars from `low` to `high` about `value`, none where there is no interval."""
+    above, below = (rows["high"] - rows["value"]).fillna(0), (rows["value"] - rows["low"]).fillna(0)
+    ends = {"array": above.to_numpy(), "arrayminus": below.to_numpy()}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1.2, "width": 3, "color": colour}
+
+
+def dotted(axes: Axes, x: ArrayLike, y: ArrayLike, colour: str = SOFT) -> None:
+    """Draw a dotted line to compare with."""
+    line(axes, x, y, line={"dash": "dot", "width": 1.2, "color": colour})

@@ -1,0 +1,98 @@
+"""Learning curves: loss and quality of the models as they train."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dynamics.report import summary, tables
+from dynamics.report.figure import Figure, Section
+from dynamics.report.names import CURVES, Words, capital
+from dynamics.report.plot import lines
+from dynamics.report.plot.canvas import Axes, Canvas
+from dynamics.report.plot.style import Look, Looks, looks, panel_title, plain
+from dynamics.report.plot.values import StepScale
+from dynamics.report.study import Study
+
+
+def applies(study: Study) -> bool:
+    """Whether anything was trained."""
+    return bool(study.rows["site"].isin(CURVES).any())
+
+
+def section(study: Study) -> Section:
+    """Return a figure for each metric; the first is open."""
+    first, *rest = [_figure(study, metric) for metric in tables.curve_metrics(study.rows)]
+    blocks = [first, *(figure.folded() for figure in rest)]
+    return Section("Learning curves", "curves", "Learning curves", blocks)
+
+
+def _figure(study: Study, metric: str) -> Figure:
+    table = tables.curves(study.rows, metric)
+    arms = [arm for arm in study.arms if arm.name in set(table["arm"])]
+    panels: dict[str, list[str]] = {}
+    for arm in arms:
+        panels.setdefault(summary.objective(arm), []).append(arm.name)
+    is_training, is_validation = ((table["site"] == site) for site in CURVES)
+    caption = (
+        "Log axis" + ("; step 0 (before any update) is set apart at its left end" if (table["at"] == 0).any() else ""),
+        "Lines with markers: validation"
+        + ("; broad faint lines: training, averaged within log-spaced bins." if is_training.any() else ""),
+        "Each objective has a panel and an axis of its own: values on masked characters do not compare "
+        "with values on every character, nor those of one task with another's."
+        if len(panels) > 1
+        else "",
+        "" if is_validation.any() else "no validation was run",
+        summary.intervals(table[is_validation], "bands"),
+    )
+    return Figure(
+        capital(study.words(metric).axis),
+        plot(table, study.words(metric), panels, looks(study.arm_names), _levels(study, metric)),
+        reading=summary.last_validation(table, [arm.name for arm in arms]),
+        caption=summary.join(caption),
+    )
+
+
+def _levels(study: Study, metric: str) -> dict[str, float]:
+    """Return what to compare bits per character with: gzip, where all arms share their text."""
+    texts = [arm.settings.get("data") for arm in study.arms]
+    levels = {data.get("gzip_bits_per_character") for data in texts if isinstance(data, dict)}
+    if metric != "bits_per_character" or len(levels) != 1 or not isinstance(level := levels.pop(), int | float):
+        return {}
+    return {"gzip, same text": float(level)}
+
+
+def plot(
+    table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks: Looks, levels: dict[str, float]
+) -> go.Figure:
+    """Draw learning curves, a panel for each objective: never two objectives on one axis.
+
+    Args:
+        table: `tables.curves`.
+        words: of the metric.
+        panels: names of the arms in each panel, by the panel's title.
+        looks: of all arms.
+        levels: values to compare with, by label, drawn where every character counts.
+    """
+    scale = StepScale.of(table["at"])
+    table = table.assign(layer=-1, head=-1, n=0)
+    titles = [panel_title(title) for title in panels]
+    canvas = Canvas(1, len(panels), titles, panel=270, top=74, between=0.07, share_y=False)
+    for axes, (title, names) in zip(canvas.panels, panels.items(), strict=True):
+        for name in names:
+            _training(axes, table[table["arm"] == name], scale, name, looks[name])
+        for name in names:
+            validation = table[table["site"] == "validation"]
+            lines.means(axes, scale, validation, name, looks[name], width=2, size=6.5)
+        for label, level in levels.items() if "masked" not in title else ():
+            ends = [scale.zero if scale.has_zero else scale.smallest, scale.largest]
+            lines.dotted(axes, ends, [level] * 2)
+            axes.note(scale.ends[0], level, plain(label))
+        axes.x(**scale.axis("step"))
+        axes.y(title={"text": plain(words.axis)})
+    canvas.legend({name: look for name, look in looks.items() if name in set(table["arm"])})
+    return canvas.figure()
+
+
+def _training(axes: Axes, table: pd.DataFrame, scale: StepScale, name: str, look: Look) -> None:
+    for seed, rows in table[table["site"] == "train"].groupby("seed"):
+        label = f"{plain(name)}, training, seed {plain(str(seed))}"
+        lines.along(axes, scale, rows, label, line={"color": look.colour, "width": 3}, opacity=0.25)

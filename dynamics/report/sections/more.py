@@ -1,0 +1,69 @@
+"""What is not in the core: other quantities, those of one layer or position, and histograms."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dynamics.report import summary, tables
+from dynamics.report.figure import Figure, Section
+from dynamics.report.names import LAYERS, capital, site
+from dynamics.report.plot import histograms
+from dynamics.report.plot.panels import Panel, grid
+from dynamics.report.plot.style import looks, panel_title
+from dynamics.report.sections import geometry
+from dynamics.report.study import Study
+
+
+def applies(study: Study) -> bool:
+    """Whether any geometry was measured."""
+    return bool(tables.quantities(study.rows)) or bool(len(study.arrays))
+
+
+def section(study: Study) -> Section | None:
+    """Return the figures that wait for a click."""
+    quantities = tables.quantities(study.rows)
+    wide = [quantity for quantity in quantities if geometry.has_columns(study, quantity)]
+    core = tables.core(quantities)
+    figures = [geometry.figure(study, quantity) for quantity in wide if quantity not in core]
+    figures += _small(study, [quantity for quantity in quantities if quantity not in wide])
+    figures += _histograms(study)
+    blocks = [figure.folded() for figure in figures]
+    return Section("More quantities", "more", "More quantities", blocks) if blocks else None
+
+
+def _small(study: Study, quantities: Sequence[tables.Quantity]) -> list[Figure]:
+    """Return a figure for each site, with the quantities of one layer or position, or of too many arms for columns."""
+    by_site: dict[str, list[tuple[str, Panel]]] = {}
+    for along, place, metric in quantities:
+        table = tables.without_heads(tables.geometry(study.rows, place, metric, along))
+        if np.isfinite(table["value"]).any():
+            title, words = panel_title(study.words(metric).title), study.words(metric)
+            has_layers, has_steps = table["layer"].nunique() > 1, table["at"].nunique() > 1
+            panels = [Panel(title, words, table, along)] * has_steps
+            panels += [Panel(title, words, table)] * (has_layers or not has_steps)
+            by_site.setdefault(place, []).extend((metric, panel) for panel in panels)
+    figures = []
+    for place, members in by_site.items():
+        panels_of = dict(members)
+        parts = [
+            f"{panel.words.title}: {panel.words.estimator or metric}, {summary.points(panel.table)}"
+            for metric, panel in panels_of.items()
+        ]
+        shape = summary.intervals(pd.concat(panel.table for panel in panels_of.values()), "bars and bands")
+        plot = grid([panel for _, panel in members], looks(study.arm_names))
+        caption = summary.join([*parts, LAYERS.get(place, ""), shape])
+        figures.append(Figure(capital(site(place)), plot, caption=caption))
+    return figures
+
+
+def _histograms(study: Study) -> list[Figure]:
+    figures = []
+    for along, place, name in histograms.names(study.arrays):
+        table, edges = histograms.shares(study.arrays, place, name, along)
+        arms = {arm: look for arm, look in looks(study.arm_names).items() if arm in set(table["arm"])}
+        caption = "All heads of a layer together, seeds pooled. Colour: share of the values that fall into a bin, on a "
+        caption += "square root scale; blank: none. Bins are drawn equally high; the outermost hold what lies beyond."
+        title = f"Histogram of {name.replace('_', ' ')} ({site(place)})"
+        figures.append(Figure(title, histograms.plot(table, edges, name, arms, along), caption=caption))
+    return figures

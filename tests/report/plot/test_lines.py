@@ -1,0 +1,39 @@
+import numpy as np
+
+from dynamics.report import tables
+from dynamics.report.names import words
+from dynamics.report.plot import lines
+from dynamics.report.plot.canvas import Canvas
+from dynamics.report.plot.panels import Panel, grid
+from dynamics.report.plot.style import looks
+from dynamics.report.study import load
+from tests.report.conftest import filled
+
+
+def anisotropy(study):
+    return tables.without_heads(tables.geometry(study.rows, "residual", "anisotropy"))
+
+
+def test_an_interval_that_is_missing_breaks_the_band(twins):
+    study = load(twins)
+    table, name = anisotropy(study), study.arm_names[0]
+    table = table[(table["arm"] == name) & (table["layer"] == 1)].assign(layer=-1)
+    rows = tables.over_seeds(table)
+    rows.loc[3, "low"] = np.nan
+    canvas = Canvas(1, 1, panel=100)
+    lines.band(canvas[0, 0], rows["at"], rows, looks([name])[name])
+    (band,) = canvas.figure().data
+    assert [i for i, x in enumerate(band.x) if x is None] == [6, 19]
+
+
+def test_seeds_are_thin_lines_beside_their_mean(make):
+    study = load([make(f"d{seed}", seed=seed) for seed in (0, 1, 2)])
+    figure = grid([Panel("p", words("anisotropy"), anisotropy(study))], looks(study.arm_names))
+    widths = [trace.line.width for trace in filled(figure, "scatter")]
+    assert widths == [0.8, 0.8, 0.8, 1.8]
+
+
+def test_what_is_left_of_a_row_of_panels_is_hidden():
+    layout = Canvas.grid(["a", "b", "c"], columns=2).figure().layout
+    assert [layout[f"xaxis{i}"].visible for i in ("", 2, 3, 4)] == [None, None, None, False]
+    assert layout.yaxis4.visible is False
