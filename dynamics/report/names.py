@@ -42,11 +42,6 @@ METRICS: Descriptions = json.loads((Path(__file__).parent / "metrics.json").read
 """Facts of the metrics that have a class, for runs that do not describe theirs."""
 
 OTHERS = {
-    "local_anisotropy_random": Words(
-        "local anisotropy, random",
-        meaning="The anisotropy of 64 states drawn at random: the value to compare the local anisotropy with.",
-        estimator="anisotropy of 64 random states, centred on their mean, averaged over draws",
-    ),
     "cone_gap": Words(
         "gap",
         meaning="How much more two sentence vectors agree than two of their tokens.",
