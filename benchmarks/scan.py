@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dynamics.experiments.scan import Options
+from dynamics.experiments.scan.options import ScanOptions
 from dynamics.loading import text
 from dynamics.loading.models import load
 from dynamics.loading.subjects import expand
@@ -39,7 +39,7 @@ def main() -> None:
         Path(args.text).write_text(" ".join(words))
     full = {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072}
     overrides = full if args.model == "random:bert" else {}
-    options = Options([args.model], text=args.text, tokens=args.tokens, context=128, config_overrides=overrides)
+    options = ScanOptions([args.model], text=args.text, tokens=args.tokens, context=128, config_overrides=overrides)
     loaded = load(expand(options)[0], options)
     batches = list(text.batches(loaded, options, text.source(options), by_line=False))
     device = next(loaded.model.parameters()).device

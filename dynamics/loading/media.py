@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamics.loading.inputs import NOISE, Batches, Source, chunks, digest, files
 from dynamics.loading.models import Loaded
-from dynamics.loading.options import Options
+from dynamics.loading.options import InputOptions
 from dynamics.models import hub
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ SHORTEST = 0.1
 """Seconds below which a piece is left out: convolutions of speech models need some."""
 
 
-def images(options: Options) -> Source:
+def images(options: InputOptions) -> Source:
     """Images (H, W, 3) of unsigned bytes."""
     if options.images in (None, NOISE):
         count = options.inputs or NOISE_IMAGES
@@ -55,7 +55,7 @@ def images(options: Options) -> Source:
     return found
 
 
-def audio(options: Options) -> Source:
+def audio(options: InputOptions) -> Source:
     """Clips: (samples, rate), samples (n,) float32 in [-1, 1]."""
     if options.audio in (None, NOISE):
         count = options.inputs or NOISE_CLIPS
@@ -121,7 +121,7 @@ def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return resample_poly(wave, wanted // shared, rate // shared).astype(np.float32)
 
 
-def image_batches(loaded: Loaded, options: Options, given: Source) -> Batches:
+def image_batches(loaded: Loaded, options: InputOptions, given: Source) -> Batches:
     """`pixel_values` (B, 3, H, W)."""
     processor, name = _image_processor(loaded)
 
@@ -138,7 +138,7 @@ def image_batches(loaded: Loaded, options: Options, given: Source) -> Batches:
     return Batches(make, {"processor": name}, given)
 
 
-def audio_batches(loaded: Loaded, options: Options, given: Source) -> Batches:
+def audio_batches(loaded: Loaded, options: InputOptions, given: Source) -> Batches:
     """`input_values` (B, samples) or `input_features` (B, bins, frames), with `attention_mask`."""
     extractor, name = _extractor(loaded)
     rate = getattr(extractor, "sampling_rate", RATE)

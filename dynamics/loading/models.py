@@ -21,11 +21,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
 from dynamics.errors import InputError
-from dynamics.loading.options import Loading
+from dynamics.loading.options import ModelOptions
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MODALITIES = {
     **dict.fromkeys(("input_ids", "inputs_embeds"), "text"),
     "pixel_values": "images",
@@ -83,7 +83,7 @@ class Loaded:
         return getattr(self.model, "main_input_name", "input_ids")
 
 
-def modality(subject: Subject, options: Loading) -> str:
+def modality(subject: Subject, options: ModelOptions) -> str:
     """`text`, `images` or `audio`: what a subject takes, told without its weights; "" where only it can tell.
 
     Raises:
@@ -103,7 +103,7 @@ def modality(subject: Subject, options: Loading) -> str:
     return _modality(subject, kind.main_input_name)
 
 
-def width(subject: Subject, options: Loading) -> int | None:
+def width(subject: Subject, options: ModelOptions) -> int | None:
     """Width of the states of a subject, told without its weights; None where only it can tell."""
     if subject.kind == "module":
         return None
@@ -117,13 +117,13 @@ def _modality(subject: Subject, main_input: str) -> str:
     return MODALITIES[main_input]
 
 
-def load(subject: Subject, options: Loading) -> Loaded:
-    """Load a subject in eval mode, on its device, in its precision (one of `DTYPES`).
+def load(subject: Subject, options: ModelOptions) -> Loaded:
+    """Load a subject in eval mode, on its device, in its precision (one of `PRECISIONS`).
 
     Raises:
         InputError: it is not found, has no such revision, lacks weights, or is not to be trusted.
     """
-    dtype, device = DTYPES[options.dtype], _device(options.device)
+    dtype, device = PRECISIONS[options.dtype], _device(options.device)
     if subject.kind == "module":
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
@@ -166,7 +166,7 @@ def _device(name: str) -> torch.device:
         raise InputError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
-def _config(subject: Subject, options: Loading) -> PreTrainedConfig:
+def _config(subject: Subject, options: ModelOptions) -> PreTrainedConfig:
     if subject.kind != "random":
         return _fetch(subject, options, AutoConfig.from_pretrained)
     kind = ALIASES.get(subject.source, subject.source)
@@ -189,7 +189,7 @@ def _config(subject: Subject, options: Loading) -> PreTrainedConfig:
 
 
 @contextmanager
-def _fitting(subject: Subject, options: Loading) -> Iterator[None]:
+def _fitting(subject: Subject, options: ModelOptions) -> Iterator[None]:
     """Sizes that no model can be built with, told in a sentence: without overrides they are ours to mend."""
     try:
         yield
@@ -200,7 +200,7 @@ def _fitting(subject: Subject, options: Loading) -> Iterator[None]:
         raise InputError(f"--config_overrides do not fit {subject.source}: {message}.") from error
 
 
-def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more: Any) -> Any:
+def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **more: Any) -> Any:
     """`from_pretrained` of a subject."""
     named = subject.kind == "hub" and subject.source == subject.model and subject.revision != "main"
     return hub.fetch(
@@ -213,7 +213,7 @@ def _fetch(subject: Subject, options: Loading, call: Callable[..., Any], **more:
     )
 
 
-def _pretrained(subject: Subject, options: Loading, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if options.device == "auto" and device.type == "cuda" and _has_accelerate():
         more["device_map"] = "auto"

@@ -1,45 +1,98 @@
-"""What the command line of a scan says."""
+"""Options that choose models and their inputs, with defaults and help texts. No torch here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dynamics.errors import InputError
 
+DTYPES = ("fp32", "bf16", "fp16")
+READING = ("lines", "shuffled", "tokens", "inputs", "context")
+"""Options that choose what of a text is read, and how."""
+
 
 @dataclass(frozen=True)
-class Loading:
-    """Which models are measured, and how they are found, loaded and run."""
+class ModelOptions:
+    """Which models are measured, and how they are found, loaded and run.
 
-    models: Sequence[str]
+    Args:
+        models: hub names, folders, runs under checkpoints/, or random:ARCHITECTURE
+        run: name of the run under checkpoints/ (made up when missing)
+        resume: auto: resume the run, leaving out the models that it has already
+        revisions: step0,step512 or all: revisions on the step axis (of a run: its steps)
+        module: package:factory, a function that returns a torch module, or (module, encode)
+        tokenizer: name or folder of the tokenizer, or bytes, where the model brings none
+        metrics: as in dynamics fit
+        dtype: precision to run in: fp32, bf16 or fp16
+        device: auto, cpu, cuda, cuda:1 ...
+        seed: of random weights, noise, shuffling and resampling
+        config_overrides: of random:ARCHITECTURE: {hidden_size: 64}
+        trust_remote_code: run the code that a model brings along
+        inputs: inputs to read at most
+        batch_size: inputs in a batch
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    models: list[str]
     run: str | None = None
     resume: str | None = None
     revisions: str | None = None
     module: str | None = None
     tokenizer: str | None = None
-    inputs: int | None = None
-    batch_size: int = 16
-    metrics: Mapping[str, Any] | Sequence[str] | None = None
+    metrics: dict[str, dict[str, Any] | None] | list[str] | None = None
     dtype: str = "fp32"
     device: str = "auto"
     seed: int = 0
-    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    config_overrides: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
+    inputs: int | None = None
+    batch_size: int = 16
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"--seed must be 0 or more (got {self.seed}).")
+        self.refuse_below_one("inputs", "batch_size")
+        self.refuse_unknown("dtype", DTYPES)
+        if self.resume is not None:
+            self.refuse_unknown("resume", ("auto",))
 
-    def refuse_idle(self, names: Iterable[str], where: str, instead: str = "leave it out") -> None:
-        """Refuse options that would change nothing in `where`."""
+    def refuse_below_one(self, *names: str) -> None:
+        """Refuse numbers less than 1; None is no number."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1 (got {value}).")
+
+    def refuse_unknown(self, name: str, choices: Sequence[str]) -> None:
+        """Refuse a value that is none of the choices."""
+        value = getattr(self, name)
+        if value not in choices:
+            text = f"{', '.join(choices[:-1])} or {choices[-1]}".removeprefix(" or ")
+            raise InputError(f"--{name} must be {text} (got {value}).")
+
+    def refuse_unused(self, names: Iterable[str], where: str, instead: str = "remove it") -> None:
+        """Refuse options that have no effect `where` they are used ("with --protocol inherent")."""
         for name in names:
             if getattr(self, name):
-                raise InputError(f"--{name} has no say in {where}: {instead}.")
+                raise InputError(f"--{name} has no effect {where}; {instead}.")
 
 
 @dataclass(frozen=True)
-class Options(Loading):
-    """Settings of a scan; see `dynamics scan --help` for each."""
+class InputOptions(ModelOptions):
+    """Which models are measured, and the texts, images or clips that they are measured on.
+
+    Args:
+        text: file (.txt), corpus (enwik8, sample, auto), or hub:NAME[:CONFIG[:SPLIT[:COLUMN]]]
+        lines: each line of --text is one input
+        shuffled: synthetic control: the tokens of every input in random order
+        images: folder of images, or noise (a synthetic control, and the default)
+        audio: folder of .wav (others with soundfile), or noise (a synthetic control, and the default)
+        tokens: tokens of text at most (a file: all of it)
+        context: tokens in a window (the model's own limit, 512 for running text)
+        inputs: lines, windows, images or clips at most
+    """
 
     text: str | None = None
     lines: bool = False
@@ -48,8 +101,7 @@ class Options(Loading):
     audio: str | None = None
     tokens: int | None = None
     context: int | None = None
-    protocol: str | None = None
 
-
-CHOOSING = ("lines", "shuffled", "tokens", "inputs", "context")
-"""Options that say what of a text is read, and how."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_below_one("tokens", "context")

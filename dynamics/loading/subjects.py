@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynamics import runs
 from dynamics.errors import InputError
-from dynamics.loading.options import Loading
+from dynamics.loading.options import ModelOptions
 
 MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
 """These checkpoints are models of their own: `google/multiberts-seed_0-step_20k` (2106.16163)."""
@@ -54,7 +54,7 @@ def step_of(text: str) -> int | None:
     return int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]] if match else None
 
 
-def expand(options: Loading) -> list[Subject]:
+def expand(options: ModelOptions) -> list[Subject]:
     """Every subject of a scan; those of one series in the order of their steps.
 
     Raises:

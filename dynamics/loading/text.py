@@ -16,7 +16,7 @@ from dynamics.data import corpus as corpora
 from dynamics.errors import InputError
 from dynamics.loading.inputs import Batches, Source, chunks, digest
 from dynamics.loading.models import Loaded
-from dynamics.loading.options import Options
+from dynamics.loading.options import InputOptions
 from dynamics.models import hub
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _reach(model: nn.Module) -> int:
     return max(reach, 0)
 
 
-def source(options: Options) -> Source:
+def source(options: InputOptions) -> Source:
     """The text that a scan reads: lines or blocks of running text."""
     name = options.text or "auto"
     synthetic = {"synthetic": "shuffled"} if options.shuffled else {}
@@ -206,7 +206,7 @@ def _hub(name: str, synthetic: dict[str, str]) -> Source:
     return Source(lambda: ((str(row[column]), 0.0) for row in data if row[column]), facts)
 
 
-def batches(loaded: Loaded, options: Options, given: Source, by_line: bool) -> Batches:
+def batches(loaded: Loaded, options: InputOptions, given: Source, by_line: bool) -> Batches:
     """Batches of padded windows: `input_ids` and `attention_mask`, both (B, T)."""
     if loaded.encode is not None:
         return _encoded(loaded, options, given)
@@ -278,12 +278,12 @@ def pad(windows: list[list[int]], value: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
 
 
-def _encoded(loaded: Loaded, options: Options, given: Source) -> Batches:
+def _encoded(loaded: Loaded, options: InputOptions, given: Source) -> Batches:
     """Texts through the encoder that a model brings itself: its batches are its own business.
 
     Without `lines` a text is cut into windows of `context` characters.
     """
-    options.refuse_idle(("shuffled", "tokens", "tokenizer", "protocol"), "a module that encodes its texts itself")
+    options.refuse_unused(("shuffled", "tokens", "tokenizer"), "on a module that encodes its texts itself")
 
     def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
         texts = given.items()

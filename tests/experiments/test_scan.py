@@ -108,9 +108,9 @@ def test_a_run_goes_on_against_its_step_0(trained, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--shuffled"], "--shuffled has no say in tiny"),
-        (["--tokens", "9"], "--tokens has no say in tiny"),
-        (["--protocol", "shape-of-learning"], "say from which --text"),
+        (["--shuffled"], "--shuffled has no effect on tiny"),
+        (["--tokens", "9"], "--tokens has no effect on tiny"),
+        (["--protocol", "shape-of-learning"], "add the --text"),
     ],
 )
 def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, monkeypatch, capsys):
@@ -121,7 +121,7 @@ def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, mo
 
 def test_a_schedule_of_a_metric_is_refused(workplace, capsys):
     metrics = "{mean_norm: {schedule: {every: 5}}}"
-    assert "metrics.mean_norm.schedule has no say in a scan" in refused(capsys, "random:gpt2", metrics=metrics)
+    assert "metrics.mean_norm.schedule has no" in refused(capsys, "random:gpt2", metrics=metrics)
 
 
 def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monkeypatch, capsys):
@@ -320,7 +320,7 @@ def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
         (["random:bert", "--seed", "-1"], "seed must be 0 or more"),
         (["random:bert", "--revisions", "step0"], "random:bert has none"),
         (["random:bert", "--config_overrides", "{num_attention_heads: 7}"], "do not fit bert"),
-        (["random:bert", "--protocol", "shape-of-learning", "--tokens", "9"], "--tokens has no say"),
+        (["random:bert", "--protocol", "shape-of-learning", "--tokens", "9"], "--tokens has no effect"),
         (["random:bert", "--text", "lines.txt", "--tokenizer", "nowhere"], "the tokenizer of nowhere"),
         (["--module", "json:loads", "--text", "lines.txt"], "function without arguments"),
         ([], "name at least one model"),

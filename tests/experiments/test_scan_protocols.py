@@ -8,7 +8,8 @@ import torch
 
 from dynamics import runs
 from dynamics.cli.main import main
-from dynamics.experiments.scan import Options, protocols
+from dynamics.experiments.scan import protocols
+from dynamics.experiments.scan.options import ScanOptions
 from dynamics.loading import text
 from dynamics.loading.models import load
 from dynamics.loading.subjects import expand
@@ -37,7 +38,7 @@ def test_the_shape_of_learning(long):
     frame, told = scan("--text", long, "--protocol", "shape-of-learning")
     facts = told["subjects"]["random:gpt2@seed0"]
     assert (facts["groups"], facts["input"]["tokens"]) == (16, 128 * 512)
-    options = Options(["random:gpt2"], text=str(long), config_overrides=SIZE)
+    options = ScanOptions(["random:gpt2"], text=str(long), config_overrides=SIZE)
     loaded = load(expand(options)[0], options)
     found = list(protocols.groups(text.source(options), text.encoder(loaded, None), seed=0))
     assert [sum(map(len, group)) for group in found] == [4096] * 16

@@ -17,10 +17,10 @@ from scipy.io import wavfile
 from transformers import AutoModel
 
 from dynamics.errors import InputError
-from dynamics.experiments.scan import Options
 from dynamics.loading import media, text
 from dynamics.loading.inputs import Source
 from dynamics.loading.models import load
+from dynamics.loading.options import InputOptions
 from dynamics.loading.subjects import Subject, expand, step_of
 from tests.capture.zoo import ZOO, build
 from tests.experiments.test_scan import offline, refused, save, scan  # noqa: F401 (offline is a fixture)
@@ -35,7 +35,7 @@ def windows(batches):
 
 
 def loaded(name, **overrides):
-    options = Options([f"random:{name}"], config_overrides=overrides)
+    options = InputOptions([f"random:{name}"], config_overrides=overrides)
     return load(expand(options)[0], options)
 
 
@@ -53,7 +53,7 @@ def test_every_token_of_every_line_counts_once(workplace):
     path = workplace / "lines.txt"
     path.write_text("\n".join("word " * (i % 7 + 1) for i in range(50)) + "\n\n")
     model = loaded("bert")
-    options = Options([], text=str(path), lines=True, batch_size=4)
+    options = InputOptions([], text=str(path), lines=True, batch_size=4)
     batches = text.batches(model, options, text.source(options), by_line=True)
     found = windows(batches)
     expected = [[3 + b for b in line.strip().encode()] for line in path.read_text().splitlines() if line]
@@ -67,7 +67,7 @@ def test_no_more_tokens_than_were_asked_for(by_line, workplace):
     path = workplace / "lines.txt"
     path.write_text("one and two and three\n" * 50)
     model = loaded("bert")
-    options = Options([], text=str(path), lines=by_line, tokens=100, context=32)
+    options = InputOptions([], text=str(path), lines=by_line, tokens=100, context=32)
     batches = text.batches(model, options, text.source(options), by_line)
     assert sum(map(len, windows(batches))) == batches.tokens == 100
 
@@ -85,7 +85,7 @@ def test_shuffled_tokens_are_the_same_in_another_order(workplace):
     model = loaded("bert")
 
     def read(**more):
-        options = Options([], text=str(path), context=64, **more)
+        options = InputOptions([], text=str(path), context=64, **more)
         batches = text.batches(model, options, text.source(options), by_line=False)
         return windows(batches), batches.condition
 
@@ -122,13 +122,13 @@ def test_a_data_set_by_datasets(workplace, monkeypatch):
     (workplace / "set").mkdir()
     rows = [{"label": i, "sentence": "x" * (i + 1)} for i in range(4)]
     (workplace / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = text.source(Options([], text="hub:set:::sentence"))
+    found = text.source(InputOptions([], text="hub:set:::sentence"))
     assert [part for part, _ in found.items()] == ["x", "xx", "xxx", "xxxx"]
     monkeypatch.setattr(text, "CORPUS_TOKENS", 5)  # a data set may have no end
-    batches = text.batches(loaded("bert"), Options([], text="hub:set:::sentence"), found, by_line=True)
+    batches = text.batches(loaded("bert"), InputOptions([], text="hub:set:::sentence"), found, by_line=True)
     assert sum(map(len, windows(batches))) == 5
     with pytest.raises(InputError, match="no column text: choose from label, sentence"):
-        text.source(Options([], text="hub:set"))
+        text.source(InputOptions([], text="hub:set"))
 
 
 def pictures(folder, count=3):
@@ -149,7 +149,7 @@ def test_images_are_read_and_the_damaged_ones_named(workplace, capsys, caplog):
     facts = told["subjects"]["vit@local"]["input"]
     assert (facts["inputs"], facts["skipped"], list(facts["unreadable"])) == (3, 1, ["torn.jpg"])
     assert (frame["condition"] == "").all()
-    processor, _ = media._image_processor(load(Subject("vit", "local", 0, "folder", str(path)), Options([])))
+    processor, _ = media._image_processor(load(Subject("vit", "local", 0, "folder", str(path)), InputOptions([])))
     images = [Image.open(folder / f"{i}.png") for i in range(3)]
     with torch.no_grad():
         states = AutoModel.from_pretrained(path)(
@@ -228,7 +228,7 @@ def test_inputs_of_a_module_that_encodes_are_counted_one_by_one(workplace, capsy
     _, told = scan(*words, "--inputs", "3")
     (facts,) = told["subjects"].values()
     assert facts["input"]["inputs"] == 3
-    assert "--shuffled has no say" in refused(capsys, *words, "--shuffled", run="none")
+    assert "--shuffled has no effect" in refused(capsys, *words, "--shuffled", run="none")
 
 
 def test_a_factory_draws_its_weights_from_the_seed(workplace):
@@ -266,12 +266,12 @@ def test_half_precision_is_what_the_model_runs_in(workplace):
     ],
 )
 def test_public_checkpoints_are_known_by_their_names(name, steps):
-    found = expand(Options([name], revisions=",".join(steps)))
+    found = expand(InputOptions([name], revisions=",".join(steps)))
     assert {subject.revision: subject.step for subject in found} == steps
     assert {subject.series for subject in found} == {name}
-    alone = expand(Options(["google/multiberts-seed_0-step_20k"]))[0]
+    alone = expand(InputOptions(["google/multiberts-seed_0-step_20k"]))[0]
     assert (alone.step, alone.series) == (20_000, "google/multiberts-seed_0")
-    assert expand(Options([name], revisions="step_2000k"))[0].step == step_of("step_2000k") == 2_000_000
+    assert expand(InputOptions([name], revisions="step_2000k"))[0].step == step_of("step_2000k") == 2_000_000
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -287,14 +287,15 @@ def test_all_steps_of_a_model_whose_checkpoints_are_repositories(online, monkeyp
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in names:
         (tmp_path / f"models--{name.replace('/', '--')}").mkdir()
-    found = expand(Options(["google/multiberts-seed_1"], revisions="all"))
+    found = expand(InputOptions(["google/multiberts-seed_1"], revisions="all"))
     assert [(subject.step, subject.source) for subject in found] == [(0, names[1]), (20_000, names[0])]
 
 
 MEASURE = """
 import resource, sys
-from dynamics.experiments.scan import Options, scan
-scan(Options(["random:gpt2"], run=sys.argv[1], text="long.txt", tokens=int(sys.argv[2]), batch_size=8, context=128,
+from dynamics.experiments.scan.loop import scan
+from dynamics.experiments.scan.options import ScanOptions
+scan(ScanOptions(["random:gpt2"], run=sys.argv[1], text="long.txt", tokens=int(sys.argv[2]), batch_size=8, context=128,
              metrics=["anisotropy", "mean_cosine", "norm_of_mean", "intrinsic_dimension"],
              config_overrides={"n_embd": 64, "n_layer": 2}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -11,7 +11,7 @@ from dynamics.errors import InputError
 from dynamics.experiments.cone import across, analysis, kept, sentences
 from dynamics.experiments.cone.analysis import Measured
 from dynamics.experiments.cone.collect import Collected, batches, collect
-from dynamics.experiments.cone.options import Options
+from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
 from dynamics.experiments.cone.setup import Setup, setup
 from dynamics.experiments.cone.similarity import Scored
@@ -21,7 +21,7 @@ from dynamics.experiments.resume import begin, count_known, telling
 from dynamics.loading import text
 from dynamics.loading.describe import describe
 from dynamics.loading.inputs import digest
-from dynamics.loading.models import DTYPES, Loaded, load, modality, width
+from dynamics.loading.models import Loaded, load, modality, width
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
@@ -35,21 +35,19 @@ METRICS = (
     "effective_rank",
 )
 """What is measured of vectors and of tokens where --metrics does not say."""
-COMPARE = ("axes", "cka")
 Facts = dict[str, Any]
 
 
-def cone(options: Options) -> Path:
+def cone(options: ConeOptions) -> Path:
     """Run the four experiments; gives the run's folder.
 
     Raises:
         InputError: bad input of any kind. Models that were measured before stay in the record.
     """
     quiet()
-    _refuse_options(options)
     subjects = expand(options)
     suite = _suite(options)
-    corpora = {MAIN: sentences.read(str(options.sentences), "--sentences", options.inputs)}
+    corpora = {MAIN: sentences.read(options.sentences, "--sentences", options.inputs)}
     corpora |= sentences.corpora(options.corpus, options.inputs)
     pairs = sentences.pairs(options.pairs) if options.pairs else None
     if pairs is not None:
@@ -70,7 +68,7 @@ def cone(options: Options) -> Path:
 
 def _run(
     folder: Path,
-    options: Options,
+    options: ConeOptions,
     suite: Suite,
     corpora: Mapping[str, list[str]],
     pairs: Pairs | None,
@@ -113,7 +111,7 @@ def _one(
     how: Setup,
     suite: Suite,
     corpora: Mapping[str, list[str]],
-    options: Options,
+    options: ConeOptions,
     key: tuple[str, str, int],
     advance: Callable[[str, float], None],
 ) -> tuple[Facts, dict[str, Collected], Measured]:
@@ -135,7 +133,7 @@ def _read(
     how: Setup,
     suite: Suite,
     corpora: Mapping[str, list[str]],
-    options: Options,
+    options: ConeOptions,
     key: tuple[str, str, int],
     advance: Callable[[str, float], None],
 ) -> tuple[Facts, dict[str, Collected]]:
@@ -182,7 +180,7 @@ def _summary(rows: list[Row], model: Measured) -> str:
     return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(told.items()))
 
 
-def _suite(options: Options) -> Suite:
+def _suite(options: ConeOptions) -> Suite:
     suite = Suite.parse(options.metrics if options.metrics is not None else METRICS)
     suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
@@ -191,27 +189,14 @@ def _suite(options: Options) -> Suite:
     return Suite(sites)
 
 
-def _setup(subject: Subject, options: Options) -> Setup:
+def _setup(subject: Subject, options: ConeOptions) -> Setup:
     pretrained = subject.kind in ("hub", "folder")
     revision = subject.revision if subject.kind == "hub" and subject.source == subject.model else "main"
     where = subject.source if pretrained else ""
     return setup(where, revision, options.pooling, options.prompt, options.normalize)
 
 
-def _refuse_options(options: Options) -> None:
-    if options.sentences is None:
-        raise InputError("--sentences FILE is missing: a text file with one sentence a line.")
-    for name in ("inputs", "batch_size", "components"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1 (got {value}).")
-    if options.dtype not in DTYPES:
-        raise InputError(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
-    if options.compare not in COMPARE:
-        raise InputError(f"there is no --compare {options.compare}: choose {' or '.join(COMPARE)}.")
-
-
-def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
+def _refuse_subjects(subjects: list[Subject], options: ConeOptions) -> None:
     """What can be told without weights: models that take no text, and widths that differ."""
     widths: dict[int, Subject] = {}
     for subject in subjects:
@@ -225,7 +210,7 @@ def _refuse_subjects(subjects: list[Subject], options: Options) -> None:
         raise _widths(first, one, second, other)
 
 
-def _refuse_width(found: list[Measured], model: Measured, options: Options) -> None:
+def _refuse_width(found: list[Measured], model: Measured, options: ConeOptions) -> None:
     other = next((other for other in found if other.width != model.width), None)
     if other is not None and options.compare == "axes":
         raise _widths(other.subject, other.width, model.subject, model.width)
@@ -239,10 +224,10 @@ def _widths(first: Subject, one: int, second: Subject, other: int) -> InputError
 
 
 def _begin(
-    folder: Path, options: Options, suite: Suite, corpora: Mapping[str, list[str]], pairs: Pairs | None
+    folder: Path, options: ConeOptions, suite: Suite, corpora: Mapping[str, list[str]], pairs: Pairs | None
 ) -> Facts:
     """`run.json` of a new run, or of the one that goes on."""
-    files = {MAIN: str(options.sentences)} | dict(one.split("=", 1) for one in options.corpus)
+    files = {MAIN: options.sentences} | dict(one.split("=", 1) for one in options.corpus)
     files |= {PAIRS: str(options.pairs)} if pairs else {}
     fields = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
     asked = {field: getattr(options, field) for field in fields}

@@ -12,12 +12,12 @@ from dynamics.experiments.progress import progress
 from dynamics.experiments.resume import begin, count_known, telling
 from dynamics.experiments.scan import own_windows as own
 from dynamics.experiments.scan import protocols
+from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.experiments.scan.references import References, comparing
 from dynamics.loading import media, text
 from dynamics.loading.describe import describe
 from dynamics.loading.inputs import Batches, Source
-from dynamics.loading.models import DTYPES, Loaded, load, modality
-from dynamics.loading.options import CHOOSING, Options
+from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
@@ -28,14 +28,13 @@ from dynamics.runs import new, write_run
 Facts = dict[str, Any]
 
 
-def scan(options: Options) -> Path:
+def scan(options: ScanOptions) -> Path:
     """Measure every subject that the record does not have yet; gives the run's folder.
 
     Raises:
         InputError: bad input of any kind; what was measured before it stays in the record.
     """
     quiet()
-    _refuse_options(options)
     subjects = expand(options)
     suite = _suite(options, subjects)
     kinds = {subject: modality(subject, options) for subject in subjects}
@@ -58,20 +57,7 @@ def scan(options: Options) -> Path:
     return folder
 
 
-def _refuse_options(options: Options) -> None:
-    for name in ("tokens", "inputs", "context", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1 (got {value}).")
-    if options.dtype not in DTYPES:
-        raise InputError(f"there is no --dtype {options.dtype}: choose {', '.join(DTYPES)}.")
-    if options.protocol not in (None, *protocols.METRICS):
-        raise InputError(f"there is no --protocol {options.protocol}: choose {' or '.join(protocols.METRICS)}.")
-    if options.protocol == protocols.SHAPE:
-        options.refuse_idle(CHOOSING, f"--protocol {protocols.SHAPE}, which cuts windows of its own")
-
-
-def _suite(options: Options, subjects: list[Subject]) -> Suite:
+def _suite(options: ScanOptions, subjects: list[Subject]) -> Suite:
     chosen = options.metrics if options.metrics is not None else protocols.METRICS.get(options.protocol or "")
     suite = Suite.parse(chosen)
     suite.refuse_schedules("a scan, which measures every revision")
@@ -81,7 +67,7 @@ def _suite(options: Options, subjects: list[Subject]) -> Suite:
     return suite
 
 
-def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
+def _refuse_mismatch(kinds: Mapping[Subject, str], options: ScanOptions) -> None:
     given = {"text": options.text, "images": options.images, "audio": options.audio}
     taken = set(kinds.values())
     for what, value in given.items():
@@ -92,24 +78,24 @@ def _refuse_mismatch(kinds: Mapping[Subject, str], options: Options) -> None:
         _refuse_kind(subject, kind, options)
 
 
-def _refuse_kind(subject: Subject, kind: str, options: Options) -> None:
+def _refuse_kind(subject: Subject, kind: str, options: ScanOptions) -> None:
     """What is for text alone, on a model that takes something else ("" where it is not known yet)."""
     if kind in ("text", ""):
         return
-    if options.protocol == protocols.SHAPE:
-        raise InputError(f"--protocol {protocols.SHAPE} measures text, and {subject.model} takes {kind}.")
+    if options.protocol == SHAPE_OF_LEARNING:
+        raise InputError(f"--protocol {SHAPE_OF_LEARNING} measures text, and {subject.model} takes {kind}.")
     if options.shuffled:
         raise InputError(f"--shuffled is for text, and {subject.model} takes {kind}.")
 
 
-def _source(kind: str, options: Options, sources: dict[str, Source]) -> Source:
+def _source(kind: str, options: ScanOptions, sources: dict[str, Source]) -> Source:
     """The inputs of a modality, opened once for all models that take them."""
     if kind not in sources:
         sources[kind] = {"text": text.source, "images": media.images, "audio": media.audio}[kind](options)
     return sources[kind]
 
 
-def _settings(options: Options, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]) -> Facts:
+def _settings(options: ScanOptions, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]) -> Facts:
     """What all subjects of a run share: a scan that goes on must agree."""
     for subject, kind in kinds.items():
         if kind and not own.applies(subject, options):
@@ -120,7 +106,7 @@ def _settings(options: Options, suite: Suite, kinds: Mapping[Subject, str], sour
     return {**asked, "config_overrides": dict(options.config_overrides), "metrics": suite.describe()}
 
 
-def _begin(folder: Path, options: Options, suite: Suite, settings: Facts) -> Facts:
+def _begin(folder: Path, options: ScanOptions, suite: Suite, settings: Facts) -> Facts:
     """`run.json` of a new run, or of the one that goes on."""
     made = {
         "run": folder.name,
@@ -136,7 +122,7 @@ def _begin(folder: Path, options: Options, suite: Suite, settings: Facts) -> Fac
 
 def _one(
     subject: Subject,
-    options: Options,
+    options: ScanOptions,
     suite: Suite,
     sources: dict[str, Source],
     record: Record,
@@ -155,7 +141,7 @@ def _one(
     started = datetime.now(UTC)
     with out_of_memory(subject.name, options.batch_size):
         facts = describe(loaded, batches)
-        if options.protocol == protocols.SHAPE:
+        if options.protocol == SHAPE_OF_LEARNING:
             code = text.encoder(loaded, options.tokenizer)
             found = protocols.groups(_source("text", options, sources), code, options.seed)
             result, count = protocols.over_groups(
@@ -193,10 +179,12 @@ def _one(
     return f"{layers}, {facts['parameters'] / 1e6:.1f} M parameters, {tokens:,} tokens in {seconds:.0f} s"
 
 
-def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[str, Source]) -> Any:
+def _batches(subject: Subject, loaded: Loaded, options: ScanOptions, sources: dict[str, Source]) -> Any:
     if own.applies(subject, options):
         return own.windows(subject.run, loaded.config)
     _refuse_kind(subject, loaded.modality, options)
+    if loaded.encode is not None and loaded.modality == "text":
+        options.refuse_unused(("protocol",), "on a module that encodes its texts itself")
     given = _source(loaded.modality, options, sources)
     if loaded.modality == "images":
         return media.image_batches(loaded, options, given)
@@ -205,7 +193,7 @@ def _batches(subject: Subject, loaded: Loaded, options: Options, sources: dict[s
     return text.batches(loaded, options, given, options.lines or (options.text or "").startswith(text.HUB))
 
 
-def _condition(batches: Any, options: Options) -> dict[str, str]:
+def _condition(batches: Any, options: ScanOptions) -> dict[str, str]:
     synthetic = batches.condition if isinstance(batches, Batches) else {}
     return synthetic | ({"protocol": options.protocol} if options.protocol else {})
 

@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from dynamics import runs
 from dynamics.errors import InputError
-from dynamics.experiments.scan import protocols
-from dynamics.loading.options import CHOOSING, Options
+from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
+from dynamics.loading.options import READING
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
 
 
-def applies(subject: Subject, options: Options) -> bool:
+def applies(subject: Subject, options: ScanOptions) -> bool:
     """Whether a model is measured on the windows of its own run.
 
     Raises:
@@ -26,10 +26,10 @@ def applies(subject: Subject, options: Options) -> bool:
     """
     if subject.kind != "run" or options.text is not None:
         return False
-    given = f"{subject.model}, which is measured on the windows of its own run"
-    options.refuse_idle((*CHOOSING, "tokenizer"), given, "leave it out, or give --text")
-    if options.protocol == protocols.SHAPE:
-        raise InputError(f"--protocol {protocols.SHAPE} cuts windows of its own: say from which --text.")
+    where = f"on {subject.model}, which is measured on the windows of its own run"
+    options.refuse_unused((*READING, "tokenizer"), where, "remove it, or give --text")
+    if options.protocol == SHAPE_OF_LEARNING:
+        raise InputError(f"--protocol {SHAPE_OF_LEARNING} cuts its own windows; add the --text that it cuts.")
     return True
 
 

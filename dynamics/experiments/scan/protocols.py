@@ -17,17 +17,17 @@ import numpy as np
 from torch import Tensor
 
 from dynamics.errors import InputError
+from dynamics.experiments.scan.options import INHERENT, SHAPE_OF_LEARNING
 from dynamics.loading.inputs import Source, chunks
 from dynamics.loading.text import Encoder, pad
 from dynamics.measure.measurement import Measurement
 from dynamics.record import Row
 
-SHAPE, INHERENT = "shape-of-learning", "inherent"
 WINDOWS, CHARACTERS, EMBEDDINGS = 128, 512, 4096
 
 _STATES = {"sites": ["residual", "output"]}
 METRICS: dict[str, dict[str, Any]] = {
-    SHAPE: dict.fromkeys(
+    SHAPE_OF_LEARNING: dict.fromkeys(
         (
             *("anisotropy", "singular_value_share", "intrinsic_dimension", "intrinsic_dimension_lowest_20"),
             "duplicate_share",
@@ -55,8 +55,8 @@ def groups(given: Source, code: Encoder, seed: int) -> Iterator[list[list[int]]]
     found = [code.window(code.ids(text)[:room]) for text in islice(_windows(given), WINDOWS)]
     if len(found) < WINDOWS:
         raise InputError(
-            f"{given.facts['source']} holds {len(found)} windows of {CHARACTERS} characters, and --protocol {SHAPE} "
-            f"needs {WINDOWS}: give more text."
+            f"{given.facts['source']} holds {len(found)} windows of {CHARACTERS} characters, and --protocol "
+            f"{SHAPE_OF_LEARNING} needs {WINDOWS}: give more text."
         )
     if sum(map(len, found)) < EMBEDDINGS:
         raise InputError(f"the {WINDOWS} windows give less than the {EMBEDDINGS} embeddings of one batch.")

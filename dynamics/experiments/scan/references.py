@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from dynamics import metrics as registry
+from dynamics.experiments.scan.options import ScanOptions
 from dynamics.loading.models import load
-from dynamics.loading.options import Options
 from dynamics.loading.subjects import Subject
 from dynamics.measure.measurement import measure
 from dynamics.measure.suite import Suite
@@ -25,7 +25,7 @@ def comparing(suite: Suite) -> set[str]:
 class References:
     """The tensors of each series at its step 0, measured again where the record has that step already."""
 
-    def __init__(self, suite: Suite, options: Options, subjects: list[Subject], waiting: list[Subject]) -> None:
+    def __init__(self, suite: Suite, options: ScanOptions, subjects: list[Subject], waiting: list[Subject]) -> None:
         self._suite, self._options = suite.only(comparing(suite)), options
         self._first = {s.series: s for s in subjects if s.series and s.step == 0 and s not in waiting}
         self._known: dict[str, dict[str, Tensor]] = {}

@@ -303,7 +303,7 @@ def test_a_tokenizer_that_cannot_pad(lines, workplace, capsys):
         (["random:bert", "--sentences", "lines.txt", "--compare", "all"], "axes or cka"),
         (["random:bert", "--sentences", "lines.txt", "--metrics", "[entropy]"], "entropy"),
         (["random:vit", "--sentences", "lines.txt"], "takes images"),
-        (["random:bert", "--sentences", "lines.txt", "--resume", "now"], "a cone goes on with --resume auto"),
+        (["random:bert", "--sentences", "lines.txt", "--resume", "now"], "--resume must be auto (got now)"),
         (["random:bert", "random:bert", "--sentences", "lines.txt"], "twice"),
     ],
 )
