@@ -41,7 +41,7 @@ def main() -> None:
     overrides = full if args.model == "random:bert" else {}
     options = ScanOptions([args.model], text=args.text, tokens=args.tokens, context=128, config_overrides=overrides)
     loaded = load(expand(options)[0], options)
-    batches = list(text.batches(loaded, options, text.source(options), by_line=False))
+    batches = list(text.text_batches(loaded, options, text.open_text(options)))
     device = next(loaded.model.parameters()).device
 
     few = batches[: len(batches) // 2]

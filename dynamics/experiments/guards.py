@@ -1,4 +1,4 @@
-"""Around the run of a foreign model: silence where it chats, a sentence where memory ends."""
+"""Guards around foreign models: quiet libraries, and one sentence where memory runs out."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dynamics.errors import InputError
 
 
 def quiet() -> None:
-    """No progress bars and no advice from the libraries that load models."""
+    """Turn off the progress bars and the advice of the libraries that load models."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -22,7 +22,7 @@ def quiet() -> None:
 def out_of_memory(
     name: str, size: int, option: str = "--batch_size", otherwise: str = "shorter inputs or --dtype bf16"
 ) -> Iterator[None]:
-    """Running out of memory, told in a sentence: half of `size`, or `otherwise` where it is 1."""
+    """Refuse what does not fit into memory: propose half of `size`, or `otherwise` where it is 1."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,22 +1,28 @@
 """Images and clips: folders of files, or noise, through the processor of the model."""
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
-from dynamics.loading.inputs import NOISE, Batches, Source, chunks, digest, files
+from dynamics.errors import InputError
+from dynamics.loading.inputs import Batch, Batches, Counted, InputSource, chunks, digest
 from dynamics.loading.models import Loaded
 from dynamics.loading.options import InputOptions
 from dynamics.models import hub
 
 log = logging.getLogger(__name__)
 
+NOISE = "noise"
+"""Stands for a folder of synthetic images or clips."""
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 AUDIO = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
+"""What PIL, scipy and soundfile raise on damaged files."""
 NOISE_IMAGES, NOISE_CLIPS, NOISE_SECONDS = 64, 16, 5
 RATE = 16_000
 """Samples a second where the processor does not say."""
@@ -26,62 +32,76 @@ SHORTEST = 0.1
 """Seconds below which a piece is left out: convolutions of speech models need some."""
 
 
-def images(options: InputOptions) -> Source:
-    """Images (H, W, 3) of unsigned bytes."""
+def open_images(options: InputOptions) -> InputSource:
+    """Return images (H, W, 3) of unsigned bytes.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
     if options.images in (None, NOISE):
-        count = options.inputs or NOISE_IMAGES
 
-        def noise() -> Iterator[tuple[np.ndarray, float]]:
-            for i in range(count):
-                random = np.random.default_rng((options.seed, i))
-                yield random.integers(256, size=(224, 224, 3), dtype=np.uint8), (i + 1) / count
+        def noise(random: np.random.Generator) -> np.ndarray:
+            return random.integers(256, size=(224, 224, 3), dtype=np.uint8)
 
-        return Source(noise, {"source": "noise", "sha256": None, "synthetic": "noise"})
-    paths = files(options.images, IMAGES, "images")[: options.inputs]
-    found = Source(lambda: read(), {"source": options.images, "sha256": digest(paths)})
-
-    def read() -> Iterator[tuple[np.ndarray, float]]:
-        from PIL import Image
-
-        for i, path in enumerate(paths):
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:  # what PIL raises on damaged files
-                found.skip(path, error)
-                continue
-            yield pixels, (i + 1) / len(paths)
-
-    return found
+        return _generated(noise, options.inputs or NOISE_IMAGES, options.seed)
+    return _from_files("images", str(options.images), IMAGES, _read_image, options.inputs)
 
 
-def audio(options: InputOptions) -> Source:
-    """Clips: (samples, rate), samples (n,) float32 in [-1, 1]."""
+def open_audio(options: InputOptions) -> InputSource:
+    """Return clips: (samples, rate), samples (n,) float32 in [-1, 1].
+
+    Raises:
+        InputError: there is no such folder, or no clip in it.
+    """
     if options.audio in (None, NOISE):
-        count = options.inputs or NOISE_CLIPS
 
-        def noise() -> Iterator[tuple[tuple[np.ndarray, int], float]]:
-            for i in range(count):
-                wave = 0.1 * np.random.default_rng((options.seed, i)).standard_normal(NOISE_SECONDS * RATE)
-                yield (wave.astype(np.float32), RATE), (i + 1) / count
+        def noise(random: np.random.Generator) -> tuple[np.ndarray, int]:
+            return (0.1 * random.standard_normal(NOISE_SECONDS * RATE)).astype(np.float32), RATE
 
-        return Source(noise, {"source": "noise", "sha256": None, "synthetic": "noise"})
-    paths = files(options.audio, AUDIO, "audio")[: options.inputs]
-    found = Source(lambda: read(), {"source": options.audio, "sha256": digest(paths)})
+        return _generated(noise, options.inputs or NOISE_CLIPS, options.seed)
+    return _from_files("audio", str(options.audio), AUDIO, _read_clip, options.inputs)
 
-    def read() -> Iterator[tuple[tuple[np.ndarray, int], float]]:
+
+def _generated(noise: Callable[[np.random.Generator], Any], count: int, seed: int) -> InputSource:
+    def items() -> Iterator[tuple[Any, float]]:
+        for i in range(count):
+            yield noise(np.random.default_rng((seed, i))), (i + 1) / count
+
+    return InputSource(items, {"source": NOISE, "sha256": None, "synthetic": NOISE})
+
+
+def _from_files(
+    option: str, folder: str, suffixes: frozenset[str], read: Callable[[Path], Any], most: int | None
+) -> InputSource:
+    """Read the files of a kind in a folder and below it, sorted; those that cannot be read are left out."""
+    if not Path(folder).is_dir():
+        raise InputError(f"--{option} {folder}: there is no such folder.")
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    if not paths:
+        raise InputError(f"--{option} {folder}: no file in it ends with {', '.join(sorted(suffixes))}.")
+    paths = paths[:most]
+
+    def items() -> Iterator[tuple[Any, float]]:
         for i, path in enumerate(paths):
             try:
-                clip = _clip(path)
-            except (OSError, ValueError, EOFError, RuntimeError) as error:  # scipy's, and soundfile's
-                found.skip(path, error)
+                item = read(path)
+            except UNREADABLE as error:
+                source.skip(path, error)
                 continue
-            yield clip, (i + 1) / len(paths)
+            yield item, (i + 1) / len(paths)
 
-    return found
+    source = InputSource(items, {"source": folder, "sha256": digest(paths)})
+    return source
 
 
-def _clip(path: Path) -> tuple[np.ndarray, int]:
+def _read_image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _read_clip(path: Path) -> tuple[np.ndarray, int]:
     if path.suffix.lower() != ".wav":
         try:
             import soundfile
@@ -89,8 +109,6 @@ def _clip(path: Path) -> tuple[np.ndarray, int]:
             raise ValueError("only .wav can be read without the package soundfile") from error
         wave, rate = soundfile.read(path, dtype="float32")
     else:
-        import warnings
-
         from scipy.io import wavfile
 
         with warnings.catch_warnings():
@@ -107,48 +125,48 @@ def _clip(path: Path) -> tuple[np.ndarray, int]:
     return wave, int(rate)
 
 
-def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """A wave (n,) at another rate, by a polyphase filter.
+def resampled(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Return a wave (n,) at another rate, by a polyphase filter.
 
     >>> resampled(np.zeros(48000, dtype=np.float32), 48000, 16000).shape
     (16000,)
     """
-    if rate == wanted:
+    if rate == target:
         return wave
     from scipy.signal import resample_poly
 
-    shared = np.gcd(rate, wanted)
-    return resample_poly(wave, wanted // shared, rate // shared).astype(np.float32)
+    shared = np.gcd(rate, target)
+    return resample_poly(wave, target // shared, rate // shared).astype(np.float32)
 
 
-def image_batches(loaded: Loaded, options: InputOptions, given: Source) -> Batches:
-    """`pixel_values` (B, 3, H, W)."""
+def image_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> Batches:
+    """Return batches of `pixel_values` (B, 3, H, W)."""
     processor, name = _image_processor(loaded)
 
-    def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
-        for part in chunks(given.items(), options.batch_size):
-            pictures = [image for image, _ in part]
+    def make() -> Iterator[Counted]:
+        for part in chunks(source.items(), options.batch_size):
+            images = [image for image, _ in part]
             if loaded.encode is not None:
-                batch = dict(loaded.encode(pictures))
+                batch = dict(loaded.encode(images))
             else:
-                made = processor(images=pictures, return_tensors="pt", input_data_format="channels_last")
-                batch = {"pixel_values": made["pixel_values"].to(_dtype(loaded))}
+                encoded = processor(images=images, return_tensors="pt", input_data_format="channels_last")
+                batch = {"pixel_values": encoded["pixel_values"].to(_dtype(loaded))}
             yield batch, len(part), part[-1][1]
 
-    return Batches(make, {"processor": name}, given)
+    return Batches(make, source, {"processor": name})
 
 
-def audio_batches(loaded: Loaded, options: InputOptions, given: Source) -> Batches:
-    """`input_values` (B, samples) or `input_features` (B, bins, frames), with `attention_mask`."""
-    extractor, name = _extractor(loaded)
+def audio_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> Batches:
+    """Return batches of `input_values` (B, samples) or `input_features` (B, bins, frames), with `attention_mask`."""
+    extractor, name = _feature_extractor(loaded)
     rate = getattr(extractor, "sampling_rate", RATE)
     # Models whose first layer normalises over time were trained without a mask: no padding for them.
     masked = loaded.main_input == "input_features" or getattr(extractor, "return_attention_mask", False)
 
     def pieces() -> Iterator[tuple[np.ndarray, float]]:
         span = int(PIECE * rate)
-        for (wave, given_rate), share in given.items():
-            wave = resampled(wave, given_rate, rate)
+        for (wave, wave_rate), share in source.items():
+            wave = resampled(wave, wave_rate, rate)
             for at in range(0, len(wave), span):
                 if at == 0 or len(wave) - at >= SHORTEST * rate:
                     yield wave[at : at + span], share
@@ -156,85 +174,82 @@ def audio_batches(loaded: Loaded, options: InputOptions, given: Source) -> Batch
     def groups() -> Iterator[list[tuple[np.ndarray, float]]]:
         waiting: list[tuple[np.ndarray, float]] = []
         for piece in pieces():
-            alike = not waiting or masked or len(piece[0]) == len(waiting[0][0])
-            if waiting and (not alike or len(waiting) == options.batch_size):
+            fits = not waiting or masked or len(piece[0]) == len(waiting[0][0])
+            if waiting and (not fits or len(waiting) == options.batch_size):
                 yield waiting
                 waiting = []
             waiting.append(piece)
         if waiting:
             yield waiting
 
-    def make() -> Iterator[tuple[dict[str, Tensor], int, float]]:
+    def make() -> Iterator[Counted]:
         for part in groups():
             waves = [wave for wave, _ in part]
             if loaded.encode is not None:
-                batch = dict(loaded.encode(waves))
+                batch: Batch = dict(loaded.encode(waves))
             else:
                 batch = _extract(extractor, waves, rate, loaded, masked)
             yield batch, len(part), part[-1][1]
 
-    return Batches(make, {"processor": name, "sampling_rate": rate}, given)
+    return Batches(make, source, {"processor": name, "sampling_rate": rate})
 
 
-def _extract(extractor: Any, waves: list[np.ndarray], rate: int, loaded: Loaded, masked: bool) -> dict[str, Tensor]:
-    more: dict[str, Any] = {"return_attention_mask": True} if masked else {}
+def _extract(extractor: Any, waves: list[np.ndarray], rate: int, loaded: Loaded, masked: bool) -> Batch:
+    settings: dict[str, Any] = {"return_attention_mask": True} if masked else {}
     if type(extractor).__name__ == "WhisperFeatureExtractor":
-        more |= {"padding": "max_length", "max_length": extractor.n_samples, "truncation": True}
+        settings |= {"padding": "max_length", "max_length": extractor.n_samples, "truncation": True}
     else:
-        more |= {"padding": True}
-    made = extractor(waves, sampling_rate=rate, return_tensors="pt", **more)
-    batch = {loaded.main_input: made[loaded.main_input].to(_dtype(loaded))}
-    return batch | ({"attention_mask": made["attention_mask"]} if masked and "attention_mask" in made else {})
+        settings |= {"padding": True}
+    features = extractor(waves, sampling_rate=rate, return_tensors="pt", **settings)
+    batch = {loaded.main_input: features[loaded.main_input].to(_dtype(loaded))}
+    if masked and "attention_mask" in features:
+        batch["attention_mask"] = features["attention_mask"]
+    return batch
 
 
-def _dtype(loaded: Loaded) -> Any:
+def _dtype(loaded: Loaded) -> torch.dtype:
     return next(x.dtype for x in loaded.model.parameters() if x.is_floating_point())
 
 
-def _has_processor(source: str) -> bool:
-    path = Path(source)
-    return bool(source) and (not path.is_dir() or any(path.glob("*processor_config.json")))
+def _own_processor(loaded: Loaded, kind: str) -> tuple[Any, str] | None:
+    """Return the model's own processor (an Auto class of transformers) and its name; None where it brings none."""
+    if loaded.encode is not None:
+        return None, "the module's own"
+    path = Path(loaded.source)
+    if not loaded.source or (path.is_dir() and not any(path.glob("*processor_config.json"))):
+        return None
+    import transformers
+
+    words = "image processor" if kind == "AutoImageProcessor" else "feature extractor"
+    load, name = getattr(transformers, kind).from_pretrained, f"the {words} of {loaded.source}"
+    processor = hub.fetch(load, loaded.source, name=name, trust_remote_code=loaded.trusted)
+    return processor, type(processor).__name__
 
 
-def _fetch(kind: Any, loaded: Loaded, what: str) -> Any:
-    name = f"the {what} of {loaded.source}"
-    return hub.fetch(kind.from_pretrained, loaded.source, name=name, trust_remote_code=loaded.trusted)
-
-
-def _warn_of(default: str, loaded: Loaded) -> None:
+def _warn_of_default(processor: str, loaded: Loaded) -> None:
     if loaded.source:
-        log.warning("%s brings no processor, so its inputs are made by default: %s", loaded.source, default)
+        log.warning("%s brings no processor, so its inputs are made by default: %s", loaded.source, processor)
 
 
 def _image_processor(loaded: Loaded) -> tuple[Any, str]:
-    if loaded.encode is not None:
-        return None, "the module's own"
-    if _has_processor(loaded.source):
-        from transformers import AutoImageProcessor
-
-        processor = _fetch(AutoImageProcessor, loaded, "image processor")
-        return processor, type(processor).__name__
+    if own := _own_processor(loaded, "AutoImageProcessor"):
+        return own
     from transformers import ViTImageProcessor
 
     size = getattr(loaded.config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else size
-    told = f"{height} x {width}, scaled to -1..1"
-    _warn_of(told, loaded)
-    return ViTImageProcessor(size={"height": height, "width": width}), told
+    name = f"{height} x {width}, scaled to -1..1"
+    _warn_of_default(name, loaded)
+    return ViTImageProcessor(size={"height": height, "width": width}), name
 
 
-def _extractor(loaded: Loaded) -> tuple[Any, str]:
-    if loaded.encode is not None:
-        return None, "the module's own"
-    if _has_processor(loaded.source):
-        from transformers import AutoFeatureExtractor
-
-        extractor = _fetch(AutoFeatureExtractor, loaded, "feature extractor")
-        return extractor, type(extractor).__name__
+def _feature_extractor(loaded: Loaded) -> tuple[Any, str]:
+    if own := _own_processor(loaded, "AutoFeatureExtractor"):
+        return own
     if loaded.main_input == "input_features":
         from transformers import WhisperFeatureExtractor
 
-        extractor = WhisperFeatureExtractor(feature_size=getattr(loaded.config, "num_mel_bins", 80))
+        extractor: Any = WhisperFeatureExtractor(feature_size=getattr(loaded.config, "num_mel_bins", 80))
         # Whisper takes exactly as many frames as it has positions, halved by its convolution.
         frames = 2 * getattr(loaded.config, "max_source_positions", 1500)
         extractor.n_samples = frames * extractor.hop_length
@@ -243,5 +258,6 @@ def _extractor(loaded: Loaded) -> tuple[Any, str]:
 
         masked = getattr(loaded.config, "feat_extract_norm", "layer") == "layer"
         extractor = Wav2Vec2FeatureExtractor(return_attention_mask=masked)
-    _warn_of(type(extractor).__name__, loaded)
-    return extractor, f"{type(extractor).__name__} by default"
+    name = type(extractor).__name__
+    _warn_of_default(name, loaded)
+    return extractor, f"{name} by default"

@@ -1,4 +1,4 @@
-"""Models into memory: from the hub, a folder, a run of ours, a random initialisation or a factory."""
+"""Models loaded from the hub, a folder, a run of ours, a random initialisation or a factory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
 from dynamics.errors import InputError
@@ -33,17 +34,10 @@ MODALITIES = {
 }
 """The modality of a model by the name of its main input."""
 
-HEADS = (
-    "pooler",
-    "classifier",
-    "lm_head",
-    "cls.",
-    "projector",
-    "qa_outputs",
-    "masked_spec_embed",
-    "mask_token",
-)
+HEADS = ("pooler", "classifier", "lm_head", "cls.", "projector", "qa_outputs", "masked_spec_embed", "mask_token")
 """Weights that no layer reads: a checkpoint may lack them."""
+Encode = Callable[[list[Any]], Mapping[str, Tensor]]
+"""A list of inputs to the keyword arguments of a model's forward."""
 
 ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
 SMALL: dict[str, Any] = {
@@ -65,8 +59,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
 class Loaded:
     """A model ready to be measured.
 
-    `encode` makes its batches where the model brings its own way (a module by factory); `source` is where its
-    tokenizer or processor lies, empty where it has none; `trusted` whether code that it brings may run.
+    Args:
+        modality: `text`, `images` or `audio`.
+        source: where its tokenizer or processor lies; empty where it has none.
+        trusted: whether code that it brings may run.
+        encode: makes its batches where the model brings its own function (a module by factory).
+        facts: for the record.
     """
 
     model: nn.Module
@@ -74,20 +72,25 @@ class Loaded:
     source: str = ""
     trusted: bool = False
     config: PreTrainedConfig | None = None
-    encode: Callable[[list[Any]], Mapping[str, Tensor]] | None = None
+    encode: Encode | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def main_input(self) -> str:
         """Name of the argument that carries the input."""
-        return getattr(self.model, "main_input_name", "input_ids")
+        return str(getattr(self.model, "main_input_name", "input_ids"))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights."""
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
 
 def modality(subject: Subject, options: ModelOptions) -> str:
-    """`text`, `images` or `audio`: what a subject takes, told without its weights; "" where only it can tell.
+    """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed.
 
     Raises:
-        InputError: the model is not found, or its kind is not known.
+        InputError: the model is not found, or transformers has none of its type.
     """
     if subject.kind == "run":
         return "text"
@@ -98,63 +101,50 @@ def modality(subject: Subject, options: ModelOptions) -> str:
         if options.trust_remote_code:
             return ""
         raise InputError(f"{subject.model}: transformers has no model for its type {config.model_type}.")
-    kind = MODEL_MAPPING[type(config)]
-    kind = kind[0] if isinstance(kind, list | tuple) else kind
-    return _modality(subject, kind.main_input_name)
+    kind: Any = MODEL_MAPPING[type(config)]
+    return _modality(subject, (kind[0] if isinstance(kind, list | tuple) else kind).main_input_name)
 
 
 def width(subject: Subject, options: ModelOptions) -> int | None:
-    """Width of the states of a subject, told without its weights; None where only it can tell."""
-    if subject.kind == "module":
-        return None
-    found = getattr(_config(subject, options), "hidden_size", None)
-    return found if isinstance(found, int) else None
+    """Return the width of a subject's states without its weights; None where these are needed."""
+    size = None if subject.kind == "module" else getattr(_config(subject, options), "hidden_size", None)
+    return size if isinstance(size, int) else None
 
 
 def _modality(subject: Subject, main_input: str) -> str:
     if main_input not in MODALITIES:
-        raise InputError(f"{subject.model} takes {main_input}: only text, images and audio can be scanned.")
+        raise InputError(f"{subject.model} takes {main_input}: only models of text, images or audio can be measured.")
     return MODALITIES[main_input]
 
 
 def load(subject: Subject, options: ModelOptions) -> Loaded:
-    """Load a subject in eval mode, on its device, in its precision (one of `PRECISIONS`).
+    """Load a subject in eval mode, on its device, in its precision.
 
     Raises:
         InputError: it is not found, has no such revision, lacks weights, or is not to be trusted.
     """
     dtype, device = PRECISIONS[options.dtype], _device(options.device)
-    if subject.kind == "module":
-        with torch.random.fork_rng():
-            torch.manual_seed(options.seed)
-            model, encode = _factory(subject.source)
-        kind = MODALITIES.get(getattr(model, "main_input_name", "input_ids"), "text")
-        return Loaded(model.to(device, dtype).eval(), getattr(model, "modality", kind), encode=encode)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
+        if subject.kind == "module":
+            return _from_factory(subject.source, device, dtype)
+        model: Any
         if subject.kind == "random":
-            config, source = _config(subject, options), ""
+            config = _config(subject, options)
             with _fitting(subject, options):
                 model = AutoModel.from_config(config, dtype=dtype)
         else:
-            model, source = _pretrained(subject, options, dtype, device), subject.source
-            config = model.config
+            model = _pretrained(subject, options, dtype, device)
+    config = model.config
     if _has_decoder(model):
         model = model.get_encoder()
     if not hasattr(model, "hf_device_map"):
         model = model.to(device)
-    if subject.kind == "run":
-        source = str(subject.run)
-    main_input = "input_values" if not isinstance(model, PreTrainedModel) else model.main_input_name
+    main_input = model.main_input_name if isinstance(model, PreTrainedModel) else "input_values"
+    source = {"random": "", "run": str(subject.run)}.get(subject.kind, subject.source)
     commit = getattr(config, "_commit_hash", None)
-    return Loaded(
-        model.eval(),
-        _modality(subject, main_input),
-        source,
-        options.trust_remote_code,
-        config,
-        facts={"commit": commit} if commit else {},
-    )
+    facts = {"commit": commit} if commit else {}
+    return Loaded(model.eval(), _modality(subject, main_input), source, options.trust_remote_code, config, facts=facts)
 
 
 def _device(name: str) -> torch.device:
@@ -171,26 +161,25 @@ def _config(subject: Subject, options: ModelOptions) -> PreTrainedConfig:
         return _fetch(subject, options, AutoConfig.from_pretrained)
     kind = ALIASES.get(subject.source, subject.source)
     try:
-        known = AutoConfig.for_model(kind).to_dict()
+        defaults = AutoConfig.for_model(kind).to_dict()
     except ValueError as error:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         near = ", ".join(get_close_matches(kind, list(CONFIG_MAPPING), n=3)) or "bert, gpt2, vit"
-        raise InputError(f"there is no architecture {subject.source}: did you mean {near}?") from error
-    staged = any(isinstance(known.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
-    plain = {key: value for key, value in SMALL.items() if isinstance(known.get(key), int) and not staged}
-    small = plain | SPECIAL.get(subject.source, {})
+        raise InputError(f"transformers has no architecture {subject.source}: did you mean {near}?") from error
+    is_staged = any(isinstance(defaults.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
+    small = {key: value for key, value in SMALL.items() if isinstance(defaults.get(key), int) and not is_staged}
     for key in options.config_overrides:
-        if key not in known:
-            near = ", ".join(get_close_matches(key, known, n=2)) or "a key of its configuration"
+        if key not in defaults:
+            near = ", ".join(get_close_matches(key, defaults, n=2)) or "a key of its configuration"
             raise InputError(f"--config_overrides: {subject.source} has no {key}: did you mean {near}?")
     with _fitting(subject, options):
-        return AutoConfig.for_model(kind, **(small | dict(options.config_overrides)))
+        return AutoConfig.for_model(kind, **(small | SPECIAL.get(subject.source, {}) | options.config_overrides))
 
 
 @contextmanager
 def _fitting(subject: Subject, options: ModelOptions) -> Iterator[None]:
-    """Sizes that no model can be built with, told in a sentence: without overrides they are ours to mend."""
+    """Refuse overrides that no model can be built with; without overrides the error is a bug of ours."""
     try:
         yield
     except Exception as error:  # every architecture raises its own
@@ -200,33 +189,32 @@ def _fitting(subject: Subject, options: ModelOptions) -> Iterator[None]:
         raise InputError(f"--config_overrides do not fit {subject.source}: {message}.") from error
 
 
-def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **more: Any) -> Any:
-    """`from_pretrained` of a subject."""
-    named = subject.kind == "hub" and subject.source == subject.model and subject.revision != "main"
+def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **settings: Any) -> Any:
+    """Call the `from_pretrained` of a subject."""
     return hub.fetch(
         call,
         subject.source,
         name=subject.model,
-        revision=subject.revision if named else "",
+        revision="" if subject.hub_revision == "main" else subject.hub_revision,
         trust_remote_code=options.trust_remote_code,
-        **more,
+        **settings,
     )
 
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    more: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    if options.device == "auto" and device.type == "cuda" and _has_accelerate():
-        more["device_map"] = "auto"
+    settings: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
+        settings["device_map"] = "auto"
     kind: Any = AutoModel
     if subject.kind == "run":
         # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
         config = _fetch(subject, options, AutoConfig.from_pretrained)
-        tuned = any("For" in name and "LM" not in name for name in config.architectures or ())
-        kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
-        kind = AutoModel if tuned else kind
-    model, info = _fetch(subject, options, kind.from_pretrained, **more)
-    spare = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
-    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in spare))
+        is_tuned = any("For" in name and "LM" not in name for name in config.architectures or ())
+        if not is_tuned:
+            kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
+    model, info = _fetch(subject, options, kind.from_pretrained, **settings)
+    unread = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in unread))
     if missing:
         raise InputError(
             f"the checkpoint of {subject.name} lacks {len(missing)} weights of {type(model).__name__} "
@@ -240,22 +228,17 @@ def _has_decoder(model: nn.Module) -> bool:
     return hasattr(model, "encoder") and hasattr(model, "decoder")
 
 
-def _has_accelerate() -> bool:
-    from transformers.utils import is_accelerate_available
-
-    return is_accelerate_available()
-
-
-def _factory(name: str) -> tuple[nn.Module, Callable[[list[Any]], Mapping[str, Tensor]] | None]:
-    """What `package:factory` gives: a module, or a module and the function that encodes a list of inputs."""
+def _from_factory(name: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """Load what `package:factory` returns: a module, or a module and the function that encodes a list of inputs."""
     package, _, factory = name.partition(":")
     try:
-        made = getattr(import_module(package), factory)()
+        product = getattr(import_module(package), factory)()
     except InputError:
         raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"--module {name}: {error}; give package:factory, a function without arguments.") from error
-    model, encode = made if isinstance(made, tuple) else (made, getattr(made, "encode", None))
+    model, encode = product if isinstance(product, tuple) else (product, getattr(product, "encode", None))
     if not isinstance(model, nn.Module):
-        raise InputError(f"--module {name} gives {type(model).__name__}, not a torch module.")
-    return model, encode
+        raise InputError(f"--module {name} returns {type(model).__name__}, not a torch module.")
+    kind = MODALITIES.get(getattr(model, "main_input_name", "input_ids"), "text")
+    return Loaded(model.to(device, dtype).eval(), getattr(model, "modality", kind), encode=encode)

@@ -1,21 +1,23 @@
-"""What a scan loads: names on the command line to models, revisions and steps. No weights here."""
+"""Names on the command line to subjects: models with their revisions and steps. No weights here."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.loading.options import ModelOptions
 
 MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
-"""These checkpoints are models of their own: `google/multiberts-seed_0-step_20k` (2106.16163)."""
+"""These checkpoints are repositories of their own: `google/multiberts-seed_0-step_20k` (2106.16163)."""
+FACTS = ("model", "revision", "step", "series", "kind")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model to be measured.
+    """A model to be measured.
 
     Args:
         model: its name on the page.
@@ -43,9 +45,19 @@ class Subject:
         """The folder of the run that a checkpoint of ours belongs to."""
         return Path(self.source).parent.parent
 
+    @property
+    def hub_revision(self) -> str:
+        """The revision of its repository on the hub; `main` where its name says nothing of one."""
+        return self.revision if self.kind == "hub" and self.source == self.model else "main"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts for the record."""
+        return {name: getattr(self, name) for name in FACTS}
+
 
 def step_of(text: str) -> int | None:
-    """The training step that a revision or a name ends with; None where it tells none.
+    """Return the training step that a revision or a name ends with; None where there is none.
 
     >>> [step_of(text) for text in ("step512", "multiberts-seed_0-step_20k", "checkpoint-0500", "main")]
     [512, 20000, 500, None]
@@ -55,137 +67,128 @@ def step_of(text: str) -> int | None:
 
 
 def expand(options: ModelOptions) -> list[Subject]:
-    """Every subject of a scan; those of one series in the order of their steps.
+    """Return every subject that the options name; those of one series in the order of their steps.
 
     Raises:
         InputError: nothing is named, a name is given twice, or a revision does not exist.
     """
-    wanted = [part.strip() for part in (options.revisions or "").split(",") if part.strip()]
-    found = [subject for model in options.models for subject in _subjects(model, wanted, options.seed)]
+    revisions = [part.strip() for part in (options.revisions or "").split(",") if part.strip()]
+    subjects = [subject for model in options.models for subject in _subjects(model, revisions, options.seed)]
     if options.module:
-        found.append(Subject(options.module, "local", 0, "module", options.module))
-    if not found:
+        subjects.append(Subject(options.module, "local", 0, "module", options.module))
+    if not subjects:
         raise InputError("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
-    if wanted and all(subject.kind in ("random", "module") for subject in found):
-        raise InputError(f"--revisions {options.revisions}: {found[0].model} has none; leave it out.")
-    names = [subject.name for subject in found]
+    if revisions and all(subject.kind in ("random", "module") for subject in subjects):
+        raise InputError(f"--revisions {options.revisions}: {subjects[0].model} has none; remove it.")
+    names = [subject.name for subject in subjects]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        places = {subject.source for subject in found if subject.name == twice}
+        places = {subject.source for subject in subjects if subject.name == twice}
         hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
         raise InputError(f"{twice} is named twice: {hint}.")
-    return found
+    return subjects
 
 
-def _subjects(model: str, wanted: Sequence[str], seed: int) -> Iterator[Subject]:
-    path = Path(model)
+def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:
+    path, run = Path(model), runs.find(model)
     if model.startswith("random:"):
         yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix("random:"))
-    elif (run := _own(model)) is not None:
-        yield from _of_run(run, wanted)
+    elif run is not None and not (run / "config.json").is_file():
+        yield from _of_run(run, revisions)
     elif path.exists():
-        yield from _of_folder(path, wanted)
+        yield from _of_folder(path, revisions)
     elif model.startswith((".", "/", "~", f"{runs.CHECKPOINTS}/")):
         raise InputError(f"there is no model at {model}: the folder does not exist.")
     else:
-        yield from _of_hub(model, wanted)
+        yield from _of_hub(model, revisions)
 
 
-def _own(model: str) -> Path | None:
-    """The folder of a run of ours that goes by this name or path."""
-    for folder in (runs.CHECKPOINTS / model, Path(model)):
-        if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
-            return folder
-    return None
-
-
-def _of_run(run: Path, wanted: Sequence[str]) -> Iterator[Subject]:
+def _of_run(run: Path, revisions: Sequence[str]) -> Iterator[Subject]:
     paths = {int(path.name.split("-")[1]): path for path in sorted((run / "weights").glob("step-*"))}
     if not paths:
         raise InputError(
             f"the run {run.name} kept no weights (nothing in {run / 'weights'}): train with --monitor.keep_weights all."
         )
-    for step in _steps(run.name, paths, wanted):
+    steps = set(paths)
+    if revisions and list(revisions) != ["all"]:
+        steps = {_step_of_run(run.name, revision, paths) for revision in revisions}
+    for step in sorted(steps):
         yield Subject(run.name, f"step{step}", step, "run", str(paths[step]), run.name)
 
 
-def _steps(name: str, known: dict[int, Path], wanted: Sequence[str]) -> list[int]:
-    if not wanted or list(wanted) == ["all"]:
-        return sorted(known)
-    steps = [int(part) if part.isdigit() else step_of(part) for part in wanted]
-    for part, step in zip(wanted, steps, strict=True):
-        if step not in known:
-            kept = ", ".join(map(str, sorted(known)))
-            raise InputError(f"{name} has no revision {part}: it kept the steps {kept}.")
-    return sorted({step for step in steps if step is not None})
+def _step_of_run(run: str, revision: str, paths: dict[int, Path]) -> int:
+    step = int(revision) if revision.isdigit() else step_of(revision)
+    if step is None or step not in paths:
+        kept = ", ".join(map(str, sorted(paths)))
+        raise InputError(f"{run} has no revision {revision}: it kept the steps {kept}.")
+    return step
 
 
-def _of_folder(path: Path, wanted: Sequence[str]) -> Iterator[Subject]:
+def _of_folder(path: Path, revisions: Sequence[str]) -> Iterator[Subject]:
     if not path.is_dir():
         raise InputError(f"{path} is no folder: name the folder that holds config.json and the weights.")
-    # A link is known by its own name: that tells two folders apart whose names are the same.
+    # A link keeps its own name: that distinguishes two folders of the same name.
     name = path.resolve().name if path.name in ("", "..") else path.name
     inside = {part.name: part for part in path.iterdir() if (part / "config.json").is_file()}
-    if not wanted:
+    if not revisions:
         if not (path / "config.json").is_file():
             hint = f"; --revisions {','.join(sorted(inside))} are in it" if inside else ""
             raise InputError(f"{path} holds no model (there is no config.json in it{hint}).")
         yield Subject(name, "local", step_of(name) or 0, "folder", str(path))
         return
-    known = sorted(inside) if list(wanted) == ["all"] else wanted
-    if missing := [part for part in known if part not in inside]:
+    names = sorted(inside) if list(revisions) == ["all"] else revisions
+    if missing := [part for part in names if part not in inside]:
         raise InputError(
             f"{path} has no revision {missing[0]}: it holds {', '.join(sorted(inside)) or 'no folder with a model'}."
         )
-    yield from _along(name, [(part, "folder", str(inside[part])) for part in known])
+    yield from _series(name, "folder", [(part, str(inside[part])) for part in names])
 
 
-def _of_hub(model: str, wanted: Sequence[str]) -> Iterator[Subject]:
+def _of_hub(model: str, revisions: Sequence[str]) -> Iterator[Subject]:
     name, _, revision = model.partition("@")
-    wanted = [revision] if revision else wanted
-    if list(wanted) == ["all"]:
-        wanted = _published(name)
+    revisions = [revision] if revision else revisions
+    if list(revisions) == ["all"]:
+        revisions = _published(name)
     multibert = MULTIBERT.fullmatch(name)
-    if multibert and wanted and not multibert[2]:
-        yield from _along(name, [(part, "hub", f"{name}-{part}") for part in wanted])
-    elif wanted:
-        yield from _along(name, [(part, "hub", name) for part in wanted])
+    if revisions:
+        is_apart = multibert is not None and not multibert[2]
+        yield from _series(name, "hub", [(part, f"{name}-{part}" if is_apart else name) for part in revisions])
     else:
         series = multibert[1] if multibert and multibert[2] else ""
         yield Subject(name, "main", step_of(name) or 0, "hub", name, series)
 
 
-def _along(name: str, found: Sequence[tuple[str, str, str]]) -> list[Subject]:
-    """Revisions (revision, kind, source) in the order of their steps; one without a step stands off the axis."""
-    made = []
-    for revision, kind, source in found:
+def _series(name: str, kind: str, revisions: Sequence[tuple[str, str]]) -> list[Subject]:
+    """Return revisions, each with its source, in the order of their steps; one without a step is off the step axis."""
+    subjects = []
+    for revision, source in revisions:
         step = step_of(revision)
-        made.append(Subject(name, revision, step or 0, kind, source, "" if step is None else name))
-    return sorted(made, key=lambda subject: (subject.series == "", subject.step))
+        subjects.append(Subject(name, revision, step or 0, kind, source, "" if step is None else name))
+    return sorted(subjects, key=lambda subject: (subject.series == "", subject.step))
 
 
 def _published(name: str) -> list[str]:
-    """The published steps of a model on the hub; those in the cache where there is no network.
+    """Return the published steps of a model on the hub; those in the cache where there is no network.
 
     They are branches of its repository (Pythia), or repositories of their own (MultiBERTs).
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    apart, cache = MULTIBERT.fullmatch(name) is not None, Path(constants.HF_HUB_CACHE)
+    is_apart, cache = MULTIBERT.fullmatch(name) is not None, Path(constants.HF_HUB_CACHE)
     try:
-        if apart:
-            found = [model.id for model in HfApi().list_models(search=f"{name}-step_")]
+        if is_apart:
+            names = [model.id for model in HfApi().list_models(search=f"{name}-step_")]
         else:
-            found = [branch.name for branch in HfApi().list_repo_refs(name).branches]
+            names = [branch.name for branch in HfApi().list_repo_refs(name).branches]
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
-        if apart:
-            found = [path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*")]
+        if is_apart:
+            names = [path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*")]
         else:
-            found = [path.name for path in (cache / f"models--{name.replace('/', '--')}" / "refs").glob("*")]
-    if apart:
-        found = [model.removeprefix(f"{name}-") for model in found if model.startswith(f"{name}-step_")]
-    steps = [revision for revision in found if step_of(revision) is not None]
+            names = [path.name for path in (cache / f"models--{name.replace('/', '--')}" / "refs").glob("*")]
+    if is_apart:
+        names = [model.removeprefix(f"{name}-") for model in names if model.startswith(f"{name}-step_")]
+    steps = [revision for revision in names if step_of(revision) is not None]
     if not steps:
         raise InputError(
             f"the revisions of {name} cannot be listed (no network and none in the cache, or none names a step): "

@@ -10,9 +10,10 @@ from dynamics import runs
 from dynamics.cli.main import main
 from dynamics.experiments.scan import protocols
 from dynamics.experiments.scan.options import ScanOptions
-from dynamics.loading import text
+from dynamics.loading.encoder import encoder
 from dynamics.loading.models import load
 from dynamics.loading.subjects import expand
+from dynamics.loading.text import open_text
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.record import read
 from tests.experiments.test_scan import offline, refused  # noqa: F401 (offline is a fixture)
@@ -40,7 +41,7 @@ def test_the_shape_of_learning(long):
     assert (facts["groups"], facts["input"]["tokens"]) == (16, 128 * 512)
     options = ScanOptions(["random:gpt2"], text=str(long), config_overrides=SIZE)
     loaded = load(expand(options)[0], options)
-    found = list(protocols.groups(text.source(options), text.encoder(loaded, None), seed=0))
+    found = list(protocols.groups(open_text(options), encoder(loaded, None), seed=0))
     assert [sum(map(len, group)) for group in found] == [4096] * 16
     spelled = sorted(bytes(i - 3 for i in window).decode() for group in found for window in group)
     whole = long.read_text()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynamics.experiments.cone.resampling import Interval, interval
+from dynamics.experiments.cone.resampling import Interval, interval, point
 
 DRAWS = 200
 """Resamples of an axis: each is a decomposition."""
 STEADY = 0.8
-"""Mean cosine of an axis with its resamples from which on a cosine with another axis has an interval."""
+"""Least mean cosine of an axis with its resamples for which a cosine with another axis has an interval."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Axis:
         direction: first principal component of the centred vectors.
         mean: direction of their mean.
         uncentered: first right singular vector of the vectors as they are.
-        share: of the variance, that lies along `direction`.
+        share: of the variance, along `direction`.
     """
 
     direction: np.ndarray
@@ -34,10 +34,10 @@ class Axis:
 
 
 def axis(vectors: np.ndarray) -> Axis:
-    """The axis of vectors (n, d); NaN where all are equal.
+    """Return the axis of vectors (n, d); NaN where all are equal.
 
-    >>> found = axis(np.array([[3.0, 1.0], [5.0, 1.0], [4.0, 1.1]]))
-    >>> found.direction.round(3), round(found.share, 3)
+    >>> example = axis(np.array([[3.0, 1.0], [5.0, 1.0], [4.0, 1.1]]))
+    >>> example.direction.round(3), round(example.share, 3)
     (array([1., 0.]), 0.997)
     """
     x = np.asarray(vectors, dtype=float)
@@ -54,7 +54,7 @@ def _sign(product: float) -> float:
 
 
 def _leading(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """First right singular vector of x (n, d) and its share of the squares, by the smaller of both Gram matrices."""
+    """Return the first right singular vector of x (n, d) and its share of the squares, by the smaller Gram matrix."""
     from scipy.linalg import eigh
 
     n, d = x.shape
@@ -63,13 +63,13 @@ def _leading(x: np.ndarray) -> tuple[np.ndarray, float]:
     scale = np.abs(x).max(initial=0.0)
     if not np.isfinite(total) or total <= (1e-7 * scale) ** 2 * x.size or scale == 0:
         return np.full(d, np.nan), np.nan
-    values, found = eigh(gram, subset_by_index=[size - 1, size - 1])
-    vector = x.T @ found[:, 0] if n < d else found[:, 0]
+    values, vectors = eigh(gram, subset_by_index=[size - 1, size - 1])
+    vector = x.T @ vectors[:, 0] if n < d else vectors[:, 0]
     return vector / np.linalg.norm(vector), float(values[0] / total)
 
 
 def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The axis in each resample: vectors (n, d), weights (R, n) -> (R, d), signs arbitrary."""
+    """Return the axis in each resample: vectors (n, d), weights (R, n) -> (R, d), signs arbitrary."""
     from scipy.linalg import eigh
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
@@ -78,7 +78,7 @@ def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     _, _, basis = np.linalg.svd(x, full_matrices=False)
     inside = x @ basis.T  # (n, r): at most n directions matter
     start = np.eye(len(basis))[0]
-    made = np.empty((len(weights), x.shape[1]))
+    directions = np.empty((len(weights), x.shape[1]))
     for i, weight in enumerate(weights):
         share = weight / weight.sum()
         centred = (inside - share @ inside) * np.sqrt(share)[:, None]
@@ -90,12 +90,17 @@ def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
             vector = None
         if vector is None:
             vector = eigh(covariance, subset_by_index=[size - 1, size - 1])[1][:, 0]
-        made[i] = vector @ basis
-    return made
+        directions[i] = vector @ basis
+    return directions
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Return values (n,) in standard deviations from their mean; NaN where all are equal."""
+    return (values - values.mean()) / (values.std() or np.nan)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Absolute cosine along the last axis of directions of unit length.
+    """Return the absolute cosine along the last axis of directions of unit length.
 
     >>> float(cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])))
     1.0
@@ -103,25 +108,25 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs((a * b).sum(-1))
 
 
-def agreement(one: np.ndarray, other: np.ndarray, drawn: np.ndarray, drawn_other: np.ndarray) -> Interval:
-    """Absolute cosine of two axes (d,) with the basic bootstrap's interval, from their resamples (R, d).
+def agreement(direction: np.ndarray, other: np.ndarray, drawn: np.ndarray, drawn_other: np.ndarray) -> Interval:
+    """Return the absolute cosine of two axes (d,) with the basic bootstrap's interval, from their resamples (R, d).
 
-    A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflected about the value they
-    make up for that. The value itself is low for the same reason, and may lie below its interval. Each resample is
-    signed as its axis is, and the sign of the cosine goes last: absolute cosines of resamples lie on one side of 0
-    and, reflected, would miss small ones.
+    A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflecting them about the value
+    corrects for that. The value itself is low for the same reason, and may lie below its interval. Each resample is
+    signed as its axis is, and the sign of the cosine is dropped last: absolute cosines of resamples lie on one side
+    of 0 and, reflected, would miss small ones.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. Of axes known by
     construction and steady it holds 89 to 100 % of cosines from .05 to .95, 87 to 95 % of 0, and all of 1, where it is
-    cut. Of axes that resampling turns further it holds less (stability .75: 87 %, .5: 33 to 80 %), as what is found is
+    cut. Of axes that resampling turns further it holds less (stability .75: 87 %, .5: 33 to 80 %), as the axis is
     mostly noise: where either is less than `STEADY`, the bounds are NaN.
     """
-    value = float(one @ other)
+    value = float(direction @ other)
     if not drawn.size or not drawn_other.size or not np.isfinite(value):
-        return Interval(abs(value), np.nan, np.nan)
-    if min(cosine(drawn, one).mean(), cosine(drawn_other, other).mean()) < STEADY:
-        return Interval(abs(value), np.nan, np.nan)
-    signs = np.sign((drawn @ one) * (drawn_other @ other))
+        return point(abs(value))
+    if min(cosine(drawn, direction).mean(), cosine(drawn_other, other).mean()) < STEADY:
+        return point(abs(value))
+    signs = np.sign((drawn @ direction) * (drawn_other @ other))
     _, low, high = interval(value, signs * (drawn * drawn_other).sum(1))
     low, high = np.clip([2 * value - high, 2 * value - low], -1, 1)
     ends = sorted((abs(low), abs(high)))

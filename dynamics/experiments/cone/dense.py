@@ -1,4 +1,4 @@
-"""Linear layers behind the pooling: the `Dense` modules of sentence-transformers."""
+"""Linear layers after the pooling: the `Dense` modules of sentence-transformers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dynamics.errors import InputError
 
 INPUT = "sentence_embedding"
-"""What a module must read and write to stand behind the pooling."""
+"""What a module must read and write to follow the pooling."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Dense:
 
 
 def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
-    """A module from its configuration and its weights (safetensors); None where it is more than this.
+    """Return a module from its configuration and its weights (safetensors); None where it is more than that.
 
     Raises:
         InputError: the weights cannot be read, or are not those of a linear layer.
@@ -43,24 +43,24 @@ def dense(config: Mapping[str, Any], weights: Path | None) -> Dense | None:
     if activation is None or weights is None or names != {INPUT} or config.get("use_residual"):
         return None
     try:
-        kept = load_file(weights)
-        weight, bias = kept["linear.weight"].double(), kept.get("linear.bias")
+        tensors = load_file(weights)
+        weight, bias = tensors["linear.weight"].double(), tensors.get("linear.bias")
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"{weights} holds no linear layer that can be read ({error}): fetch it again.") from error
     return Dense(weight, None if bias is None else bias.double(), activation)
 
 
 def _activation(name: str) -> nn.Module | None:
-    """The function of that name, as sentence-transformers trusts it: a module of torch."""
-    found = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
+    """Return the activation of that name; like sentence-transformers, trust only modules of torch."""
+    kind = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
     try:
-        return found() if isinstance(found, type) and issubclass(found, nn.Module) else None
+        return kind() if isinstance(kind, type) and issubclass(kind, nn.Module) else None
     except TypeError:
         return None
 
 
 def apply(layers: tuple[Dense, ...], x: Tensor) -> Tensor:
-    """One layer after the other."""
+    """Apply one layer after the other."""
     for layer in layers:
         x = layer(x)
     return x

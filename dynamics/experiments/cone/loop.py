@@ -1,32 +1,29 @@
-"""The experiment: every model reads every corpus once; then models are set against one another."""
+"""The cone of sentence vectors: every model reads every corpus, then models are compared with one another."""
 
-import gc
 import logging
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+import time
 from pathlib import Path
-from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.experiments.cone import across, analysis, kept, sentences
-from dynamics.experiments.cone.analysis import Measured
-from dynamics.experiments.cone.collect import Collected, batches, collect
+from dynamics.experiments.cone import across, analysis, sentences, vectors
+from dynamics.experiments.cone.cards import cards
+from dynamics.experiments.cone.collect import Collected, Depth, Key, batches, collect
 from dynamics.experiments.cone.options import ConeOptions
-from dynamics.experiments.cone.sentences import MAIN, PAIRS, Pairs
-from dynamics.experiments.cone.setup import Setup, setup
+from dynamics.experiments.cone.sentences import MAIN, PAIRS
+from dynamics.experiments.cone.setup import Setup, read_setup
 from dynamics.experiments.cone.similarity import Scored
+from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.progress import progress
-from dynamics.experiments.resume import begin, count_known, telling
-from dynamics.loading import text
+from dynamics.experiments.in_turn import OnShare, count_recorded, measure_in_turn
 from dynamics.loading.describe import describe
+from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import digest
 from dynamics.loading.models import Loaded, load, modality, width
-from dynamics.loading.subjects import Subject, expand
+from dynamics.loading.subjects import FACTS, Subject, expand
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row
-from dynamics.runs import new, write_run
+from dynamics.runs import ConeInfo, Facts, Run, name_by_time, start
 
 log = logging.getLogger(__name__)
 
@@ -34,213 +31,185 @@ METRICS = (
     *("mean_cosine", "anisotropy", "anisotropy_uncentered", "norm_of_mean", "mean_norm", "isoscore"),
     "effective_rank",
 )
-"""What is measured of vectors and of tokens where --metrics does not say."""
-Facts = dict[str, Any]
+"""What is measured of vectors and of tokens without --metrics."""
+SETTINGS = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
+"""Options that all models of a run share."""
 
 
 def cone(options: ConeOptions) -> Path:
-    """Run the four experiments; gives the run's folder.
+    """Measure every model that the record does not have yet, compare all of them, and return the run's folder.
 
     Raises:
         InputError: bad input of any kind. Models that were measured before stay in the record.
     """
     quiet()
-    subjects = expand(options)
-    suite = _suite(options)
-    corpora = {MAIN: sentences.read(options.sentences, "--sentences", options.inputs)}
-    corpora |= sentences.corpora(options.corpus, options.inputs)
-    pairs = sentences.pairs(options.pairs) if options.pairs else None
-    if pairs is not None:
-        corpora[PAIRS] = pairs.sentences
-    _refuse_subjects(subjects, options)
-    folder = new(options.run or f"cone-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}")
-    told = _begin(folder, options, suite, corpora, pairs)
-    known = [name for name in told["subjects"] if kept.path(folder, name).is_file()]
-    setups = {subject: _setup(subject, options) for subject in subjects if subject.name not in known}
-    for note in dict.fromkeys(note for subject, how in setups.items() for note in how.notes(subject.model)):
-        log.warning(note)
-    count_known(folder, len(subjects), len(setups))
-    with telling(folder, told):
-        found = [kept.again(folder, name, told["subjects"][name], options.seed) for name in known]
-        _run(folder, options, suite, corpora, pairs, setups, told, found)
-    return folder
+    return Cone(options).run()
 
 
-def _run(
-    folder: Path,
-    options: ConeOptions,
-    suite: Suite,
-    corpora: Mapping[str, list[str]],
-    pairs: Pairs | None,
-    setups: Mapping[Subject, Setup],
-    told: Facts,
-    found: list[Measured],
-) -> None:
-    """Measure the models of `setups`, then set all against one another, those `found` in the record included."""
-    record, scored = Record(folder), Scored(pairs.scores, options.seed) if pairs else None
-    with progress(len(setups), "cone") as advance:
-        for subject, how in setups.items():
-            gc.collect()  # the model before this one
-            started, key = datetime.now(UTC), (folder.name, subject.name, subject.step)
-            with out_of_memory(subject.name, options.batch_size):
-                facts, collected, model = _one(subject, how, suite, corpora, options, key, advance)
-            _refuse_width(found, model, options)
-            found.append(model)
-            rows = [row for mine in collected.values() for row in mine.rows]
-            rows += analysis.gaps(model, collected, options.seed)
-            rows += analysis.axis_rows(model)
-            rows += analysis.similarities(model, collected, pairs, scored, options.seed)
-            seconds = (datetime.now(UTC) - started).total_seconds()
-            rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
-            arrays = [array for mine in collected.values() for array in mine.arrays]
-            record.write(subject.step, rows, [*arrays, *analysis.arrays(model)], subject.name)
-            kept.keep(folder, model, collected)
-            told["subjects"][subject.name] = facts
-            write_run(folder, told)
-            print(f"{subject.name}: {facts['layers']} layers, {_summary(rows, model)}, {seconds:.0f} s")
-    together = [*across.agreement(found), *across.turning(found)]
-    for model in found:
-        others = across.donors(found, model)
-        rows = list(analysis.transformed(model, others, pairs, scored, options.components, options.seed))
-        rows += [row for row in together if row.subject == model.subject.name]
-        record.write(model.subject.step, rows, part=f"{model.subject.name}|across")
+class Cone:
+    """A run of the cone: its models, its metrics, and the sentences that the models read.
 
+    Raises:
+        InputError: a model or a file does not exist, or does not fit.
+    """
 
-def _one(
-    subject: Subject,
-    how: Setup,
-    suite: Suite,
-    corpora: Mapping[str, list[str]],
-    options: ConeOptions,
-    key: tuple[str, str, int],
-    advance: Callable[[str, float], None],
-) -> tuple[Facts, dict[str, Collected], Measured]:
-    """What a model is, what it makes of every corpus, and what is kept of it."""
-    loaded = load(subject, options)
-    code = None if loaded.encode else text.encoder(loaded, options.tokenizer)
-    facts, collected = _read(subject, loaded, code, how, suite, corpora, options, key, advance)
-    final, turning = collected[MAIN].final, analysis.turning(collected[MAIN])
-    pooled = {name: mine.vectors[final] for name, mine in collected.items()}
-    model = analysis.measured(subject, key, final, pooled, turning, how.normalize, options.seed)
-    cards = analysis.cards(model, corpora, loaded, code)
-    return {**facts, "setup": how.facts(), "cards": cards}, collected, model
+    def __init__(self, options: ConeOptions) -> None:
+        self.options = options
+        self.subjects = expand(options)
+        self.suite = _suite(options)
+        self.files = {MAIN: options.sentences, **sentences.files(options.corpus)}
+        self.corpora = {
+            name: sentences.read(file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs)
+            for name, file in self.files.items()
+        }
+        self.scored: Scored | None = None
+        if options.pairs:
+            pairs = sentences.pairs(options.pairs)
+            self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
+            self.scored = Scored(pairs, options.seed)
+        self.models: list[ModelVectors] = []
+        """The models that have been measured, in this run or before it was resumed."""
+        self._refuse_unfit()
 
+    def run(self) -> Path:
+        """Measure what the record does not have yet, then compare; return the run's folder."""
+        with start(self._info(), self.options.resume, same=("settings", "metrics")) as run:
+            recorded = [name for name in run.info.subjects if vectors.path(run.folder, name).is_file()]
+            setups = {subject: self._setup(subject) for subject in self.subjects if subject.name not in recorded}
+            for note in dict.fromkeys(note for subject, setup in setups.items() for note in setup.notes(subject.model)):
+                log.warning(note)
+            count_recorded(run, len(self.subjects), len(setups))
+            for name in recorded:
+                facts = run.info.subjects[name]
+                subject = Subject(**{fact: facts[fact] for fact in FACTS}, source="")
+                self.models.append(self._model(run, subject, facts))
+            measure_in_turn(
+                run, list(setups), lambda subject, on_share: self._measure(run, subject, setups[subject], on_share)
+            )
+            self._compare(Record(run.folder))
+        return run.folder
 
-def _read(
-    subject: Subject,
-    loaded: Loaded,
-    code: text.Encoder | None,
-    how: Setup,
-    suite: Suite,
-    corpora: Mapping[str, list[str]],
-    options: ConeOptions,
-    key: tuple[str, str, int],
-    advance: Callable[[str, float], None],
-) -> tuple[Facts, dict[str, Collected]]:
-    """What a model is and what it makes of every corpus."""
-    total, done = sum(map(len, corpora.values())), 0
-    collected: dict[str, Collected] = {}
-    counts: Facts = {}
-    facts: Facts = {}
-    for name, lines in corpora.items():
-        parts, truncated = batches(lines, loaded, code, how, options.batch_size)
-        start, size = done, len(lines)
-        facts = facts or describe(loaded, [parts[0].inputs])
-        collected[name] = collect(
-            loaded,
-            parts,
-            how,
-            None if name == PAIRS else suite,
-            key,
-            "" if name == MAIN else name,
-            lambda share, start=start, size=size: advance(subject.name, (start + share * size) / total),
+    def _info(self) -> ConeInfo:
+        settings: Facts = {name: getattr(self.options, name) for name in SETTINGS}
+        settings["config_overrides"] = self.options.config_overrides
+        settings["texts"] = {name: digest([Path(file)]) for name, file in self.files.items()}
+        return ConeInfo(
+            run=self.options.run or name_by_time("cone"),
+            **provenance(),
+            settings=settings,
+            corpora={name: {"source": file, "sentences": len(self.corpora[name])} for name, file in self.files.items()},
+            pairs=self.scored.n if self.scored else None,
+            metrics=self.suite.describe(),
         )
-        done += size
-        counts[name] = {"sentences": size, "truncated": truncated}
-        if name != PAIRS:
-            counts[name]["tokens"] = int(collected[name].token_counts.sum())
-    known = {
-        "model": subject.model,
-        "revision": subject.revision,
-        "step": subject.step,
-        "series": subject.series,
-        "kind": subject.kind,
-        "tokenizer": code.name if code else "the module's own",
-        "dtype": options.dtype,
-    }
-    return {**known, **loaded.facts, **facts, "final": collected[MAIN].final, "input": counts}, collected
+
+    def _setup(self, subject: Subject) -> Setup:
+        options = self.options
+        source = subject.source if subject.kind in ("hub", "folder") else ""
+        return read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
+
+    def _model(self, run: Run[ConeInfo], subject: Subject, facts: Facts) -> ModelVectors:
+        """Return a model that has read every corpus."""
+        final, normalize = Depth(*facts["final"]), facts["setup"]["normalize"]
+        return vectors.load(run.folder, subject, final, normalize, self.options.seed)
+
+    def _measure(self, run: Run[ConeInfo], subject: Subject, setup: Setup, on_share: OnShare) -> tuple[Facts, str]:
+        """Measure and record a model; return its facts, and a summary for the terminal."""
+        started, seed = time.perf_counter(), self.options.seed
+        key = (run.info.run, subject.name, subject.step)
+        with out_of_memory(subject.name, self.options.batch_size):
+            loaded = load(subject, self.options)
+            code = None if loaded.encode else encoder(loaded, self.options.tokenizer)
+            described, collected = self._read(loaded, code, setup, key, on_share)
+            about = {"tokenizer": code.name if code else "the module's own", "dtype": self.options.dtype}
+            facts = {**subject.facts, **about, **loaded.facts, **described, "setup": setup.facts()}
+            vectors.save(run.folder, subject, collected)
+            model = self._model(run, subject, facts)
+            facts["cards"] = cards(model, self.corpora, loaded, code)
+        self._refuse_width(model)
+        self.models.append(model)
+        rows = [row for corpus in collected.values() for row in corpus.rows]
+        rows += analysis.gaps(model, collected, seed)
+        rows += analysis.axis_rows(model)
+        rows += analysis.similarities(model, collected, self.scored, seed)
+        seconds = time.perf_counter() - started
+        rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
+        arrays = [array for corpus in collected.values() for array in corpus.arrays]
+        Record(run.folder).write(subject.step, rows, [*arrays, *analysis.arrays(model)], subject.name)
+        return facts, f"{facts['layers']} layers, {_summary(rows, model)}, {seconds:.0f} s"
+
+    def _read(
+        self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
+    ) -> tuple[Facts, dict[str, Collected]]:
+        """Have a model read every corpus; return its facts and what was collected of each corpus."""
+        total, done = sum(map(len, self.corpora.values())), 0
+
+        def on_sentences(count: int) -> None:
+            nonlocal done
+            done += count
+            on_share(done / total)
+
+        facts: Facts = {}
+        inputs: Facts = {}
+        collected: dict[str, Collected] = {}
+        for name, lines in self.corpora.items():
+            parts, truncated = batches(lines, loaded, code, setup, self.options.batch_size)
+            facts = facts or describe(loaded, {key: value[:1] for key, value in parts[0].inputs.items()})
+            suite = None if name == PAIRS else self.suite
+            collected[name] = collect(loaded, parts, setup, suite, key, name, on_sentences)
+            inputs[name] = {"sentences": len(lines), "truncated": truncated}
+            if suite is not None:
+                inputs[name]["tokens"] = int(collected[name].token_counts.sum())
+        return {**facts, "final": collected[MAIN].final, "input": inputs}, collected
+
+    def _compare(self, record: Record) -> None:
+        """Record every model against the others."""
+        together = [*across.agreement(self.models), *across.turning(self.models)]
+        for model in self.models:
+            rows = [
+                *across.transformed(model, self.models, self.scored, self.options.components, self.options.seed),
+                *(row for row in together if row.subject == model.subject.name),
+            ]
+            record.write(model.subject.step, rows, part=f"{model.subject.name}|across")
+
+    def _refuse_unfit(self) -> None:
+        """Refuse, without their weights, models that take no text, and widths that differ."""
+        first: dict[int, Subject] = {}
+        for subject in self.subjects:
+            kind = modality(subject, self.options)
+            if kind not in ("text", ""):
+                raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
+            if (size := width(subject, self.options)) is not None:
+                first.setdefault(size, subject)
+        (size, subject), *others = first.items() if first else [(0, self.subjects[0])]
+        if others:
+            self._refuse_widths(subject, size, others[0][1], others[0][0])
+
+    def _refuse_width(self, model: ModelVectors) -> None:
+        """Refuse a measured model whose width is not that of the others."""
+        for other in self.models:
+            self._refuse_widths(other.subject, other.width, model.subject, model.width)
+
+    def _refuse_widths(self, first: Subject, size: int, second: Subject, other_size: int) -> None:
+        if size != other_size and self.options.compare == "axes":
+            raise InputError(
+                f"{first.model} is {size} wide and {second.model} {other_size}: axes of different width have no "
+                "cosine; add --compare cka to compare the models by linear CKA, or leave one out."
+            )
 
 
-def _summary(rows: list[Row], model: Measured) -> str:
-    told = {
+def _summary(rows: list[Row], model: ModelVectors) -> str:
+    cosines = {
         row.site: row.value
         for row in rows
         if row.metric == "mean_cosine" and (row.layer, row.condition) == (model.final.layer, model.final.where())
     }
-    return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(told.items()))
+    return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(cosines.items()))
 
 
 def _suite(options: ConeOptions) -> Suite:
-    suite = Suite.parse(options.metrics if options.metrics is not None else METRICS)
+    suite = Suite.parse(METRICS if options.metrics is None else options.metrics)
     suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
     if not sites:
         raise InputError(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
     return Suite(sites)
-
-
-def _setup(subject: Subject, options: ConeOptions) -> Setup:
-    pretrained = subject.kind in ("hub", "folder")
-    revision = subject.revision if subject.kind == "hub" and subject.source == subject.model else "main"
-    where = subject.source if pretrained else ""
-    return setup(where, revision, options.pooling, options.prompt, options.normalize)
-
-
-def _refuse_subjects(subjects: list[Subject], options: ConeOptions) -> None:
-    """What can be told without weights: models that take no text, and widths that differ."""
-    widths: dict[int, Subject] = {}
-    for subject in subjects:
-        kind = modality(subject, options)
-        if kind not in ("text", ""):
-            raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
-        if (wide := width(subject, options)) is not None:
-            widths.setdefault(wide, subject)
-    if len(widths) > 1 and options.compare == "axes":
-        (one, first), (other, second) = list(widths.items())[:2]
-        raise _widths(first, one, second, other)
-
-
-def _refuse_width(found: list[Measured], model: Measured, options: ConeOptions) -> None:
-    other = next((other for other in found if other.width != model.width), None)
-    if other is not None and options.compare == "axes":
-        raise _widths(other.subject, other.width, model.subject, model.width)
-
-
-def _widths(first: Subject, one: int, second: Subject, other: int) -> InputError:
-    return InputError(
-        f"{first.model} is {one} wide and {second.model} {other}: axes of different width have no cosine; say "
-        "--compare cka to compare the models by linear CKA, or leave one out."
-    )
-
-
-def _begin(
-    folder: Path, options: ConeOptions, suite: Suite, corpora: Mapping[str, list[str]], pairs: Pairs | None
-) -> Facts:
-    """`run.json` of a new run, or of the one that goes on."""
-    files = {MAIN: options.sentences} | dict(one.split("=", 1) for one in options.corpus)
-    files |= {PAIRS: str(options.pairs)} if pairs else {}
-    fields = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
-    asked = {field: getattr(options, field) for field in fields}
-    digests = {name: digest([Path(file)]) for name, file in files.items()}
-    made = {
-        "run": folder.name,
-        "kind": "cone",
-        "status": "running",
-        **provenance(),
-        "settings": {**asked, "config_overrides": dict(options.config_overrides), "texts": digests},
-        "corpora": {name: {"source": file, "sentences": len(corpora[name])} for name, file in files.items()},
-        "pairs": len(pairs.scores) if pairs else None,
-        "metrics": suite.describe(),
-        "subjects": {},
-    }
-    return begin(folder, made, options.resume)

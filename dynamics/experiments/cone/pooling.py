@@ -1,7 +1,7 @@
-"""Token states to sentence vectors: the ways of pooling that sentence-transformers has.
+"""Token states to sentence vectors: the modes of pooling of sentence-transformers.
 
-Where a prompt is not pooled, its tokens are not kept, and `cls` is the first token behind it: so does
-sentence-transformers since 5.5 (`Pooling` in its modules/pooling.py); before, it took the first token of all.
+Where a prompt is not pooled, its tokens are not kept, and `cls` is the first token after it: as in
+sentence-transformers since 5.5 (`Pooling` in its modules/pooling.py), which took the first token of all before.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,22 @@ Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean(x: Tensor, kept: Tensor) -> Tensor:
-    """Mean of the kept tokens: x (B, T, d), kept (B, T) boolean -> (B, d)."""
+    """Return the mean of the kept tokens: x (B, T, d), kept (B, T) boolean -> (B, d)."""
     return (x * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
 
 
 def cls(x: Tensor, kept: Tensor) -> Tensor:
-    """The first kept token."""
+    """Return the first kept token."""
     return x[torch.arange(len(x), device=x.device), kept.int().argmax(1)]
 
 
 def last(x: Tensor, kept: Tensor) -> Tensor:
-    """The last kept token."""
+    """Return the last kept token."""
     return x[torch.arange(len(x), device=x.device), kept.shape[1] - 1 - kept.int().flip(1).argmax(1)]
 
 
 def largest(x: Tensor, kept: Tensor) -> Tensor:
-    """The largest value of each coordinate over the kept tokens."""
+    """Return the largest value of each coordinate over the kept tokens."""
     return x.masked_fill(~kept[..., None], -torch.inf).amax(1)
 
 

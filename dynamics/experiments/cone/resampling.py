@@ -1,4 +1,4 @@
-"""Resampled sentences: how far a value would move, had others been drawn.
+"""Resampled sentences: how far a value would move, had other sentences been drawn.
 
 Weights are (R, n): how often each of n sentences is in each of R resamples (Efron, 1979). Pairs of a sentence with its
 own copy do not count: they would add cosines of 1 that no sample has.
@@ -20,8 +20,13 @@ class Interval(NamedTuple):
     high: float
 
 
+def point(value: float) -> Interval:
+    """Return a value without an interval."""
+    return Interval(value, np.nan, np.nan)
+
+
 def weights(n: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """Resamples of n, as weights (draws, n), float64.
+    """Return resamples of n, as weights (draws, n), float64.
 
     >>> weights(5, draws=3).sum(1)
     array([5., 5., 5.])
@@ -29,17 +34,27 @@ def weights(n: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
+def weights_with_sample(n: int, seed: int = 0) -> np.ndarray:
+    """Return the weights of the sample itself (all ones), then those of its resamples, (1 + R, n)."""
+    return np.concatenate([np.ones((1, n)), weights(n, seed)])
+
+
 def interval(value: float, resampled: np.ndarray) -> Interval:
-    """The value between the 2.5th and 97.5th percentile of its resamples; NaN bounds where none is finite."""
-    known = resampled[np.isfinite(resampled)]
-    if not known.size or not np.isfinite(value):
-        return Interval(float(value), np.nan, np.nan)
-    low, high = np.percentile(known, [2.5, 97.5])
+    """Return the value between the 2.5th and 97.5th percentile of its resamples; NaN bounds where none is finite."""
+    finite = resampled[np.isfinite(resampled)]
+    if not finite.size or not np.isfinite(value):
+        return point(float(value))
+    low, high = np.percentile(finite, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 
 
+def estimate(values: np.ndarray) -> Interval:
+    """Return the value of the sample, the first of `values`, with the interval of its resamples, the others."""
+    return interval(float(values[0]), values[1:])
+
+
 def mean_cosine(vectors: np.ndarray, weighted: np.ndarray) -> np.ndarray:
-    """Mean cosine over pairs of different sentences: vectors (n, d), weights (R, n) -> (R,).
+    """Return the mean cosine over pairs of different sentences: vectors (n, d), weights (R, n) -> (R,).
 
     Formula: (|sum_i w_i u_i|^2 - sum_i w_i^2) / ((sum_i w_i)^2 - sum_i w_i^2), u_i = x_i / |x_i|.
 
@@ -48,17 +63,17 @@ def mean_cosine(vectors: np.ndarray, weighted: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        own = np.square(weighted).sum(1)
-        return _over(np.square(weighted @ units).sum(1) - own, weighted.sum(1) ** 2 - own)
+        squares = np.square(weighted).sum(1)
+        return _over(np.square(weighted @ units).sum(1) - squares, weighted.sum(1) ** 2 - squares)
 
 
 def _over(total: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Total by number of pairs; NaN where there is none."""
+    """Divide a total by the number of pairs; NaN where there is none."""
     return total / np.where(pairs > 0, pairs, np.nan)
 
 
 def token_mean_cosine(sums: np.ndarray, counts: np.ndarray, weighted: np.ndarray) -> np.ndarray:
-    """Mean cosine over pairs of different tokens, those of one sentence included, under resampled sentences.
+    """Return the mean cosine over pairs of different tokens, those of one sentence included, under resampled sentences.
 
     Args:
         sums: (n, d), of the directions of each sentence's tokens.

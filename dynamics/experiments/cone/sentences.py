@@ -1,4 +1,4 @@
-"""What the cone reads: files of sentences, and pairs of sentences with a score."""
+"""Files of sentences, and of pairs of sentences with a score."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ FEWEST = 3
 MAIN = "sentences"
 """The corpus of --sentences; its rows have an empty condition."""
 PAIRS = "pairs"
-"""The corpus that the sentences of --pairs are."""
+"""The corpus of the sentences of --pairs."""
 STSB = (4, 5, 6)
 """Columns of STS-B: score and both sentences (Cer et al., arXiv 1708.00055)."""
 
@@ -26,39 +26,44 @@ class Pairs(NamedTuple):
     scores: list[float]
 
 
+def label(corpus: str) -> str:
+    """Return a corpus as conditions name it: empty for the main one."""
+    return "" if corpus == MAIN else corpus
+
+
 def read(name: str, option: str, most: int | None = None) -> list[str]:
-    """The lines of a text file, stripped; the first `most` of them.
+    """Return the lines of a text file, stripped; the first `most` of them.
 
     Raises:
         InputError: there is no such file, it is not UTF-8, a line is empty, or there are fewer than three.
     """
-    found = [line.strip() for line in _lines(name, option)][:most]
-    if "" in found:
-        raise InputError(f"{option} {name}: line {found.index('') + 1} is empty; give one sentence a line.")
-    if len(found) < FEWEST:
-        raise InputError(f"{option} {name} holds {len(found)} sentences, and a cone needs at least {FEWEST}.")
-    return found
+    lines = [line.strip() for line in _lines(name, option)][:most]
+    if "" in lines:
+        raise InputError(f"{option} {name}: line {lines.index('') + 1} is empty; give one sentence a line.")
+    if len(lines) < FEWEST:
+        raise InputError(f"{option} {name} holds {len(lines)} sentences, and a cone needs at least {FEWEST}.")
+    return lines
 
 
-def corpora(given: Sequence[str], most: int | None = None) -> dict[str, list[str]]:
-    """What --corpus NAME=FILE names, read.
+def files(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the files of `--corpus NAME=FILE` by name.
 
     Raises:
-        InputError: an argument is not NAME=FILE, a name is taken, or a file is not fit.
+        InputError: an argument is not NAME=FILE, or a name is taken.
     """
-    found: dict[str, list[str]] = {}
-    for argument in given:
+    paths: dict[str, str] = {}
+    for argument in arguments:
         name, _, file = argument.partition("=")
-        if not name or not file or "," in name:
+        if not name or not file:
             raise InputError(f"--corpus {argument}: write it NAME=FILE, as in --corpus news=news.txt.")
-        if name in (MAIN, PAIRS, *found):
+        if name in (MAIN, PAIRS, *paths):
             raise InputError(f"--corpus {argument}: the name {name} is taken; choose another.")
-        found[name] = read(file, f"--corpus {name}", most)
-    return found
+        paths[name] = file
+    return paths
 
 
 def pairs(name: str) -> Pairs:
-    """Pairs of sentences with a score, from a tab-separated file: no quoting, as STS-B is published.
+    """Return pairs of sentences with a score, from a tab-separated file: no quoting, as STS-B is published.
 
     The columns are those of STS-B, or three (score first or last), or what a first line names that has
     `sentence1`, `sentence2` and `score`.
@@ -69,8 +74,10 @@ def pairs(name: str) -> Pairs:
     lines = [line.split("\t") for line in _lines(name, "--pairs")]
     where = _columns(name, lines)
     start = 0 if _is_number(lines[0][where[0]]) or not _has_header(lines[0]) else 1
-    known: dict[str, int] = {}
-    first, second, scores = [], [], []
+    numbers: dict[str, int] = {}
+    first: list[int] = []
+    second: list[int] = []
+    scores: list[float] = []
     for number, cells in enumerate(lines[start:], start=start + 1):
         if len(cells) <= max(where):
             raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(where) + 1} or more.")
@@ -79,14 +86,13 @@ def pairs(name: str) -> Pairs:
             raise InputError(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
         if "" in both:
             raise InputError(f"--pairs {name}: line {number} lacks a sentence.")
-        one, other = (known.setdefault(sentence, len(known)) for sentence in both)
-        first.append(one)
-        second.append(other)
+        for side, sentence in zip((first, second), both, strict=True):
+            side.append(numbers.setdefault(sentence, len(numbers)))
         scores.append(float(score))
     if len(scores) < FEWEST or len(set(scores)) == 1:
         what = f"{len(scores)} pairs" if len(scores) < FEWEST else "one score alone"
         raise InputError(f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores.")
-    return Pairs(list(known), first, second, scores)
+    return Pairs(list(numbers), first, second, scores)
 
 
 def _lines(name: str, option: str) -> Iterator[str]:
@@ -105,7 +111,7 @@ def _lines(name: str, option: str) -> Iterator[str]:
 
 
 def _columns(name: str, lines: list[list[str]]) -> tuple[int, int, int]:
-    """Where the score and the sentences stand."""
+    """Return the columns of the score and of both sentences."""
     head = lines[0]
     if _has_header(head):
         return head.index("score"), head.index("sentence1"), head.index("sentence2")

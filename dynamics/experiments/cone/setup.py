@@ -33,15 +33,15 @@ class Setup:
 
     Args:
         mode: a key of `MODES`.
-        normalize: vectors have length one where the model hands them out.
+        normalize: the model returns vectors of length one.
         prompt: put before every sentence.
         counts_prompt: its tokens are pooled as well.
         length: tokens of a sentence at most; 0 where only the model says.
         lower: sentences are put in lower case.
         source: `sentence-transformers` where the model brought a configuration, else `default`.
-        guessed: why the mode is a guess; empty where it was told, or where there is nothing that could tell it.
-        dense: what the pooled vectors go through.
-        left_out: modules that follow the pooling and are not applied.
+        guessed: why the mode is a guess; empty where it was given, or where the model has no files to read it from.
+        dense: layers that the pooled vectors go through.
+        left_out: modules after the pooling that are not applied.
     """
 
     mode: str = "mean"
@@ -56,14 +56,14 @@ class Setup:
     left_out: tuple[str, ...] = ()
 
     def prepare(self, sentence: str) -> str:
-        """A sentence as the tokenizer gets it."""
+        """Return a sentence as the tokenizer gets it."""
         text = self.prompt + sentence
         return text.lower() if self.lower else text
 
     def notes(self, model: str) -> Iterator[str]:
-        """What is to be said of the model that goes by this name: a sentence for a guess, one for what is left out."""
+        """Yield warnings about the model of this name: a guessed pooling, modules that are left out."""
         if self.guessed:
-            yield f"{model}: how it pools is guessed to be the mean ({self.guessed}); say --pooling if you know"
+            yield f"{model}: its pooling is guessed to be the mean ({self.guessed}); give --pooling if you know it"
         if self.left_out:
             yield f"{model}: vectors are taken before {', '.join(self.left_out)}, which is not applied"
 
@@ -72,27 +72,27 @@ class Setup:
         return {**asdict(self), "dense": [str(layer) for layer in self.dense]}
 
 
-def setup(
+def read_setup(
     source: str,
     revision: str = "main",
     pooling: str | None = None,
     prompt: str | None = None,
     normalize: bool | None = None,
 ) -> Setup:
-    """The setup of a model that lies at `source` (a folder or a hub name), with what was asked for instead.
+    """Return the setup of a model; what is given here wins over its own configuration.
 
     Args:
-        source: empty for a model without files.
+        source: a folder or a hub name; empty for a model without files.
         revision: of a hub repository.
         pooling: a key of `MODES`.
         prompt: the name of one of the model's prompts, or the text itself.
         normalize: whether vectors are to have length one.
 
     Raises:
-        InputError: a mode is not known, or a configuration cannot be read.
+        InputError: a mode does not exist, or a configuration cannot be read.
     """
     if pooling is not None and pooling not in MODES:
-        raise InputError(f"there is no --pooling {pooling}: choose {', '.join(MODES)}.")
+        raise InputError(f"--pooling must be one of {', '.join(MODES)} (got {pooling}).")
 
     def find(name: str) -> Path | None:
         path = Path(source) / name if Path(source).is_dir() else _cached(source, revision, name)
@@ -101,46 +101,44 @@ def setup(
     modules = _json(find, "modules.json")
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         modules = []
-    kinds = [(str(each.get("type", "")).rpartition(".")[2], str(each.get("path", ""))) for each in modules]
-    pooled = f"{dict(kinds)['Pooling']}/config.json" if "Pooling" in dict(kinds) else ""
-    configured = _json(find, pooled) if pooled else None
+    kinds = [(str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))) for module in modules]
+    file = f"{dict(kinds)['Pooling']}/config.json" if "Pooling" in dict(kinds) else ""
+    configured = _json(find, file) if file else None
     guessed = ""
     if source and pooling is None and not isinstance(configured, dict):
-        missing = pooled or "pooling in its modules.json" if modules else "modules.json"
-        guessed = f"there is no {missing}"
+        guessed = f"there is no {(file or 'pooling in its modules.json') if modules else 'modules.json'}"
     if not modules:
         return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
-    prompts = _mapping(_json(find, "config_sentence_transformers.json"))
     limits = _mapping(_json(find, "sentence_bert_config.json"))
-    layers, left_out = _behind(find, kinds)
+    layers, left_out = _after_pooling(find, kinds)
     return Setup(
-        pooling or _mode(source, _mapping(configured)),
-        "Normalize" in dict(kinds) if normalize is None else normalize,
-        _prompt(prompts, prompt),
-        bool(_mapping(configured).get("include_prompt", True)),
-        int(limits.get("max_seq_length") or 0),
-        bool(limits.get("do_lower_case")),
-        "sentence-transformers",
-        guessed,
-        layers,
-        left_out,
+        mode=pooling or _mode(source, _mapping(configured)),
+        normalize="Normalize" in dict(kinds) if normalize is None else normalize,
+        prompt=_prompt(_mapping(_json(find, "config_sentence_transformers.json")), prompt),
+        counts_prompt=bool(_mapping(configured).get("include_prompt", True)),
+        length=int(limits.get("max_seq_length") or 0),
+        lower=bool(limits.get("do_lower_case")),
+        source="sentence-transformers",
+        guessed=guessed,
+        dense=layers,
+        left_out=left_out,
     )
 
 
-def _behind(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[Dense, ...], tuple[str, ...]]:
-    """The dense layers between pooling and normalisation, and modules that are not applied.
+def _after_pooling(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[Dense, ...], tuple[str, ...]]:
+    """Return the dense layers between pooling and normalisation, and modules that are not applied.
 
-    Of a chain that cannot be followed to its end, what comes behind the break is left out.
+    Where a chain cannot be followed to its end, the rest of it is left out.
     """
     layers: list[Dense] = []
     left_out: list[str] = []
-    normalised = False
+    is_normalised = False
     for kind, path in kinds:
-        normalised = normalised or kind == "Normalize"
+        is_normalised = is_normalised or kind == "Normalize"
         if kind in ("Transformer", "Pooling", "Normalize"):
             continue
         layer = None
-        if kind == "Dense" and not left_out and not normalised:
+        if kind == "Dense" and not left_out and not is_normalised:
             config = _mapping(_json(find, f"{path}/config.json"))
             layer = dense(config, find(f"{path}/model.safetensors"))
         if layer is None:
@@ -151,22 +149,23 @@ def _behind(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[Dense, 
 
 
 def _mode(source: str, configured: Mapping[str, Any]) -> str:
-    named = configured.get("pooling_mode")
-    if isinstance(named, str):
-        modes = [_NAMES.get(named, named)]
+    name = configured.get("pooling_mode")
+    if isinstance(name, str):
+        modes = [_NAMES.get(name, name)]
     else:
         modes = [mode for key, mode in _KEYS.items() if configured.get(key)] or ["mean"]
     if len(modes) > 1 or modes[0] not in MODES:
         raise InputError(
-            f"{source} pools by {' and '.join(modes)}, which is not offered: choose with --pooling {', '.join(MODES)}."
+            f"{source} pools by {' and '.join(modes)}, which is not implemented: choose a --pooling of "
+            f"{', '.join(MODES)}."
         )
     return modes[0]
 
 
-def _prompt(configured: Mapping[str, Any], asked: str | None) -> str:
+def _prompt(configured: Mapping[str, Any], name: str | None) -> str:
     prompts = _mapping(configured.get("prompts"))
-    if asked is not None:
-        return str(prompts.get(asked, asked))
+    if name is not None:
+        return str(prompts.get(name, name))
     return str(prompts.get(configured.get("default_prompt_name") or "", ""))
 
 
@@ -175,21 +174,21 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _json(find: Find, name: str) -> Any:
-    """A file of a model as JSON; None where it has none."""
+    """Return a file of a model as JSON; None where it has none."""
     path = find(name)
     if path is None:
         return None
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}): mend it, or name --pooling and leave it out.") from error
+        raise InputError(f"{path} is not valid JSON ({error}): fix it, or delete it and give --pooling.") from error
 
 
 def _cached(source: str, revision: str, name: str) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(
+        path = cached_file(
             source,
             name,
             revision=revision,
@@ -198,4 +197,4 @@ def _cached(source: str, revision: str, name: str) -> Path | None:
         )
     except (OSError, ValueError):
         return None
-    return Path(found) if found else None
+    return Path(path) if path else None

@@ -1,4 +1,4 @@
-"""Similarity of sentences: against human scores, and how early in depth the final one is there.
+"""Similarity of sentences: against human scores, and from which depth on it is the final one.
 
 n sentences, P pairs, R resamples. Spearman correlations throughout; `spearman` against scores is given times 100, as
 the literature on sentence embeddings does.
@@ -9,27 +9,28 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from dynamics.experiments.cone.resampling import Interval, interval
+from dynamics.experiments.cone.resampling import Interval, estimate, interval
+from dynamics.experiments.cone.sentences import Pairs
 
 MOST = 1000
 """Sentences whose pairs a comparison of depths takes: their number grows with the square."""
 
 
 def units(x: np.ndarray) -> np.ndarray:
-    """Rows of unit length, float64; NaN where a row is zero."""
+    """Return rows of unit length, float64; NaN where a row is zero."""
     x = np.asarray(x, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def pair_cosines(x: np.ndarray, first: Sequence[int], second: Sequence[int]) -> np.ndarray:
-    """Cosine of each pair: x (n, d), indices (P,) -> (P,)."""
+    """Return the cosine of each pair: x (n, d), indices (P,) -> (P,)."""
     u = units(x)
     return (u[list(first)] * u[list(second)]).sum(1)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman correlation over the last axis, ties sharing their mean rank; NaN where either is constant.
+    """Return the Spearman correlation over the last axis, ties sharing their mean rank; NaN where either is constant.
 
     >>> float(spearman(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.2, 0.3])))
     1.0
@@ -37,34 +38,37 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     a, b = rankdata(x, axis=-1), rankdata(y, axis=-1)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.where(np.isfinite(x).all(-1) & np.isfinite(y).all(-1), found, np.nan)
+        correlation = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(np.isfinite(x).all(-1) & np.isfinite(y).all(-1), correlation, np.nan)
 
 
 class Scored:
     """Pairs with scores, and resamples of them that all comparisons share.
 
     Args:
-        scores: (P,).
         seed: of the resamples.
         draws: how many.
     """
 
-    def __init__(self, scores: Sequence[float], seed: int = 0, draws: int = 1000) -> None:
-        self._scores = np.asarray(scores, dtype=float)
-        n = len(self._scores)
-        self._drawn = np.random.default_rng(seed).integers(n, size=(draws, n))
+    def __init__(self, pairs: Pairs, seed: int = 0, draws: int = 1000) -> None:
+        self._pairs, self._scores = pairs, np.asarray(pairs.scores, dtype=float)
+        self.n = len(self._scores)
+        self._drawn = np.random.default_rng(seed).integers(self.n, size=(draws, self.n))
+
+    def of_vectors(self, x: np.ndarray) -> tuple[Interval, np.ndarray]:
+        """Return `spearman` of the vectors (n, d) of the pairs' sentences."""
+        return self.spearman(pair_cosines(x, self._pairs.first, self._pairs.second))
 
     def spearman(self, cosines: np.ndarray) -> tuple[Interval, np.ndarray]:
-        """Correlation with the scores, times 100, and its resamples (R,)."""
-        # A block at a time: ranks of all resamples at once would take memory for nothing.
+        """Return the correlation of cosines (P,) with the scores, times 100, and its resamples (R,)."""
+        # A block at a time: ranks of all resamples at once would take memory without need.
         parts = np.array_split(self._drawn, max(1, self._drawn.size // 200_000))
         drawn = np.concatenate([100 * spearman(cosines[part], self._scores[part]) for part in parts])
         return interval(100 * float(spearman(cosines, self._scores)), drawn), drawn
 
 
 def preservation(layers: Sequence[np.ndarray], last: np.ndarray, weights: np.ndarray) -> list[Interval]:
-    """Spearman correlation between the cosines of all pairs at each depth and at the last.
+    """Return the Spearman correlation between the cosines of all pairs at each depth and at the last.
 
     Resamples weigh sentences and keep the ranks of the whole.
 
@@ -91,16 +95,15 @@ def preservation(layers: Sequence[np.ndarray], last: np.ndarray, weights: np.nda
         centred = values - values.mean()
         return centred / (centred.std() or np.nan)
 
-    made = []
+    correlations = []
     # A resample that is one sentence alone has no pairs.
     with np.errstate(invalid="ignore", divide="ignore"):
         total = spread(np.ones(len(upper[0])))
         reference = standard(ranks(last))
         mean, square = spread(reference) / total, spread(reference**2) / total
         for x in layers:
-            mine = standard(ranks(x))
-            own_mean, own_square = spread(mine) / total, spread(mine**2) / total
-            both = spread(mine * reference) / total - mean * own_mean
-            found = both / np.sqrt((square - mean**2) * (own_square - own_mean**2))
-            made.append(interval(float(found[0]), found[1:]))
-    return made
+            layer = standard(ranks(x))
+            layer_mean, layer_square = spread(layer) / total, spread(layer**2) / total
+            both = spread(layer * reference) / total - mean * layer_mean
+            correlations.append(estimate(both / np.sqrt((square - mean**2) * (layer_square - layer_mean**2))))
+    return correlations

@@ -1,4 +1,4 @@
-"""What may be done about a cone: each a fit on some vectors that applies to others.
+"""Transforms that reduce a cone: each is fitted on some vectors and applies to others.
 
 So the mean, the axes and the scales can be taken from one corpus or model and applied to another.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 Apply = Callable[[np.ndarray], np.ndarray]
 PER_COMPONENT = 4
-"""Vectors that whitening asks for behind each component that it scales."""
+"""Vectors that whitening needs for each component that it scales."""
 
 
 class Transform(NamedTuple):
@@ -18,11 +18,6 @@ class Transform(NamedTuple):
 
     apply: Apply
     components: int = 0
-
-
-def none(x: np.ndarray, components: int | None = None) -> Transform:
-    """Leave vectors as they are."""
-    return Transform(lambda y: y)
 
 
 def centred(x: np.ndarray, components: int | None = None) -> Transform:
@@ -36,7 +31,7 @@ def centred(x: np.ndarray, components: int | None = None) -> Transform:
 
 
 def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean and the k leading principal components; k = d / 100 unless told, at least 1.
+    """Subtract the mean and the k leading principal components; k = d / 100 by default, at least 1.
 
     NaN where x has no more than k components.
 
@@ -44,8 +39,8 @@ def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
     """
     mean = x.mean(0)
     k = max(1, round(x.shape[1] / 100)) if components is None else components
-    known, _, axes = _principal(x - mean)
-    if k >= known:  # nothing but rounding would be left
+    rank, _, axes = _principal(x - mean)
+    if k >= rank:  # nothing but rounding would be left
         return Transform(lambda y: np.full_like(y, np.nan), k)
     top = axes[:k]
     return Transform(lambda y: (y - mean) - (y - mean) @ top.T @ top, len(top))
@@ -55,19 +50,18 @@ def whitened(x: np.ndarray, components: int | None = None) -> Transform:
     """Subtract the mean and give the k leading principal components equal variance; the others are dropped.
 
     k is the width, or a quarter of the vectors fitted on where that is less: scales of components that few vectors
-    tell apart are noise, which whitening would blow up.
+    distinguish are noise, which whitening would amplify.
 
     Source: Su et al., Whitening Sentence Representations (arXiv 2103.15316), equations 5 to 7, with its cut to k.
     """
     mean = x.mean(0)
-    known, scales, axes = _principal(x - mean)
-    k = min(known, max(1, len(x) // PER_COMPONENT))
+    rank, scales, axes = _principal(x - mean)
+    k = min(rank, max(1, len(x) // PER_COMPONENT))
     kernel = (axes[:k] / scales[:k, None]).T * np.sqrt(len(x))
     return Transform(lambda y: (y - mean) @ kernel, k)
 
 
 TRANSFORMS: dict[str, Callable[[np.ndarray, int | None], Transform]] = {
-    "none": none,
     "centred": centred,
     "all-but-the-top": all_but_the_top,
     "whitened": whitened,
@@ -75,6 +69,6 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, int | None], Transform]] = {
 
 
 def _principal(centred: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many components are more than rounding, singular values, descending, and right singular vectors as rows."""
+    """Return the numerical rank, the singular values, descending, and the right singular vectors as rows."""
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
     return int((scales > 1e-6 * scales[0]).sum()), scales, axes

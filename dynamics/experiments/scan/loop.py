@@ -1,209 +1,174 @@
-"""The scan itself: one subject after the other, each measured, written down and let go."""
+"""The scan: one subject after the other is loaded, measured and recorded."""
 
-import gc
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.progress import progress
-from dynamics.experiments.resume import begin, count_known, telling
-from dynamics.experiments.scan import own_windows as own
-from dynamics.experiments.scan import protocols
+from dynamics.experiments.in_turn import OnShare, count_recorded, measure_in_turn
+from dynamics.experiments.scan import own_windows, protocols
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.experiments.scan.references import References, comparing
 from dynamics.loading import media, text
 from dynamics.loading.describe import describe
-from dynamics.loading.inputs import Batches, Source
+from dynamics.loading.encoder import encoder
+from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure.measurement import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
-from dynamics.runs import new, write_run
+from dynamics.runs import Facts, Run, ScanInfo, name_by_time, start
 
-Facts = dict[str, Any]
+OPEN = {"text": text.open_text, "images": media.open_images, "audio": media.open_audio}
+BATCHES = {"text": text.text_batches, "images": media.image_batches, "audio": media.audio_batches}
+SETTINGS = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
+"""Options that all subjects of a run share."""
 
 
 def scan(options: ScanOptions) -> Path:
-    """Measure every subject that the record does not have yet; gives the run's folder.
+    """Measure every subject that the record does not have yet; return the run's folder.
 
     Raises:
         InputError: bad input of any kind; what was measured before it stays in the record.
     """
     quiet()
-    subjects = expand(options)
-    suite = _suite(options, subjects)
-    kinds = {subject: modality(subject, options) for subject in subjects}
-    _refuse_mismatch(kinds, options)
-    name = options.run or f"scan-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-    folder = new(name)
-    sources: dict[str, Source] = {}
-    told = _begin(folder, options, suite, _settings(options, suite, kinds, sources))
-    waiting = [subject for subject in subjects if subject.name not in told["subjects"]]
-    count_known(folder, len(subjects), len(waiting))
-    record = Record(folder)
-    references = References(suite, options, subjects, waiting)
-    with telling(folder, told), progress(len(waiting)) as advance:
-        write_run(folder, told)  # before any row: whenever it is killed, it can go on
-        for subject in waiting:
-            gc.collect()  # the model before this one
-            rows = _one(subject, options, suite, sources, record, name, references, told, advance)
-            write_run(folder, told)
-            print(f"{subject.name}: {rows}")
-    return folder
+    return Scan(options).run()
 
 
-def _suite(options: ScanOptions, subjects: list[Subject]) -> Suite:
-    chosen = options.metrics if options.metrics is not None else protocols.METRICS.get(options.protocol or "")
-    suite = Suite.parse(chosen)
-    suite.refuse_schedules("a scan, which measures every revision")
-    if options.metrics is None and not any(subject.series for subject in subjects):
-        # Without a step 0 to compare with, these are undefined: nobody asked for them by name.
-        suite = suite.only(suite.names - comparing(suite))
-    return suite
+class Scan:
+    """A scan: its subjects, its metrics, and a source of inputs for every modality.
 
+    Raises:
+        InputError: a subject does not exist, or an option does not fit it.
+    """
 
-def _refuse_mismatch(kinds: Mapping[Subject, str], options: ScanOptions) -> None:
-    given = {"text": options.text, "images": options.images, "audio": options.audio}
-    taken = set(kinds.values())
-    for what, value in given.items():
-        if value is not None and what not in taken and "" not in taken:
-            subject, kind = next(iter(kinds.items()))
-            raise InputError(f"--{what} {value}: no model of this scan takes {what}; {subject.model} takes {kind}.")
-    for subject, kind in kinds.items():
-        _refuse_kind(subject, kind, options)
+    def __init__(self, options: ScanOptions) -> None:
+        self.options = options
+        self.subjects = expand(options)
+        self.suite = self._suite()
+        self._sources: dict[str, InputSource] = {}
+        modalities = {subject: modality(subject, options) for subject in self.subjects}
+        self._refuse_unread(modalities)
+        for subject, kind in modalities.items():
+            self._refuse_untextual(subject, kind)
+        for subject, kind in modalities.items():
+            if kind and not own_windows.applies(subject, options):
+                self._source(kind)
 
+    def run(self) -> Path:
+        """Measure what the record does not have yet; return the run's folder."""
+        info = ScanInfo(
+            run=self.options.run or name_by_time("scan"),
+            **provenance(),
+            settings=self._settings(),
+            metrics=self.suite.describe(),
+        )
+        with start(info, self.options.resume, same=("settings", "metrics")) as run:
+            waiting = [subject for subject in self.subjects if subject.name not in run.info.subjects]
+            count_recorded(run, len(self.subjects), len(waiting))
+            references = References(self.suite, self.options, self.subjects, waiting)
+            measure_in_turn(run, waiting, partial(self._measure, run, references))
+        return run.folder
 
-def _refuse_kind(subject: Subject, kind: str, options: ScanOptions) -> None:
-    """What is for text alone, on a model that takes something else ("" where it is not known yet)."""
-    if kind in ("text", ""):
-        return
-    if options.protocol == SHAPE_OF_LEARNING:
-        raise InputError(f"--protocol {SHAPE_OF_LEARNING} measures text, and {subject.model} takes {kind}.")
-    if options.shuffled:
-        raise InputError(f"--shuffled is for text, and {subject.model} takes {kind}.")
+    def _suite(self) -> Suite:
+        options = self.options
+        default = protocols.METRICS.get(options.protocol or "")
+        suite = Suite.parse(default if options.metrics is None else options.metrics)
+        suite.refuse_schedules("a scan, which measures every revision")
+        if options.metrics is None and not any(subject.series for subject in self.subjects):
+            # Without a step 0 to compare with, these are undefined: nobody asked for them by name.
+            suite = suite.only(suite.names - comparing(suite))
+        return suite
 
+    def _settings(self) -> Facts:
+        settings: Facts = {name: getattr(self.options, name) for name in SETTINGS}
+        settings |= {kind: dict(source.facts) for kind, source in self._sources.items()}
+        return {**settings, "config_overrides": self.options.config_overrides}
 
-def _source(kind: str, options: ScanOptions, sources: dict[str, Source]) -> Source:
-    """The inputs of a modality, opened once for all models that take them."""
-    if kind not in sources:
-        sources[kind] = {"text": text.source, "images": media.images, "audio": media.audio}[kind](options)
-    return sources[kind]
+    def _refuse_unread(self, modalities: dict[Subject, str]) -> None:
+        """Refuse inputs of a modality that no subject takes ("" where only its weights can tell)."""
+        for kind in OPEN:
+            value = getattr(self.options, kind)
+            if value is not None and not {kind, ""} & set(modalities.values()):
+                subject, other = next(iter(modalities.items()))
+                raise InputError(
+                    f"--{kind} {value}: no model of this scan takes {kind}; {subject.model} takes {other}."
+                )
 
+    def _refuse_untextual(self, subject: Subject, kind: str) -> None:
+        """Refuse options for text on a model that takes something else ("" where that is not known yet)."""
+        is_shape = self.options.protocol == SHAPE_OF_LEARNING
+        for option, is_set in ((f"--protocol {SHAPE_OF_LEARNING}", is_shape), ("--shuffled", self.options.shuffled)):
+            if is_set and kind not in ("text", ""):
+                raise InputError(f"{option} needs a model of text, and {subject.model} takes {kind}.")
 
-def _settings(options: ScanOptions, suite: Suite, kinds: Mapping[Subject, str], sources: dict[str, Source]) -> Facts:
-    """What all subjects of a run share: a scan that goes on must agree."""
-    for subject, kind in kinds.items():
-        if kind and not own.applies(subject, options):
-            _source(kind, options, sources)
-    fields = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
-    asked = {field: getattr(options, field) for field in fields}
-    asked |= {kind: dict(source.facts) for kind, source in sources.items()}
-    return {**asked, "config_overrides": dict(options.config_overrides), "metrics": suite.describe()}
+    def _source(self, kind: str) -> InputSource:
+        """Return the inputs of a modality, opened once for all subjects that take them."""
+        if kind not in self._sources:
+            self._sources[kind] = OPEN[kind](self.options)
+        return self._sources[kind]
 
+    def _batches(self, subject: Subject, loaded: Loaded) -> Batches:
+        if own_windows.applies(subject, self.options):
+            return own_windows.batches(subject.run, loaded)
+        self._refuse_untextual(subject, loaded.modality)
+        if loaded.encode is not None and loaded.modality == "text":
+            self.options.refuse_unused(("protocol",), "on a module that encodes its texts itself")
+        return BATCHES[loaded.modality](loaded, self.options, self._source(loaded.modality))
 
-def _begin(folder: Path, options: ScanOptions, suite: Suite, settings: Facts) -> Facts:
-    """`run.json` of a new run, or of the one that goes on."""
-    made = {
-        "run": folder.name,
-        "kind": "scan",
-        "status": "running",
-        **provenance(),
-        "settings": {key: value for key, value in settings.items() if key != "metrics"},
-        "metrics": settings["metrics"],
-        "subjects": {},
-    }
-    return begin(folder, made, options.resume)
-
-
-def _one(
-    subject: Subject,
-    options: ScanOptions,
-    suite: Suite,
-    sources: dict[str, Source],
-    record: Record,
-    run: str,
-    references: References,
-    told: Facts,
-    advance: Any,
-) -> str:
-    """Measure one subject and write it down; a summary for the terminal."""
-    loaded = load(subject, options)
-    batches = _batches(subject, loaded, options, sources)
-    where = condition(**_condition(batches, options))
-    key = {"run": run, "subject": subject.name, "condition": where, "step": subject.step}
-    if isinstance(batches, Batches):
-        batches.tick = lambda: advance(subject.name, batches.share)
-    started = datetime.now(UTC)
-    with out_of_memory(subject.name, options.batch_size):
-        facts = describe(loaded, batches)
-        if options.protocol == SHAPE_OF_LEARNING:
-            code = text.encoder(loaded, options.tokenizer)
-            found = protocols.groups(_source("text", options, sources), code, options.seed)
-            result, count = protocols.over_groups(
-                found,
-                options.batch_size,
-                code.pad,
-                lambda part: measure(loaded.model, part, suite, dtype=None, **key),
+    def _measure(
+        self, run: Run[ScanInfo], references: References, subject: Subject, on_share: OnShare
+    ) -> tuple[Facts, str]:
+        """Measure and record a subject; return its facts, and a summary for the terminal."""
+        loaded = load(subject, self.options)
+        batches = self._batches(subject, loaded)
+        batches.on_share = on_share
+        protocol = {"protocol": self.options.protocol} if self.options.protocol else {}
+        where = condition(**batches.condition, **protocol)
+        started = time.perf_counter()
+        with out_of_memory(subject.name, self.options.batch_size):
+            facts = describe(loaded, batches.first)
+            measure_batches = partial(
+                measure,
+                loaded.model,
+                metrics=self.suite,
+                run=run.info.run,
+                subject=subject.name,
+                condition=where,
+                step=subject.step,
+                dtype=None,
             )
-            facts["groups"] = count
-            batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
-        else:
-            result = measure(
-                loaded.model, batches, suite, references=references.of(subject, batches), dtype=None, **key
-            )
-            references.keep(subject, result.references)
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    record.write(subject.step, [*result.rows, *_costs(key, result, seconds)], result.arrays, f"{subject.name}|{where}")
-    given = _input_facts(batches)
-    # Models of images and sound make their tokens themselves: as many as the residual stream has.
-    made = max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
-    tokens = given["tokens"] = given["tokens"] or made
-    told["subjects"][subject.name] = {
-        "model": subject.model,
-        "revision": subject.revision,
-        "step": subject.step,
-        "series": subject.series,
-        "kind": subject.kind,
-        "modality": loaded.modality,
-        "dtype": options.dtype,
-        **loaded.facts,
-        **facts,
-        "input": given,
-    }
-    layers = f"{facts['layers']} layers" + (f", {max(facts['heads'])} heads" if any(facts["heads"]) else "")
-    return f"{layers}, {facts['parameters'] / 1e6:.1f} M parameters, {tokens:,} tokens in {seconds:.0f} s"
+            if self.options.protocol == SHAPE_OF_LEARNING:
+                code = encoder(loaded, self.options.tokenizer)
+                groups = protocols.groups(self._source("text"), code, self.options.seed)
+                result, facts["groups"] = protocols.over_groups(
+                    groups, self.options.batch_size, code.pad, measure_batches
+                )
+                batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
+            else:
+                result = measure_batches(batches, references=references.of(subject, batches))
+                references.keep(subject, result.references)
+        seconds = time.perf_counter() - started
+        costs = _costs((run.info.run, subject.name, where, subject.step), result, seconds)
+        Record(run.folder).write(subject.step, [*result.rows, *costs], result.arrays, f"{subject.name}|{where}")
+        inputs = batches.facts
+        # Models of images and sound make their tokens themselves: as many as the residual stream has.
+        inputs["tokens"] = inputs["tokens"] or max(
+            (row.n for row in result.rows if row.site in ("residual", "output")), default=0
+        )
+        heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
+        summary = (
+            f"{facts['layers']} layers{heads}, {facts['parameters'] / 1e6:.1f} M parameters, "
+            f"{inputs['tokens']:,} tokens in {seconds:.0f} s"
+        )
+        about = {**subject.facts, "modality": loaded.modality, "dtype": self.options.dtype}
+        return {**about, **loaded.facts, **facts, "input": inputs}, summary
 
 
-def _batches(subject: Subject, loaded: Loaded, options: ScanOptions, sources: dict[str, Source]) -> Any:
-    if own.applies(subject, options):
-        return own.windows(subject.run, loaded.config)
-    _refuse_kind(subject, loaded.modality, options)
-    if loaded.encode is not None and loaded.modality == "text":
-        options.refuse_unused(("protocol",), "on a module that encodes its texts itself")
-    given = _source(loaded.modality, options, sources)
-    if loaded.modality == "images":
-        return media.image_batches(loaded, options, given)
-    if loaded.modality == "audio":
-        return media.audio_batches(loaded, options, given)
-    return text.batches(loaded, options, given, options.lines or (options.text or "").startswith(text.HUB))
-
-
-def _condition(batches: Any, options: ScanOptions) -> dict[str, str]:
-    synthetic = batches.condition if isinstance(batches, Batches) else {}
-    return synthetic | ({"protocol": options.protocol} if options.protocol else {})
-
-
-def _input_facts(batches: Any) -> Facts:
-    return batches.facts if isinstance(batches, Batches) else own.facts(batches)
-
-
-def _costs(key: Facts, result: Measurement, seconds: float) -> Iterator[Row]:
+def _costs(key: tuple[str, str, str, int], result: Measurement, seconds: float) -> list[Row]:
     costs = {"measure_seconds": seconds}
     costs |= {f"measure_seconds/{name}": spent for name, spent in result.seconds.items()}
-    for name, value in costs.items():
-        yield Row(**key, site="cost", layer=-1, head=-1, metric=name, value=value)
+    return [Row(*key, "cost", -1, -1, name, value) for name, value in costs.items()]

@@ -1,18 +1,18 @@
-"""The windows that a run of ours was measured on while it trained: a scan takes them where --text does not say."""
+"""The windows that a run was measured on in training: a scan of it takes them where --text is not given."""
 
+from collections.abc import Iterator
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer
 
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
+from dynamics.loading.inputs import Batches, Counted, InputSource
+from dynamics.loading.models import Loaded
 from dynamics.loading.options import READING
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
@@ -22,7 +22,7 @@ def applies(subject: Subject, options: ScanOptions) -> bool:
     """Whether a model is measured on the windows of its own run.
 
     Raises:
-        InputError: so it is, and an option asks for something else.
+        InputError: it is, and an option asks for something else.
     """
     if subject.kind != "run" or options.text is not None:
         return False
@@ -33,40 +33,34 @@ def applies(subject: Subject, options: ScanOptions) -> bool:
     return True
 
 
-def windows(run: Path, config: PreTrainedConfig) -> list[dict[str, Tensor]]:
-    """The windows themselves, made again for the model with this configuration.
+def batches(run: Path, loaded: Loaded) -> Batches:
+    """Return the windows of a run, built again from its data for one of its models.
 
     Raises:
-        InputError: they cannot be made, or the data has changed.
+        InputError: they cannot be built, or the data has changed.
     """
     path = run / "config.yaml"
     try:
-        told = yaml.safe_load(path.read_text())["data"]
-        package, _, name = told["class_path"].rpartition(".")
+        config = yaml.safe_load(path.read_text())["data"]
+        package, _, name = config["class_path"].rpartition(".")
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise InputError(f"{path} does not tell what {run.name} was measured on: give --text.") from error
-    data = getattr(import_module(package), name)(**told.get("init_args", {}))
+        raise InputError(f"{path} does not say what {run.name} was measured on: give --text.") from error
+    data = getattr(import_module(package), name)(**config.get("init_args", {}))
     data.prepare_data()
     data.setup("fit")
     if hasattr(data, "encode"):  # the examples of a task
         tokenizer = hub.fetch(AutoTokenizer.from_pretrained, str(run), name=f"the tokenizer of {run.name}")
-        reach = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-        data.encode(tokenizer, min(tokenizer.model_max_length, reach))
-    made = data.evaluation_batches()
-    digest = sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in made)).hexdigest()
+        longest = getattr(loaded.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        data.encode(tokenizer, min(tokenizer.model_max_length, longest))
+    windows = data.evaluation_batches()
+    digest = sha256(b"".join(batch["input_ids"].numpy().tobytes() for batch in windows)).hexdigest()
     if digest != runs.read(run).to_dict().get("probe", {}).get("sha256", digest):
         raise InputError(
-            f"the data of {run.name} is not what it was in training, so its windows cannot be made again: give --text."
+            f"the data of {run.name} is not what it was in training, so its windows cannot be built again: give --text."
         )
-    return made
 
+    def make() -> Iterator[Counted]:
+        for number, batch in enumerate(windows):
+            yield batch, len(batch["input_ids"]), (number + 1) / len(windows)
 
-def facts(batches: list[dict[str, Tensor]]) -> dict[str, Any]:
-    """For the record; padding is no token."""
-    ids = [batch["input_ids"] for batch in batches]
-    masks = [batch.get("attention_mask", torch.ones_like(batch["input_ids"])) for batch in batches]
-    return {
-        "source": "the run's own probe windows",
-        "inputs": sum(map(len, ids)),
-        "tokens": sum(int(mask.sum()) for mask in masks),
-    }
+    return Batches(make, InputSource(lambda: iter(()), {"source": "the run's own evaluation windows"}))

@@ -1,4 +1,4 @@
-"""Measurements as papers made them: which metrics, on what, gathered how.
+"""Protocols of papers: which metrics, on what text, averaged how.
 
 `shape-of-learning` (2311.05928): 128 windows of 512 characters; their tokens in shuffled batches of at least 4096
 embeddings; anisotropy and intrinsic dimension of each batch, then mean and standard deviation over the batches. The
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import INHERENT, SHAPE_OF_LEARNING
-from dynamics.loading.inputs import Source, chunks
-from dynamics.loading.text import Encoder, pad
+from dynamics.loading.encoder import Encoder
+from dynamics.loading.inputs import InputSource, chunks
+from dynamics.loading.text import pad
 from dynamics.measure.measurement import Measurement
 from dynamics.record import Row
 
@@ -40,11 +41,11 @@ METRICS: dict[str, dict[str, Any]] = {
         "mean_norm": _STATES,
     },
 }
-"""What a protocol measures where --metrics does not say."""
+"""What a protocol measures without --metrics."""
 
 
-def groups(given: Source, code: Encoder, seed: int) -> Iterator[list[list[int]]]:
-    """The 128 windows, shuffled, in groups of at least 4096 embeddings; what is left over is dropped.
+def groups(source: InputSource, code: Encoder, seed: int) -> Iterator[list[list[int]]]:
+    """Yield the 128 windows, shuffled, in groups of at least 4096 embeddings; the rest is dropped.
 
     A window that is too long for the model is cut.
 
@@ -52,25 +53,25 @@ def groups(given: Source, code: Encoder, seed: int) -> Iterator[list[list[int]]]
         InputError: the text is too short.
     """
     room = code.limit - code.specials if code.limit else None
-    found = [code.window(code.ids(text)[:room]) for text in islice(_windows(given), WINDOWS)]
-    if len(found) < WINDOWS:
+    windows = [code.window(code.ids(text)[:room]) for text in islice(_windows(source), WINDOWS)]
+    if len(windows) < WINDOWS:
         raise InputError(
-            f"{given.facts['source']} holds {len(found)} windows of {CHARACTERS} characters, and --protocol "
+            f"{source.facts['source']} holds {len(windows)} windows of {CHARACTERS} characters, and --protocol "
             f"{SHAPE_OF_LEARNING} needs {WINDOWS}: give more text."
         )
-    if sum(map(len, found)) < EMBEDDINGS:
-        raise InputError(f"the {WINDOWS} windows give less than the {EMBEDDINGS} embeddings of one batch.")
+    if sum(map(len, windows)) < EMBEDDINGS:
+        raise InputError(f"the {WINDOWS} windows hold less than the {EMBEDDINGS} embeddings of one batch.")
     group: list[list[int]] = []
     for i in np.random.default_rng(seed).permutation(WINDOWS):
-        group.append(found[i])
+        group.append(windows[i])
         if sum(map(len, group)) >= EMBEDDINGS:
             yield group
             group = []
 
 
-def _windows(given: Source) -> Iterator[str]:
+def _windows(source: InputSource) -> Iterator[str]:
     rest = ""
-    for text, _ in given.items():
+    for text, _ in source.items():
         rest += text
         whole = len(rest) - len(rest) % CHARACTERS
         yield from (rest[at : at + CHARACTERS] for at in range(0, whole, CHARACTERS))
@@ -78,37 +79,37 @@ def _windows(given: Source) -> Iterator[str]:
 
 
 def over_groups(
-    found: Iterable[list[list[int]]],
+    groups: Iterable[list[list[int]]],
     size: int,
     value: int,
     measure: Callable[[list[dict[str, Tensor]]], Measurement],
 ) -> tuple[Measurement, int]:
-    """Measure every group in batches of `size` padded with `value`; mean and deviation over them, and their number.
+    """Measure every group in batches of `size` padded with `value`; return the mean over groups, and their number.
 
     A metric's row holds the mean, its 95 % t interval over groups and the tokens in all; `<metric>_deviation` the
     standard deviation.
     """
-    rows: dict[tuple, list[Row]] = defaultdict(list)
+    rows: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     seconds: dict[str, float] = defaultdict(float)
     count = 0
-    for group in found:
+    for group in groups:
         count += 1
         result = measure([pad(part, value) for part in chunks(iter(group), size)])
         for row in result.rows:
             rows[row[:8]].append(row)
         for metric, spent in result.seconds.items():
             seconds[metric] += spent
-    made = [row for key, members in rows.items() for row in _summary(key, members)]
-    return Measurement(made, [], {}, dict(seconds)), count
+    return Measurement([row for group in rows.values() for row in _summary(group)], [], {}, dict(seconds)), count
 
 
-def _summary(key: tuple, members: list[Row]) -> Iterator[Row]:
+def _summary(rows: list[Row]) -> Iterator[Row]:
     from scipy.special import stdtrit
 
-    values = np.array([row.value for row in members])
-    n = sum(row.n for row in members)
+    values = np.array([row.value for row in rows])
+    n = sum(row.n for row in rows)
     mean, count = float(values.mean()), len(values)
     deviation = float(values.std(ddof=1)) if count > 1 else float("nan")
     half = float(stdtrit(count - 1, 0.975)) * deviation / count**0.5 if count > 1 else float("nan")
-    yield Row(*key, mean, mean - half, mean + half, n)
-    yield Row(*key[:-1], f"{key[-1]}_deviation", deviation, n=n)
+    row = rows[0]._replace(value=mean, low=mean - half, high=mean + half, n=n)
+    yield row
+    yield row._replace(metric=f"{row.metric}_deviation", value=deviation, low=float("nan"), high=float("nan"))

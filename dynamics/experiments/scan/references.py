@@ -1,11 +1,10 @@
-"""What drift is measured against: the step 0 of a series."""
-
-from typing import Any
+"""References of metrics that compare with the same model at step 0 (drift)."""
 
 from torch import Tensor
 
 from dynamics import metrics as registry
 from dynamics.experiments.scan.options import ScanOptions
+from dynamics.loading.inputs import Batches
 from dynamics.loading.models import load
 from dynamics.loading.subjects import Subject
 from dynamics.measure.measurement import measure
@@ -13,7 +12,7 @@ from dynamics.measure.suite import Suite
 
 
 def comparing(suite: Suite) -> set[str]:
-    """Metrics that compare with the same model at step 0."""
+    """Return the metrics of a suite that compare with the same model at step 0."""
     return {
         entry.name
         for entries in suite.sites.values()
@@ -23,25 +22,30 @@ def comparing(suite: Suite) -> set[str]:
 
 
 class References:
-    """The tensors of each series at its step 0, measured again where the record has that step already."""
+    """The reference tensors of each series, from its step 0.
+
+    Args:
+        subjects: all subjects of the scan.
+        waiting: those that are still to be measured; a step 0 that is not among them is measured again.
+    """
 
     def __init__(self, suite: Suite, options: ScanOptions, subjects: list[Subject], waiting: list[Subject]) -> None:
         self._suite, self._options = suite.only(comparing(suite)), options
-        self._first = {s.series: s for s in subjects if s.series and s.step == 0 and s not in waiting}
-        self._known: dict[str, dict[str, Tensor]] = {}
+        self._recorded = {s.series: s for s in subjects if s.series and s.step == 0 and s not in waiting}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
 
-    def of(self, subject: Subject, batches: Any) -> dict[str, Tensor] | None:
-        """What `measure` takes as its references: an empty mapping makes the subject the reference."""
+    def of(self, subject: Subject, batches: Batches) -> dict[str, Tensor] | None:
+        """Return the `references` of `measure`: an empty mapping makes the subject the reference."""
         if not subject.series or not self._suite.sites:
             return None
         if subject.step == 0:
             return {}
-        if subject.series not in self._known and subject.series in self._first:
-            model = load(self._first[subject.series], self._options).model
-            self._known[subject.series] = measure(model, batches, self._suite, references={}, dtype=None).references
-        return self._known.get(subject.series)
+        if subject.series not in self._tensors and subject.series in self._recorded:
+            model = load(self._recorded[subject.series], self._options).model
+            self._tensors[subject.series] = measure(model, batches, self._suite, references={}, dtype=None).references
+        return self._tensors.get(subject.series)
 
-    def keep(self, subject: Subject, found: dict[str, Tensor]) -> None:
-        """Remember what the measurement of a step 0 gave."""
+    def keep(self, subject: Subject, tensors: dict[str, Tensor]) -> None:
+        """Keep what the measurement of a step 0 returned for the later steps."""
         if subject.series and subject.step == 0:
-            self._known[subject.series] = found
+            self._tensors[subject.series] = tensors

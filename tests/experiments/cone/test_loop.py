@@ -244,8 +244,8 @@ def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines, mode, po
     """The first token is the first behind the prompt, as in sentence-transformers since 5.5."""
     from dynamics.experiments.cone.collect import batches, collect
     from dynamics.experiments.cone.setup import Setup
+    from dynamics.loading.encoder import Encoder
     from dynamics.loading.models import Loaded
-    from dynamics.loading.text import Encoder
 
     model = Letters().eval()
     model.forward = lambda input_ids, attention_mask: Letters.forward(model, input_ids, attention_mask)
@@ -255,7 +255,7 @@ def test_a_prompt_is_read_but_not_pooled_where_it_does_not_count(lines, mode, po
     for counts in (True, False):
         how = Setup(mode, prompt="zzz ", counts_prompt=counts)
         parts, _ = batches(texts, loaded, code, how, 2)
-        made = collect(loaded, parts, how, None, ("r", "s", 0))
+        made = collect(loaded, parts, how, None, ("r", "s", 0), "sentences")
         found[counts] = made.vectors[made.final]
     table = model.letters.weight
     for i, text in enumerate(texts):
@@ -407,7 +407,7 @@ def test_a_guess_is_said_once_for_all_revisions_and_recorded(lines, caplog):
     words = ["series", "--revisions", "all", "--sentences", lines, "--tokenizer", "bytes"]
     _, told = cone(*words)
     (said,) = [record.message for record in caplog.records if "guessed" in record.message]
-    assert said.startswith("series: how it pools is guessed to be the mean (there is no modules.json)")
+    assert said.startswith("series: its pooling is guessed to be the mean (there is no modules.json)")
     assert {mine["setup"]["guessed"] for mine in told["subjects"].values()} == {"there is no modules.json"}
     caplog.clear()
     cone(*words, "--pooling", "cls", run="asked")

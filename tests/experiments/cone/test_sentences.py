@@ -39,7 +39,7 @@ def test_a_file_that_is_not_utf8(tmp_path):
 @pytest.mark.parametrize("argument", ["news", "=a.txt", "news=", "pairs=a.txt", "sentences=a.txt"])
 def test_corpora_have_a_name_and_a_file(argument):
     with pytest.raises(InputError, match="--corpus"):
-        sentences.corpora([argument])
+        sentences.files([argument])
 
 
 @pytest.mark.parametrize(

@@ -10,35 +10,35 @@ import torch
 
 from dynamics.errors import InputError
 from dynamics.experiments.cone import dense
-from dynamics.experiments.cone.setup import Setup, setup
+from dynamics.experiments.cone.setup import Setup, read_setup
 from tests.experiments.cone.factories import TANH, dense_layer, encoder
 
 
 def test_a_model_without_files_is_pooled_by_the_mean():
-    assert setup("") == Setup()
-    assert setup("", pooling="cls", prompt="query: ", normalize=True) == Setup("cls", True, "query: ")
-    assert not list(setup("").notes("m"))
+    assert read_setup("") == Setup()
+    assert read_setup("", pooling="cls", prompt="query: ", normalize=True) == Setup("cls", True, "query: ")
+    assert not list(read_setup("").notes("m"))
 
 
 def test_a_pooling_that_is_guessed_is_named(tmp_path):
     """Neither file, no pooling among the modules, a pooling without its configuration; nothing where it is asked."""
-    found = setup(str(tmp_path))
+    found = read_setup(str(tmp_path))
     assert (found.mode, found.source, found.guessed) == ("mean", "default", "there is no modules.json")
     (said,) = found.notes("m")
-    assert said.startswith("m: how it pools is guessed to be the mean (there is no modules.json)")
-    assert setup(str(tmp_path), pooling="cls") == Setup("cls")
+    assert said.startswith("m: its pooling is guessed to be the mean (there is no modules.json)")
+    assert read_setup(str(tmp_path), pooling="cls") == Setup("cls")
     path = encoder(tmp_path, {"pooling_mode_cls_token": True})
-    assert not setup(path).guessed
+    assert not read_setup(path).guessed
     (tmp_path / "1_Pooling" / "config.json").unlink()
-    found = setup(path)
+    found = read_setup(path)
     assert (found.mode, found.guessed) == ("mean", "there is no 1_Pooling/config.json")
     (tmp_path / "modules.json").write_text('[{"idx": 0, "path": "", "type": "s.models.Transformer"}]')
-    assert setup(path).guessed == "there is no pooling in its modules.json"
+    assert read_setup(path).guessed == "there is no pooling in its modules.json"
 
 
 CACHED = """
-from dynamics.experiments.cone.setup import setup
-print(setup("some/encoder").guessed)
+from dynamics.experiments.cone.setup import read_setup
+print(read_setup("some/encoder").guessed)
 """
 
 
@@ -69,8 +69,8 @@ def test_weights_in_the_cache_of_the_hub_without_their_configuration(tmp_path, k
     ],
 )
 def test_the_models_own_pooling(tmp_path, pooling, mode):
-    assert setup(encoder(tmp_path, pooling)).mode == mode
-    assert setup(str(tmp_path), pooling="mean").mode == "mean"
+    assert read_setup(encoder(tmp_path, pooling)).mode == mode
+    assert read_setup(str(tmp_path), pooling="mean").mode == "mean"
 
 
 def test_prompts_length_case_and_normalisation(tmp_path):
@@ -81,35 +81,35 @@ def test_prompts_length_case_and_normalisation(tmp_path):
         {"prompts": {"query": "Q: ", "passage": "P: "}, "default_prompt_name": "query"},
         {"max_seq_length": 128, "do_lower_case": True},
     )
-    own = setup(path)
+    own = read_setup(path)
     assert own == Setup("mean", True, "Q: ", False, 128, True, "sentence-transformers")
     assert own.prepare("A Cat") == "q: a cat"
-    assert setup(path, prompt="passage").prompt == "P: "
-    assert setup(path, prompt="").prompt == ""
-    assert setup(path, normalize=False).normalize is False
+    assert read_setup(path, prompt="passage").prompt == "P: "
+    assert read_setup(path, prompt="").prompt == ""
+    assert read_setup(path, normalize=False).normalize is False
 
 
 def test_what_cannot_be_followed_is_said(tmp_path):
     path = encoder(tmp_path, modules=("Transformer", "Pooling", "LayerNorm"))
-    assert setup(path).left_out == ("LayerNorm",)
-    assert list(setup(path).notes("m")) == ["m: vectors are taken before LayerNorm, which is not applied"]
+    assert read_setup(path).left_out == ("LayerNorm",)
+    assert list(read_setup(path).notes("m")) == ["m: vectors are taken before LayerNorm, which is not applied"]
     (tmp_path / "1_Pooling" / "config.json").write_text(
         '{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}'
     )
     with pytest.raises(InputError, match="mean and cls"):
-        setup(path)
-    assert setup(path, pooling="mean").mode == "mean"
+        read_setup(path)
+    assert read_setup(path, pooling="mean").mode == "mean"
     (tmp_path / "modules.json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
-        setup(path)
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_setup(path)
     with pytest.raises(InputError, match="median"):
-        setup("", pooling="median")
+        read_setup("", pooling="median")
 
 
 def test_dense_layers_equal_numpy(tmp_path):
     first, one = dense_layer(tmp_path, "2_Dense", 6, 4, TANH, 0)
     second, _ = dense_layer(tmp_path, "3_Dense", 4, 3, "torch.nn.modules.linear.Identity", 1, bias=False)
-    found = setup(encoder(tmp_path, modules=("Transformer", "Pooling", "Dense", "Dense", "Normalize")))
+    found = read_setup(encoder(tmp_path, modules=("Transformer", "Pooling", "Dense", "Dense", "Normalize")))
     assert found.left_out == ()
     assert found.facts()["dense"] == ["6 to 4, Tanh", "4 to 3, Identity"]
     assert json.dumps(found.facts())
@@ -131,7 +131,7 @@ def test_dense_layers_equal_numpy(tmp_path):
 )
 def test_a_dense_layer_that_is_more_than_that_is_left_out(tmp_path, modules, more):
     dense_layer(tmp_path, f"{len(modules) - 1}_Dense", 6, 6, TANH, 0, **more)
-    found = setup(encoder(tmp_path, modules=modules))
+    found = read_setup(encoder(tmp_path, modules=modules))
     assert not found.dense
     assert "Dense" in found.left_out
 
@@ -142,6 +142,6 @@ def test_pickled_or_damaged_layers(tmp_path):
     weights.write_bytes(b"nothing")
     path = encoder(tmp_path, modules=("Transformer", "Pooling", "Dense"))
     with pytest.raises(InputError, match=r"2_Dense/model.safetensors holds no linear layer"):
-        setup(path)
+        read_setup(path)
     weights.rename(weights.with_name("pytorch_model.bin"))
-    assert setup(path).left_out == ("Dense",)
+    assert read_setup(path).left_out == ("Dense",)

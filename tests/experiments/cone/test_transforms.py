@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from dynamics.experiments.cone import resampling, similarity
+from dynamics.experiments.cone.sentences import Pairs
 from dynamics.experiments.cone.transforms import TRANSFORMS, all_but_the_top, centred, whitened
 
 
@@ -48,7 +49,7 @@ def test_spearman_is_that_of_scipy():
     noise = np.random.default_rng(1)
     a, b = noise.normal(size=50), noise.integers(0, 5, size=50).astype(float)
     assert similarity.spearman(a, b) == pytest.approx(stats.spearmanr(a, b)[0])
-    found, drawn = similarity.Scored(b, draws=300).spearman(a + b)
+    found, drawn = similarity.Scored(Pairs([], [], [], list(b)), draws=300).spearman(a + b)
     assert found.value == pytest.approx(100 * stats.spearmanr(a + b, b)[0])
     assert found.low < found.value < found.high
     assert drawn.shape == (300,)
