@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 Facts = dict[str, Any]
 Batch = Mapping[str, Tensor]
 """Keyword arguments of a model's forward."""
+Encode = Callable[[list[Any]], Batch]
+"""A list of inputs to a batch."""
 Counted = tuple[Batch, int, float]
 """A batch, the number of inputs in it, and the share of the source that has been read by then."""
 T = TypeVar("T")
@@ -92,6 +94,12 @@ class Batches:
         return {**self._source.facts, **self._facts, "inputs": self.inputs, "tokens": self.tokens, **skipped}
 
 
+def encoded(groups: Iterable[list[tuple[Any, float]]], encode: Encode) -> Iterator[Counted]:
+    """Encode groups of inputs, each with its share, as batches."""
+    for group in groups:
+        yield encode([item for item, _ in group]), len(group), group[-1][1]
+
+
 def chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
     """Yield lists of `size` items, the last one shorter.
 
@@ -110,5 +118,5 @@ def digest(paths: list[Path]) -> str:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if len(paths) == 1:
         return digests[0]
-    lines = (f"{one} {path.name}\n" for one, path in zip(digests, paths, strict=True))
+    lines = (f"{sha256} {path.name}\n" for sha256, path in zip(digests, paths, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dynamics.errors import InputError
-from dynamics.loading.inputs import Batch, Batches, Counted, InputSource, chunks, digest
+from dynamics.loading.inputs import Batch, Batches, Counted, InputSource, chunks, digest, encoded
 from dynamics.loading.models import Loaded
 from dynamics.loading.options import InputOptions
 from dynamics.models import hub
@@ -30,6 +30,8 @@ PIECE = 30
 """Seconds of a clip that are one input; longer clips are cut."""
 SHORTEST = 0.1
 """Seconds below which a piece is left out: convolutions of speech models need some."""
+
+Pieces = Iterator[tuple[np.ndarray, float]]
 
 
 def open_images(options: InputOptions) -> InputSource:
@@ -143,15 +145,12 @@ def image_batches(loaded: Loaded, options: InputOptions, source: InputSource) ->
     """Return batches of `pixel_values` (B, 3, H, W)."""
     processor, name = _image_processor(loaded)
 
+    def encode(images: list[np.ndarray]) -> Batch:
+        batch = processor(images=images, return_tensors="pt", input_data_format="channels_last")
+        return {"pixel_values": batch["pixel_values"].to(_dtype(loaded))}
+
     def make() -> Iterator[Counted]:
-        for part in chunks(source.items(), options.batch_size):
-            images = [image for image, _ in part]
-            if loaded.encode is not None:
-                batch = dict(loaded.encode(images))
-            else:
-                encoded = processor(images=images, return_tensors="pt", input_data_format="channels_last")
-                batch = {"pixel_values": encoded["pixel_values"].to(_dtype(loaded))}
-            yield batch, len(part), part[-1][1]
+        return encoded(chunks(source.items(), options.batch_size), loaded.encode or encode)
 
     return Batches(make, source, {"processor": name})
 
@@ -163,66 +162,61 @@ def audio_batches(loaded: Loaded, options: InputOptions, source: InputSource) ->
     # Models whose first layer normalises over time were trained without a mask: no padding for them.
     masked = loaded.main_input == "input_features" or getattr(extractor, "return_attention_mask", False)
 
-    def pieces() -> Iterator[tuple[np.ndarray, float]]:
-        span = int(PIECE * rate)
-        for (wave, wave_rate), share in source.items():
-            wave = resampled(wave, wave_rate, rate)
-            for at in range(0, len(wave), span):
-                if at == 0 or len(wave) - at >= SHORTEST * rate:
-                    yield wave[at : at + span], share
-
-    def groups() -> Iterator[list[tuple[np.ndarray, float]]]:
-        waiting: list[tuple[np.ndarray, float]] = []
-        for piece in pieces():
-            fits = not waiting or masked or len(piece[0]) == len(waiting[0][0])
-            if waiting and (not fits or len(waiting) == options.batch_size):
-                yield waiting
-                waiting = []
-            waiting.append(piece)
-        if waiting:
-            yield waiting
+    def encode(waves: list[np.ndarray]) -> Batch:
+        settings: dict[str, Any] = {"padding": True}
+        if type(extractor).__name__ == "WhisperFeatureExtractor":
+            settings = {"padding": "max_length", "max_length": extractor.n_samples, "truncation": True}
+        if masked:
+            settings["return_attention_mask"] = True
+        features = extractor(waves, sampling_rate=rate, return_tensors="pt", **settings)
+        batch = {loaded.main_input: features[loaded.main_input].to(_dtype(loaded))}
+        return batch | (
+            {"attention_mask": features["attention_mask"]} if masked and "attention_mask" in features else {}
+        )
 
     def make() -> Iterator[Counted]:
-        for part in groups():
-            waves = [wave for wave, _ in part]
-            if loaded.encode is not None:
-                batch: Batch = dict(loaded.encode(waves))
-            else:
-                batch = _extract(extractor, waves, rate, loaded, masked)
-            yield batch, len(part), part[-1][1]
+        groups = _groups(_pieces(source, rate), options.batch_size, masked)
+        return encoded(groups, loaded.encode or encode)
 
     return Batches(make, source, {"processor": name, "sampling_rate": rate})
 
 
-def _extract(extractor: Any, waves: list[np.ndarray], rate: int, loaded: Loaded, masked: bool) -> Batch:
-    settings: dict[str, Any] = {"return_attention_mask": True} if masked else {}
-    if type(extractor).__name__ == "WhisperFeatureExtractor":
-        settings |= {"padding": "max_length", "max_length": extractor.n_samples, "truncation": True}
-    else:
-        settings |= {"padding": True}
-    features = extractor(waves, sampling_rate=rate, return_tensors="pt", **settings)
-    batch = {loaded.main_input: features[loaded.main_input].to(_dtype(loaded))}
-    if masked and "attention_mask" in features:
-        batch["attention_mask"] = features["attention_mask"]
-    return batch
+def _pieces(source: InputSource, rate: int) -> Pieces:
+    """Yield clips at a rate, long ones cut."""
+    span = int(PIECE * rate)
+    for (wave, wave_rate), share in source.items():
+        wave = resampled(wave, wave_rate, rate)
+        for at in range(0, len(wave), span):
+            if at == 0 or len(wave) - at >= SHORTEST * rate:
+                yield wave[at : at + span], share
+
+
+def _groups(pieces: Pieces, size: int, masked: bool) -> Iterator[list[tuple[np.ndarray, float]]]:
+    """Yield the pieces of each batch, of one length unless padding is masked."""
+    group: list[tuple[np.ndarray, float]] = []
+    for piece in pieces:
+        fits = not group or masked or len(piece[0]) == len(group[0][0])
+        if group and (not fits or len(group) == size):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 def _dtype(loaded: Loaded) -> torch.dtype:
     return next(x.dtype for x in loaded.model.parameters() if x.is_floating_point())
 
 
-def _own_processor(loaded: Loaded, kind: str) -> tuple[Any, str] | None:
-    """Return the model's own processor (an Auto class of transformers) and its name; None where it brings none."""
+def _own_processor(loaded: Loaded, kind: Any, words: str) -> tuple[Any, str] | None:
+    """Return the model's own processor (of an Auto class of transformers) and its name; None where it brings none."""
     if loaded.encode is not None:
         return None, "the module's own"
     path = Path(loaded.source)
     if not loaded.source or (path.is_dir() and not any(path.glob("*processor_config.json"))):
         return None
-    import transformers
-
-    words = "image processor" if kind == "AutoImageProcessor" else "feature extractor"
-    load, name = getattr(transformers, kind).from_pretrained, f"the {words} of {loaded.source}"
-    processor = hub.fetch(load, loaded.source, name=name, trust_remote_code=loaded.trusted)
+    name = f"the {words} of {loaded.source}"
+    processor = hub.fetch(kind.from_pretrained, loaded.source, name=name, trust_remote_code=loaded.trusted)
     return processor, type(processor).__name__
 
 
@@ -232,10 +226,10 @@ def _warn_of_default(processor: str, loaded: Loaded) -> None:
 
 
 def _image_processor(loaded: Loaded) -> tuple[Any, str]:
-    if own := _own_processor(loaded, "AutoImageProcessor"):
-        return own
-    from transformers import ViTImageProcessor
+    from transformers import AutoImageProcessor, ViTImageProcessor
 
+    if processor := _own_processor(loaded, AutoImageProcessor, "image processor"):
+        return processor
     size = getattr(loaded.config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else size
     name = f"{height} x {width}, scaled to -1..1"
@@ -244,18 +238,17 @@ def _image_processor(loaded: Loaded) -> tuple[Any, str]:
 
 
 def _feature_extractor(loaded: Loaded) -> tuple[Any, str]:
-    if own := _own_processor(loaded, "AutoFeatureExtractor"):
-        return own
-    if loaded.main_input == "input_features":
-        from transformers import WhisperFeatureExtractor
+    from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-        extractor: Any = WhisperFeatureExtractor(feature_size=getattr(loaded.config, "num_mel_bins", 80))
+    if processor := _own_processor(loaded, AutoFeatureExtractor, "feature extractor"):
+        return processor
+    extractor: Any
+    if loaded.main_input == "input_features":
+        extractor = WhisperFeatureExtractor(feature_size=getattr(loaded.config, "num_mel_bins", 80))
         # Whisper takes exactly as many frames as it has positions, halved by its convolution.
         frames = 2 * getattr(loaded.config, "max_source_positions", 1500)
         extractor.n_samples = frames * extractor.hop_length
     else:
-        from transformers import Wav2Vec2FeatureExtractor
-
         masked = getattr(loaded.config, "feat_extract_norm", "layer") == "layer"
         extractor = Wav2Vec2FeatureExtractor(return_attention_mask=masked)
     name = type(extractor).__name__

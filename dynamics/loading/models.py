@@ -1,6 +1,6 @@
 """Models loaded from the hub, a folder, a run of ours, a random initialisation or a factory."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,6 +22,7 @@ from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
 from dynamics.errors import InputError
+from dynamics.loading.inputs import Encode
 from dynamics.loading.options import ModelOptions
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
@@ -36,8 +37,6 @@ MODALITIES = {
 
 HEADS = ("pooler", "classifier", "lm_head", "cls.", "projector", "qa_outputs", "masked_spec_embed", "mask_token")
 """Weights that no layer reads: a checkpoint may lack them."""
-Encode = Callable[[list[Any]], Mapping[str, Tensor]]
-"""A list of inputs to the keyword arguments of a model's forward."""
 
 ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
 SMALL: dict[str, Any] = {

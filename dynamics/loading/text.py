@@ -11,8 +11,8 @@ from torch import Tensor
 from dynamics.data import corpus as corpora
 from dynamics.errors import InputError
 from dynamics.loading.encoder import Encoder, encoder
-from dynamics.loading.inputs import Batches, Counted, Facts, InputSource, chunks, digest
-from dynamics.loading.models import Encode, Loaded
+from dynamics.loading.inputs import Batches, Counted, Encode, Facts, InputSource, chunks, digest, encoded
+from dynamics.loading.models import Loaded
 from dynamics.loading.options import InputOptions
 
 CONTEXT = 512
@@ -198,7 +198,6 @@ def _batches_by_module(encode: Encode, options: InputOptions, source: InputSourc
         if not options.lines:
             width = options.context or CONTEXT
             texts = ((text[at : at + width], share) for text, share in texts for at in range(0, len(text), width))
-        for part in chunks(islice(texts, options.inputs), options.batch_size):
-            yield dict(encode([text for text, _ in part])), len(part), part[-1][1]
+        yield from encoded(chunks(islice(texts, options.inputs), options.batch_size), encode)
 
     return Batches(make, source, {"tokenizer": "the module's own"})

@@ -1,4 +1,4 @@
-"""What transformers loads from the hub or a folder, with what goes wrong told in a sentence."""
+"""Loading from the hub or a folder by transformers; what goes wrong becomes one sentence."""
 
 import pickle
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from dynamics.errors import InputError
 
 
-def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **more: Any) -> Any:
-    """`call(source, **more)`, a `from_pretrained` of transformers.
+def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
+    """Return `call(source, **settings)`, for a `from_pretrained` of transformers.
 
     Args:
-        call: what loads.
+        call: the `from_pretrained`.
         source: a name on the hub, or a folder.
-        name: what a refusal calls it; its source where this is empty.
+        name: its name in errors; the source where this is empty.
         revision: on the hub; the newest where this is empty.
 
     Raises:
@@ -24,9 +24,9 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     """
     name = name or source
     if revision:
-        more["revision"] = revision
+        settings["revision"] = revision
     try:
-        return call(source, **more)
+        return call(source, **settings)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -39,16 +39,18 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     except RuntimeError as error:
         if "mismatched_sizes" not in str(error):
             raise
-        raise InputError(f"the weights of {name} have other sizes than its config.json says: mend that.") from error
+        raise InputError(
+            f"the weights of {name} have other sizes than its config.json states: fix one of the two."
+        ) from error
     except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
-            hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in more else ""
-            raise InputError(f"{name} brings its own code, not run unasked{hint}.") from error
-        raise InputError(_trouble(message, source, name, revision)) from error
+            hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in settings else ""
+            raise InputError(f"{name} brings its own code, which is not run by default{hint}.") from error
+        raise InputError(_explain(message, source, name, revision)) from error
 
 
-def _trouble(message: str, source: str, name: str, revision: str) -> str:
+def _explain(message: str, source: str, name: str, revision: str) -> str:
     if "git identifier" in message or "Revision Not Found" in message:
         return f"{name} has no revision {revision}: see its branches on the hub."
     if not Path(source).exists() and any(part in message for part in ("connect", "not a local folder", "offline")):

@@ -266,6 +266,15 @@ def test_two_folders_of_one_name_are_told_apart_by_a_link(workplace, lines, caps
     assert set(frame["subject"]) == {"model@local", "other@local"}
 
 
+def test_a_folder_whose_name_has_the_signs_of_a_condition(workplace, lines):
+    save("bert", workplace / "lr=1e-3,wd=0")
+    frame, facts = scan("lr=1e-3,wd=0", "--text", lines, "--lines")
+    assert set(frame["subject"]) == set(facts["subjects"]) == {"lr=1e-3,wd=0@local"}
+    _, facts = scan("lr=1e-3,wd=0", "random:bert", "--text", lines, "--lines", "--resume", "auto")
+    assert list(facts["subjects"]) == ["lr=1e-3,wd=0@local", "random:bert@seed0"]
+    assert "lr=1e-3,wd=0" in Path("checkpoints/r/report.html").read_text()
+
+
 def test_a_scan_that_is_killed_at_its_first_model_goes_on(workplace, lines, monkeypatch):
     killed = Path("killed")
 

@@ -17,7 +17,7 @@ from dynamics.metrics.streaming.base import States
 from dynamics.record import Array, Row
 
 PRESERVED = 200
-"""Resamples behind the intervals of similarity over depth."""
+"""Resamples for the intervals of similarity over depth."""
 
 
 def gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> Iterator[Row]:

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from dynamics.errors import InputError
@@ -125,8 +127,8 @@ class Cone:
             vectors.save(run.folder, subject, collected)
             model = self._model(run, subject, facts)
             facts["cards"] = cards(model, self.corpora, loaded, code)
-        self._refuse_width(model)
         self.models.append(model)
+        self._refuse_widths([(model.subject, model.width) for model in self.models])
         rows = [row for corpus in collected.values() for row in corpus.rows]
         rows += analysis.gaps(model, collected, seed)
         rows += analysis.axis_rows(model)
@@ -173,28 +175,23 @@ class Cone:
 
     def _refuse_unfit(self) -> None:
         """Refuse, without their weights, models that take no text, and widths that differ."""
-        first: dict[int, Subject] = {}
+        widths: dict[int, Subject] = {}
         for subject in self.subjects:
             kind = modality(subject, self.options)
             if kind not in ("text", ""):
                 raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
             if (size := width(subject, self.options)) is not None:
-                first.setdefault(size, subject)
-        (size, subject), *others = first.items() if first else [(0, self.subjects[0])]
-        if others:
-            self._refuse_widths(subject, size, others[0][1], others[0][0])
+                widths.setdefault(size, subject)
+        self._refuse_widths([(subject, size) for size, subject in widths.items()])
 
-    def _refuse_width(self, model: ModelVectors) -> None:
-        """Refuse a measured model whose width is not that of the others."""
-        for other in self.models:
-            self._refuse_widths(other.subject, other.width, model.subject, model.width)
-
-    def _refuse_widths(self, first: Subject, size: int, second: Subject, other_size: int) -> None:
-        if size != other_size and self.options.compare == "axes":
-            raise InputError(
-                f"{first.model} is {size} wide and {second.model} {other_size}: axes of different width have no "
-                "cosine; add --compare cka to compare the models by linear CKA, or leave one out."
-            )
+    def _refuse_widths(self, widths: Sequence[tuple[Subject, int]]) -> None:
+        """Refuse to compare axes of models of different width."""
+        for (first, size), (second, other) in pairwise(widths) if self.options.compare == "axes" else ():
+            if size != other:
+                raise InputError(
+                    f"{first.model} is {size} wide and {second.model} {other}: axes of different width have no "
+                    "cosine; add --compare cka to compare the models by linear CKA, or leave one out."
+                )
 
 
 def _summary(rows: list[Row], model: ModelVectors) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS = 1000
-"""Resamples behind an interval."""
+"""Resamples for an interval."""
 
 
 class Interval(NamedTuple):

@@ -47,7 +47,7 @@ def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
 
 
 def whitened(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean and give the k leading principal components equal variance; the others are dropped.
+    """Subtract the mean and scale the k leading principal components to equal variance; the others are dropped.
 
     k is the width, or a quarter of the vectors fitted on where that is less: scales of components that few vectors
     distinguish are noise, which whitening would amplify.

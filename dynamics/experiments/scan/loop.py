@@ -128,47 +128,38 @@ class Scan:
         batches.on_share = on_share
         protocol = {"protocol": self.options.protocol} if self.options.protocol else {}
         where = condition(**batches.condition, **protocol)
+        model, name, step = loaded.model, subject.name, subject.step
+        measure_batches = partial(
+            measure, model, metrics=self.suite, run=run.info.run, subject=name, condition=where, step=step, dtype=None
+        )
         started = time.perf_counter()
-        with out_of_memory(subject.name, self.options.batch_size):
+        with out_of_memory(name, self.options.batch_size):
             facts = describe(loaded, batches.first)
-            measure_batches = partial(
-                measure,
-                loaded.model,
-                metrics=self.suite,
-                run=run.info.run,
-                subject=subject.name,
-                condition=where,
-                step=subject.step,
-                dtype=None,
-            )
             if self.options.protocol == SHAPE_OF_LEARNING:
                 code = encoder(loaded, self.options.tokenizer)
                 groups = protocols.groups(self._source("text"), code, self.options.seed)
-                result, facts["groups"] = protocols.over_groups(
-                    groups, self.options.batch_size, code.pad, measure_batches
-                )
+                size = self.options.batch_size
+                result, facts["groups"] = protocols.over_groups(groups, size, code.pad, measure_batches)
                 batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
             else:
                 result = measure_batches(batches, references=references.of(subject, batches))
                 references.keep(subject, result.references)
         seconds = time.perf_counter() - started
-        costs = _costs((run.info.run, subject.name, where, subject.step), result, seconds)
-        Record(run.folder).write(subject.step, [*result.rows, *costs], result.arrays, f"{subject.name}|{where}")
-        inputs = batches.facts
-        # Models of images and sound make their tokens themselves: as many as the residual stream has.
-        inputs["tokens"] = inputs["tokens"] or max(
-            (row.n for row in result.rows if row.site in ("residual", "output")), default=0
-        )
-        heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
-        summary = (
-            f"{facts['layers']} layers{heads}, {facts['parameters'] / 1e6:.1f} M parameters, "
-            f"{inputs['tokens']:,} tokens in {seconds:.0f} s"
-        )
+        spent = {"measure_seconds": seconds} | {f"measure_seconds/{key}": part for key, part in result.seconds.items()}
+        costs = [Row(run.info.run, name, where, step, "cost", -1, -1, key, part) for key, part in spent.items()]
+        Record(run.folder).write(step, [*result.rows, *costs], result.arrays, f"{name}|{where}")
         about = {**subject.facts, "modality": loaded.modality, "dtype": self.options.dtype}
-        return {**about, **loaded.facts, **facts, "input": inputs}, summary
+        facts = {**about, **loaded.facts, **facts, "input": _inputs(batches, result)}
+        return facts, f"{_summary(facts)} in {seconds:.0f} s"
 
 
-def _costs(key: tuple[str, str, str, int], result: Measurement, seconds: float) -> list[Row]:
-    costs = {"measure_seconds": seconds}
-    costs |= {f"measure_seconds/{name}": spent for name, spent in result.seconds.items()}
-    return [Row(*key, "cost", -1, -1, name, value) for name, value in costs.items()]
+def _inputs(batches: Batches, result: Measurement) -> Facts:
+    """Return the facts of the inputs; models of images and sound make as many tokens as the residual stream has."""
+    tokens = (row.n for row in result.rows if row.site in ("residual", "output"))
+    return {**batches.facts, "tokens": batches.tokens or max(tokens, default=0)}
+
+
+def _summary(facts: Facts) -> str:
+    heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
+    parameters, tokens = facts["parameters"] / 1e6, facts["input"]["tokens"]
+    return f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters, {tokens:,} tokens"

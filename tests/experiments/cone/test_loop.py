@@ -414,6 +414,19 @@ def test_a_guess_is_said_once_for_all_revisions_and_recorded(lines, caplog):
     assert "guessed" not in caplog.text
 
 
+def test_a_folder_whose_name_has_the_signs_of_a_condition(lines):
+    berts("lr=1e-3,wd=0", "two")
+    words = ["--sentences", lines, "--tokenizer", "bytes", "--corpus", f"a,b={lines}"]
+    frame, _ = cone("lr=1e-3,wd=0", "two", *words)
+    settings = record.with_conditions(frame[frame["metric"] == "linear_cka"])
+    assert settings[["subject", "against"]].to_numpy().tolist() == [["two@local", "lr=1e-3,wd=0@local"]]
+    fitted = set(record.with_conditions(frame)["fitted"].dropna())
+    assert {"corpus:a,b", "model:lr=1e-3,wd=0@local", "model:two@local"} <= fitted
+    again, _ = cone("two", *words, "--resume", "auto")
+    pd.testing.assert_frame_equal(again, frame)
+    assert "lr=1e-3,wd=0" in Path("checkpoints/c/report.html").read_text()
+
+
 def test_models_are_added_to_a_run(lines):
     """They are compared with those that the record has, although these are not named again."""
     berts("one", "two")
