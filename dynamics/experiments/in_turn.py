@@ -12,22 +12,20 @@ OnShare = Callable[[float], None]
 """Is called with the share of a model's measurement that is done."""
 
 
-def count_recorded(run: ModelsRun, total: int, waiting: int) -> None:
-    """Print how many models the record has already."""
-    if waiting < total:
-        print(f"run {run.folder.name}: {total - waiting} of {total} are in the record already")
-
-
 def measure_in_turn(
-    run: ModelsRun, subjects: Sequence[Subject], measure: Callable[[Subject, OnShare], tuple[Facts, str]]
+    run: ModelsRun, total: int, waiting: Sequence[Subject], measure: Callable[[Subject, OnShare], tuple[Facts, str]]
 ) -> None:
     """Measure subjects one after the other, and write `run.json` after each.
 
     Args:
+        total: number of subjects of the run.
+        waiting: those that are not in its record.
         measure: measures and records a subject; returns its facts, and a summary for the terminal.
     """
-    with progress(len(subjects), run.info.kind) as bar:
-        for number, subject in enumerate(subjects):
+    if len(waiting) < total:
+        print(f"run {run.folder.name}: {total - len(waiting)} of {total} are in the record already")
+    with progress(len(waiting), run.info.kind) as bar:
+        for number, subject in enumerate(waiting):
             gc.collect()  # the model before this one
             facts, summary = measure(subject, bar.part(number, subject.name))
             run.info.subjects[subject.name] = facts

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dynamics.experiments.cone.setup import Setup, read_setup
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.in_turn import OnShare, count_recorded, measure_in_turn
+from dynamics.experiments.in_turn import OnShare, measure_in_turn
 from dynamics.loading.describe import describe
 from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import digest
@@ -80,14 +81,11 @@ class Cone:
             setups = {subject: self._setup(subject) for subject in self.subjects if subject.name not in recorded}
             for note in dict.fromkeys(note for subject, setup in setups.items() for note in setup.notes(subject.model)):
                 log.warning(note)
-            count_recorded(run, len(self.subjects), len(setups))
             for name in recorded:
                 facts = run.info.subjects[name]
                 subject = Subject(**{fact: facts[fact] for fact in FACTS}, source="")
                 self.models.append(self._model(run, subject, facts))
-            measure_in_turn(
-                run, list(setups), lambda subject, on_share: self._measure(run, subject, setups[subject], on_share)
-            )
+            measure_in_turn(run, len(self.subjects), list(setups), partial(self._measure, run, setups))
             self._compare(Record(run.folder))
         return run.folder
 
@@ -114,9 +112,11 @@ class Cone:
         final, normalize = Depth(*facts["final"]), facts["setup"]["normalize"]
         return vectors.load(run.folder, subject, final, normalize, self.options.seed)
 
-    def _measure(self, run: Run[ConeInfo], subject: Subject, setup: Setup, on_share: OnShare) -> tuple[Facts, str]:
+    def _measure(
+        self, run: Run[ConeInfo], setups: Mapping[Subject, Setup], subject: Subject, on_share: OnShare
+    ) -> tuple[Facts, str]:
         """Measure and record a model; return its facts, and a summary for the terminal."""
-        started, seed = time.perf_counter(), self.options.seed
+        started, seed, setup = time.perf_counter(), self.options.seed, setups[subject]
         key = (run.info.run, subject.name, subject.step)
         with out_of_memory(subject.name, self.options.batch_size):
             loaded = load(subject, self.options)

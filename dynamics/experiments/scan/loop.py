@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.in_turn import OnShare, count_recorded, measure_in_turn
+from dynamics.experiments.in_turn import OnShare, measure_in_turn
 from dynamics.experiments.scan import own_windows, protocols
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.experiments.scan.references import References, comparing
@@ -16,7 +16,7 @@ from dynamics.loading.encoder import encoder
 from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
-from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
@@ -68,9 +68,8 @@ class Scan:
         )
         with start(info, self.options.resume, same=("settings", "metrics")) as run:
             waiting = [subject for subject in self.subjects if subject.name not in run.info.subjects]
-            count_recorded(run, len(self.subjects), len(waiting))
             references = References(self.suite, self.options, self.subjects, waiting)
-            measure_in_turn(run, waiting, partial(self._measure, run, references))
+            measure_in_turn(run, len(self.subjects), waiting, partial(self._measure, run, references))
         return run.folder
 
     def _suite(self) -> Suite:

@@ -21,7 +21,7 @@ from dynamics.experiments.scan.options import INHERENT, SHAPE_OF_LEARNING
 from dynamics.loading.encoder import Encoder
 from dynamics.loading.inputs import InputSource, chunks
 from dynamics.loading.text import pad
-from dynamics.measure.measurement import Measurement
+from dynamics.measure import Measurement
 from dynamics.record import Row
 
 WINDOWS, CHARACTERS, EMBEDDINGS = 128, 512, 4096

@@ -7,7 +7,7 @@ from dynamics.experiments.scan.options import ScanOptions
 from dynamics.loading.inputs import Batches
 from dynamics.loading.models import load
 from dynamics.loading.subjects import Subject
-from dynamics.measure.measurement import measure
+from dynamics.measure import measure
 from dynamics.measure.suite import Suite
 
 
