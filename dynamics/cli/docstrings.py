@@ -32,7 +32,9 @@ def read_doc(docstring: str | None) -> Doc:
 
 
 def read_parameters(class_path: str) -> dict[str, tuple[Any, str]]:
-    """Return default (None where there is none) and help text of the parameters of a class of this package.
+    """Return default and help text of the parameters of a class of this package.
+
+    The default is None where there is none, or where it is not written out.
 
     >>> read_parameters("dynamics.data.windows.CharData")["context"][0]
     256
@@ -43,6 +45,13 @@ def read_parameters(class_path: str) -> dict[str, tuple[Any, str]]:
     (init,) = (node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     texts = read_doc(ast.get_docstring(owner)).parameters
     names = [argument.arg for argument in init.args.args[1:]]
-    defaults = [ast.literal_eval(node) for node in init.args.defaults]
+    defaults = [_literal(node) for node in init.args.defaults]
     defaults = [None] * (len(names) - len(defaults)) + defaults
     return {name: (default, texts.get(name, "")) for name, default in zip(names, defaults, strict=True)}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

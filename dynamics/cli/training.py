@@ -29,6 +29,7 @@ EVALUATION_OPTIONS = {
 KEYS = {
     "seed_everything": "decides initial weights, windows and masks",
     "metrics": "what to measure: [anisotropy, entropy], or names with options",
+    "model.architecture": "",
     "model.objective": "",
     "model.is_causal": "",
     "model.depth": "",
@@ -47,7 +48,7 @@ KEYS = {
     "checkpoints.every": "",
 }
 """Keys that people set, with a help text where no class of ours has one."""
-TEXT_WIDTH = 78
+TEXT_WIDTH = 76
 
 
 def fit(*words: str) -> None:
@@ -112,7 +113,7 @@ def _tail(verb: str) -> Iterator[str]:
     if verb == "fit":
         yield f"\nkeys that are often set, and their values in {EXAMPLE}:"
         for key, (value, text) in read_keys().items():
-            yield f"  --{key:<22} {_written(value):<13}{text}"
+            yield f"  --{key:<22} {_written(value):<17}{text}"
     doc = read_doc(globals()[verb].__doc__)
     yield "\nexamples:"
     yield from (f"  {example}" for example in doc.examples)

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 import pyppmd
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
 from dynamics.data.wikitext import residue
 
@@ -25,11 +24,6 @@ COMPRESSORS = {
 }
 EXCERPT = 600
 """Characters of the text that are shown."""
-
-
-def main(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
-    """Load a corpus and print its summary."""
-    Console().print(describe(corpora.load(corpus, vocabulary, vocabulary_size)))
 
 
 def describe(corpus: Corpus) -> RenderableType:

@@ -99,7 +99,7 @@ class LanguageModel(RegularizedModule):
 
     def __init__(
         self,
-        architecture: str = architectures.DEFAULT,
+        architecture: str = "char_transformer",
         objective: str = "clm",
         is_causal: bool = True,
         depth: int = 6,

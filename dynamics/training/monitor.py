@@ -36,8 +36,8 @@ class Monitor(L.Callback):
     Args:
         metrics: names (or class paths) to measure, with their settings; the default suite when None.
         schedule: when to measure, step 0 and the last step always; powers of two when None.
-        keep_weights: keep the weights of `all` measured steps, of the `last` one, or `none`, so that a metric
-            invented later can be measured on the past.
+        keep_weights: measured weights that are kept, `all`, the `last` or `none`: on these a metric invented later
+            can be measured.
         max_overhead: most that measuring may add to the time of training, as a share of it; no limit when None.
             The plan that keeps to it is made once, stored as `plan.json`, and followed when the run resumes.
         plan: a `plan.json` to follow: twins measured under a limit must share one.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dynamics.cli.main import main
 from dynamics.data import corpus, summary
 from dynamics.data.corpus import Corpus
 
@@ -46,10 +47,10 @@ def test_bits_per_character(enwik8_prefix: Corpus):
     assert math.isnan(summary.bits_per_character("")["xz -9"])
 
 
-def test_main_takes_any_text(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_verb_takes_any_text(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "a.txt"
     path.write_text("[bold]x[/bold] [/] :smile: " * 200)
-    summary.main(str(path), "bytes")
+    main(["data", str(path), "--vocabulary", "bytes"])
     printed = capsys.readouterr().out
     assert "[bold]x[/bold] [/] :smile:" in printed
     assert "256 bytes" in printed
