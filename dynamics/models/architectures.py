@@ -201,7 +201,10 @@ def _configure(
     the end of a text, so every special token is the padding token.
     """
     defaults, names = standard.to_dict(), standard.attribute_map
-    size = sizes(standard, *(common[key] for key in OPTIONS))
+    width, depth, heads = (common[key] for key in OPTIONS)
+    if width % heads:
+        raise InputError(f"model.width {width} cannot be shared by {heads} heads: choose a number that divides it.")
+    size = sizes(standard, width, depth, heads)
     special = [key for key, value in defaults.items() if key.endswith(SPECIAL) and isinstance(value, int)]
     dropouts = [key for key, value in defaults.items() if key.endswith(DROPOUT) and isinstance(value, float)]
     switches = {"is_decoder": common["is_causal"], "use_cache": False}

@@ -9,6 +9,7 @@ from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.models.architectures import TOLERANCE, build, change_by_later_tokens
 from dynamics.models.language import LanguageModel
+from dynamics.models.regularizers import CosReg
 from dynamics.training.checkpoint import states
 from tests.models.test_language import batch, data
 from tests.runs import fit
@@ -17,7 +18,7 @@ SWITCHED = ["llama", "gpt_neox", "gpt2", "opt", "qwen2", "bert", "roberta", "dis
 
 
 def model(architecture, **settings):
-    module = LanguageModel(architecture=architecture, depth=2, width=16, heads=2, **settings)
+    module = LanguageModel(architecture=architecture, **{"depth": 2, "width": 16, "heads": 2, **settings})
     module.build(data())
     return module
 
@@ -67,6 +68,15 @@ def test_sizes_dropout_and_overrides_reach_the_configuration():
     assert (facts["label"], facts["architecture"], facts["layers"]) == ("llama, causal, clm", "llama", 2)
 
 
+def test_regularisers_measure_every_layer():
+    module = model("gpt_neox", regularizers=[CosReg(1.0, [1, 2])])
+    loss = module.training_step(batch(), 0)
+    assert loss.item() == pytest.approx((module.terms["task_loss"] + module.terms["cosreg"]).item(), rel=1e-6)
+    states = module.network(input_ids=batch().windows[:, :-1], output_hidden_states=True).hidden_states
+    assert module.terms["cosine"].item() != 0
+    assert len(states) == 3
+
+
 def test_positions_counted_from_the_padding_token_reach_the_end_of_the_window():
     assert model("roberta").network.config.max_position_embeddings == 16 + 21 + 1
 
@@ -88,6 +98,7 @@ def test_a_trunk_without_a_head_gets_one():
             {"architecture": "mamba", "is_causal": False, "objective": "mlm"},
             "mamba cannot be switched, it is always causal: set model.is_causal true",
         ),
+        ({"architecture": "llama", "heads": 5}, "model.width 16 cannot be shared by 5 heads"),
         ({"architecture": "funnel"}, "model.depth has no effect on architecture funnel"),
         ({"architecture": "gpt_neo"}, "gpt_neo cannot be built 16 wide with 2 heads"),
         ({"architecture": "llama", "norm": "post"}, "model.norm has no effect on architecture llama; remove it"),

@@ -25,7 +25,7 @@ def test_without_regularisers_and_with_the_weight_zero_nothing_changes():
 
 
 def test_the_terms_add_up_and_the_states_are_those_of_every_block():
-    module = model(objective="clm", regularizers=[IStar(-2.0, 0), CosReg(3.0), CosReg(0.5, [1])])
+    module = model(objective="clm", regularizers=[IStar(-2.0, 0.0), CosReg(3.0), CosReg(0.5, [1])])
     example = batch()
     loss = module.training_step(example, 0)
     assert list(module.terms) == [
@@ -36,15 +36,15 @@ def test_the_terms_add_up_and_the_states_are_those_of_every_block():
     states = [
         x.flatten(0, 1) for x in module.network.model(example.windows[:, :-1], output_hidden_states=True).hidden_states
     ]
-    assert module.terms["cosine_2"].item() == pytest.approx(CosReg(1).measure([states[1]]).item(), rel=1e-5)
+    assert module.terms["cosine_2"].item() == pytest.approx(CosReg(1.0).measure([states[1]]).item(), rel=1e-5)
     assert module.terms["istar"].item() == pytest.approx(
-        -2 * (1 - IStar(1, 0).measure([torch.cat(states[1:3])]).item()), rel=1e-5
+        -2 * (1 - IStar(1.0, 0.0).measure([torch.cat(states[1:3])]).item()), rel=1e-5
     )
     assert module.train_values({"loss": 1.0, "task_loss": 2.0})["bits_per_character"] == pytest.approx(2.885, abs=1e-3)
 
 
 def test_padding_is_left_out():
-    module = model(objective="clm", regularizers=[IStar(1.0, 0), CosReg(1.0)])
+    module = model(objective="clm", regularizers=[IStar(1.0, 0.0), CosReg(1.0)])
     example = batch(rows=2)
     ids, real = example.windows[:, :-1], torch.ones(2, 16, dtype=torch.bool)
     real[1, 9:] = False
@@ -63,7 +63,7 @@ def test_padding_is_left_out():
 
 def test_gradients_reach_every_block_and_pull_in_the_direction_asked_for():
     for weight, sign in ((1.0, 1), (-1.0, -1)):
-        module = model(objective="clm", regularizers=[IStar(weight, 0)])
+        module = model(objective="clm", regularizers=[IStar(weight, 0.0)])
         optimizer = torch.optim.SGD(module.network.parameters(), lr=0.1)
         scores = []
         for _ in range(8):

@@ -39,7 +39,7 @@ def test_equals_the_published_formula_on_two_hundred_clouds():
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_k_equal_directions_of_n(k):
     points = torch.cat([torch.eye(8)[:k], -torch.eye(8)[:k]])
-    assert IStar(1.0, 0).measure([points]).item() == pytest.approx((k - 1) / 7, abs=1e-6)
+    assert IStar(1.0, 0.0).measure([points]).item() == pytest.approx((k - 1) / 7, abs=1e-6)
 
 
 def test_shrinkage_removes_the_bias_of_small_batches():
@@ -48,7 +48,7 @@ def test_shrinkage_removes_the_bias_of_small_batches():
     truth = published(np.cov(full.T))
     shrunk = IStar(1.0, 0.8, renew=10**9, reference_states=len(full))
     shrunk.measure([full])
-    raw = IStar(1.0, 0)
+    raw = IStar(1.0, 0.0)
     batches = full[torch.randperm(len(full), generator=torch.Generator().manual_seed(1))[:6400]].split(64)
     errors = [
         np.sqrt(np.mean([(float(regularizer.measure([x])) - truth) ** 2 for x in batches]))
@@ -70,14 +70,14 @@ def test_gradients_are_right_also_for_equal_eigenvalues():
     assert torch.autograd.gradcheck(score, parts)
     assert torch.autograd.gradcheck(lambda *states: CosReg(1.0).measure(states), parts)
     even = torch.cat([torch.eye(4), -torch.eye(4)]).requires_grad_()
-    (gradient,) = torch.autograd.grad(IStar(1.0, 0).measure([even]), even)
+    (gradient,) = torch.autograd.grad(IStar(1.0, 0.0).measure([even]), even)
     assert gradient.isfinite().all()
 
 
 def test_states_without_spread_give_zero_and_no_gradient():
     for equal in (torch.ones(5, 3), torch.zeros(5, 3)):
         x = equal.requires_grad_()
-        for regularizer in (IStar(1.0), IStar(1.0, 0)):
+        for regularizer in (IStar(1.0), IStar(1.0, 0.0)):
             value = regularizer.measure([x])
             (gradient,) = torch.autograd.grad(value, x)
             assert value == 0
@@ -99,7 +99,7 @@ def test_scale_changes_nothing_within_the_range_of_float32():
 def test_half_precision_is_summed_in_float32_under_autocast():
     x = (cloud(64, 16) + 3).to(torch.bfloat16).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for regularizer in (IStar(1.0, 0), CosReg(1.0)):
+        for regularizer in (IStar(1.0, 0.0), CosReg(1.0)):
             value = regularizer.measure([x])
             assert value.dtype == torch.float32
             expected = regularizer.measure([x.detach().double()])
@@ -146,13 +146,13 @@ def test_a_reference_is_gathered_and_renewed():
 
 def test_the_first_batch_takes_the_place_of_a_reference():
     x = cloud(10, 3)
-    assert IStar(1.0).measure([x]).item() == pytest.approx(IStar(1.0, 0).measure([x]).item(), rel=1e-12)
+    assert IStar(1.0).measure([x]).item() == pytest.approx(IStar(1.0, 0.0).measure([x]).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("renew", ["full", 1])
 def test_a_sample_of_states_is_evenly_spaced_and_moves(renew):
     rows = torch.arange(10.0)[:, None]
-    regularizer = IStar(1.0, 0, max_states=4, renew=renew)
+    regularizer = IStar(1.0, 0.0, max_states=4, renew=renew)
     taken = []
     for _ in range(3):
         taken.append(regularizer._sample([rows])[0][:, 0].tolist())
