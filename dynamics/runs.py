@@ -1,170 +1,27 @@
-"""A run's folder and its `run.json`: begun, locked, resumed and finished in one place. No torch here.
+"""A run's folder: begun, locked, resumed and finished in one place. No torch here.
 
-Every run leaves `checkpoints/<run>/` with `run.json` (a dataclass for each kind, below), `record/` and
-`report.html`. `start` is the one way to begin or resume a run.
+Every run leaves `checkpoints/<run>/` with `run.json` (see `run_info`), `record/` and `report.html`. `start` is the one
+way to begin or resume a run.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from filelock import SoftFileLock, Timeout
 
 from dynamics.errors import InputError
 from dynamics.files import write_text
+from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
-SCHEMA = 1
-"""Version of the keys of `run.json`; 0 are the files that do not say one."""
-
-Facts = dict[str, Any]
-ABSENT: Facts = {"run": "", "schema": 0, "status": ""}
-"""What a `run.json` that does not say so is taken to say."""
-Info = TypeVar("Info", bound="RunInfo")
-
-
-@dataclass(kw_only=True)
-class RunInfo:
-    """What `run.json` says of a run of any kind.
-
-    Args:
-        run: its name.
-        status: `running`, `done`, `stopped` (by a limit of time), `interrupted` or `failed`.
-        created, finished: times in ISO 8601; `finished` is empty while the run lasts.
-        command, commit, hardware, versions: provenance.
-        metrics: what is measured, by site and name, with the options of each.
-        descriptions: title, unit, estimator and the like of every metric that is measured, by name.
-        unknown: keys that this version does not know; they are kept.
-        absent: keys that the file which was read did not have; they are not written unless they get a value.
-    """
-
-    kind: ClassVar[str] = ""
-    run: str
-    status: str = "running"
-    schema: int = SCHEMA
-    created: str = ""
-    finished: str = ""
-    command: str = ""
-    commit: str | None = None
-    hardware: str = ""
-    versions: Facts = field(default_factory=dict)
-    metrics: Any = field(default_factory=dict)
-    descriptions: dict[str, Facts] = field(default_factory=dict)
-    unknown: Facts = field(default_factory=dict)
-    absent: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
-        names = {item.name for item in fields(cls)} - {"unknown", "absent"}
-        values = {key: value for key, value in content.items() if key in names}
-        unknown = {key: value for key, value in content.items() if key not in names and key != "kind"}
-        return cls(**{**ABSENT, **values}, unknown=unknown, absent=frozenset(names - set(values)))
-
-    def to_dict(self) -> Facts:
-        """Return the content of `run.json`: `run` and `kind` first, empty values left out."""
-        names = [item.name for item in fields(self) if item.name not in ("unknown", "absent")]
-        values, blank = {name: getattr(self, name) for name in names}, type(self)(**ABSENT)
-        values = {key: x for key, x in values.items() if key not in self.absent or x != getattr(blank, key)}
-        content = {"run": values.pop("run", ""), "kind": self.kind, **values, **self.unknown}
-        return {key: value for key, value in content.items() if value not in ("", {}, None) or key == "commit"}
-
-
-@dataclass(kw_only=True)
-class FitInfo(RunInfo):
-    """A training run."""
-
-    kind: ClassVar[str] = "fit"
-    label: str = ""
-    objective: str = ""
-    is_causal: bool | None = None
-    task: str = ""
-    model_class: str = ""
-    layers: int = 0
-    width: int = 0
-    heads: int = 0
-    parameters: int = 0
-    context: int = 0
-    batch_size: int = 0
-    epoch_steps: int = 0
-    max_steps: int = 0
-    learning_rate: float = 0.0
-    seed: int = 0
-    precision: str | int = ""
-    devices: int = 1
-    model: Facts = field(default_factory=dict)
-    data: Facts = field(default_factory=dict)
-    probe: Facts = field(default_factory=dict)
-    """The evaluation tokens that the geometry is measured on."""
-    regularizers: dict[str, Facts] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class ModelsInfo(RunInfo):
-    """A run that measures models one after the other: what they share, and the facts of each by its subject."""
-
-    settings: Facts = field(default_factory=dict)
-    subjects: dict[str, Facts] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class ScanInfo(ModelsInfo):
-    """A scan."""
-
-    kind: ClassVar[str] = "scan"
-
-
-@dataclass(kw_only=True)
-class ConeInfo(ModelsInfo):
-    """A cone: also the corpora by name, and how many scored pairs there are."""
-
-    kind: ClassVar[str] = "cone"
-    corpora: dict[str, Facts] = field(default_factory=dict)
-    pairs: int | None = None
-
-
-@dataclass(kw_only=True)
-class ProbeInfo(RunInfo):
-    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design.
-
-    Settings that have no effect (of random blocks, or of an architecture) are missing.
-    """
-
-    kind: ClassVar[str] = "probe"
-    beta: list[float] = field(default_factory=list)
-    bias: str | list[str] = ""
-    seeds: int = 0
-    seed: int = 0
-    depth: int = 0
-    batch: int = 0
-    width: int | list[int] = 0
-    heads: int | list[int] = 0
-    length: int | list[int] = 0
-    inputs: str | list[str] = ""
-    initialization: str | list[str] = ""
-    norm: str | list[str] = ""
-    causal: bool | list[bool] | None = None
-    architecture: str | list[str] = ""
-    sample: int = 0
-    device: str = ""
-    designs: list[Facts] = field(default_factory=list)
-
-
-@dataclass(kw_only=True)
-class SweepInfo(RunInfo):
-    """A sweep: the words that `dynamics fit` is called with, by the name of each run."""
-
-    kind: ClassVar[str] = "sweep"
-    runs: dict[str, list[str]] = field(default_factory=dict)
-
-
-KINDS: dict[str, type[RunInfo]] = {kind.kind: kind for kind in (FitInfo, ScanInfo, ConeInfo, ProbeInfo, SweepInfo)}
+Info = TypeVar("Info", bound=RunInfo)
 
 
 def new(name: str) -> Path:
@@ -329,7 +186,7 @@ def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Inf
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
-    """Refuse a run whose settings under the keys `same` are not what they were; of mappings, the entries of `now` count.
+    """Refuse a run whose settings under the keys `same` have changed; of mappings, the entries of `now` count.
 
     Raises:
         InputError: naming the first that differs.

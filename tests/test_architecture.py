@@ -18,7 +18,8 @@ BELOW = {
     "schedule": {"errors"},
     "config": {"errors"},
     "parsing": {"errors"},
-    "runs": {"errors", "files"},
+    "run_info": set(),
+    "runs": {"errors", "files", "run_info"},
     "record": {"errors", "files", "runs"},
     "metrics": {"errors"},
     "capture": {"errors"},
@@ -28,14 +29,14 @@ BELOW = {
     "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
     "loading": {"errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "record", "lightning_compat"},
-    "report": {"errors", "files", "runs", "record"},
+    "report": {"errors", "files", "run_info", "runs", "record"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
-        "lightning_compat",
+        *("lightning_compat", "run_info"),
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),
-        *("models", "loading"),
+        *("models", "loading", "run_info"),
     },
     "cli": {"errors", "config", "parsing", "runs", "data", "report", "experiments", "training"},
 }

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dynamics import runs
+from dynamics import run_info, runs
 from dynamics.errors import InputError
-from dynamics.runs import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
+from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
 
 INFOS = [
     RunInfo(run="a"),
@@ -24,9 +24,9 @@ INFOS = [
 
 HOLD = """
 import sys
-from dynamics import runs
+from dynamics import run_info, runs
 
-with runs.start(runs.ScanInfo(run="a"), sys.argv[1] if sys.argv[1:] else None) as run:
+with runs.start(run_info.ScanInfo(run="a"), sys.argv[1] if sys.argv[1:] else None) as run:
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -89,7 +89,7 @@ def test_typed_infos_survive_the_file(info):
     runs.Run(runs.CHECKPOINTS / "a", info, resumed=False).save()
     assert runs.read("a") == info
     assert content()["of_a_later_version"] == [1, {"a": None}]
-    assert content()["schema"] == runs.SCHEMA
+    assert content()["schema"] == run_info.SCHEMA
 
 
 @pytest.mark.parametrize("kind", [RunInfo, FitInfo, ProbeInfo])
@@ -99,10 +99,8 @@ def test_what_a_file_does_not_say_is_not_made_up(kind, content):
     assert kind.from_dict(content).to_dict() == expected
 
 
-def test_empty_values_are_left_out_except_the_commit():
-    assert ScanInfo(run="a").to_dict() == {
-        **{"run": "a", "kind": "scan", "status": "running", "schema": runs.SCHEMA, "commit": None}
-    }
+def test_empty_values_are_left_out():
+    assert ScanInfo(run="a").to_dict() == {"run": "a", "kind": "scan", "status": "running", "schema": run_info.SCHEMA}
 
 
 def test_a_file_without_schema_is_read_as_version_0():
@@ -231,7 +229,7 @@ def test_an_old_run_is_resumed():
     (folder / "run.json").write_text(json.dumps(old))
     with runs.start(ScanInfo(run="a", settings={"seed": 0}), "auto", same=("settings", "metrics")):
         pass
-    assert content()["schema"] == runs.SCHEMA
+    assert content()["schema"] == run_info.SCHEMA
 
 
 def test_a_run_of_another_kind_is_refused():

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from dynamics.experiments.progress import progress
 from dynamics.loading.subjects import Subject
-from dynamics.runs import ConeInfo, Facts, Run, ScanInfo
+from dynamics.run_info import ConeInfo, Facts, ScanInfo
+from dynamics.runs import Run
 
 ModelsRun = Run[ScanInfo] | Run[ConeInfo]
 OnShare = Callable[[float], None]

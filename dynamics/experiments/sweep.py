@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dynamics import runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
-from dynamics.runs import SweepInfo
+from dynamics.run_info import SweepInfo
 
 LAUNCHERS = ("local",)
 KEYS = {"fit", "vary", "seeds"}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dynamics import record
 from dynamics.report.names import CURVES
-from dynamics.runs import RunInfo, ScanInfo
+from dynamics.run_info import RunInfo, ScanInfo
 
 HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""

@@ -11,7 +11,7 @@ from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.arms import Arm, arms_of, entries
 from dynamics.report.names import Descriptions, Words, capital, site, words
-from dynamics.runs import ConeInfo, ProbeInfo, RunInfo
+from dynamics.run_info import ConeInfo, ProbeInfo, RunInfo
 
 Info = TypeVar("Info", bound=RunInfo)
 ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.provenance import provenance
-from dynamics.runs import SCHEMA, FitInfo
+from dynamics.run_info import SCHEMA, FitInfo
 from dynamics.training.lightning_cli import RunCLI
 
 Facts = dict[str, Any]

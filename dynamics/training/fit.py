@@ -12,7 +12,8 @@ from dynamics.config import RunOptions, gather_config, split_options
 from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import count_steps, is_first_rank, leave_group, quiet
 from dynamics.record import Record, Row, condition
-from dynamics.runs import FitInfo, Run, RunInfo
+from dynamics.run_info import FitInfo, RunInfo
+from dynamics.runs import Run
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
 from dynamics.training.describe import announce, describe
 from dynamics.training.lightning_cli import RunCLI

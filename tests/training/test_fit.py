@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from dynamics import record, runs
+from dynamics import record, run_info, runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.models.language import LanguageModel
@@ -65,8 +65,8 @@ def test_a_run_leaves_everything_under_its_name(here, text_file):
     assert sorted(set(frame[frame.site == "validation"].step)) == [0, 3, 6]
     assert (frame[(frame.metric == "drift") & (frame.step == 0)].value == 0).all()
     info = runs.read("a")
-    assert isinstance(info, runs.FitInfo)
-    assert (info.status, info.schema, info.unknown) == ("done", runs.SCHEMA, {})
+    assert isinstance(info, run_info.FitInfo)
+    assert (info.status, info.schema, info.unknown) == ("done", run_info.SCHEMA, {})
     assert info.data["sha256"]
     assert (info.label, info.layers, info.width, info.context) == ("causal, clm", 2, 16, 32)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics import record, runs
+from dynamics import record, run_info, runs
 from dynamics.cli.main import main
 from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
@@ -105,7 +105,7 @@ def test_a_run_whose_file_has_no_schema_resumes(text_file, run):
     states(run)[0].unlink()
     fit(text_file, "a", "--resume", "auto")
     assert_same("a", "b")
-    assert runs.read("a").schema == runs.SCHEMA
+    assert runs.read("a").schema == run_info.SCHEMA
 
 
 def test_a_run_that_stops_before_the_last_step_resumes_from_there(here, text_file, run, monkeypatch):

@@ -26,7 +26,8 @@ from dynamics.loading.subjects import FACTS, Subject, expand
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row
-from dynamics.runs import ConeInfo, Facts, Run, name_by_time, start
+from dynamics.run_info import ConeInfo, Facts
+from dynamics.runs import Run, name_by_time, start
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.probe.sweep import Blocks, ProbeSweep
 from dynamics.provenance import provenance
 from dynamics.record import Record, condition, parse_condition, read
-from dynamics.runs import ProbeInfo, name_by_time, start
+from dynamics.run_info import ProbeInfo
+from dynamics.runs import name_by_time, start
 
 
 def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> Path:

@@ -20,7 +20,8 @@ from dynamics.measure import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
-from dynamics.runs import Facts, Run, ScanInfo, name_by_time, start
+from dynamics.run_info import Facts, ScanInfo
+from dynamics.runs import Run, name_by_time, start
 
 OPEN = {"text": text.open_text, "images": media.open_images, "audio": media.open_audio}
 BATCHES = {"text": text.text_batches, "images": media.image_batches, "audio": media.audio_batches}

@@ -16,7 +16,7 @@ from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Look, Looks, looks, panel_title
 from dynamics.report.plot.values import Values
 from dynamics.report.study import Study
-from dynamics.runs import FitInfo
+from dynamics.run_info import FitInfo
 
 SCORE, DIMENSION = "isoscore", "intrinsic_dimension"
 UNREGULARISED = ""

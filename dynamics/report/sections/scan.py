@@ -14,7 +14,7 @@ from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, panel_title, plain
 from dynamics.report.plot.values import Values
 from dynamics.report.study import Study
-from dynamics.runs import ScanInfo
+from dynamics.run_info import ScanInfo
 
 PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", "isoscore", "effective_rank")
 """Quantities that have a row of panels, as far as they were measured."""

@@ -7,7 +7,7 @@ from dynamics.report.sections.cone.depth import by_corpus, sentences_and_tokens,
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
 from dynamics.report.sections.cone.transforms import transforms
 from dynamics.report.study import Study
-from dynamics.runs import ConeInfo
+from dynamics.run_info import ConeInfo
 
 
 def applies(study: Study) -> bool:

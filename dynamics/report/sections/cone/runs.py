@@ -10,7 +10,7 @@ from dynamics.report.arms import Settings
 from dynamics.report.figure import Table, TableRow
 from dynamics.report.names import DASH
 from dynamics.report.study import Study
-from dynamics.runs import ConeInfo
+from dynamics.run_info import ConeInfo
 
 MAIN = "sentences"
 """The corpus whose rows have no corpus in their condition."""

@@ -18,7 +18,7 @@ from dynamics.report.sections.probe.designs import BIASES, CONE, PARTS, ProbeDes
 from dynamics.report.sections.probe.readings import cone_reading, sharpness_reading
 from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
-from dynamics.runs import ProbeInfo
+from dynamics.run_info import ProbeInfo
 
 DASHES = {"parallel": "dash", "opposed": "dot"}
 """Of lines that are to lie on another one."""

@@ -10,7 +10,7 @@ import pandas as pd
 from dynamics import record
 from dynamics.report import tables
 from dynamics.report.study import Study
-from dynamics.runs import ProbeInfo
+from dynamics.run_info import ProbeInfo
 
 PARTS = {
     "input": "input",

@@ -1,0 +1,144 @@
+"""What `run.json` says: a dataclass for each kind of run. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+SCHEMA = 1
+"""Version of the keys of `run.json`; 0 are the files that do not say one."""
+
+Facts = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class RunInfo:
+    """What `run.json` says of a run of any kind; a number that it does not say is None.
+
+    Args:
+        run: its name.
+        status: `running`, `done`, `stopped` (by a limit of time), `interrupted` or `failed`.
+        created, finished: times in ISO 8601; `finished` is empty while the run lasts.
+        command, commit, hardware, versions: provenance.
+        metrics: what is measured, by site and name, with the options of each.
+        descriptions: title, unit, estimator and the like of every metric that is measured, by name.
+        unknown: keys that this version does not know; they are kept.
+    """
+
+    kind: ClassVar[str] = ""
+    run: str
+    status: str = "running"
+    schema: int = SCHEMA
+    created: str = ""
+    finished: str = ""
+    command: str = ""
+    commit: str | None = None
+    hardware: str = ""
+    versions: Facts = field(default_factory=dict)
+    metrics: Any = field(default_factory=dict)
+    descriptions: dict[str, Facts] = field(default_factory=dict)
+    unknown: Facts = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
+        names = {item.name for item in fields(cls)} - {"unknown"}
+        values = {key: value for key, value in content.items() if key in names}
+        unknown = {key: value for key, value in content.items() if key not in names | {"kind"}}
+        return cls(**{"run": "", "schema": 0, "status": "", **values}, unknown=unknown)
+
+    def to_dict(self) -> Facts:
+        """Return the content of `run.json`: `run` and `kind` first; what is None or empty is left out."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("run", "unknown")}
+        content = {"run": self.run, "kind": self.kind, **values, "schema": self.schema or None, **self.unknown}
+        return {key: value for key, value in content.items() if value not in ("", {}, [], None)}
+
+
+@dataclass(kw_only=True)
+class FitInfo(RunInfo):
+    """A training run."""
+
+    kind: ClassVar[str] = "fit"
+    label: str = ""
+    objective: str = ""
+    is_causal: bool | None = None
+    task: str = ""
+    model_class: str = ""
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    parameters: int | None = None
+    context: int | None = None
+    batch_size: int | None = None
+    epoch_steps: int | None = None
+    max_steps: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    precision: str | int = ""
+    devices: int | None = None
+    model: Facts = field(default_factory=dict)
+    data: Facts = field(default_factory=dict)
+    probe: Facts = field(default_factory=dict)
+    """The evaluation tokens that the geometry is measured on."""
+    regularizers: dict[str, Facts] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ModelsInfo(RunInfo):
+    """A run that measures models one after the other: what they share, and the facts of each by its subject."""
+
+    settings: Facts = field(default_factory=dict)
+    subjects: dict[str, Facts] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ScanInfo(ModelsInfo):
+    """A scan."""
+
+    kind: ClassVar[str] = "scan"
+
+
+@dataclass(kw_only=True)
+class ConeInfo(ModelsInfo):
+    """A cone: also the corpora by name, and how many scored pairs there are."""
+
+    kind: ClassVar[str] = "cone"
+    corpora: dict[str, Facts] = field(default_factory=dict)
+    pairs: int | None = None
+
+
+@dataclass(kw_only=True)
+class ProbeInfo(RunInfo):
+    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design.
+
+    Settings that have no effect (of random blocks, or of an architecture) are missing.
+    """
+
+    kind: ClassVar[str] = "probe"
+    beta: list[float] = field(default_factory=list)
+    bias: str | list[str] = ""
+    seeds: int | None = None
+    seed: int | None = None
+    depth: int | None = None
+    batch: int | None = None
+    width: int | list[int] | None = None
+    heads: int | list[int] | None = None
+    length: int | list[int] | None = None
+    inputs: str | list[str] = ""
+    initialization: str | list[str] = ""
+    norm: str | list[str] = ""
+    causal: bool | list[bool] | None = None
+    architecture: str | list[str] = ""
+    sample: int | None = None
+    device: str = ""
+    designs: list[Facts] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class SweepInfo(RunInfo):
+    """A sweep: the words that `dynamics fit` is called with, by the name of each run."""
+
+    kind: ClassVar[str] = "sweep"
+    runs: dict[str, list[str]] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[RunInfo]] = {kind.kind: kind for kind in (FitInfo, ScanInfo, ConeInfo, ProbeInfo, SweepInfo)}
