@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from filelock import SoftFileLock, Timeout
 
@@ -218,8 +218,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_run(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `run.json` from a dict. (To be removed: every kind of run goes through `start`.)"""
-    write_text(folder / "run.json", json.dumps(dict(content), indent=2, default=str) + "\n")

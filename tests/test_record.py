@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dynamics import files, record, runs
 from dynamics.errors import InputError
 from dynamics.record import COLUMNS, KEY, Array, Record, Row
-from dynamics.runs import write_run
+from tests.report.conftest import write_run
 
 
 def row(step=0, layer=0, metric="anisotropy", value=0.5, site="residual", head=-1):

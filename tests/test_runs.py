@@ -12,6 +12,7 @@ import pytest
 from dynamics import run_info, runs
 from dynamics.errors import InputError
 from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
+from tests.report.conftest import write_run
 
 INFOS = [
     RunInfo(run="a"),
@@ -115,7 +116,7 @@ def test_a_file_without_schema_is_read_as_version_0():
 
 
 def test_a_kind_of_a_later_version_is_read_with_its_keys():
-    runs.write_run(runs.CHECKPOINTS / "a", {"run": "a", "kind": "fork", "parent": "b"})
+    write_run(runs.CHECKPOINTS / "a", {"run": "a", "kind": "fork", "parent": "b"})
     info = runs.read("a")
     assert type(info) is RunInfo
     assert info.unknown == {"parent": "b"}
