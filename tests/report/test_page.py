@@ -12,6 +12,8 @@ from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import NAN, Row
 from dynamics.report import page
+from dynamics.report.sections import SECTIONS
+from dynamics.report.study import load
 from tests.report.conftest import write_run
 
 
@@ -40,8 +42,13 @@ def small(tmp_path):
 
 
 def figures(html):
-    found = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
-    return [json.loads(text, parse_constant=pytest.fail) for text in found]
+    texts = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    return [json.loads(text, parse_constant=pytest.fail) for text in texts]
+
+
+def test_sections_apply_where_they_have_something_to_show(twins):
+    applying = [module.__name__.rpartition(".")[2] for module in SECTIONS if module.applies(load(twins[:1]))]
+    assert applying == ["curves", "glance", "geometry", "more", "settings"]
 
 
 def test_the_page_needs_nothing_from_elsewhere(html):
@@ -57,11 +64,11 @@ def test_plotly_and_the_template_are_there_once(html):
 
 
 def test_figures_are_sound_and_hold_no_more_than_five_digits(html):
-    made = figures(html)
-    assert len(made) > 20
-    for figure in made:
+    drawn = figures(html)
+    assert len(drawn) > 20
+    for figure in drawn:
         go.Figure(figure)
-    assert not re.search(r"\d\.\d{12}", json.dumps(made))
+    assert not re.search(r"\d\.\d{12}", json.dumps(drawn))
 
 
 def test_the_core_is_open_and_the_rest_waits(html):
@@ -128,9 +135,9 @@ def test_a_record_of_curves_alone_is_drawn(tmp_path):
     assert len(figures(html)) == 1
 
 
-@pytest.mark.parametrize(("out", "said"), [("missing/r.html", "does not exist"), (".", "is a folder")])
-def test_refuses_a_place_that_cannot_hold_the_page(twins, tmp_path, out, said):
-    with pytest.raises(InputError, match=said):
+@pytest.mark.parametrize(("out", "message"), [("missing/r.html", "does not exist"), (".", "is a folder")])
+def test_refuses_a_place_that_cannot_hold_the_page(twins, tmp_path, out, message):
+    with pytest.raises(InputError, match=message):
         page.write(twins, tmp_path / out)
     assert list(tmp_path.iterdir()) == []
 

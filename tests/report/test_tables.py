@@ -49,10 +49,10 @@ def test_layers_have_the_recorded_mean_over_heads_and_else_their_own():
     table = frame(
         ("a", "0", 1, 1, -1, 9, 8, 10), ("a", "0", 1, 1, 0, 1), ("a", "0", 1, 2, 0, 1), ("a", "0", 1, 2, 1, 3)
     )
-    found = tables.without_heads(table)
-    assert found[["layer", "head", "value"]].values.tolist() == [[1, -1, 9], [2, -1, 2]]
-    assert found["low"].tolist()[0] == 8
-    assert np.isnan(found["low"].tolist()[1])
+    rows = tables.without_heads(table)
+    assert rows[["layer", "head", "value"]].values.tolist() == [[1, -1, 9], [2, -1, 2]]
+    assert rows["low"].tolist()[0] == 8
+    assert np.isnan(rows["low"].tolist()[1])
 
 
 def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value():
@@ -81,9 +81,9 @@ def test_the_highest_layer_is_clear_only_where_its_interval_excludes_the_runner_
         ("a", "0", 2, 1, -1, 0.5, 0.4, 0.6), ("a", "0", 2, 2, -1, 0.4, 0.3, 0.5),
         ("a", "0", 3, 1, -1, 0.5), ("a", "0", 3, 2, -1, 0.1), ("a", "0", 4, 1, -1, np.nan),
     )  # fmt: skip
-    found = tables.highest(table)
-    assert found[["at", "layer"]].values.tolist() == [[1, 2], [2, 1], [3, 1]]
-    assert found["clear"].tolist() == [True, False, False]
+    rows = tables.highest(table)
+    assert rows[["at", "layer"]].values.tolist() == [[1, 2], [2, 1], [3, 1]]
+    assert rows["clear"].tolist() == [True, False, False]
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=120), st.integers(2, 20))
@@ -116,7 +116,7 @@ def test_seeds_of_different_lengths_share_their_bins(length, more):
 
 
 def test_the_core_comes_first_and_what_is_unknown_last():
-    found = [
+    names = [
         ("residual", "zeta"),
         ("attention", "entropy"),
         ("query", "drift"),
@@ -124,7 +124,7 @@ def test_the_core_comes_first_and_what_is_unknown_last():
         ("train", "loss"),
         ("odd", "anisotropy"),
     ]
-    rows = pd.DataFrame(found, columns=["site", "metric"]).assign(along="step")
+    rows = pd.DataFrame(names, columns=["site", "metric"]).assign(along="step")
     ordered = [quantity[1:] for quantity in tables.quantities(rows)]
     assert ordered == [
         ("residual", "anisotropy"),

@@ -17,15 +17,14 @@ class Canvas:
         rows, cols: of panels.
         titles: above the panels, row by row; fewer leave the rest bare.
         panel, gap: height of a panel and of the space between two rows, in pixels.
-        top, right: margins in pixels.
+        top, right: margins in pixels; a legend stands at the upper edge.
         between: space between two columns as a share of the width.
         share_y: one value axis for each row.
-        lift: of the legend above the panels, in pixels.
     """
 
     def __init__(
         self, rows: int, cols: int, titles: Sequence[str] = (), *, panel: int, gap: int = 62, top: int = 56,
-        right: int = 16, between: float = 0.025, share_y: bool = True, lift: int = 28,
+        right: int = 16, between: float = 0.025, share_y: bool = True,
     ) -> None:  # fmt: skip
         self.rows, self.cols = rows, cols
         self._plot = rows * panel + (rows - 1) * gap
@@ -37,7 +36,7 @@ class Canvas:
             "height": self._plot + top + 46,
             "margin": {"l": 66, "r": right, "t": top, "b": 46},
             "showlegend": False,
-            "legend": {"y": 1 + lift / self._plot},
+            "legend": {"y": 1 + max(28, top - 52) / self._plot},
             "annotations": [],
         }
         self.panels = [Axes(self, i, *divmod(i, cols)) for i in range(rows * cols)]
@@ -54,7 +53,7 @@ class Canvas:
         What is left of the last row is hidden. `sizes` are as in the constructor.
         """
         columns = min(columns, len(titles))
-        sizes = {"panel": 210, "gap": 88, "top": 98, "between": 0.06, "share_y": False, "lift": 46, **sizes}
+        sizes = {"panel": 210, "gap": 88, "top": 98, "between": 0.06, "share_y": False, **sizes}
         canvas = cls(-(-len(titles) // columns), columns, titles, **sizes)
         for axes in canvas.panels[len(titles) :]:
             axes.hide()

@@ -150,7 +150,7 @@ def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
 def figure(members: list[RegularizerSweep]) -> Figure:
     """Return quality and dimension against IsoScore*, a column for each sweep."""
     titles = [panel_title(sweep.name, width=40) for sweep in members]
-    canvas = Canvas(2, len(members), titles, panel=300, gap=60, top=84, between=0.07, share_y=False, lift=34)
+    canvas = Canvas(2, len(members), titles, panel=300, gap=60, top=84, between=0.07, share_y=False)
     styles = looks(sorted({kind for sweep in members for kind in sweep.kinds}))
     styles = {kind: replace(look, dash=DASHES[i % 3]) for i, (kind, look) in enumerate(styles.items())}
     for col, sweep in enumerate(members):

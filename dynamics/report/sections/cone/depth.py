@@ -136,7 +136,7 @@ def _plot(panels: Sequence[DepthPanels], styles: Looks) -> go.Figure:
     cells = [(2 * (i // columns), i % columns) for i in range(rows * columns)]
     for (row, col), (model, _, _) in zip(cells, panels, strict=False):
         titles[row * columns + col] = panel_title(model.name, width=34)
-    canvas = Canvas(2 * rows, columns, titles, panel=200, gap=58, top=88, lift=40)
+    canvas = Canvas(2 * rows, columns, titles, panel=200, gap=58, top=88)
     for (row, col), (_, upper, lower) in zip(cells, panels, strict=False):
         for axes, drawn, title in ((canvas[row, col], upper, "mean cosine"), (canvas[row + 1, col], lower, "gap")):
             for line in drawn:
@@ -162,7 +162,7 @@ def similarity(run: ConeRun) -> Figure | None:
     if not panels:
         return None
     styles = looks([model.name for model in run.displayed])
-    canvas = Canvas.grid([panel_title(title) for _, title, _ in panels], panel=240, top=84, between=0.07, lift=34)
+    canvas = Canvas.grid([panel_title(title) for _, title, _ in panels], panel=240, top=84, between=0.07)
     for axes, (metric, _, title) in zip(canvas.panels, panels, strict=True):
         drawn = [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed]
         for line in drawn:

@@ -92,7 +92,7 @@ def _shape(study: Study, design: ProbeDesign) -> Figure | None:
         "What else the bias does to the cloud: except for the norm of the mean, these quantities do not see the bias "
         "itself, only what the block does with it.",
         "",
-        f"Spectra and neighbours use {design.info.sample} states of each draw at most.",
+        f"Spectra and neighbours use {design.info.sample} states of each draw at most." * bool(design.info.sample),
     )
 
 
