@@ -6,19 +6,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dynamics import runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
+from dynamics.experiments.progress import progress
 from dynamics.run_info import SweepInfo
 
 LAUNCHERS = ("local",)
@@ -126,8 +123,7 @@ def sweep(
     """
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")
-    all_points = points(path, name, more)
-    folder = runs.new(name)
+    all_points, folder = points(path, name, more), runs.new(name)
     words = _words(folder)
     for point in all_points:
         if words.get(point.name, list(point.words)) != list(point.words):
@@ -135,26 +131,40 @@ def sweep(
                 f"the run {point.name} was made with other options: give this sweep another name with --run, or remove "
                 f"{folder} and its runs."
             )
-    waiting = [point for point in all_points if not point.is_done]
-    done = len(all_points) - len(waiting)
     if dry_run:
+        waiting = [point for point in all_points if not point.is_done]
         for point in waiting:
             print(shlex.join(["dynamics", "fit", "--run", point.name, *point.words]))
-        print(f"{len(all_points)} runs, {done} of them complete")
+        print(f"{len(all_points)} runs, {len(all_points) - len(waiting)} of them complete")
         return [], {}
     from dynamics.provenance import provenance  # loads torch
 
     info = SweepInfo(run=name, runs=words, **provenance())
-    failed: dict[str, str] = {}
-    with runs.start(info, resume="auto", update=True) as current, _progress(len(all_points), done) as advance:
-        for point in waiting:
-            current.info.runs[point.name] = list(point.words)
-            current.save()
-            if failure := _run(point, folder / f"{point.name}.log"):
-                failed[point.name] = failure
-            advance(point.name + (f" failed: {failure}" if failure else ""))
+    with runs.start(info, resume="auto", update=True) as current:
+        failed = _run_waiting(all_points, current)
         current.ends_as = "failed" if failed else "done"
     return [point.name for point in all_points if point.is_done], failed
+
+
+def _run_waiting(all_points: Sequence[Point], current: runs.Run[SweepInfo]) -> dict[str, str]:
+    """Run the points that are not done; return the last line of those that failed, by name."""
+    waiting = [point for point in all_points if not point.is_done]
+    total, done = len(all_points), len(all_points) - len(waiting)
+    failed: dict[str, str] = {}
+    started = time.monotonic()
+    with progress(total, "sweep") as bar:
+        bar.show(done)
+        for number, point in enumerate(waiting, start=1):
+            current.info.runs[point.name] = list(point.words)
+            current.save()
+            failure = _run(point, current.folder / f"{point.name}.log")
+            if failure:
+                failed[point.name] = failure
+            bar.advance()
+            left = timedelta(seconds=round((time.monotonic() - started) / number * (len(waiting) - number)))
+            text = f"{point.name} failed: {failure}" if failure else point.name
+            print(f"[{done + number}/{total}] {text}; {left} left", flush=True)
+    return failed
 
 
 def _words(folder: Path) -> dict[str, list[str]]:
@@ -186,22 +196,3 @@ def _run(point: Point, log: Path) -> str:
         return f"killed by signal {-code}"
     lines = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("dynamics: ") if lines else f"exit code {code}"
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar on a terminal, and print a line for each run in any case."""
-    columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    started, first = time.monotonic(), done
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("sweep", total=total, completed=done)
-
-        def advance(text: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, completed=done)
-            left = (time.monotonic() - started) / (done - first) * (total - done)
-            print(f"[{done}/{total}] {text}; {timedelta(seconds=round(left))} left", flush=True)
-
-        yield advance

@@ -6,22 +6,19 @@ masks, positions and everything between the blocks are the architecture's.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from dynamics.capture import AttentionCall, capture
 from dynamics.errors import InputError
 from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
 from dynamics.experiments.probe.design import BlockDesign
 from dynamics.measure.measurement import exact
-from dynamics.models import transformer as _registers_ours  # noqa: F401
+from dynamics.models import architectures
 
-MLP_WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
-"""Widths inside the MLP, scaled with the model's."""
 VOCABULARY = 256
 """Rows of the embedding table, which is not used."""
 LARGEST_IMAGE = 224
@@ -157,65 +154,32 @@ def _are_states(value: Any) -> bool:
 
 
 def _configuration(name: str, design: BlockDesign, depth: int) -> PreTrainedConfig:
-    """Return the architecture's configuration at the design's size; other sizes are scaled with the width.
+    """Return the architecture's configuration at the design's size.
 
     Pyramids, whose stages differ in width, depth and heads, keep their own size.
 
     Raises:
         InputError: transformers has no such architecture, or it is made of several.
     """
-    if name not in CONFIG_MAPPING:
-        near = get_close_matches(name, list(CONFIG_MAPPING), n=3) or ["gpt2", "bert", "llama"]
-        raise InputError(f"transformers has no architecture {name}: did you mean {', '.join(near)}?")
-    kind = CONFIG_MAPPING[name]
-    if parts := [part.model_type for part in kind.sub_configs.values() if hasattr(part, "model_type")]:
-        raise InputError(f"architecture {name} is made of several models: name one of {', '.join(parts)}.")
+    kind = architectures.find(name)
     standard = kind()
-    sizes = {"vocab_size": VOCABULARY}
+    values = {"vocab_size": VOCABULARY}
     if isinstance(pixels := getattr(standard, "image_size", None), int):
-        sizes["image_size"] = min(pixels, LARGEST_IMAGE)
+        values["image_size"] = min(pixels, LARGEST_IMAGE)
     has_one_size = all(isinstance(getattr(standard, key, None), int) for key in ("hidden_size", "num_hidden_layers"))
     if has_one_size and not hasattr(standard, "depths"):
-        sizes |= _sizes(standard, design, depth)
-    sizes |= {
+        values |= architectures.sizes(standard, design.width, depth, design.heads) | {
+            "decoder_attention_heads": design.heads,
+            **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
+            "max_position_embeddings": max(design.length + 8, 512),
+            "max_source_positions": design.length,
+        }
+        if isinstance(patch := getattr(standard, "patch_size", None), int):
+            values["image_size"] = patch * max(1, round(design.length**0.5))
+    values |= {
         key: VOCABULARY - 1
         for key, value in standard.to_dict().items()
         if key.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY
     }
-    names = {key: kind.attribute_map.get(key, key) for key in sizes}
-    settable: dict[str, Any] = {
-        names[key]: value
-        for key, value in sizes.items()
-        if isinstance(getattr(standard, key, None), int) and not isinstance(getattr(kind, names[key], None), property)
-    }
+    settable: dict[str, Any] = architectures.settable(standard, values)
     return kind(**settable)
-
-
-def _sizes(standard: PreTrainedConfig, design: BlockDesign, depth: int) -> dict[str, int]:
-    """Return the sizes of a configuration, under every name that architectures use."""
-    head, width = design.width // design.heads, standard.hidden_size
-    patch = getattr(standard, "patch_size", None)
-    side = max(1, round(design.length**0.5))
-    return {
-        "hidden_size": design.width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": design.heads,
-        "num_key_value_heads": _key_heads(standard, design.heads),
-        "decoder_attention_heads": design.heads,
-        **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
-        **dict.fromkeys(("head_dim", "d_kv", "d_head"), head),
-        "rotary_dim": min(head, getattr(standard, "rotary_dim", None) or head),
-        **{key: max(1, (getattr(standard, key, None) or 0) * design.width // width) for key in MLP_WIDTHS},
-        "max_position_embeddings": max(design.length + 8, 512),
-        "max_source_positions": design.length,
-        **({"image_size": patch * side} if isinstance(patch, int) else {}),
-    }
-
-
-def _key_heads(standard: PreTrainedConfig, heads: int) -> int:
-    """Return a number of key heads in the architecture's proportion to its query heads, where it divides these."""
-    key_heads, all_heads = (getattr(standard, key, 1) for key in ("num_key_value_heads", "num_attention_heads"))
-    if not (isinstance(key_heads, int) and isinstance(all_heads, int)):
-        return heads
-    share = max(1, heads * key_heads // all_heads)
-    return share if heads % share == 0 else heads

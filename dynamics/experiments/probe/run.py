@@ -1,12 +1,8 @@
 """One run of the probe: its folder, its record, its progress."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory
@@ -15,6 +11,7 @@ from dynamics.experiments.probe.blocks import RandomBlocks
 from dynamics.experiments.probe.cells import ProbeSuites
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.probe.sweep import Blocks, ProbeSweep
+from dynamics.experiments.progress import progress
 from dynamics.provenance import provenance
 from dynamics.record import Record, condition, parse_condition, read
 from dynamics.run_info import ProbeInfo
@@ -37,6 +34,8 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     Raises:
         InputError: the run exists and cannot be resumed so, or the settings are impossible; a new run leaves nothing.
     """
+    if resume not in (None, "auto"):
+        raise InputError(f"resume must be auto (got {resume}).")
     device = _device(settings.device)
     suites = ProbeSuites.parse(settings.metrics, settings.sample)
     designs = [
@@ -56,9 +55,9 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         sweeps = [ProbeSweep(blocks, settings, suites, info.run, device) for blocks in designs]
         guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
         try:
-            with guard, torch.no_grad(), _bar(info.run, sum(sweep.work for sweep in sweeps)) as advance:
+            with guard, torch.no_grad(), progress(sum(sweep.work for sweep in sweeps), info.run) as bar:
                 for sweep in sweeps:
-                    for rows in filter(None, sweep.rows(advance, measured)):
+                    for rows in filter(None, sweep.rows(bar.advance, measured)):
                         record.write(0, rows, part=repr(rows[0][:8]))
         except InputError:
             current.is_discarded = True
@@ -98,14 +97,3 @@ def _measured(folder: Path) -> frozenset[tuple[str, str]]:
     rows = read(folder)[["subject", "condition"]].drop_duplicates()
     cells = [(subject, parse_condition(text)) for subject, text in rows.itertuples(index=False)]
     return frozenset((subject, condition(**{k: v for k, v in cell.items() if k != "part"})) for subject, cell in cells)
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with an ETA, on a terminal only; yield a function that advances it."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description} {task.percentage:>3.0f} %"), BarColumn(), TimeElapsedColumn()
-    eta = TextColumn("ETA"), TimeRemainingColumn()
-    with Progress(*columns, *eta, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)
