@@ -1,16 +1,17 @@
-"""Write docs/metrics.md from the docstrings of the metrics, and docs/pictures/*.svg.
+"""Write docs/metrics.md, docs/pictures/*.svg and dynamics/report/metrics.json from what the metrics say of themselves.
 
-`python docs/make_metrics.py` writes both; `--check` writes nothing and exits with 1 where the page is not what
-the docstrings say, or a picture is missing. The text that is not from docstrings is in docs/metrics.md.j2.
+`python docs/make_metrics.py` writes them; `--check` writes nothing and exits with 1 where the page or the JSON is
+stale, or a picture is missing. The facts are class attributes and docstrings; the other text is in docs/metrics.md.j2.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
-from inspect import getdoc, getsource, signature
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,9 @@ from dynamics.metrics.streaming.base import Metric
 
 DOCS = Path(__file__).parent
 PAGE, FOLDER = DOCS / "metrics.md", DOCS / "pictures"
-SECTIONS = ("Formula", "Range", "Source", "Pitfalls", "Interval")
+DESCRIPTIONS = DOCS.parent / "dynamics" / "report" / "metrics.json"
+"""What the report, which imports no torch, reads for runs that do not describe their metrics."""
+SECTIONS = ("Formula", "Pitfalls", "Interval")
 
 KINDS = {
     "residual": "States",
@@ -69,6 +72,7 @@ class Entry(NamedTuple):
     name: str
     metric: Metric
     summary: str
+    range: str
     sections: dict[str, str]
     options: list[str]
     variants: list[str]
@@ -114,11 +118,11 @@ def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
     return " ".join(summary.split()), {key: " ".join(lines) for key, lines in found.items()}
 
 
-def variants(name: str, metric: type[Metric]) -> list[str]:
-    """Names of a metric's variants: of every word in its module that `variant` takes for a suffix."""
-    words = re.findall(r"\w+", getsource(sys.modules[metric.__module__]).lower())
-    suffixes = {word.removeprefix(f"{name}_") for word in words}
-    return sorted(f"{name}_{suffix}" for suffix in suffixes if metric.variant(suffix) is not None)
+def interval(metric: Metric) -> str:
+    """The range of a metric in words, with its unit."""
+    low, high = metric.range
+    words = "any" if low is None else f"{low} to {'infinity' if high is None else high}"
+    return f"{words}; {metric.unit}" if metric.unit else words
 
 
 def entry(name: str) -> Entry:
@@ -129,11 +133,11 @@ def entry(name: str) -> Entry:
     options = {key: value.default for key, value in signature(type(metric)).parameters.items()}
     if unknown := options.keys() - OPTIONS.keys():
         raise DocstringError(f"{name}: OPTIONS does not say what {', '.join(sorted(unknown))} means")
-    others = variants(name, type(metric))
-    chosen = {site: [v for v in (name, *others) if v in metrics.DEFAULT.get(site, ())] for site in metric.sites}
+    others, default = sorted(metrics.variants(name)), metrics.default()
+    chosen = {site: [v for v in (name, *others) if v in default.get(site, ())] for site in metric.sites}
     written = [f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in options.items()]
     shown = caption(name) if name in PICTURES else ""
-    return Entry(name, metric, summary, sections, written, others, chosen, shown)
+    return Entry(name, metric, summary, interval(metric), sections, written, others, chosen, shown)
 
 
 def entries() -> list[Entry]:
@@ -197,33 +201,38 @@ def page() -> str:
     return text.rstrip() + "\n"
 
 
+def descriptions() -> str:
+    """The description of every metric and variant, as JSON."""
+    return json.dumps(metrics.describe(), indent=1, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
-    """Write the page and its pictures, or check them. Returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write docs/metrics.md and docs/pictures/*.svg.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is stale")
+    """Write the page, its pictures and the JSON, or check them. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is stale")
     args = parser.parse_args()
     try:
-        text = page()
+        texts = {PAGE: page(), DESCRIPTIONS: descriptions()}
     except DocstringError as error:
         print(error, file=sys.stderr)
         return 1
     missing = [name for name in metrics.names() if name not in PICTURES]
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     if args.check:
         missing += [name for name in PICTURES if not (FOLDER / f"{name}.svg").is_file()]
-        stale = not PAGE.is_file() or PAGE.read_text() != text
+        for path in stale:
+            print(f"{path} is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
     else:
-        stale = False
-        PAGE.write_text(text)
+        for path in stale:
+            path.write_text(texts[path])
         FOLDER.mkdir(exist_ok=True)
         for old in FOLDER.glob("*.svg"):
             old.unlink()
         for name, picture in PICTURES.items():
             draw(picture, FOLDER / f"{name}.svg")
-    if stale:
-        print("docs/metrics.md is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
     if missing:
         print(f"without a picture: {', '.join(missing)}; docs/drawing/ has the others.", file=sys.stderr)
-    return int(stale or bool(missing))
+    return int(bool(missing or (args.check and stale)))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,11 @@ def test_the_page_is_what_the_docstrings_say(generator, page):
 def test_every_metric_and_variant_is_on_the_page(generator, page):
     for name in metrics.names():
         assert f"\n### {name}\n" in page
-    for name in {name for chosen in metrics.DEFAULT.values() for name in chosen}:
+    for name in {name for chosen in metrics.default().values() for name in chosen}:
         assert f"`{name}`" in page
     from dynamics.metrics.intrinsic_dimension import ESTIMATORS
 
-    known = generator.variants("intrinsic_dimension", type(metrics.resolve("intrinsic_dimension")))
+    known = metrics.variants("intrinsic_dimension")
     assert set(known) >= {"intrinsic_dimension_lowest_20", *(f"intrinsic_dimension_{s}" for s in ESTIMATORS)}
     assert all(f"`{name}`" in page for name in known)
 
@@ -86,8 +86,6 @@ SOUND = """A summary.
 
 Formula: x_1,
     or so.
-Range: 0 to 1.
-Source: a paper.
 Pitfalls: some.
 Interval: none.
 
@@ -113,9 +111,9 @@ def test_a_sound_docstring_is_parsed(generator):
     ("old", "new", "word"),
     [
         ("    or so.", "or so.", "or so"),
-        ("Range: 0 to 1.\n", "", "sections"),
+        ("Pitfalls: some.\n", "", "sections"),
         ("Interval: none.", "Interval: none.\nNote: more.", "Note"),
-        ("Formula: x_1,\n    or so.\nRange: 0 to 1.", "Range: 0 to 1.\nFormula: x_1.", "sections"),
+        ("Formula: x_1,\n    or so.\nPitfalls: some.", "Pitfalls: some.\nFormula: x_1.", "sections"),
         ("Args:", "Given:", "Args"),
         ("Returns:", "Gives:", "Returns"),
         (">>> 1", "1", ">>>"),

@@ -42,7 +42,7 @@ class Suite(NamedTuple):
             InputError: an unknown metric, option or site.
         """
         if metrics is None:
-            return cls({site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()})
+            return cls({site: [Entry(name, name, {}) for name in names] for site, names in registry.default().items()})
         chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
         if not chosen:
             raise InputError("metrics is empty: name at least one, or leave the block out for the default suite.")
@@ -98,6 +98,11 @@ class Suite(NamedTuple):
             for budget, entries in budgets.items()
             for group in groups(registry.resolve(entry.asked, **entry.options) for entry in entries)
         ]
+
+    def descriptions(self) -> dict[str, dict[str, Any]]:
+        """Return title, unit, range, estimator and the like of every metric, by the name of its rows."""
+        entries = (entry for members in self.sites.values() for entry in members)
+        return {e.name: registry.resolve(e.asked, **e.options).description() for e in entries}
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Sites, names and settings, for the record."""

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dynamics.metrics.streaming.base import STATE_SITES
 from dynamics.metrics.streaming.spectrum import Spectral, gram, top_share
 
 
@@ -9,10 +10,8 @@ def anisotropy(x: Tensor) -> Tensor:
     """The share of the states' variance that lies along its first principal axis.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the centred states (n, d).
-    Range: 1 / min(n - 1, d) (isotropic) to 1 (all on a line); no unit.
-    Source: Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it;
-        their text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here.
-    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0.
+    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0, for it is at
+        least 1 / min(n - 1, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, without the
         upward bias of a finite sample.
 
@@ -36,6 +35,14 @@ class Anisotropy(Spectral):
     """Streams `anisotropy`."""
 
     name = "anisotropy"
+    range = (0, 1)
+    meaning = "Share of the variance along one single direction: 1/d in a round cloud, 1 on a line."
+    estimator = "σ₁² / Σσᵢ² of the centred states"
+    source = (
+        "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it; their "
+        "text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 1)
     scale = "logit"
 
     @staticmethod

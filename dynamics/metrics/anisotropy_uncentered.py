@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 from dynamics.metrics.streaming.spectrum import gram, top, top_share, trace
 
@@ -13,9 +13,8 @@ def anisotropy_uncentered(x: Tensor) -> Tensor:
     """The share of the states' mean square that lies along one direction, the mean included.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the states (n, d) as they are.
-    Range: 1 / min(n, d) to 1; no unit.
-    Source: `anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments.
-    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it.
+    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it. It is
+        at least 1 / min(n, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
 
     Args:
@@ -34,6 +33,12 @@ class AnisotropyUncentered(Moments):
     """Streams `anisotropy_uncentered`."""
 
     name = "anisotropy_uncentered"
+    title = "anisotropy, uncentred"
+    range = (0, 1)
+    meaning = "The same share with the mean left in: a cloud far from the origin counts as a line."
+    estimator = "σ₁² / Σσᵢ² of the states, not centred"
+    source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
+    default_sites = dict.fromkeys(STATE_SITES, 2)
 
     def estimate(self, states: Moments) -> Estimate:
         if states.trouble:

@@ -10,8 +10,6 @@ def cka_to_start(x: Tensor, reference: Tensor) -> Tensor:
     """The linear CKA of a layer's states with those of the same tokens at step 0.
 
     Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F) of the states x at step 0 and y now, both centred.
-    Range: 0 to 1 (nothing but a rotation and a scale has changed); no unit.
-    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
     Pitfalls: biased upwards when n is not far above the width: `size` tokens are compared, however many are
         measured. They are kept with every training state: size (d + 1) numbers a layer.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
@@ -35,4 +33,9 @@ class CkaToStart(ToStart):
     """Streams `cka_to_start` on a seeded sample of the tokens."""
 
     name = "cka_to_start"
+    title = "linear CKA to step 0"
+    range = (0, 1)
+    meaning = "Similarity of a layer's states to those of the same tokens at step 0, up to rotation and scale."
+    estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred, on the same sample of tokens"
+    source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
     of = LinearCka

@@ -12,8 +12,6 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
     """The distance between the mean state and a reference mean, on the same probe tokens.
 
     Formula: |mean_t - mean_0|_2, for each head.
-    Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training.
     Pitfalls: a key's drift along a direction that all keys share leaves attention as it is (softmax is
         shift-invariant); rotary positions average a mean away.
     Interval: windows' influence on the difference of the two means (they come from the same tokens), Student's t on
@@ -24,7 +22,7 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
         reference: mean of the reference, shape (..., d).
 
     Returns:
-        Shape (...), float64.
+        Shape (...), float64, in the unit of the states.
 
     >>> drift(torch.tensor([[3.0, 0.0], [3.0, 8.0]]), torch.tensor([0.0, 0.0]))
     tensor(5., dtype=torch.float64)
@@ -40,6 +38,11 @@ class Drift(Sums):
     """
 
     name = "drift"
+    range = (0, None)
+    meaning = "How far the mean has moved since the weights were drawn."
+    estimator = "‖mean now - mean at step 0‖ per head, on the same tokens"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training"
+    default_sites = dict.fromkeys(HEAD_SITES, 2)
     sites = HEAD_SITES
 
     def __init__(self, windows: int = 512) -> None:
@@ -49,7 +52,7 @@ class Drift(Sums):
     def reference_state(self, states: Sums | None = None) -> Tensor | None:
         """What to keep as the reference, (1 + W, heads, d) on the host; None where there is no sound one."""
         states = states or self
-        states._known.clear()
+        states._results.clear()
         with states.sync_context():
             return None if states.trouble else self._mean(states).cpu()
 

@@ -5,16 +5,14 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Sample
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.neighbors import unique_rows
 
 
 def duplicate_share(x: Tensor) -> Tensor:
     """The share of states that equal an earlier state exactly.
 
-    Formula: 1 - (number of different rows) / n.
-    Range: 0 to 1 - 1 / n; no unit.
-    Source: what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates.
+    Formula: 1 - (number of different rows) / n, at most 1 - 1 / n.
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
@@ -34,6 +32,12 @@ class DuplicateShare(Sample):
     """Streams `duplicate_share` over the sample that the intrinsic dimension is estimated on."""
 
     name = "duplicate_share"
+    title = "share of duplicates"
+    range = (0, 1)
+    meaning = "States that equal another one exactly; the intrinsic dimension leaves them out."
+    estimator = "1 - different states / n"
+    source = "what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates"
+    default_sites = dict.fromkeys(STATE_SITES, 13)
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.sample)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dynamics.metrics.streaming.base import STATE_SITES
 from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
 
 
@@ -10,10 +11,8 @@ def effective_rank(x: Tensor) -> Tensor:
 
     Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred
         states.
-    Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv
-        2210.02885) is the same quantity of states that are not centred.
-    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`).
+    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`). It is at
+        most min(n - 1, d).
     Interval: windows' influence functions, Student's t on the log scale; sampling error only.
 
     Args:
@@ -33,6 +32,16 @@ class EffectiveRank(Spectral):
     """Streams `effective_rank`."""
 
     name = "effective_rank"
+    unit = "dimensions"
+    range = (1, None)
+    wide = True
+    meaning = "How many directions the states use (also known as RankMe)."
+    estimator = "exp of the entropy of σᵢ / Σσ"
+    source = (
+        "Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the "
+        "same quantity of states that are not centred"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 6)
     scale = "log"
 
     @staticmethod

@@ -20,10 +20,8 @@ def entropy(
 
     Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as
         log Z - sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
-    Range: 0 (one key takes all) to log of the number of keys seen; nats.
-    Source: Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse.
-    Pitfalls: its ceiling grows with the keys seen, so that causal and bidirectional models, or lengths, compare
-        by `normalized_entropy` only.
+    Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or
+        lengths, compare by `normalized_entropy` only.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
@@ -85,6 +83,13 @@ class Entropy(AttentionStatistics):
     """Streams `entropy` over the queries that are not padding."""
 
     name = "entropy"
+    title = "attention entropy"
+    unit = "nats"
+    range = (0, None)
+    meaning = "Low: sharp attention; high: spread over many keys."
+    estimator = "entropy of each attention row, mean over queries"
+    source = "Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse"
+    default_sites = {"attention": 3}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         return states.mean_of_summary("entropy", scale="log")

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynamics.errors import InputError
 from dynamics.metrics.streaming.accumulators import Sample
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
@@ -20,20 +20,7 @@ FEWEST = 10
 
 ESTIMATORS = {
     name.lower(): name
-    for name in (
-        "CorrInt",
-        "DANCo",
-        "ESS",
-        "FisherS",
-        "GRIDE",
-        "KNN",
-        "MADA",
-        "MLE",
-        "MOM",
-        "MiND_ML",
-        "PH",
-        "TLE",
-    )
+    for name in "CorrInt DANCo ESS FisherS GRIDE KNN MADA MLE MOM MiND_ML PH TLE".split()  # noqa: SIM905
 }
 """Further estimators of scikit-dimension, by the suffix that names their variant."""
 
@@ -43,9 +30,6 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
 
     Formula: the slope through the origin of -log(1 - F(mu)) on log(mu), mu = r_2 / r_1, F its empirical
         distribution, over the lowest 90 % of mu; exact duplicates dropped first. The fit is scikit-dimension's.
-    Range: above 0; a number of dimensions.
-    Source: Facco et al. (arXiv 1803.06992), TwoNN; Razzhigaev et al. (arXiv 2311.05928) fit the lowest 20 %,
-        which is another quantity: `keep=0.2`, named `intrinsic_dimension_lowest_20`.
     Pitfalls: biased downwards as the dimension grows: Gaussians of 10, 20 and 50 dimensions give 9.8, 17.4 and
         33.4 with 4096 states. Duplicates that are kept distort it silently, and so do states that are equal but
         for rounding, which are kept: the first token of causal inputs that come in batches of different shapes (1 %
@@ -130,6 +114,25 @@ class IntrinsicDimension(Sample):
         seed: of the sample.
     """
 
+    name = "intrinsic_dimension"
+    range = (0, None)
+    wide = True
+    meaning = "Dimension of the sheet on which the states lie, as seen between nearest neighbours."
+    estimator = (
+        "TwoNN (ratio of the first two neighbour distances); exact duplicates dropped, so n counts unique points;"
+        " near duplicates (a token that recurs at its position) pull it down, and it is biased low from about 15 "
+        "dimensions on; the interval covers neither"
+    )
+    source = (
+        "Facco et al. (arXiv 1803.06992), TwoNN; Razzhigaev et al. (arXiv 2311.05928) fit the lowest 20 %, which "
+        "is another quantity: `keep=0.2`, named `intrinsic_dimension_lowest_20`"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 12)
+    variants = {
+        **{suffix: {"estimator": estimator} for suffix, estimator in ESTIMATORS.items()},
+        "lowest_20": {"keep": 0.2},
+    }
+
     def __init__(self, estimator: str = "TwoNN", keep: float = 0.9, size: int = 4096, seed: int = 0) -> None:
         super().__init__(size, seed)
         if not 0 < keep < 1:
@@ -138,15 +141,22 @@ class IntrinsicDimension(Sample):
             )
         if estimator not in (known := ["TwoNN", *ESTIMATORS.values()]):
             raise InputError(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
-        self.estimator, self.keep = estimator, keep
-        suffix = "" if keep == 0.9 else f"_lowest_{keep * 100:g}"
-        self.name = "intrinsic_dimension" + (suffix if estimator == "TwoNN" else f"_{estimator.lower()}")
+        self.method, self.keep = estimator, keep
+        if estimator != "TwoNN":
+            self._vary(estimator.lower(), f"{estimator} of scikit-dimension; exact duplicates dropped")
+        elif keep != 0.9:
+            percent = f"{keep * 100:g}"
+            self._vary(f"lowest_{percent}", f"TwoNN on the lowest {percent} % of the ratios; exact duplicates dropped")
+
+    def _vary(self, suffix: str, estimator: str) -> None:
+        self.name, self.title = f"{self.name}_{suffix}", f"intrinsic dimension ({suffix.replace('_', ' ')})"
+        self.estimator = estimator
 
     @classmethod
     def variant(cls, suffix: str) -> dict[str, Any] | None:
         if suffix.startswith("lowest_") and suffix[7:].isdigit():
             return {"keep": int(suffix[7:]) / 100}
-        return {"estimator": ESTIMATORS[suffix]} if suffix in ESTIMATORS else None
+        return super().variant(suffix)
 
     def estimate(self, states: Sample) -> Estimate:
         if states.trouble:
@@ -155,7 +165,7 @@ class IntrinsicDimension(Sample):
         if n < FEWEST:
             return undefined(1, n, f"fewer than {FEWEST} different states")
         low = high = np.array([np.nan])
-        if self.estimator == "TwoNN":
+        if self.method == "TwoNN":
             distances, neighbours = states.pairs
             value = np.array([two_nn(distances, self.keep)])
             if np.isfinite(value).all():
@@ -163,6 +173,6 @@ class IntrinsicDimension(Sample):
                 variance, freedom = variance_of_sum(*terms, states.windows.cpu().numpy())
                 low, high = t_interval(value, value * np.sqrt(variance), freedom, "log")
         else:
-            value = np.array([by_estimator(states.different, self.estimator)])
+            value = np.array([by_estimator(states.different, self.method)])
         reason = "" if np.isfinite(value).all() else "the neighbour distances leave it undefined"
         return Estimate(value, low, high, n, reason)

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
+from dynamics.metrics.streaming.base import STATE_SITES
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
 from dynamics.metrics.streaming.spectrum import Spectral
 
@@ -12,10 +13,8 @@ def isoscore(x: Tensor) -> Tensor:
 
     Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the
         published ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)),
-        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed.
-    Range: 0 (one direction) to 1 (isotropic); k equal directions of d give (k - 1) / (d - 1); no unit.
-    Source: Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the
-        same.
+        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed. k equal directions of d give
+        (k - 1) / (d - 1).
     Pitfalls: n Gaussian states in width d give about n / (n + d): always say n.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
@@ -69,6 +68,12 @@ class Isoscore(Spectral):
     """Streams `isoscore`."""
 
     name = "isoscore"
+    title = "IsoScore"
+    range = (0, 1)
+    meaning = "0: all variance along one direction; 1: the same in all. It grows with the number of points."
+    estimator = "(participation ratio - 1) / (d - 1) of the covariance"
+    source = "Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the same"
+    default_sites = dict.fromkeys(STATE_SITES, 4)
     scale = "logit"
 
     @staticmethod

@@ -3,16 +3,14 @@
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 
 
 def kurtosis(x: Tensor) -> Tensor:
     """The kurtosis of the coordinates' root mean squares.
 
-    Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d.
-    Range: 1 (all coordinates alike) to d (one carries all); no unit.
-    Source: He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279).
+    Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d; at most d.
     Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
     Interval: windows' influence functions, Student's t on the log scale.
 
@@ -34,6 +32,13 @@ class Kurtosis(Moments):
     """Streams `kurtosis`."""
 
     name = "kurtosis"
+    title = "kurtosis of the neurons"
+    range = (1, None)
+    wide = True
+    meaning = "1 where all coordinates are alike; high where a few are outliers."
+    estimator = "mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred"
+    source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
+    default_sites = dict.fromkeys(STATE_SITES, 7)
 
     def estimate(self, states: Moments) -> Estimate:
         if states.trouble:

@@ -9,8 +9,6 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     """The similarity of two representations of the same tokens: centred kernel alignment with linear kernels.
 
     Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F), both centred.
-    Range: 0 to 1 (equal up to rotation, translation and scale); no unit.
-    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
@@ -33,6 +31,11 @@ class LinearCka(Cross):
     """Streams `linear_cka` of pairs."""
 
     name = "linear_cka"
+    title = "linear CKA"
+    range = (0, 1)
+    meaning = "Similarity of two representations of the same tokens: 1 where equal up to rotation and scale."
+    estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred"
+    source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
 
     @staticmethod
     def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:

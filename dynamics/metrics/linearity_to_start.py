@@ -10,8 +10,6 @@ def linearity_to_start(x: Tensor, reference: Tensor) -> Tensor:
     """The share of the variance of a layer's states that the best linear map of those at step 0 explains.
 
     Formula: tr(y^T x (x^T x)^+ x^T y) / tr(y^T y) of the states x at step 0 and y now, both centred.
-    Range: 0 to 1 (training has done nothing that a matrix could not); no unit.
-    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps.
     Pitfalls: 1 for any states when n <= d + 1, and biased upwards by about d / n: `size` tokens are compared,
         however many are measured. They are kept with every training state: size (d + 1) numbers a layer.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
@@ -35,4 +33,9 @@ class LinearityToStart(ToStart):
     """Streams `linearity_to_start` on a seeded sample of the tokens."""
 
     name = "linearity_to_start"
+    title = "linearity to step 0"
+    range = (0, 1)
+    meaning = "1 where a layer's states are a linear map of what they were at step 0."
+    estimator = "share of the variance that the best linear map explains, both centred, on the same sample of tokens"
+    source = "Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps"
     of = ProcrustesLinearity

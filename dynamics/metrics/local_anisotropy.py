@@ -1,7 +1,5 @@
 """Local anisotropy: the anisotropy within neighbourhoods, beside that of as many random states."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.streaming.accumulators import Sample
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 from dynamics.metrics.streaming.sampling import priority
 
@@ -23,10 +21,8 @@ def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random:
     Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with
         `random` of 64 states drawn at random, the value to compare with (named `local_anisotropy_random`).
         Exact duplicates are dropped first.
-    Range: 1 / 63 to 1; no unit.
-    Source: the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et
-        al., Isotropy in the Contextual Embedding Space (ICLR 2021).
-    Pitfalls: 64 states are never near 0, even isotropic ones: read it against the random value.
+    Pitfalls: 64 states give at least 1 / 63, and are never near 0, even isotropic ones: read it against the
+        random value.
     Interval: none: neighbourhoods share states and windows (counting neighbourhoods covers 61-94 %, measured).
 
     Args:
@@ -58,16 +54,27 @@ def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random:
 class LocalAnisotropy(Sample):
     """Streams `local_anisotropy` over a seeded sample of the tokens."""
 
+    name = "local_anisotropy"
+    range = (0, 1)
+    meaning = "Anisotropy within a neighbourhood: never near 0 in so few points; see the random one."
+    estimator = "anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states"
+    source = (
+        "the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et "
+        "al., Isotropy in the Contextual Embedding Space (ICLR 2021)"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 14)
+    default_variants = ("random",)
+    variants = {"random": {"random": True}}
+
     def __init__(
         self, neighbors: int = 64, queries: int = 128, random: bool = False, size: int = 4096, seed: int = 0
     ) -> None:
         super().__init__(size, seed)
         self.neighbors, self.queries, self.random = neighbors, queries, random
-        self.name = "local_anisotropy_random" if random else "local_anisotropy"
-
-    @classmethod
-    def variant(cls, suffix: str) -> dict[str, Any] | None:
-        return {"random": True} if suffix == "random" else None
+        if random:
+            self.name, self.title = "local_anisotropy_random", "local anisotropy, random"
+            self.meaning = "What 64 states drawn at random give: the value to compare the local anisotropy with."
+            self.estimator = "anisotropy of 64 random states, centred on their mean, averaged over draws"
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.different) if not states.trouble else 0

@@ -11,8 +11,6 @@ def logit_max(logits: Tensor) -> Tensor:
     """The greatest attention logit of a head, as it enters the softmax.
 
     Formula: max_ij s_ij, s the scaled logits with mask and bias.
-    Range: any; no unit.
-    Source: Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy.
     Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
     Interval: none is known for a maximum.
 
@@ -37,6 +35,11 @@ class LogitMax(AttentionStatistics):
     """
 
     name = "logit_max"
+    title = "largest attention logit"
+    meaning = "Large logits make attention sharp."
+    estimator = "largest scaled logit of a head"
+    source = "Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy"
+    default_sites = {"attention": 7}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         if not states.greatest.ndim:

@@ -10,9 +10,7 @@ def max_probability(probabilities: Tensor) -> Tensor:
     """The mean over queries of their greatest attention probability.
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
-    Range: 1 / (keys seen) to 1; no unit.
-    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143).
-    Pitfalls: the first query of a causal model sees one key and gives 1.
+    Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
@@ -36,6 +34,12 @@ class MaxProbability(AttentionStatistics):
     """
 
     name = "max_probability"
+    title = "largest attention probability"
+    range = (0, 1)
+    meaning = "Near 1 where attention is sharp."
+    estimator = "largest probability of each row, mean over queries"
+    source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
+    default_sites = {"attention": 5}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         found = states.mean_of_summary("max_probability", scale="logit")

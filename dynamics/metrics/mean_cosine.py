@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import HEAD_SITES, STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 
 
@@ -11,11 +11,8 @@ def mean_cosine(x: Tensor) -> Tensor:
     """The mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
 
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
-    Range: -1 / (n - 1) to 1 (all in one direction); no unit; 0 in the mean for isotropic states.
-    Source: Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143);
-        Ethayarajh (arXiv 1909.00512).
     Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
-        of one window count (`mean_cosine_across_windows` leaves them out).
+        of one window count (`mean_cosine_across_windows` leaves them out). It is at least -1 / (n - 1).
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
@@ -38,6 +35,14 @@ class MeanCosine(Sums):
     """Streams `mean_cosine`."""
 
     name = "mean_cosine"
+    range = (-1, 1)
+    meaning = "Cosine between two states taken at random: 0 in all directions alike, 1 in a narrow cone."
+    estimator = "closed form over all pairs of different tokens, not centred"
+    source = (
+        "Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143); "
+        "Ethayarajh (arXiv 1909.00512)"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 8) | dict.fromkeys(HEAD_SITES, 3)
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble:

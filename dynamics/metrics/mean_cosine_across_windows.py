@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 from dynamics.metrics.streaming.sampling import window_sums
 
@@ -14,8 +14,6 @@ def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:
 
     Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of
         the directions in window w and their number.
-    Range: -1 to 1; no unit.
-    Source: `mean_cosine`, with the pairs left out that make it depend on the windows' length.
     Pitfalls: states in windows of their own give `mean_cosine`; with one window there is no pair.
     Interval: windows' influence functions, Student's t on the atanh scale.
 
@@ -42,6 +40,11 @@ class MeanCosineAcrossWindows(Sums):
     """Streams `mean_cosine_across_windows`."""
 
     name = "mean_cosine_across_windows"
+    range = (-1, 1)
+    meaning = "The mean cosine of pairs from different windows, which share no context."
+    estimator = "closed form over all pairs from different windows, not centred"
+    source = "`mean_cosine`, with the pairs left out that make it depend on the windows' length"
+    default_sites = dict.fromkeys(STATE_SITES, 9)
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 
 
@@ -11,8 +11,6 @@ def mean_norm(x: Tensor) -> Tensor:
     """The mean Euclidean norm of the states.
 
     Formula: sum_i |x_i| / n.
-    Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with.
     Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
     Interval: windows' influence functions, Student's t on the log scale.
 
@@ -20,7 +18,7 @@ def mean_norm(x: Tensor) -> Tensor:
         x: states, shape (..., n, d).
 
     Returns:
-        Shape (...), float64. NaN without states or where one is not finite.
+        Shape (...), float64, in the unit of the states. NaN without states or where one is not finite.
 
     >>> import torch
     >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -34,6 +32,12 @@ class MeanNorm(Sums):
     """Streams `mean_norm`."""
 
     name = "mean_norm"
+    range = (0, None)
+    wide = True
+    meaning = "Mean length of a state."
+    estimator = "mean of ‖x‖, not centred"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with"
+    default_sites = dict.fromkeys(STATE_SITES, 10)
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble:

@@ -10,8 +10,6 @@ def min_probability(probabilities: Tensor) -> Tensor:
     """The mean over queries of their least attention probability, among the keys that they see.
 
     Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
-    Range: 0 to 1 / (keys seen), where attention is uniform; no unit.
-    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4.
     Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with
         logarithms and does not).
     Interval: windows' influence functions, Student's t on the logit scale.
@@ -34,6 +32,12 @@ class MinProbability(ScoreSums):
     """Streams `min_probability` over the queries that are not padding."""
 
     name = "min_probability"
+    title = "least attention probability"
+    range = (0, 1)
+    wide = True
+    meaning = "1 / keys where attention is uniform, near 0 where it is sharp."
+    estimator = "smallest probability of each row among the visible keys, mean over queries"
+    source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4"
 
     def estimate(self, states: ScoreSums) -> Estimate:
         return states.mean_of(2, 3, scale="logit")

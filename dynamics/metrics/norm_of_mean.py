@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming.base import HEAD_SITES, STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import estimate
 
 
@@ -11,8 +11,6 @@ def norm_of_mean(x: Tensor) -> Tensor:
     """The Euclidean norm of the mean state.
 
     Formula: |sum_i x_i| / n.
-    Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean.
     Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0.
         Rotary positions average a mean away. The norm of the mean key is a gauge freedom of softmax.
     Interval: windows' influence functions, Student's t on the log scale; misleading where the mean is within
@@ -22,7 +20,7 @@ def norm_of_mean(x: Tensor) -> Tensor:
         x: states, shape (..., n, d), not centred.
 
     Returns:
-        Shape (...), float64. NaN without states or where one is not finite.
+        Shape (...), float64, in the unit of the states. NaN without states or where one is not finite.
 
     >>> import torch
     >>> norm_of_mean(torch.tensor([[3.0, 0.0], [3.0, 8.0]]))
@@ -39,6 +37,13 @@ class NormOfMean(Sums):
     """Streams `norm_of_mean`, on queries and keys for each head."""
 
     name = "norm_of_mean"
+    title = "norm of the mean"
+    range = (0, None)
+    wide = True
+    meaning = "How far the whole cloud lies from the origin."
+    estimator = "‖mean of the states‖, not centred"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean"
+    default_sites = dict.fromkeys(STATE_SITES, 11) | dict.fromkeys(HEAD_SITES, 1)
 
     def estimate(self, states: Sums) -> Estimate:
         if states.trouble:

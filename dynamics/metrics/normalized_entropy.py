@@ -11,8 +11,6 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
 
     Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
         that see one key are left out.
-    Range: 0 (one key takes all) to 1 (uniform); no unit.
-    Source: the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum.
     Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by
         a moderate number (Swin: -100) in place of its type's least count as seen.
     Interval: windows' influence functions, Student's t on the logit scale.
@@ -38,6 +36,12 @@ class NormalizedEntropy(AttentionStatistics):
     """Streams `normalized_entropy` over the queries that are not padding."""
 
     name = "normalized_entropy"
+    title = "attention entropy, normalised"
+    range = (0, 1)
+    meaning = "1: uniform over the keys that a query may see; 0: all on one key."
+    estimator = "entropy / log(visible keys), mean over queries; rows with one visible key left out"
+    source = "the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum"
+    default_sites = {"attention": 4}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         return states.mean_of_summary("normalized_entropy", scale="logit")

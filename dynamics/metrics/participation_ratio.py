@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dynamics.metrics.streaming.base import STATE_SITES
 from dynamics.metrics.streaming.spectrum import Spectral, gram, trace
 
 
@@ -9,9 +10,8 @@ def participation_ratio(x: Tensor) -> Tensor:
     """The number of directions among which the states' variance is shared out.
 
     Formula: tr(S)^2 / |S|_F^2 = (sum_i v_i)^2 / sum_i v_i^2, v the eigenvalues of the covariance S.
-    Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262).
-    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d: always say n.
+    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d (and at most
+        min(n - 1, d)): always say n.
     Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
 
     Args:
@@ -32,6 +32,13 @@ class ParticipationRatio(Spectral):
     """Streams `participation_ratio`."""
 
     name = "participation_ratio"
+    unit = "dimensions"
+    range = (1, None)
+    wide = True
+    meaning = "How many directions share the variance."
+    estimator = "tr(S)² / ‖S‖² of the covariance S"
+    source = "Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262)"
+    default_sites = dict.fromkeys(STATE_SITES, 5)
     scale = "log"
 
     @staticmethod

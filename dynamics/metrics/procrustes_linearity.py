@@ -12,9 +12,6 @@ def procrustes_linearity(x: Tensor, y: Tensor) -> Tensor:
 
     Formula: 1 - min_A |x A - y|_F^2, both centred and divided by their Frobenius norm; that is
         tr(y^T x (x^T x)^+ x^T y) / tr(y^T y).
-    Range: 0 to 1 (y is linear in x); no unit.
-    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250): the
-        generalised Procrustes similarity, A any matrix.
     Pitfalls: 1 for any y when n <= d + 1: use far more tokens than the width. The residual stream alone makes
         it near 1 between neighbouring layers; of y - x it says what the block adds.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
@@ -37,6 +34,14 @@ class ProcrustesLinearity(Cross):
     """Streams `procrustes_linearity` of pairs."""
 
     name = "procrustes_linearity"
+    title = "linearity"
+    range = (0, 1)
+    meaning = "1 where one representation is a linear map of the other."
+    estimator = "share of the variance that the best linear map explains, both centred"
+    source = (
+        "Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250): the generalised Procrustes "
+        "similarity, A any matrix"
+    )
 
     @staticmethod
     def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:

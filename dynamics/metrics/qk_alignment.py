@@ -12,8 +12,6 @@ def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
     """The cosine between the mean query and the mean key of a head.
 
     Formula: <q, k> / (|q| |k|), q = sum_i q_i / n, k = sum_j k_j / m, as they enter the dot product.
-    Range: -1 (opposed) to 1 (parallel); no unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: few tokens pull it towards 0 (noise in the means); the mean key is a gauge freedom of softmax;
         rotary positions average a mean away, and the cosine of two means near 0 is noise.
     Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within
@@ -37,6 +35,12 @@ class QkAlignment(QueryKeySums):
     """Streams `qk_alignment` for each head; the layer's value is the mean over heads."""
 
     name = "qk_alignment"
+    title = "query-key alignment"
+    range = (-1, 1)
+    meaning = "1: mean query and mean key point the same way; -1: opposite ways; 0: they are orthogonal."
+    estimator = "cosine of the mean query with the mean key, per head"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
+    default_sites = {"attention": 1}
 
     def estimate(self, states: QueryKeySums) -> Estimate:
         if states.trouble:

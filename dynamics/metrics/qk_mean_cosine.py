@@ -11,8 +11,6 @@ def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
     """The mean cosine similarity over all pairs of a query and a key of a head, exactly.
 
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
-    Range: -1 to 1; no unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
         two clouds, not about the attention. Rotary positions average a mean away.
     Interval: windows' influence functions, Student's t on the atanh scale.
@@ -37,6 +35,12 @@ class QkMeanCosine(QueryKeySums):
     """Streams `qk_mean_cosine` for each head; the layer's value is the mean over heads."""
 
     name = "qk_mean_cosine"
+    title = "mean cosine, queries to keys"
+    range = (-1, 1)
+    meaning = "Cosine of a query and a key taken at random."
+    estimator = "closed form over all pairs of a query and a key, per head, not centred"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
+    default_sites = {"attention": 2}
 
     def estimate(self, states: QueryKeySums) -> Estimate:
         if states.trouble:

@@ -14,9 +14,6 @@ def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
 
     Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) =
         tr(A A), A = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
-    Range: 1 (symmetric), 0 (random) to -1 (antisymmetric); no unit.
-    Source: Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the
-        difference of the squared norms of the symmetric and the antisymmetric part over their sum.
     Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
         not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
         theirs.
@@ -43,6 +40,15 @@ class QkSymmetry(Metric):
     """Keeps `qk_symmetry` of the weights it was given last, for each head and for all heads as one."""
 
     name = "qk_symmetry"
+    title = "symmetry of W_q W_kᵀ"
+    range = (-1, 1)
+    meaning = "1: symmetric; -1: antisymmetric; 0: neither (random weights)."
+    estimator = "tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data"
+    source = (
+        "Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the "
+        "difference of the squared norms of the symmetric and the antisymmetric part over their sum"
+    )
+    default_sites = {"weight": 1}
     sites = ("weight",)
 
     def __init__(self) -> None:

@@ -21,8 +21,6 @@ def scale_dependence(x: Tensor) -> Tensor:
 
     Formula: d(n / 8) / d(n), d the `intrinsic_dimension` (TwoNN), averaged over the disjoint eighths; the
         estimates at n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
-    Range: above 0; about 1 where the dimension does not depend on the scale; no unit.
-    Source: decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets.
     Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the
         downward bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
     Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent but for the windows that
@@ -77,6 +75,10 @@ class ScaleDependence(Sample):
     """Streams `scale_dependence` over a seeded sample of the tokens."""
 
     name = "scale_dependence"
+    range = (0, None)
+    meaning = "About 1 where the intrinsic dimension is the same at all scales."
+    estimator = "intrinsic dimension of an eighth of the states over that of all, mean over the eighths"
+    source = "decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets"
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.different) if not states.trouble else 0

@@ -18,11 +18,8 @@ def score_variance(logits: Tensor) -> Tensor:
     """The mean over queries of the variance of a query's attention scores over the keys that it sees.
 
     Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one
-        key are left out.
-    Range: 0 (uniform attention) to infinity; squared logits. Inputs N(0, I_d) and projections N(0, v) give
-        (v d)^2 in the mean, whatever the number of heads; the entropy is then about log m - variance / 2.
-    Source: the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows:
-        a key bias shifts a whole row, which changes the variance over all pairs and no probability.
+        key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number
+        of heads; the entropy is then about log m - variance / 2.
     Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
     Interval: windows' influence functions, Student's t on the log scale.
 
@@ -30,7 +27,7 @@ def score_variance(logits: Tensor) -> Tensor:
         logits: shape (..., T, S), masked entries -inf.
 
     Returns:
-        Shape (...), float64. NaN where every query sees one key.
+        Shape (...), float64, in squared logits. NaN where every query sees one key.
 
     >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
     (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
@@ -83,6 +80,14 @@ class ScoreVariance(ScoreSums):
     """Streams `score_variance` over the queries that are not padding."""
 
     name = "score_variance"
+    range = (0, None)
+    wide = True
+    meaning = "How far a query's scores lie apart: all that softmax sees of them."
+    estimator = "variance of each row of scores over the visible keys, mean over queries"
+    source = (
+        "the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows: a key bias"
+        " shifts a whole row, which changes the variance over all pairs and no probability"
+    )
 
     def estimate(self, states: ScoreSums) -> Estimate:
         return states.mean_of(0, 1, scale="log")

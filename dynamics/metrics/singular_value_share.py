@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dynamics.metrics.streaming.base import STATE_SITES
 from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
 
 
@@ -9,10 +10,8 @@ def singular_value_share(x: Tensor) -> Tensor:
     """The largest singular value of the centred states over the sum of all of them.
 
     Formula: sigma_1 / sum_i sigma_i, sigma the singular values of the centred states (n, d).
-    Range: 1 / min(n - 1, d) to 1; no unit.
-    Source: the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code
-        squares, as `anisotropy` does.
-    Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there.
+    Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there. It is at
+        least 1 / min(n - 1, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
 
     Args:
@@ -32,6 +31,14 @@ class SingularValueShare(Spectral):
     """Streams `singular_value_share`."""
 
     name = "singular_value_share"
+    range = (0, 1)
+    meaning = "The largest singular value's share of their sum."
+    estimator = "σ₁ / Σσᵢ of the centred states"
+    source = (
+        "the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code squares, as"
+        " `anisotropy` does"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 3)
     scale = "logit"
 
     @staticmethod

@@ -10,10 +10,8 @@ def sink_mass(probabilities: Tensor) -> Tensor:
     """The mean over queries of the attention probability on position 0, query 0 left out.
 
     Formula: mean_{i > 0} p_i0, p = softmax of the masked logits.
-    Range: 0 to 1; no unit; uniform causal attention over T positions gives about log(T) / T.
-    Source: Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv
-        2309.17453).
-    Pitfalls: other positions can be sinks too. In padded input position 0 is the first that is not padding.
+    Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions
+        can be sinks too. In padded input position 0 is the first that is not padding.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
@@ -33,6 +31,14 @@ class SinkMass(AttentionStatistics):
     """Streams `sink_mass` over the queries that are not padding."""
 
     name = "sink_mass"
+    title = "attention sink"
+    range = (0, 1)
+    meaning = "Attention that goes to the very first position."
+    estimator = "mean probability on position 0; query 0 left out"
+    source = (
+        "Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"
+    )
+    default_sites = {"attention": 6}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         return states.mean_of_summary("sink_mass", scale="logit")

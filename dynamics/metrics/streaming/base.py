@@ -14,7 +14,7 @@ states form one `Group`: updated once, synchronised once, read many times.
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ from torch import Tensor
 
 STATE_SITES = ("residual", "output", "sentence", "token")
 HEAD_SITES = ("query", "key")
+SITES = (*STATE_SITES, *HEAD_SITES, "attention", "weight")
+"""Every site, in the order in which they are measured."""
+
+T = TypeVar("T")
 
 
 class States(NamedTuple):
@@ -95,7 +99,7 @@ class Estimate(NamedTuple):
     high: np.ndarray
     n: int
     reason: str = ""
-    arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 (never mutated)
+    arrays: dict[str, np.ndarray] = {}
 
 
 def undefined(heads: int, n: int, reason: str) -> Estimate:
@@ -105,20 +109,61 @@ def undefined(heads: int, n: int, reason: str) -> Estimate:
 
 
 class Metric(torchmetrics.Metric):
-    """Base of every metric: a streamed quantity with a reduction for each of its states."""
+    """Base of every metric: a streamed quantity that describes itself, with a reduction for each of its states.
+
+    Attributes:
+        name: that of its rows.
+        sites: where it can be measured.
+        default_sites: where the default suite measures it, each with its place in the order there.
+        default_variants: suffixes of the variants that the default suite measures right after it.
+        variants: options of its variants, by the suffix of their names.
+        title, unit: those of its axis; the title is the name in words where it is empty.
+        range: least and greatest value, None where there is none.
+        wide: it is positive and may span decades, so that its axis is logarithmic.
+        meaning: a line for readers of a page.
+        estimator: how the number is made, and whether the states are centred.
+        source: the papers.
+    """
 
     name: str
     sites: ClassVar[tuple[str, ...]]
+    default_sites: ClassVar[dict[str, int]] = {}
+    default_variants: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    title = ""
+    unit = ""
+    range: tuple[float | None, float | None] = (None, None)
+    wide = False
+    meaning = ""
+    estimator = ""
+    source = ""
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
     @classmethod
     def variant(cls, suffix: str) -> dict[str, Any] | None:
-        """The options that `<name>_<suffix>` stands for; None where the metric has no such variant."""
-        return None
+        """Return the options that `<name>_<suffix>` stands for; None where the metric has no such variant."""
+        return cls.variants.get(suffix)
+
+    def description(self) -> dict[str, Any]:
+        """Return what a page says of the metric, as plain JSON.
+
+        `signed` is whether zero is meaningful: whether values lie on both sides of it.
+        """
+        low = self.range[0]
+        return {
+            "title": self.title or self.name.replace("_", " "),
+            "unit": self.unit,
+            "range": list(self.range),
+            "signed": low is None or low < 0,
+            "wide": self.wide,
+            "meaning": self.meaning,
+            "estimator": self.estimator,
+            "source": self.source,
+        }
 
     @property
     def accumulator(self) -> Hashable:
@@ -126,29 +171,29 @@ class Metric(torchmetrics.Metric):
         raise NotImplementedError
 
     def update(self, batch: Any) -> None:
-        """Add one batch: `States`, `Attention` or `Weights`, by the metric's sites."""
+        """Add one batch: `States`, `Attention`, `Pair` or `Weights`, by the metric's sites."""
         raise NotImplementedError
 
     def estimate(self, states: Self) -> Estimate:
-        """The estimate read off an accumulator of the metric's own kind (itself or another's)."""
+        """Estimate the quantity from an accumulator of the metric's own kind (itself or another's)."""
         raise NotImplementedError
 
     def compute(self) -> Estimate:
-        """The estimate over everything seen so far."""
-        self._known.clear()
+        """Estimate the quantity over everything seen so far."""
+        self._results.clear()
         return self.estimate(self)
 
 
-def once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A method of an accumulator whose result all metrics of a group share."""
+def once(method: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Compute a method of an accumulator once: all metrics of a group share its result."""
 
     @wraps(method)
-    def known(self: Metric) -> Any:
-        if method.__name__ not in self._known:
-            self._known[method.__name__] = method(self)
-        return self._known[method.__name__]
+    def computed(self: Metric) -> T:
+        if method.__name__ not in self._results:
+            self._results[method.__name__] = method(self)
+        return self._results[method.__name__]
 
-    return known
+    return computed
 
 
 class Group:
@@ -164,7 +209,7 @@ class Group:
 
     def compute(self) -> dict[str, Estimate]:
         """Every metric's estimate by name, over all batches and all ranks."""
-        self.states._known.clear()
+        self.states._results.clear()
         with torch.no_grad(), self.states.sync_context():
             return {metric.name: metric.estimate(self.states) for metric in self.metrics}
 

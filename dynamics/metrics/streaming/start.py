@@ -30,7 +30,7 @@ class ToStart(Sample):
     def reference_state(self, states: Sample | None = None) -> Tensor | None:
         """What to keep as the reference, (m, d + 1) on the host; None where there is no sound one."""
         states = states or self
-        states._known.clear()
+        states._results.clear()
         with states.sync_context():
             return None if self._trouble(states) else self._marked(states).cpu()
 
