@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import STATE_SITES
-from dynamics.metrics.streaming.spectrum import Spectral, gram, top_share
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import gram, top_share
 
 
 def anisotropy(x: Tensor) -> Tensor:
@@ -43,7 +43,6 @@ class Anisotropy(Spectral):
         "text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here"
     )
     default_sites = dict.fromkeys(STATE_SITES, 1)
-    scale = "logit"
 
     @staticmethod
     def of_eigenvalues(values: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Moments
 from dynamics.metrics.streaming.spectrum import gram, top, top_share, trace
 
 
@@ -40,14 +38,11 @@ class AnisotropyUncentered(Moments):
     source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
     default_sites = dict.fromkeys(STATE_SITES, 2)
 
-    def estimate(self, states: Moments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: Moments) -> tuple[Tensor, Tensor]:
         second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
         value, axis = (torch.stack(part) for part in zip(*map(top, second), strict=True))
         power = trace(second)
         share = value / power
         x, windows = states.sample
         along = (x @ axis[..., None].to(x)).square()[..., 0] - share.to(x)[:, None] * x.square().sum(-1)
-        influence = states.influence(along / power.to(x)[:, None], windows)
-        return estimate(share, states.n, influence=influence, windows=int(states.windows), scale="logit")
+        return share, states.influence(along / power.to(x)[:, None], windows)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.linear_cka import LinearCka, linear_cka
-from dynamics.metrics.streaming.start import ToStart
+from dynamics.metrics.streaming import ToStart
 
 
 def cka_to_start(x: Tensor, reference: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import HEAD_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import HEAD_SITES, Referenced, Sums
 
 
 def drift(x: Tensor, reference: Tensor) -> Tensor:
@@ -30,11 +28,10 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
     return (x.double().mean(-2) - reference.double()).norm(dim=-1)
 
 
-class Drift(Sums):
+class Drift(Referenced, Sums):
     """Streams `drift` of queries and keys.
 
-    `reference` is None until someone sets it (to the `reference_state` of step 0): until then NaN. Its first entry is
-    the mean, the others the windows' influence on it: (1 + W, heads, d).
+    The first entry of its reference is the mean, the others are the windows' influence on it: (1 + w, heads, d).
     """
 
     name = "drift"
@@ -45,29 +42,19 @@ class Drift(Sums):
     default_sites = dict.fromkeys(HEAD_SITES, 2)
     sites = HEAD_SITES
 
-    def __init__(self, windows: int = 512) -> None:
-        super().__init__(windows)
-        self.reference: Tensor | None = None
+    def to_keep(self, states: Sums) -> Tensor | None:
+        return None if states.trouble else torch.cat([states.mean[None], states.deviations])[..., : states.width]
 
-    def reference_state(self, states: Sums | None = None) -> Tensor | None:
-        """What to keep as the reference, (1 + W, heads, d) on the host; None where there is no sound one."""
-        states = states or self
-        states._results.clear()
-        with states.sync_context():
-            return None if states.trouble else self._mean(states).cpu()
-
-    @staticmethod
-    def _mean(states: Sums) -> Tensor:
-        return torch.cat([states.mean[None], states.deviations])[..., : states.width]
-
-    def estimate(self, states: Sums) -> Estimate:
+    def trouble_in(self, states: Sums) -> str:
         if states.trouble or self.reference is None:
-            return undefined(states.heads, states.n, states.trouble or "no reference mean was kept at step 0")
-        mean = self._mean(states)
-        if self.reference.shape != mean.shape:
-            shapes = f"{tuple(self.reference.shape)}, this one {tuple(mean.shape)}"
-            return undefined(states.heads, states.n, f"the reference is of other tokens (shape {shapes})")
+            return states.trouble or "no reference mean was kept at step 0"
+        kept = self.to_keep(states)
+        if kept is None or self.reference.shape == kept.shape:
+            return ""
+        return f"the reference is of other tokens (shape {tuple(self.reference.shape)}, this one {tuple(kept.shape)})"
+
+    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+        mean = torch.cat([states.mean[None], states.deviations])[..., : states.width]
         moved, *influence = mean - self.reference.to(mean)
         distance = moved.norm(dim=-1)
-        along = (torch.stack(influence) * moved).sum(-1) / distance
-        return estimate(distance, states.n, influence=along, windows=int(states.windows), scale="log")
+        return distance, (torch.stack(influence) * moved).sum(-1) / distance

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sample
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.neighbors import unique_rows
 
 

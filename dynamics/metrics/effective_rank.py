@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import STATE_SITES
-from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
 def effective_rank(x: Tensor) -> Tensor:
@@ -42,7 +42,6 @@ class EffectiveRank(Spectral):
         "same quantity of states that are not centred"
     )
     default_sites = dict.fromkeys(STATE_SITES, 6)
-    scale = "log"
 
     @staticmethod
     def of_eigenvalues(values: Tensor) -> Tensor:

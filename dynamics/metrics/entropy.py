@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from dynamics.metrics.streaming import AttentionStatistics
 from dynamics.metrics.streaming.arithmetic import floating, precise
-from dynamics.metrics.streaming.attention import AttentionStatistics, attend, chunks
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming.attention import attend, chunks
 
 
 @torch.no_grad()
@@ -90,6 +90,3 @@ class Entropy(AttentionStatistics):
     estimator = "entropy of each attention row, mean over queries"
     source = "Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse"
     default_sites = {"attention": 3}
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("entropy", scale="log")

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from dynamics.errors import InputError
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 

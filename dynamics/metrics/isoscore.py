@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
-from dynamics.metrics.streaming.base import STATE_SITES
+from dynamics.metrics.streaming import STATE_SITES, Spectral
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
-from dynamics.metrics.streaming.spectrum import Spectral
 
 
 def isoscore(x: Tensor) -> Tensor:
@@ -74,7 +73,6 @@ class Isoscore(Spectral):
     estimator = "(participation ratio - 1) / (d - 1) of the covariance"
     source = "Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the same"
     default_sites = dict.fromkeys(STATE_SITES, 4)
-    scale = "logit"
 
     @staticmethod
     def of_eigenvalues(values: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Moments
 
 
 def kurtosis(x: Tensor) -> Tensor:
@@ -40,13 +38,10 @@ class Kurtosis(Moments):
     source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
     default_sites = dict.fromkeys(STATE_SITES, 7)
 
-    def estimate(self, states: Moments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: Moments) -> tuple[Tensor, Tensor]:
         squares = states.covariance.diagonal(dim1=-2, dim2=-1) + states.mean.square()
         value = squares.square().mean(-1) / squares.mean(-1).square()
         slope = 2 * (squares / squares.mean(-1, keepdim=True) - value[:, None]) / squares.sum(-1, keepdim=True)
         x, windows = states.sample
         along = ((x.double().square() - squares[:, None]) @ slope[..., None])[..., 0]
-        influence = states.influence(along, windows)
-        return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")
+        return value, states.influence(along, windows)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.procrustes_linearity import ProcrustesLinearity, procrustes_linearity
-from dynamics.metrics.streaming.start import ToStart
+from dynamics.metrics.streaming import ToStart
 
 
 def linearity_to_start(x: Tensor, reference: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.anisotropy import anisotropy
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 from dynamics.metrics.streaming.sampling import priority
 
@@ -80,6 +79,6 @@ class LocalAnisotropy(Sample):
         n = len(states.different) if not states.trouble else 0
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
-        value = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
-        found = np.array([float(value)])
-        return Estimate(found, found * np.nan, found * np.nan, n)
+        mean = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
+        value = np.array([float(mean)])
+        return Estimate(value, value * np.nan, value * np.nan, n)

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import SUMMARIES, AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import AttentionStatistics, Estimate, estimate, undefined
+from dynamics.metrics.streaming.attention import SUMMARIES
 
 
 def logit_max(logits: Tensor) -> Tensor:
@@ -45,5 +44,5 @@ class LogitMax(AttentionStatistics):
         if not states.greatest.ndim:
             return undefined(1, 0, "no attention call was seen")
         n = int(states.total[0, len(SUMMARIES)])
-        found = estimate(states.greatest, n, reason="no query, or a logit is not finite")
-        return found if found.reason else found._replace(arrays=states.histogram("logit"))
+        greatest = estimate(states.greatest, n, reason="no query, or a logit is not finite")
+        return greatest if greatest.reason else greatest._replace(arrays=states.histogram("logit"))

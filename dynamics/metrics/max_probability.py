@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics, Estimate
 
 
 def max_probability(probabilities: Tensor) -> Tensor:
@@ -42,5 +41,5 @@ class MaxProbability(AttentionStatistics):
     default_sites = {"attention": 5}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        found = states.mean_of_summary("max_probability", scale="logit")
-        return found if found.reason else found._replace(arrays=states.histogram("probability"))
+        estimate = super().estimate(states)
+        return estimate if estimate.reason else estimate._replace(arrays=states.histogram("probability"))

@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import HEAD_SITES, STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import HEAD_SITES, STATE_SITES, Sums
 
 
 def mean_cosine(x: Tensor) -> Tensor:
@@ -43,17 +41,10 @@ class MeanCosine(Sums):
         "Ethayarajh (arXiv 1909.00512)"
     )
     default_sites = dict.fromkeys(STATE_SITES, 8) | dict.fromkeys(HEAD_SITES, 3)
+    nan_reason = "a state is zero: it has no direction"
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        n, part = states.n, slice(states.width, -1)
-        mean = states.mean[:, part]
-        return estimate(
-            (n * mean.square().sum(-1) - 1) / (n - 1),
-            n,
-            influence=2 * (states.deviations[..., part] * mean).sum(-1),
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a state is zero: it has no direction",
-        )
+    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+        n, directions = states.n, slice(states.width, -1)
+        mean = states.mean[:, directions]
+        value = (n * mean.square().sum(-1) - 1) / (n - 1)
+        return value, 2 * (states.deviations[..., directions] * mean).sum(-1)

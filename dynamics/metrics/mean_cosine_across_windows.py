@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums
 from dynamics.metrics.streaming.sampling import window_sums
 
 
@@ -45,22 +43,13 @@ class MeanCosineAcrossWindows(Sums):
     estimator = "closed form over all pairs from different windows, not centred"
     source = "`mean_cosine`, with the pairs left out that make it depend on the windows' length"
     default_sites = dict.fromkeys(STATE_SITES, 9)
+    nan_reason = "a state is zero, or all come from one window"
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        directions, n = states.total[:, states.width : -2], states.n
-        cosines, pairs = states.own.unbind(-1)
+    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+        total, n = states.total[:, states.width : -2], states.n
+        cosines, pairs = states.within.unbind(-1)
         pairs = n * n - pairs
-        value = (directions.square().sum(-1) - cosines) / pairs.where(pairs > 0, torch.nan)
-        kept = states.sample
-        own, size = kept[..., states.width : -2], kept[..., -1]
-        along = (own * (directions - own)).sum(-1) - value * size * (n - size)
-        return estimate(
-            value,
-            n,
-            influence=2 * along / pairs * states.windows,
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a state is zero, or all come from one window",
-        )
+        value = (total.square().sum(-1) - cosines) / pairs.where(pairs > 0, torch.nan)
+        directions, size = states.sample[..., states.width : -2], states.sample[..., -1]
+        along = (directions * (total - directions)).sum(-1) - value * size * (n - size)
+        return value, 2 * along / pairs * states.windows

@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums
 
 
 def mean_norm(x: Tensor) -> Tensor:
@@ -39,13 +37,5 @@ class MeanNorm(Sums):
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with"
     default_sites = dict.fromkeys(STATE_SITES, 10)
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        return estimate(
-            states.mean[:, -1],
-            states.n,
-            influence=states.deviations[..., -1],
-            windows=int(states.windows),
-            scale="log",
-        )
+    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+        return states.mean[:, -1], states.deviations[..., -1]

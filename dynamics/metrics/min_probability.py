@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynamics.metrics.score_variance import ScoreSums
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import Estimate
 
 
 def min_probability(probabilities: Tensor) -> Tensor:
@@ -40,4 +40,4 @@ class MinProbability(ScoreSums):
     source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4"
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(2, 3, scale="logit")
+        return states.mean_of(2, 3, self.interval_scale)

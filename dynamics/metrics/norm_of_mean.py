@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import HEAD_SITES, STATE_SITES, Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import HEAD_SITES, STATE_SITES, Sums
 
 
 def norm_of_mean(x: Tensor) -> Tensor:
@@ -26,10 +24,7 @@ def norm_of_mean(x: Tensor) -> Tensor:
     >>> norm_of_mean(torch.tensor([[3.0, 0.0], [3.0, 8.0]]))
     tensor(5., dtype=torch.float64)
     """
-    return _nan_if_infinite(x.double().mean(-2).norm(dim=-1))
-
-
-def _nan_if_infinite(value: Tensor) -> Tensor:
+    value = x.double().mean(-2).norm(dim=-1)
     return value.where(value.isfinite(), float("nan"))
 
 
@@ -45,10 +40,7 @@ class NormOfMean(Sums):
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean"
     default_sites = dict.fromkeys(STATE_SITES, 11) | dict.fromkeys(HEAD_SITES, 1)
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
         mean = states.mean[:, : states.width]
         value = mean.norm(dim=-1)
-        influence = (states.deviations[..., : states.width] * mean).sum(-1) / value
-        return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")
+        return value, (states.deviations[..., : states.width] * mean).sum(-1) / value

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics
 
 
 def normalized_entropy(probabilities: Tensor) -> Tensor:
@@ -42,6 +41,3 @@ class NormalizedEntropy(AttentionStatistics):
     estimator = "entropy / log(visible keys), mean over queries; rows with one visible key left out"
     source = "the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum"
     default_sites = {"attention": 4}
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("normalized_entropy", scale="logit")

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import STATE_SITES
-from dynamics.metrics.streaming.spectrum import Spectral, gram, trace
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import gram, trace
 
 
 def participation_ratio(x: Tensor) -> Tensor:
@@ -39,7 +39,6 @@ class ParticipationRatio(Spectral):
     estimator = "tr(S)² / ‖S‖² of the covariance S"
     source = "Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262)"
     default_sites = dict.fromkeys(STATE_SITES, 5)
-    scale = "log"
 
     @staticmethod
     def of_eigenvalues(values: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import QueryKeySums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import QueryKeySums
 
 
 def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
@@ -41,21 +39,13 @@ class QkAlignment(QueryKeySums):
     estimator = "cosine of the mean query with the mean key, per head"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
     default_sites = {"attention": 1}
+    nan_reason = "a mean query or key is zero: it has no direction"
 
-    def estimate(self, states: QueryKeySums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: QueryKeySums) -> tuple[Tensor, Tensor]:
         mean, influence = states.means
         norm = mean.norm(dim=-1, keepdim=True)
         (q, _, k, _), (q_norm, _, k_norm, _) = mean / norm, norm
         value = (q * k).sum(-1)
         along = (influence[:, 0] * (k - value[:, None] * q) / q_norm).sum(-1)
         along += (influence[:, 2] * (q - value[:, None] * k) / k_norm).sum(-1)
-        return estimate(
-            value,
-            states.n,
-            influence=along,
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a mean query or key is zero: it has no direction",
-        )
+        return value, along

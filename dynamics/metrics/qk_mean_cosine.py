@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import QueryKeySums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import QueryKeySums
 
 
 def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
@@ -41,16 +39,8 @@ class QkMeanCosine(QueryKeySums):
     estimator = "closed form over all pairs of a query and a key, per head, not centred"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
     default_sites = {"attention": 2}
+    nan_reason = "a query or key is zero: it has no direction"
 
-    def estimate(self, states: QueryKeySums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: QueryKeySums) -> tuple[Tensor, Tensor]:
         (_, query, _, key), influence = states.means
-        return estimate(
-            (query * key).sum(-1),
-            states.n,
-            influence=(influence[:, 1] * key + influence[:, 3] * query).sum(-1),
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a query or key is zero: it has no direction",
-        )
+        return (query * key).sum(-1), (influence[:, 1] * key + influence[:, 3] * query).sum(-1)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import Estimate, Metric, Weights, undefined
+from dynamics.metrics.streaming import Estimate, Metric, Weights, undefined
 
 
 def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn, two_nn_influence
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 

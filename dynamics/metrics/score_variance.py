@@ -5,9 +5,8 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.attention import QueryMeans
-from dynamics.metrics.streaming.base import Attention, Estimate
 from dynamics.metrics.streaming.sampling import window_sums
 
 CHUNK = 64
@@ -63,7 +62,7 @@ class ScoreSums(QueryMeans):
     def update(self, batch: Attention) -> None:
         call, windows = batch
         rows, heads, queries, _ = call.query.shape
-        own = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
+        sums = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
         for start in range(0, queries, CHUNK):
             stop = min(start + CHUNK, queries)
             logits = floating(call.logits(start, stop, call.reach(stop)))
@@ -72,8 +71,8 @@ class ScoreSums(QueryMeans):
             several = used & (seen > 1)
             probability = (least - logits.logsumexp(-1)).exp()
             parts = (variance.where(several, 0), several, probability.where(used, 0), used)
-            own += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
-        self.add(*window_sums(own, windows))
+            sums += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
+        self.add(*window_sums(sums, windows))
 
 
 class ScoreVariance(ScoreSums):
@@ -90,4 +89,4 @@ class ScoreVariance(ScoreSums):
     )
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(0, 1, scale="log")
+        return states.mean_of(0, 1, self.interval_scale)

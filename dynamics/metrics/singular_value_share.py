@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import STATE_SITES
-from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
 def singular_value_share(x: Tensor) -> Tensor:
@@ -39,7 +39,6 @@ class SingularValueShare(Spectral):
         " `anisotropy` does"
     )
     default_sites = dict.fromkeys(STATE_SITES, 3)
-    scale = "logit"
 
     @staticmethod
     def of_eigenvalues(values: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics
 
 
 def sink_mass(probabilities: Tensor) -> Tensor:
@@ -39,6 +38,3 @@ class SinkMass(AttentionStatistics):
         "Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"
     )
     default_sites = {"attention": 6}
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("sink_mass", scale="logit")

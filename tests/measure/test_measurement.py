@@ -211,9 +211,7 @@ def test_comparing_models_of_different_depth_is_refused():
 
 OWN_METRIC = '''
 import torch
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums, estimate
 
 
 class LargestMean(Sums):

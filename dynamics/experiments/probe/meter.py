@@ -14,7 +14,7 @@ from torch import Tensor
 from dynamics import metrics as registry
 from dynamics.capture import AttentionCall
 from dynamics.errors import InputError
-from dynamics.metrics.streaming.accumulators import Sums
+from dynamics.metrics.streaming import Sums
 from dynamics.metrics.streaming.base import Attention, Estimate, Group, groups
 from dynamics.record import NAN, Row, condition
 

@@ -1,7 +1,7 @@
-"""The contract of a metric: what it is given, what it gives back, how it streams.
+"""The contract of a metric: what it takes, what it returns, how it streams and what it says of itself.
 
 A quantity is a pure function on tensors; the `Metric` in the same file streams it. A metric is an accumulator
-(the states, see `accumulators`) and an `estimate` computed from it. Metrics whose accumulators keep the same
+(sums, moments or a sample of the states) and an `estimate` computed from it. Metrics whose accumulators keep the same
 states form one `Group`: updated once, synchronised once, read many times.
 
 >>> from dynamics.metrics.anisotropy import Anisotropy
@@ -14,16 +14,17 @@ states form one `Group`: updated once, synchronised once, read many times.
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 import torchmetrics
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STATE_SITES = ("residual", "output", "sentence", "token")
-HEAD_SITES = ("query", "key")
-SITES = (*STATE_SITES, *HEAD_SITES, "attention", "weight")
+STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
+HEAD_SITES: tuple[str, ...] = ("query", "key")
+SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")
 """Every site, in the order in which they are measured."""
 
 T = TypeVar("T")
@@ -32,78 +33,82 @@ T = TypeVar("T")
 class States(NamedTuple):
     """Token states of one batch at one site and layer, padding already dropped.
 
-    `x` has shape (n, heads, d) (heads = 1 off the query and key sites), floating; `windows` has shape (n,) and
-    gives the window (the independent unit) that each token comes from, unique over the whole stream. A window
-    comes whole, in one batch, its tokens in their order.
+    heads = 1 except at the query and key sites; `windows` is the window (the independent unit) that each token comes
+    from, unique over the whole stream. A window comes whole, in one batch, its tokens in their order.
     """
 
-    x: Tensor
-    windows: Tensor
+    x: Float[Tensor, "n heads d"]
+    windows: Int[Tensor, " n"]
 
 
+@runtime_checkable
 class AttentionCall(Protocol):
     """One call of an attention layer, as the capture hands it over.
 
-    query (B, H, T, d_h) and key (B, H_kv, S, d_h) as they enter the dot product, H a multiple of H_kv;
-    `scaling` is the factor of their product; `valid` (B, T) is False at padding.
+    `query` and `key` as they enter the dot product, H a multiple of H_kv; `scaling` is the factor of their product;
+    `valid` is False at padding.
     """
 
-    query: Tensor
-    key: Tensor
-    scaling: float
-    valid: Tensor
+    @property
+    def query(self) -> Float[Tensor, "B H T d_h"]: ...
+    @property
+    def key(self) -> Float[Tensor, "B H_kv S d_h"]: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def valid(self) -> Bool[Tensor, "B T"]: ...
 
-    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
-        """What enters the softmax for the queries start..stop over the first `keys` keys (all by default).
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
+        """Return what enters the softmax for the queries start..stop over the first `keys` keys (all by default).
 
-        Shape (B, H, stop - start, keys), masked entries -inf. The tensor is new: the caller may overwrite it.
+        Masked entries are -inf. The tensor is new: the caller may overwrite it.
         """
 
     def reach(self, stop: int) -> int:
-        """How many of the first keys are enough for the queries before `stop`."""
+        """Return how many of the first keys are enough for the queries before `stop`."""
 
 
 class Attention(NamedTuple):
-    """An attention call with the window (the independent unit) of each of its B rows, shape (B,)."""
+    """An attention call with the window (the independent unit) of each of its rows."""
 
     call: AttentionCall
-    windows: Tensor
+    windows: Int[Tensor, " B"]
 
 
 class Pair(NamedTuple):
-    """Two representations of the same tokens, (n, heads, d) and (n, heads, e), and the tokens' windows (n,)."""
+    """Two representations of the same tokens, and the tokens' windows."""
 
-    x: Tensor
-    y: Tensor
-    windows: Tensor
+    x: Float[Tensor, "n heads d"]
+    y: Float[Tensor, "n heads e"]
+    windows: Int[Tensor, " n"]
 
 
 class Weights(NamedTuple):
-    """The projections of one layer, W_q (H, d_h, d) and W_k (H_kv, d_h, d), H a multiple of H_kv."""
+    """The projections of one layer, W_q and W_k, H a multiple of H_kv."""
 
-    query: Tensor
-    key: Tensor
+    query: Float[Tensor, "H d_h d"]
+    key: Float[Tensor, "H_kv d_h d"]
 
 
 class Estimate(NamedTuple):
     """A value with the 95 % interval of its sampling error, on the host.
 
-    `value`, `low` and `high` have shape (1,) where there is one head, else (heads + 1,): `value[head]` is a
-    head's, `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that
-    no interval is known. `n` is the number of points behind the value. `reason` says why a value is NaN.
-    `arrays` go beside the rows, by name; their first axis is that of `value`.
+    `value`, `low` and `high` have one entry where there is one head, else heads + 1: `value[head]` is a head's,
+    `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that no interval
+    is known. `n` is the number of points behind the value. `reason` says why a value is NaN. `arrays` go beside the
+    rows, by name; their first axis is that of `value`.
     """
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: Float[np.ndarray, " entries"]
+    low: Float[np.ndarray, " entries"]
+    high: Float[np.ndarray, " entries"]
     n: int
     reason: str = ""
     arrays: dict[str, np.ndarray] = {}
 
 
 def undefined(heads: int, n: int, reason: str) -> Estimate:
-    """The estimate of what cannot be estimated: NaN and the reason."""
+    """Return the estimate of what cannot be estimated: NaN and the reason."""
     nan = np.full(heads + 1 if heads > 1 else 1, np.nan)
     return Estimate(nan, nan, nan, n, reason)
 
@@ -196,6 +201,27 @@ def once(method: Callable[[Any], T]) -> Callable[[Any], T]:
     return computed
 
 
+class Referenced(Metric):
+    """A metric that compares with its own past: what it kept at step 0.
+
+    `reference` is None until someone sets it (to the `reference_state` of step 0): until then the value is NaN.
+    """
+
+    reference: Tensor | None = None
+
+    def to_keep(self, states: Any) -> Tensor | None:
+        """Return the reference that an accumulator makes; None where it makes no sound one."""
+        raise NotImplementedError
+
+    def reference_state(self, states: Metric | None = None) -> Tensor | None:
+        """Return what to keep as the reference, on the host; None where there is no sound one."""
+        states = states or self
+        states._results.clear()
+        with states.sync_context():
+            kept = self.to_keep(states)
+            return None if kept is None else kept.cpu()
+
+
 class Group:
     """Metrics that read the same states: the first one keeps them for all."""
 
@@ -208,15 +234,15 @@ class Group:
         self.states.update(batch)
 
     def compute(self) -> dict[str, Estimate]:
-        """Every metric's estimate by name, over all batches and all ranks."""
+        """Return every metric's estimate by name, over all batches and all ranks."""
         self.states._results.clear()
         with torch.no_grad(), self.states.sync_context():
             return {metric.name: metric.estimate(self.states) for metric in self.metrics}
 
 
 def groups(metrics: Iterable[Metric]) -> list[Group]:
-    """The metrics of one site and layer, gathered by what they accumulate."""
-    found: dict[Hashable, list[Metric]] = {}
+    """Gather the metrics of one site and layer by what they accumulate."""
+    members: dict[Hashable, list[Metric]] = {}
     for metric in metrics:
-        found.setdefault(metric.accumulator, []).append(metric)
-    return [Group(members) for members in found.values()]
+        members.setdefault(metric.accumulator, []).append(metric)
+    return [Group(group) for group in members.values()]
