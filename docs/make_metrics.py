@@ -91,42 +91,43 @@ class Entry(NamedTuple):
 
 
 class DocstringError(ValueError):
-    """A docstring that has not the structure that the page is made from."""
+    """A docstring without the structure that the page is made from."""
 
 
 def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
-    """Summary and sections of a quantity's docstring.
+    """Return the summary and the sections of a quantity's docstring.
 
     Raises:
-        DocstringError: the sections are not exactly `SECTIONS`, in their order, behind the summary, with their
+        DocstringError: the sections are not exactly `SECTIONS`, in their order, after the summary, with their
             further lines indented; or Args, Returns or the doctest is missing.
     """
-    summary, block, behind = (*docstring.split("\n\n", 2), "", "")[:3]
-    found: dict[str, list[str]] = {}
+    summary, block, rest = (*docstring.split("\n\n", 2), "", "")[:3]
+    sections: dict[str, list[str]] = {}
     for line in block.splitlines():
         if match := re.match(r"([A-Z]\w+): (.+)", line):
-            found[match[1]] = [match[2]]
-        elif found and line.startswith("    "):
-            found[next(reversed(found))].append(line.strip())
+            sections[match[1]] = [match[2]]
+        elif sections and line.startswith("    "):
+            sections[next(reversed(sections))].append(line.strip())
         else:
             raise DocstringError(f"{name}: a line is neither `Section: text` nor indented: {line.strip()}")
-    if tuple(found) != SECTIONS:
-        raise DocstringError(f"{name}: its sections are {', '.join(found)} and not {', '.join(SECTIONS)}")
+    if tuple(sections) != SECTIONS:
+        raise DocstringError(f"{name}: its sections are {', '.join(sections)} and not {', '.join(SECTIONS)}")
     for part in ("Args:\n", "Returns:\n", ">>> "):
-        if part not in behind:
+        if part not in rest:
             raise DocstringError(f"{name}: its docstring has no {part.strip()}")
-    return " ".join(summary.split()), {key: " ".join(lines) for key, lines in found.items()}
+    summary = " ".join(summary.split()).removeprefix("Return ")
+    return summary[:1].upper() + summary[1:], {key: " ".join(lines) for key, lines in sections.items()}
 
 
-def interval(metric: Metric) -> str:
-    """The range of a metric in words, with its unit."""
+def range_in_words(metric: Metric) -> str:
+    """Return the range of a metric in words, with its unit."""
     low, high = metric.range
     words = "any" if low is None else f"{low} to {'infinity' if high is None else high}"
     return f"{words}; {metric.unit}" if metric.unit else words
 
 
 def entry(name: str) -> Entry:
-    """What the page says of one metric; raises DocstringError."""
+    """Return what the page says of one metric; raises DocstringError."""
     metric = metrics.resolve(name)
     function = getattr(import_module(f"dynamics.metrics.{name}"), name)
     summary, sections = parse(name, getdoc(function) or "")
@@ -136,29 +137,29 @@ def entry(name: str) -> Entry:
     others, default = sorted(metrics.variants(name)), metrics.default()
     chosen = {site: [v for v in (name, *others) if v in default.get(site, ())] for site in metric.sites}
     written = [f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in options.items()]
-    shown = caption(name) if name in PICTURES else ""
-    return Entry(name, metric, summary, interval(metric), sections, written, others, chosen, shown)
+    picture = caption(name) if name in PICTURES else ""
+    return Entry(name, metric, summary, range_in_words(metric), sections, written, others, chosen, picture)
 
 
 def entries() -> list[Entry]:
-    """Every metric; raises DocstringError with a line for every docstring that is not as it should be."""
-    found, wrong = [], []
+    """Return the entry of every metric; raises DocstringError with a line for every docstring that deviates."""
+    members, errors = [], []
     for name in metrics.names():
         try:
-            found.append(entry(name))
+            members.append(entry(name))
         except DocstringError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DocstringError("\n".join(wrong))
-    return found
+            errors.append(str(error))
+    if errors:
+        raise DocstringError("\n".join(errors))
+    return members
 
 
-def typeset(text: str, here: str = "", *, known: dict[str, str]) -> str:
-    """A docstring's text as Markdown, with links to metrics and papers.
+def typeset(text: str, here: str = "", *, sections: dict[str, str]) -> str:
+    """Return a docstring's text as Markdown, with links to metrics and papers.
 
-    `known` maps what may stand in backticks to the metric whose section tells of it; `here` links to nothing.
+    `sections` maps what may stand in backticks to the metric whose section explains it; `here` links to nothing.
 
-    >>> typeset("sigma_1^2, as `a` has it.", known={"a": "a"})
+    >>> typeset("sigma_1^2, as `a` has it.", sections={"a": "a"})
     'σ<sub>1</sub><sup>2</sup>, as [`a`](#a) has it.'
     """
     parts = re.split(r"(`[^`]+`)", text)
@@ -167,19 +168,19 @@ def typeset(text: str, here: str = "", *, known: dict[str, str]) -> str:
             for pattern, replacement in TYPESETTING:
                 part = re.sub(pattern, replacement, part)
             parts[i] = part
-        elif known.get(part.strip("`"), here) != here:
-            parts[i] = f"[{part}](#{known[part.strip('`')]})"
+        elif sections.get(part.strip("`"), here) != here:
+            parts[i] = f"[{part}](#{sections[part.strip('`')]})"
     return "".join(parts)
 
 
 def code(words: Iterable[str]) -> str:
-    """Words as inline code, with commas."""
+    """Return words as inline code, with commas."""
     return ", ".join(f"`{word}`" for word in words)
 
 
 def page() -> str:
-    """The whole page."""
-    found = entries()
+    """Return the whole page."""
+    members = entries()
     environment = Environment(
         loader=FileSystemLoader(DOCS),
         undefined=StrictUndefined,
@@ -187,14 +188,14 @@ def page() -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    known = {name: e.name for e in found for name in (e.name, *e.variants)}
-    environment.filters |= {"typeset": partial(typeset, known=known), "code": code}
-    used = {option.partition(":")[0] for e in found for option in e.options}
+    sections = {name: e.name for e in members for name in (e.name, *e.variants)}
+    environment.filters |= {"typeset": partial(typeset, sections=sections), "code": code}
+    used = {option.partition(":")[0] for e in members for option in e.options}
     kinds = {kind: [] for kind in (*KINDS.values(), "Others")}
-    for e in found:
+    for e in members:
         kinds[KINDS.get(e.metric.sites[0], "Others")].append(e)
     text = environment.get_template("metrics.md.j2").render(
-        kinds=[(kind, members) for kind, members in kinds.items() if members],
+        kinds=[(kind, of_kind) for kind, of_kind in kinds.items() if of_kind],
         options={name: text for name, text in OPTIONS.items() if name in used},
         own=(DOCS / "own_metric.py").read_text(),
     )
@@ -202,7 +203,7 @@ def page() -> str:
 
 
 def descriptions() -> str:
-    """The description of every metric and variant, as JSON."""
+    """Return the description of every metric and variant, as JSON."""
     return json.dumps(metrics.describe(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -136,7 +136,7 @@ def test_a_docstring_that_deviates_is_named(generator, old, new, word):
     ],
 )
 def test_formulas_and_names_are_typeset(generator, text, expected):
-    assert generator.typeset(text, known={"a_b": "a_b", "a_b_c": "a_b"}) == expected
+    assert generator.typeset(text, sections={"a_b": "a_b", "a_b_c": "a_b"}) == expected
 
 
 def test_the_metric_of_ones_own_measures(monkeypatch, page):

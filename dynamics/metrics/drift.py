@@ -1,13 +1,14 @@
 """Drift: how far a mean has moved since the reference was taken."""
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming import HEAD_SITES, Referenced, Sums
+from dynamics.metrics.streaming import HEAD_SITES, Estimate, Referenced, Sums, estimate, undefined
 
 
-def drift(x: Tensor, reference: Tensor) -> Tensor:
-    """The distance between the mean state and a reference mean, on the same probe tokens.
+def drift(x: Float[Tensor, "*batch n d"], reference: Float[Tensor, "*batch d"]) -> Float64[Tensor, "*batch"]:
+    """Return the distance between the mean state and a reference mean, on the same tokens.
 
     Formula: |mean_t - mean_0|_2, for each head.
     Pitfalls: a key's drift along a direction that all keys share leaves attention as it is (softmax is
@@ -16,11 +17,11 @@ def drift(x: Tensor, reference: Tensor) -> Tensor:
         the log scale; sampling error only. None where nothing has moved.
 
     Args:
-        x: states, shape (..., n, d).
-        reference: mean of the reference, shape (..., d).
+        x: states.
+        reference: mean of the reference.
 
     Returns:
-        Shape (...), float64, in the unit of the states.
+        In the unit of the states.
 
     >>> drift(torch.tensor([[3.0, 0.0], [3.0, 8.0]]), torch.tensor([0.0, 0.0]))
     tensor(5., dtype=torch.float64)
@@ -45,16 +46,15 @@ class Drift(Referenced, Sums):
     def to_keep(self, states: Sums) -> Tensor | None:
         return None if states.trouble else torch.cat([states.mean[None], states.deviations])[..., : states.width]
 
-    def trouble_in(self, states: Sums) -> str:
-        if states.trouble or self.reference is None:
-            return states.trouble or "no reference mean was kept at step 0"
-        kept = self.to_keep(states)
-        if kept is None or self.reference.shape == kept.shape:
-            return ""
-        return f"the reference is of other tokens (shape {tuple(self.reference.shape)}, this one {tuple(kept.shape)})"
-
-    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
-        mean = torch.cat([states.mean[None], states.deviations])[..., : states.width]
+    def estimate(self, states: Sums) -> Estimate:
+        mean = self.to_keep(states)
+        if mean is None or self.reference is None:
+            return undefined(states.heads, states.n, states.trouble or "no reference mean was kept at step 0")
+        if self.reference.shape != mean.shape:
+            shapes = f"{tuple(self.reference.shape)}, this one {tuple(mean.shape)}"
+            return undefined(states.heads, states.n, f"the reference is of other tokens (shape {shapes})")
         moved, *influence = mean - self.reference.to(mean)
         distance = moved.norm(dim=-1)
-        return distance, (torch.stack(influence) * moved).sum(-1) / distance
+        along = (torch.stack(influence) * moved).sum(-1) / distance
+        windows, scale = int(states.windows), self.interval_scale
+        return estimate(distance, states.n, influence=along, windows=windows, scale=scale)

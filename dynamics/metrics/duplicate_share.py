@@ -2,24 +2,25 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.neighbors import unique_rows
 
 
-def duplicate_share(x: Tensor) -> Tensor:
-    """The share of states that equal an earlier state exactly.
+def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
+    """Return the share of states that equal an earlier state exactly.
 
     Formula: 1 - (number of different rows) / n, at most 1 - 1 / n.
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
     Args:
-        x: states, shape (n, d).
+        x: states.
 
     Returns:
-        0-d, float64. NaN without states.
+        NaN without states.
 
     >>> duplicate_share(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
     tensor(0.5000, dtype=torch.float64)

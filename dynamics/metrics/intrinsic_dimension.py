@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
 from dynamics.errors import InputError
@@ -24,8 +25,8 @@ ESTIMATORS = {
 """Further estimators of scikit-dimension, by the suffix that names their variant."""
 
 
-def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
-    """The intrinsic dimension of a cloud of states by the ratio of each one's two nearest neighbour distances.
+def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[Tensor, ""]:
+    """Return the intrinsic dimension of a cloud of states by the ratio of each one's two nearest neighbour distances.
 
     Formula: the slope through the origin of -log(1 - F(mu)) on log(mu), mu = r_2 / r_1, F its empirical
         distribution, over the lowest 90 % of mu; exact duplicates dropped first. The fit is scikit-dimension's.
@@ -37,11 +38,11 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
         Student's t on the log scale; sampling error only, not the bias.
 
     Args:
-        x: states, shape (n, d); n = 4096 is the size it is compared at.
+        x: states; n = 4096 is the size it is compared at.
         keep: share of the lowest ratios that are fitted.
 
     Returns:
-        0-d, float64. NaN for fewer than 10 different states, or states that are not finite.
+        NaN for fewer than 10 different states, or states that are not finite.
 
     >>> x = torch.randn(999, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 64).tril()
     >>> round(float(intrinsic_dimension(x)), 1)
@@ -54,8 +55,8 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=x.device)
 
 
-def two_nn(distances: Tensor, keep: float = 0.9) -> float:
-    """The TwoNN estimate from first and second neighbour distances (n, 2); NaN where it has none."""
+def two_nn(distances: Float64[Tensor, "n 2"], keep: float = 0.9) -> float:
+    """Return the TwoNN estimate from first and second neighbour distances; NaN where there is none."""
     from skdim.id import TwoNN
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -66,17 +67,17 @@ def two_nn(distances: Tensor, keep: float = 0.9) -> float:
 
 
 def two_nn_influence(
-    distances: Tensor, neighbours: Tensor, value: float, keep: float = 0.9
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each state's influence on the logarithm of the TwoNN estimate `value`, and its component, (n,) each.
+    distances: Float64[Tensor, "n 2"], neighbours: Int[Tensor, " n"], value: float, keep: float = 0.9
+) -> tuple[Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
+    """Return each state's influence on the logarithm of the TwoNN estimate `value`, and its component.
 
     The score of the censored fit, psi_i = 1[l_i <= c] - value min(l_i, c) with l = log mu and c its cut-off, over
     their number; 1.014 for the linear fit in the place of maximum likelihood. Points of one component of the graph
     of first neighbours share distances, so their influences are not independent.
 
     Args:
-        distances: first and second neighbour distances, (n, 2).
-        neighbours: index of the first neighbour, (n,).
+        distances: first and second neighbour distances.
+        neighbours: index of the first neighbour.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -90,8 +91,8 @@ def two_nn_influence(
     return 1.014 * psi / fitted.sum(), connected_components(edges, directed=False)[1]
 
 
-def by_estimator(x: Tensor, estimator: str) -> float:
-    """The dimension of `x` (n, d), without duplicates, by a seeded estimator of scikit-dimension, or NaN."""
+def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
+    """Return the dimension of `x`, without duplicates, by a seeded estimator of scikit-dimension, or NaN."""
     import skdim.id
 
     kind = getattr(skdim.id, estimator)
@@ -135,11 +136,9 @@ class IntrinsicDimension(Sample):
     def __init__(self, estimator: str = "TwoNN", keep: float = 0.9, size: int = 4096, seed: int = 0) -> None:
         super().__init__(size, seed)
         if not 0 < keep < 1:
-            raise InputError(
-                f"intrinsic_dimension keeps a share of the ratios strictly between 0 and 1 (got keep={keep})."
-            )
-        if estimator not in (known := ["TwoNN", *ESTIMATORS.values()]):
-            raise InputError(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
+            raise InputError(f"intrinsic_dimension.keep must lie strictly between 0 and 1 (got {keep}).")
+        if estimator not in (estimators := ["TwoNN", *ESTIMATORS.values()]):
+            raise InputError(f"intrinsic_dimension.estimator must be one of {', '.join(estimators)} (got {estimator}).")
         self.method, self.keep = estimator, keep
         if estimator != "TwoNN":
             self._vary(estimator.lower(), f"{estimator} of scikit-dimension; exact duplicates dropped")

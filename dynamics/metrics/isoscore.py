@@ -1,5 +1,6 @@
 """IsoScore: how evenly the variance is spread over all directions; IsoScore*, its stable form for training."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
@@ -7,8 +8,8 @@ from dynamics.metrics.streaming import STATE_SITES, Spectral
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
 
 
-def isoscore(x: Tensor) -> Tensor:
-    """How evenly the states' variance is spread over all d directions.
+def isoscore(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return how evenly the states' variance is spread over all d directions.
 
     Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the
         published ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)),
@@ -18,10 +19,10 @@ def isoscore(x: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for d = 1, fewer than two states, equal states, or states that are not finite.
+        NaN for d = 1, fewer than two states, equal states, or states that are not finite.
 
     >>> import torch
     >>> isoscore(torch.tensor([[3.0, 0, 0], [-3.0, 0, 0], [0, 3.0, 0], [0, -3.0, 0]]))
@@ -30,26 +31,28 @@ def isoscore(x: Tensor) -> Tensor:
     return (participation_ratio(x) - 1) / (x.shape[-1] - 1 or float("nan"))
 
 
-def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: float = 0.2) -> Tensor:
-    """IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
+def isoscore_star(
+    x: Float[Tensor, "m d"], reference: Float[Tensor, "d d"] | None = None, reference_weight: float = 0.2
+) -> Float[Tensor, ""]:
+    """Return the IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
 
     Formula: (PR - 1) / (d - 1) of S = (1 - reference_weight) cov(x) + reference_weight reference.
     Range: 0 to 1; no unit.
     Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
         `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
         batch instead, so its zeta is 1 - reference_weight.
-    Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference mends little of
+    Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference corrects little of
         that: with m = d / 4 the error falls to a fifth at 0.8. At S = 0 (equal states) it is 0 and has the
         gradient 0; differentiable once.
     Interval: none; a loss.
 
     Args:
-        x: states, shape (m, d); gradients flow to them.
-        reference: covariance (d, d), for example of states of the whole epoch; None: no shrinkage.
+        x: states; gradients flow to them.
+        reference: a covariance, for example of states of the whole epoch; None: no shrinkage.
         reference_weight: share of the reference, 0 to 1.
 
     Returns:
-        0-d, in the precision of x (float32 for half precision).
+        In the precision of x (float32 for half precision).
 
     Raises:
         InputError: fewer than two states.
@@ -75,5 +78,5 @@ class Isoscore(Spectral):
     default_sites = dict.fromkeys(STATE_SITES, 4)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         return (ParticipationRatio.of_eigenvalues(values) - 1) / (values.shape[-1] - 1 or float("nan"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.anisotropy import anisotropy
@@ -14,8 +15,10 @@ BLOCK = 32
 """Neighbourhoods that exist at a time."""
 
 
-def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0) -> Tensor:
-    """The mean anisotropy of the nearest neighbours of a state.
+def local_anisotropy(
+    x: Float[Tensor, "n d"], neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0
+) -> Float64[Tensor, ""]:
+    """Return the mean anisotropy of the nearest neighbours of a state.
 
     Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with
         `random` of 64 states drawn at random, the value to compare with (named `local_anisotropy_random`).
@@ -25,14 +28,14 @@ def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random:
     Interval: none: neighbourhoods share states and windows (counting neighbourhoods covers 61-94 %, measured).
 
     Args:
-        x: states, shape (n, d).
+        x: states.
         neighbors: states in a neighbourhood.
         queries: neighbourhoods that the mean is taken over, at most.
         random: draw the states instead.
         seed: of the sample and the draws.
 
     Returns:
-        0-d, float64. NaN for no more than 64 different states, or states that are not finite.
+        NaN for no more than 64 different states, or states that are not finite.
 
     >>> line = torch.arange(100.0)[:, None] * torch.tensor([[1.0, 2.0]])
     >>> local_anisotropy(line)

@@ -1,23 +1,24 @@
 """Greatest attention logit."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import AttentionStatistics, Estimate, estimate, undefined
 from dynamics.metrics.streaming.attention import SUMMARIES
 
 
-def logit_max(logits: Tensor) -> Tensor:
-    """The greatest attention logit of a head, as it enters the softmax.
+def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the greatest attention logit of a head, as it enters the softmax.
 
     Formula: max_ij s_ij, s the scaled logits with mask and bias.
     Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
     Interval: none is known for a maximum.
 
     Args:
-        logits: shape (..., T, S), masked entries -inf.
+        logits: masked entries -inf.
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> logit_max(torch.tensor([[1.0, -torch.inf], [0.5, 3.0]]))

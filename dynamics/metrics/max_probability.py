@@ -1,22 +1,23 @@
 """Maximum attention probability: how much of its attention a query gives to one key."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import AttentionStatistics, Estimate
 
 
-def max_probability(probabilities: Tensor) -> Tensor:
-    """The mean over queries of their greatest attention probability.
+def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of their greatest attention probability.
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
     Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
+        probabilities: rows summing to 1. (The metric never forms them all.)
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> max_probability(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))

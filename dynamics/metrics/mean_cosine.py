@@ -1,12 +1,13 @@
 """Mean cosine: how much the directions of any two states agree."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import HEAD_SITES, STATE_SITES, Sums
 
 
-def mean_cosine(x: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
+def mean_cosine(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
 
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
     Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
@@ -14,10 +15,10 @@ def mean_cosine(x: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        x: states, shape (..., n, d), not centred.
+        x: states, not centred.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states or where a state is zero or not finite.
+        NaN for fewer than two states or where a state is zero or not finite.
 
     >>> import torch
     >>> mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
@@ -43,7 +44,7 @@ class MeanCosine(Sums):
     default_sites = dict.fromkeys(STATE_SITES, 8) | dict.fromkeys(HEAD_SITES, 3)
     nan_reason = "a state is zero: it has no direction"
 
-    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         n, directions = states.n, slice(states.width, -1)
         mean = states.mean[:, directions]
         value = (n * mean.square().sum(-1) - 1) / (n - 1)

@@ -1,14 +1,15 @@
 """Mean cosine across windows: the mean cosine without the pairs whose states share a context."""
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Sums
 from dynamics.metrics.streaming.sampling import window_sums
 
 
-def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of states from different windows, exactly.
+def mean_cosine_across_windows(x: Float[Tensor, "n d"], windows: Int[Tensor, " n"]) -> Float64[Tensor, ""]:
+    """Return the mean cosine similarity over all pairs of states from different windows, exactly.
 
     Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of
         the directions in window w and their number.
@@ -16,11 +17,11 @@ def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        x: states, shape (n, d), not centred.
-        windows: the window of each state, shape (n,).
+        x: states, not centred.
+        windows: the window of each state.
 
     Returns:
-        0-d, float64. NaN for fewer than two windows or where a state is zero or not finite.
+        NaN for fewer than two windows or where a state is zero or not finite.
 
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
     >>> mean_cosine_across_windows(x, torch.tensor([0, 0, 1])), mean_cosine_across_windows(x, torch.arange(3))
@@ -45,7 +46,7 @@ class MeanCosineAcrossWindows(Sums):
     default_sites = dict.fromkeys(STATE_SITES, 9)
     nan_reason = "a state is zero, or all come from one window"
 
-    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         total, n = states.total[:, states.width : -2], states.n
         cosines, pairs = states.within.unbind(-1)
         pairs = n * n - pairs

@@ -1,22 +1,23 @@
 """Mean norm of the states."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Sums
 
 
-def mean_norm(x: Tensor) -> Tensor:
-    """The mean Euclidean norm of the states.
+def mean_norm(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the mean Euclidean norm of the states.
 
     Formula: sum_i |x_i| / n.
     Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64, in the unit of the states. NaN without states or where one is not finite.
+        In the unit of the states. NaN without states or where one is not finite.
 
     >>> import torch
     >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -37,5 +38,5 @@ class MeanNorm(Sums):
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with"
     default_sites = dict.fromkeys(STATE_SITES, 10)
 
-    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         return states.mean[:, -1], states.deviations[..., -1]

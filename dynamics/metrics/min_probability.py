@@ -1,13 +1,14 @@
 """Minimum attention probability: what a query leaves to the key that it cares for least."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.score_variance import ScoreSums
 from dynamics.metrics.streaming import Estimate
 
 
-def min_probability(probabilities: Tensor) -> Tensor:
-    """The mean over queries of their least attention probability, among the keys that they see.
+def min_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of their least attention probability, among the keys that they see.
 
     Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
     Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with
@@ -15,10 +16,10 @@ def min_probability(probabilities: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them.)
+        probabilities: rows summing to 1, zero where masked. (The metric never forms them.)
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> min_probability(torch.tensor([[1.0, 0.0], [0.25, 0.75]]))

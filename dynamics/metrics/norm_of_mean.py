@@ -1,12 +1,13 @@
 """Norm of the mean state: how far the cloud's centre has drifted from the origin."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import HEAD_SITES, STATE_SITES, Sums
 
 
-def norm_of_mean(x: Tensor) -> Tensor:
-    """The Euclidean norm of the mean state.
+def norm_of_mean(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the Euclidean norm of the mean state.
 
     Formula: |sum_i x_i| / n.
     Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0.
@@ -15,10 +16,10 @@ def norm_of_mean(x: Tensor) -> Tensor:
         noise of 0.
 
     Args:
-        x: states, shape (..., n, d), not centred.
+        x: states, not centred.
 
     Returns:
-        Shape (...), float64, in the unit of the states. NaN without states or where one is not finite.
+        In the unit of the states. NaN without states or where one is not finite.
 
     >>> import torch
     >>> norm_of_mean(torch.tensor([[3.0, 0.0], [3.0, 8.0]]))
@@ -40,7 +41,7 @@ class NormOfMean(Sums):
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean"
     default_sites = dict.fromkeys(STATE_SITES, 11) | dict.fromkeys(HEAD_SITES, 1)
 
-    def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         mean = states.mean[:, : states.width]
         value = mean.norm(dim=-1)
         return value, (states.deviations[..., : states.width] * mean).sum(-1) / value

@@ -1,12 +1,13 @@
 """Normalized attention entropy: how widely a query looks, of what it could see."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import AttentionStatistics
 
 
-def normalized_entropy(probabilities: Tensor) -> Tensor:
-    """The mean over queries of the attention entropy, divided by the log of the number of keys seen.
+def normalized_entropy(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the attention entropy, divided by the log of the number of keys seen.
 
     Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
         that see one key are left out.
@@ -15,11 +16,11 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them: it
+        probabilities: rows summing to 1, zero where masked. (The metric never forms them: it
             counts the keys that the mask shows.)
 
     Returns:
-        Shape (...), float64. NaN where every query sees one key.
+        NaN where every query sees one key.
 
     >>> import torch
     >>> normalized_entropy(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.25, 0.25]]))

@@ -1,13 +1,14 @@
 """Alignment of queries and keys: the cosine of the mean query and the mean key."""
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import QueryKeySums
 
 
-def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
-    """The cosine between the mean query and the mean key of a head.
+def qk_alignment(query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*heads m d_h"]) -> Float64[Tensor, "*heads"]:
+    """Return the cosine between the mean query and the mean key of a head.
 
     Formula: <q, k> / (|q| |k|), q = sum_i q_i / n, k = sum_j k_j / m, as they enter the dot product.
     Pitfalls: few tokens pull it towards 0 (noise in the means); the mean key is a gauge freedom of softmax;
@@ -16,11 +17,11 @@ def qk_alignment(query: Tensor, key: Tensor) -> Tensor:
         noise of 0.
 
     Args:
-        query: shape (..., n, d_h).
-        key: shape (..., m, d_h).
+        query: as they enter the dot product.
+        key: likewise.
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> qk_alignment(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
     tensor(0.7071, dtype=torch.float64)
@@ -41,7 +42,7 @@ class QkAlignment(QueryKeySums):
     default_sites = {"attention": 1}
     nan_reason = "a mean query or key is zero: it has no direction"
 
-    def value_and_influence(self, states: QueryKeySums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: QueryKeySums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         mean, influence = states.means
         norm = mean.norm(dim=-1, keepdim=True)
         (q, _, k, _), (q_norm, _, k_norm, _) = mean / norm, norm

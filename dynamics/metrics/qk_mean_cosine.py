@@ -1,12 +1,15 @@
 """Mean cosine between queries and keys."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import QueryKeySums
 
 
-def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of a query and a key of a head, exactly.
+def qk_mean_cosine(
+    query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*heads m d_h"]
+) -> Float64[Tensor, "*heads"]:
+    """Return the mean cosine similarity over all pairs of a query and a key of a head, exactly.
 
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
     Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
@@ -14,11 +17,11 @@ def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        query: shape (..., n, d_h).
-        key: shape (..., m, d_h).
+        query: as they enter the dot product.
+        key: likewise.
 
     Returns:
-        Shape (...), float64. NaN where a query or key is zero or not finite.
+        NaN where a query or key is zero or not finite.
 
     >>> import torch
     >>> qk_mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
@@ -41,6 +44,6 @@ class QkMeanCosine(QueryKeySums):
     default_sites = {"attention": 2}
     nan_reason = "a query or key is zero: it has no direction"
 
-    def value_and_influence(self, states: QueryKeySums) -> tuple[Tensor, Tensor]:
+    def value_and_influence(self, states: QueryKeySums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         (_, query, _, key), influence = states.means
         return (query * key).sum(-1), (influence[:, 1] * key + influence[:, 3] * query).sum(-1)

@@ -4,27 +4,28 @@ from collections.abc import Hashable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import Estimate, Metric, Weights, undefined
 
 
-def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
-    """How symmetric the bilinear form of a head's query and key projections is.
+def qk_symmetry(query: Float[Tensor, "*heads d_h d"], key: Float[Tensor, "*heads d_h d"]) -> Float64[Tensor, "*heads"]:
+    """Return how symmetric the bilinear form of a head's query and key projections is.
 
     Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) =
         tr(A A), A = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
     Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
         not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
         theirs.
-    Interval: the value itself: the weights are all there is, nothing is sampled.
+    Interval: the value itself, for nothing is sampled.
 
     Args:
-        query: W_q, shape (..., d_h, d), so that q = W_q x.
-        key: W_k, shape (..., d_h, d).
+        query: W_q, so that q = W_q x.
+        key: W_k.
 
     Returns:
-        Shape (...), float64. NaN for zero weights.
+        NaN for zero weights.
 
     >>> w = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     >>> qk_symmetry(w, w), qk_symmetry(w, torch.tensor([[0.0, 1.0], [-1.0, -2.0]]))
@@ -37,7 +38,7 @@ def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
 
 
 class QkSymmetry(Metric):
-    """Keeps `qk_symmetry` of the weights it was given last, for each head and for all heads as one."""
+    """Keeps `qk_symmetry` of the last weights, for each head and for all heads as one."""
 
     name = "qk_symmetry"
     title = "symmetry of W_q W_kᵀ"

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
@@ -13,8 +14,8 @@ CHUNK = 64
 """Queries whose logits exist at a time."""
 
 
-def score_variance(logits: Tensor) -> Tensor:
-    """The mean over queries of the variance of a query's attention scores over the keys that it sees.
+def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the variance of a query's attention scores over the keys that it sees.
 
     Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one
         key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number
@@ -23,10 +24,10 @@ def score_variance(logits: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        logits: shape (..., T, S), masked entries -inf.
+        logits: masked entries -inf.
 
     Returns:
-        Shape (...), float64, in squared logits. NaN where every query sees one key.
+        In squared logits. NaN where every query sees one key.
 
     >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
     (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
@@ -36,10 +37,12 @@ def score_variance(logits: Tensor) -> Tensor:
     return variance.double().where(used, 0).sum(-1) / used.sum(-1)
 
 
-def spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each query (..., T): the variance of its scores, the least one, and the number of keys seen.
+def spread(
+    logits: Float[Tensor, "*rows S"],
+) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"], Int[Tensor, "*rows"]]:
+    """Return the variance of each query's scores, the least one, and the number of keys seen.
 
-    `logits` (..., T, S), masked entries -inf. The variance is taken about the mean: no shift cancels it.
+    Masked entries are -inf. The variance is taken about the mean: no shift cancels it.
     """
     hidden = logits == -torch.inf
     seen = logits.shape[-1] - hidden.sum(-1)

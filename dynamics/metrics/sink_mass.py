@@ -1,12 +1,13 @@
 """Sink mass: how much attention goes to the first position."""
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import AttentionStatistics
 
 
-def sink_mass(probabilities: Tensor) -> Tensor:
-    """The mean over queries of the attention probability on position 0, query 0 left out.
+def sink_mass(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the attention probability on position 0, query 0 left out.
 
     Formula: mean_{i > 0} p_i0, p = softmax of the masked logits.
     Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions
@@ -14,10 +15,10 @@ def sink_mass(probabilities: Tensor) -> Tensor:
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
+        probabilities: rows summing to 1. (The metric never forms them all.)
 
     Returns:
-        Shape (...), float64. NaN for a single query.
+        NaN for a single query.
 
     >>> import torch
     >>> sink_mass(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]))

@@ -14,7 +14,7 @@ states form one `Group`: updated once, synchronised once, read many times.
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ class Metric(torchmetrics.Metric):
         """Add one batch: `States`, `Attention`, `Pair` or `Weights`, by the metric's sites."""
         raise NotImplementedError
 
-    def estimate(self, states: Self) -> Estimate:
+    def estimate(self, states: Any) -> Estimate:
         """Estimate the quantity from an accumulator of the metric's own kind (itself or another's)."""
         raise NotImplementedError
 

@@ -117,9 +117,9 @@ class Windowed(Metric):
         low, high = self.range
         if (low, high) == (-1, 1):
             return "atanh"
-        if low is None or low < 0:
+        if low is None or low < 0 or high not in (1, None):
             return "identity"
-        return {1: "logit", None: "log"}.get(high, "identity")
+        return "log" if high is None else "logit"
 
     @property
     def heads(self) -> int:
@@ -151,5 +151,11 @@ class Windowed(Metric):
         if trouble := self.trouble_in(states):
             return undefined(states.heads, states.n, trouble)
         value, influence = self.value_and_influence(states)
-        options = {"windows": int(states.windows), "scale": self.interval_scale, "reason": self.nan_reason}
-        return estimate(value, states.n, influence=influence, **options)
+        return estimate(
+            value,
+            states.n,
+            influence=influence,
+            windows=int(states.windows),
+            scale=self.interval_scale,
+            reason=self.nan_reason,
+        )
