@@ -12,7 +12,7 @@ import torch
 from dynamics.errors import InputError
 from dynamics.files import write_atomically
 from dynamics.loggers.names import flat_name
-from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule

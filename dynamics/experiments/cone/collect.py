@@ -19,10 +19,10 @@ from dynamics.experiments.cone.setup import Setup
 from dynamics.loading.inputs import chunks
 from dynamics.loading.models import Loaded
 from dynamics.loading.text import CONTEXT, Encoder, pad
-from dynamics.measure.measurement import exact, read_off
+from dynamics.measure.measurement import exact
 from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Suite
-from dynamics.metrics.streaming.base import States
+from dynamics.metrics.streaming import States
 from dynamics.record import Array, Row, condition
 
 OUTPUT = "output"
@@ -215,7 +215,7 @@ class _Gatherer:
             if state in states:
                 settings = {"corpus": corpus, "pooling": "" if mode == self._mode else mode}
                 where = Depth(0, state).where(**settings)
-                result = read_off(meter, (run, subject, where, step))
+                result = meter.compute(run, subject, where, step)
                 made.rows += result.rows
                 made.arrays += result.arrays
         return made

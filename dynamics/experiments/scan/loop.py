@@ -19,7 +19,7 @@ from dynamics.loading.inputs import Batches, Source
 from dynamics.loading.models import DTYPES, Loaded, load, modality
 from dynamics.loading.options import CHOOSING, Options
 from dynamics.loading.subjects import Subject, expand
-from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition

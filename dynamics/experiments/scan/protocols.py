@@ -19,7 +19,7 @@ from torch import Tensor
 from dynamics.errors import InputError
 from dynamics.loading.inputs import Source, chunks
 from dynamics.loading.text import Encoder, pad
-from dynamics.measure.measurement import Measurement
+from dynamics.measure import Measurement
 from dynamics.record import Row
 
 SHAPE, INHERENT = "shape-of-learning", "inherent"
