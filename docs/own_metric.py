@@ -1,18 +1,14 @@
-"""How much of the states' size is their common drift."""
-
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Sums
 
 
 class DriftShare(Sums):
-    """The norm of the mean state over the mean norm."""
+    """The norm of the mean state over the mean norm: 0 where directions cancel, 1 where all states are equal."""
 
-    name = "drift_share"
     sites = STATE_SITES
     title = "share of the drift"
     range = (0, 1)
-    meaning = "0 where directions cancel, 1 where all states are equal."
     estimator = "‖mean of the states‖ / mean of ‖x‖, not centred"
 
     def value_and_influence(self, states: Sums) -> tuple[Tensor, Tensor]:

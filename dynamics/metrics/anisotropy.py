@@ -1,5 +1,3 @@
-"""Anisotropy: the share of the variance that lies along one direction."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -33,11 +31,9 @@ def anisotropy(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class Anisotropy(Spectral):
-    """Streams `anisotropy`."""
+    """Share of the variance along one single direction: 1/d in a round cloud, 1 on a line."""
 
-    name = "anisotropy"
     range = (0, 1)
-    meaning = "Share of the variance along one single direction: 1/d in a round cloud, 1 on a line."
     estimator = "σ₁² / Σσᵢ² of the centred states"
     source = (
         "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it; their "

@@ -1,5 +1,3 @@
-"""Anisotropy about the origin: the share of the mean square that lies along one direction."""
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -29,12 +27,10 @@ def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*b
 
 
 class AnisotropyUncentered(Moments):
-    """Streams `anisotropy_uncentered`."""
+    """The same share with the mean left in: a cloud far from the origin counts as a line."""
 
-    name = "anisotropy_uncentered"
     title = "anisotropy, uncentred"
     range = (0, 1)
-    meaning = "The same share with the mean left in: a cloud far from the origin counts as a line."
     estimator = "σ₁² / Σσᵢ² of the states, not centred"
     source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
     default_sites = dict.fromkeys(STATE_SITES, 2)

@@ -1,5 +1,3 @@
-"""CKA to the start: how much of a layer's geometry at step 0 is left."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -31,12 +29,10 @@ def cka_to_start(x: Float[Tensor, "*batch n d"], reference: Float[Tensor, "*batc
 
 
 class CkaToStart(ToStart):
-    """Streams `cka_to_start` on a seeded sample of the tokens."""
+    """Similarity of a layer's states to those of the same tokens at step 0, up to rotation and scale."""
 
-    name = "cka_to_start"
     title = "linear CKA to step 0"
     range = (0, 1)
-    meaning = "Similarity of a layer's states to those of the same tokens at step 0, up to rotation and scale."
     estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred, on the same sample of tokens"
     source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
     of = LinearCka

@@ -1,5 +1,3 @@
-"""Drift: how far a mean has moved since the reference was taken."""
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -30,14 +28,12 @@ def drift(x: Float[Tensor, "*batch n d"], reference: Float[Tensor, "*batch d"]) 
 
 
 class Drift(Referenced, Sums):
-    """Streams `drift` of queries and keys.
+    """How far the mean has moved since the weights were drawn.
 
     The first entry of its reference is the mean, the others are the windows' influence on it: (1 + w, heads, d).
     """
 
-    name = "drift"
     range = (0, None)
-    meaning = "How far the mean has moved since the weights were drawn."
     estimator = "‖mean now - mean at step 0‖ per head, on the same tokens"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training"
     default_sites = dict.fromkeys(HEAD_SITES, 2)

@@ -1,5 +1,3 @@
-"""Share of duplicates: states that are exactly equal to an earlier one."""
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -29,12 +27,10 @@ def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
 
 
 class DuplicateShare(Sample):
-    """Streams `duplicate_share` over the sample that the intrinsic dimension is estimated on."""
+    """States that equal another one exactly; the intrinsic dimension leaves them out."""
 
-    name = "duplicate_share"
     title = "share of duplicates"
     range = (0, 1)
-    meaning = "States that equal another one exactly; the intrinsic dimension leaves them out."
     estimator = "1 - different states / n"
     source = "what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates"
     default_sites = dict.fromkeys(STATE_SITES, 13)

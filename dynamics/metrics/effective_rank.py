@@ -1,5 +1,3 @@
-"""Effective rank: how many directions the states use, by the entropy of their singular values."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -30,13 +28,11 @@ def effective_rank(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class EffectiveRank(Spectral):
-    """Streams `effective_rank`."""
+    """How many directions the states use (also known as RankMe)."""
 
-    name = "effective_rank"
     unit = "dimensions"
     range = (1, None)
     wide = True
-    meaning = "How many directions the states use (also known as RankMe)."
     estimator = "exp of the entropy of σᵢ / Σσ"
     source = (
         "Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the "

@@ -1,5 +1,3 @@
-"""Attention entropy: how widely a query looks."""
-
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
@@ -83,13 +81,11 @@ def _bias(
 
 
 class Entropy(AttentionStatistics):
-    """Streams `entropy` over the queries that are not padding."""
+    """Low: sharp attention; high: spread over many keys."""
 
-    name = "entropy"
     title = "attention entropy"
     unit = "nats"
     range = (0, None)
-    meaning = "Low: sharp attention; high: spread over many keys."
     estimator = "entropy of each attention row, mean over queries"
     source = "Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse"
     default_sites = {"attention": 3}

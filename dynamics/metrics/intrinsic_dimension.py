@@ -1,5 +1,3 @@
-"""Intrinsic dimension: how many coordinates the states need locally, from two neighbours of each."""
-
 import warnings
 from inspect import signature
 from typing import Any
@@ -104,7 +102,7 @@ def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
 
 
 class IntrinsicDimension(Sample):
-    """Streams `intrinsic_dimension` over a seeded sample of the tokens.
+    """Dimension of the sheet on which the states lie, as seen between nearest neighbours.
 
     Args:
         estimator: a global estimator of scikit-dimension by its name (`MLE`, `CorrInt`, ...); only TwoNN has an
@@ -114,10 +112,8 @@ class IntrinsicDimension(Sample):
         seed: of the sample.
     """
 
-    name = "intrinsic_dimension"
     range = (0, None)
     wide = True
-    meaning = "Dimension of the sheet on which the states lie, as seen between nearest neighbours."
     estimator = (
         "TwoNN (ratio of the first two neighbour distances); exact duplicates dropped, so n counts unique points;"
         " near duplicates (a token that recurs at its position) pull it down, and it is biased low from about 15 "

@@ -1,5 +1,3 @@
-"""IsoScore: how evenly the variance is spread over all directions; IsoScore*, its stable form for training."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -67,12 +65,10 @@ def isoscore_star(
 
 
 class Isoscore(Spectral):
-    """Streams `isoscore`."""
+    """0: all variance along one direction; 1: the same in all. It grows with the number of points."""
 
-    name = "isoscore"
     title = "IsoScore"
     range = (0, 1)
-    meaning = "0: all variance along one direction; 1: the same in all. It grows with the number of points."
     estimator = "(participation ratio - 1) / (d - 1) of the covariance"
     source = "Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the same"
     default_sites = dict.fromkeys(STATE_SITES, 4)

@@ -1,5 +1,3 @@
-"""Kurtosis of neuron norms: whether few coordinates carry the states' size (outlier features)."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -28,13 +26,11 @@ def kurtosis(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class Kurtosis(Moments):
-    """Streams `kurtosis`."""
+    """1 where all coordinates are alike; high where a few are outliers."""
 
-    name = "kurtosis"
     title = "kurtosis of the neurons"
     range = (1, None)
     wide = True
-    meaning = "1 where all coordinates are alike; high where a few are outliers."
     estimator = "mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred"
     source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
     default_sites = dict.fromkeys(STATE_SITES, 7)

@@ -1,5 +1,3 @@
-"""Linear CKA: how similar two representations of the same tokens are, up to rotation and scale."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -29,12 +27,10 @@ def linear_cka(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch n e"]) -
 
 
 class LinearCka(Cross):
-    """Streams `linear_cka` of pairs."""
+    """Similarity of two representations of the same tokens: 1 where equal up to rotation and scale."""
 
-    name = "linear_cka"
     title = "linear CKA"
     range = (0, 1)
-    meaning = "Similarity of two representations of the same tokens: 1 where equal up to rotation and scale."
     estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred"
     source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
 

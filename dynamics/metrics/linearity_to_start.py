@@ -1,5 +1,3 @@
-"""Linearity to the start: how well a layer's states are a linear map of what they were at step 0."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -33,12 +31,10 @@ def linearity_to_start(
 
 
 class LinearityToStart(ToStart):
-    """Streams `linearity_to_start` on a seeded sample of the tokens."""
+    """1 where a layer's states are a linear map of what they were at step 0."""
 
-    name = "linearity_to_start"
     title = "linearity to step 0"
     range = (0, 1)
-    meaning = "1 where a layer's states are a linear map of what they were at step 0."
     estimator = "share of the variance that the best linear map explains, both centred, on the same sample of tokens"
     source = "Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps"
     of = ProcrustesLinearity

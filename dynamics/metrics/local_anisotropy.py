@@ -1,5 +1,3 @@
-"""Local anisotropy: the anisotropy within neighbourhoods, beside that of as many random states."""
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -54,11 +52,9 @@ def local_anisotropy(
 
 
 class LocalAnisotropy(Sample):
-    """Streams `local_anisotropy` over a seeded sample of the tokens."""
+    """Anisotropy within a neighbourhood: never near 0 in so few points; see the random one."""
 
-    name = "local_anisotropy"
     range = (0, 1)
-    meaning = "Anisotropy within a neighbourhood: never near 0 in so few points; see the random one."
     estimator = "anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states"
     source = (
         "the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et "
@@ -75,8 +71,12 @@ class LocalAnisotropy(Sample):
         self.neighbors, self.queries, self.random = neighbors, queries, random
         if random:
             self.name, self.title = "local_anisotropy_random", "local anisotropy, random"
-            self.meaning = "What 64 states drawn at random give: the value to compare the local anisotropy with."
             self.estimator = "anisotropy of 64 random states, centred on their mean, averaged over draws"
+
+    @property
+    def meaning(self) -> str:
+        random = "What 64 states drawn at random give: the value to compare the local anisotropy with."
+        return random if self.random else super().meaning
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.different) if not states.trouble else 0

@@ -1,5 +1,3 @@
-"""Greatest attention logit."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -28,15 +26,13 @@ def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
 
 
 class LogitMax(AttentionStatistics):
-    """Streams `logit_max`; the layer's value is the mean over heads.
+    """Large logits make attention sharp.
 
     Arrays: counts of the logits of every 16th query by size, with what lies outside at both ends, and the bins'
     edges.
     """
 
-    name = "logit_max"
     title = "largest attention logit"
-    meaning = "Large logits make attention sharp."
     estimator = "largest scaled logit of a head"
     source = "Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy"
     default_sites = {"attention": 7}

@@ -1,5 +1,3 @@
-"""Maximum attention probability: how much of its attention a query gives to one key."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -27,16 +25,14 @@ def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
 
 
 class MaxProbability(AttentionStatistics):
-    """Streams `max_probability` over the queries that are not padding.
+    """Near 1 where attention is sharp.
 
     Arrays: counts of the probabilities of every 16th query by size, with what lies outside at both ends, and
     the bins' edges.
     """
 
-    name = "max_probability"
     title = "largest attention probability"
     range = (0, 1)
-    meaning = "Near 1 where attention is sharp."
     estimator = "largest probability of each row, mean over queries"
     source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
     default_sites = {"attention": 5}

@@ -1,5 +1,3 @@
-"""Mean cosine: how much the directions of any two states agree."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -31,11 +29,9 @@ def mean_cosine(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class MeanCosine(Sums):
-    """Streams `mean_cosine`."""
+    """Cosine between two states taken at random: 0 in all directions alike, 1 in a narrow cone."""
 
-    name = "mean_cosine"
     range = (-1, 1)
-    meaning = "Cosine between two states taken at random: 0 in all directions alike, 1 in a narrow cone."
     estimator = "closed form over all pairs of different tokens, not centred"
     source = (
         "Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143); "

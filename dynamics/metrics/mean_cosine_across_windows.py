@@ -1,5 +1,3 @@
-"""Mean cosine across windows: the mean cosine without the pairs whose states share a context."""
-
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -36,11 +34,9 @@ def mean_cosine_across_windows(x: Float[Tensor, "n d"], windows: Int[Tensor, " n
 
 
 class MeanCosineAcrossWindows(Sums):
-    """Streams `mean_cosine_across_windows`."""
+    """The mean cosine of pairs from different windows, which share no context."""
 
-    name = "mean_cosine_across_windows"
     range = (-1, 1)
-    meaning = "The mean cosine of pairs from different windows, which share no context."
     estimator = "closed form over all pairs from different windows, not centred"
     source = "`mean_cosine`, with the pairs left out that make it depend on the windows' length"
     default_sites = dict.fromkeys(STATE_SITES, 9)

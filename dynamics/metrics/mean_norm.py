@@ -1,5 +1,3 @@
-"""Mean norm of the states."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -28,12 +26,10 @@ def mean_norm(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class MeanNorm(Sums):
-    """Streams `mean_norm`."""
+    """Mean length of a state."""
 
-    name = "mean_norm"
     range = (0, None)
     wide = True
-    meaning = "Mean length of a state."
     estimator = "mean of ‖x‖, not centred"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with"
     default_sites = dict.fromkeys(STATE_SITES, 10)

@@ -1,5 +1,3 @@
-"""Minimum attention probability: what a query leaves to the key that it cares for least."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -30,13 +28,11 @@ def min_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
 
 
 class MinProbability(ScoreSums):
-    """Streams `min_probability` over the queries that are not padding."""
+    """1 / keys where attention is uniform, near 0 where it is sharp."""
 
-    name = "min_probability"
     title = "least attention probability"
     range = (0, 1)
     wide = True
-    meaning = "1 / keys where attention is uniform, near 0 where it is sharp."
     estimator = "smallest probability of each row among the visible keys, mean over queries"
     source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4"
 

@@ -1,5 +1,3 @@
-"""Norm of the mean state: how far the cloud's centre has drifted from the origin."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -30,13 +28,11 @@ def norm_of_mean(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
 
 class NormOfMean(Sums):
-    """Streams `norm_of_mean`, on queries and keys for each head."""
+    """How far the whole cloud lies from the origin."""
 
-    name = "norm_of_mean"
     title = "norm of the mean"
     range = (0, None)
     wide = True
-    meaning = "How far the whole cloud lies from the origin."
     estimator = "‖mean of the states‖, not centred"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the drift of the mean"
     default_sites = dict.fromkeys(STATE_SITES, 11) | dict.fromkeys(HEAD_SITES, 1)

@@ -1,5 +1,3 @@
-"""Normalized attention entropy: how widely a query looks, of what it could see."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -33,12 +31,10 @@ def normalized_entropy(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Te
 
 
 class NormalizedEntropy(AttentionStatistics):
-    """Streams `normalized_entropy` over the queries that are not padding."""
+    """1: uniform over the keys that a query may see; 0: all on one key."""
 
-    name = "normalized_entropy"
     title = "attention entropy, normalised"
     range = (0, 1)
-    meaning = "1: uniform over the keys that a query may see; 0: all on one key."
     estimator = "entropy / log(visible keys), mean over queries; rows with one visible key left out"
     source = "the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum"
     default_sites = {"attention": 4}

@@ -1,5 +1,3 @@
-"""Participation ratio: how many directions carry the variance."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -30,13 +28,11 @@ def participation_ratio(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*bat
 
 
 class ParticipationRatio(Spectral):
-    """Streams `participation_ratio`."""
+    """How many directions share the variance."""
 
-    name = "participation_ratio"
     unit = "dimensions"
     range = (1, None)
     wide = True
-    meaning = "How many directions share the variance."
     estimator = "tr(S)² / ‖S‖² of the covariance S"
     source = "Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262)"
     default_sites = dict.fromkeys(STATE_SITES, 5)

@@ -1,5 +1,3 @@
-"""Linearity: how well one layer's states are a linear map of another's."""
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -32,12 +30,10 @@ def procrustes_linearity(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batc
 
 
 class ProcrustesLinearity(Cross):
-    """Streams `procrustes_linearity` of pairs."""
+    """1 where one representation is a linear map of the other."""
 
-    name = "procrustes_linearity"
     title = "linearity"
     range = (0, 1)
-    meaning = "1 where one representation is a linear map of the other."
     estimator = "share of the variance that the best linear map explains, both centred"
     source = (
         "Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250): the generalised Procrustes "

@@ -1,5 +1,3 @@
-"""Alignment of queries and keys: the cosine of the mean query and the mean key."""
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -31,12 +29,10 @@ def qk_alignment(query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*head
 
 
 class QkAlignment(QueryKeySums):
-    """Streams `qk_alignment` for each head; the layer's value is the mean over heads."""
+    """1: mean query and mean key point the same way; -1: opposite ways; 0: they are orthogonal."""
 
-    name = "qk_alignment"
     title = "query-key alignment"
     range = (-1, 1)
-    meaning = "1: mean query and mean key point the same way; -1: opposite ways; 0: they are orthogonal."
     estimator = "cosine of the mean query with the mean key, per head"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
     default_sites = {"attention": 1}

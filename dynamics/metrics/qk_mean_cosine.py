@@ -1,5 +1,3 @@
-"""Mean cosine between queries and keys."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -33,12 +31,10 @@ def qk_mean_cosine(
 
 
 class QkMeanCosine(QueryKeySums):
-    """Streams `qk_mean_cosine` for each head; the layer's value is the mean over heads."""
+    """Cosine of a query and a key taken at random."""
 
-    name = "qk_mean_cosine"
     title = "mean cosine, queries to keys"
     range = (-1, 1)
-    meaning = "Cosine of a query and a key taken at random."
     estimator = "closed form over all pairs of a query and a key, per head, not centred"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
     default_sites = {"attention": 2}

@@ -1,5 +1,3 @@
-"""Symmetry of the query-key form: whether attention from i to j is attention from j to i."""
-
 from collections.abc import Hashable
 
 import numpy as np
@@ -38,12 +36,10 @@ def qk_symmetry(query: Float[Tensor, "*heads d_h d"], key: Float[Tensor, "*heads
 
 
 class QkSymmetry(Metric):
-    """Keeps `qk_symmetry` of the last weights, for each head and for all heads as one."""
+    """1: symmetric; -1: antisymmetric; 0: neither (random weights)."""
 
-    name = "qk_symmetry"
     title = "symmetry of W_q W_kᵀ"
     range = (-1, 1)
-    meaning = "1: symmetric; -1: antisymmetric; 0: neither (random weights)."
     estimator = "tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data"
     source = (
         "Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the "

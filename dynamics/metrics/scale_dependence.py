@@ -1,5 +1,3 @@
-"""Scale dependence of the intrinsic dimension: what it becomes when the states are thinned out."""
-
 from typing import NamedTuple
 
 import numpy as np
@@ -72,11 +70,9 @@ def _thinned(x: Float[Tensor, "n d"], thinning: int) -> Scale:
 
 
 class ScaleDependence(Sample):
-    """Streams `scale_dependence` over a seeded sample of the tokens."""
+    """About 1 where the intrinsic dimension is the same at all scales."""
 
-    name = "scale_dependence"
     range = (0, None)
-    meaning = "About 1 where the intrinsic dimension is the same at all scales."
     estimator = "intrinsic dimension of an eighth of the states over that of all, mean over the eighths"
     source = "decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets"
 

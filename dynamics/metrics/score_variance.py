@@ -1,5 +1,3 @@
-"""Score variance: how far a query's scores lie apart, which is all that softmax sees of them."""
-
 from collections.abc import Hashable
 
 import torch
@@ -79,12 +77,10 @@ class ScoreSums(QueryMeans):
 
 
 class ScoreVariance(ScoreSums):
-    """Streams `score_variance` over the queries that are not padding."""
+    """How far a query's scores lie apart: all that softmax sees of them."""
 
-    name = "score_variance"
     range = (0, None)
     wide = True
-    meaning = "How far a query's scores lie apart: all that softmax sees of them."
     estimator = "variance of each row of scores over the visible keys, mean over queries"
     source = (
         "the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows: a key bias"

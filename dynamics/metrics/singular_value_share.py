@@ -1,5 +1,3 @@
-"""Share of the first singular value: anisotropy as it is sometimes worded."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -29,11 +27,9 @@ def singular_value_share(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*ba
 
 
 class SingularValueShare(Spectral):
-    """Streams `singular_value_share`."""
+    """The largest singular value's share of their sum."""
 
-    name = "singular_value_share"
     range = (0, 1)
-    meaning = "The largest singular value's share of their sum."
     estimator = "σ₁ / Σσᵢ of the centred states"
     source = (
         "the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code squares, as"

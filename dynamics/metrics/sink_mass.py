@@ -1,5 +1,3 @@
-"""Sink mass: how much attention goes to the first position."""
-
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -28,12 +26,10 @@ def sink_mass(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*h
 
 
 class SinkMass(AttentionStatistics):
-    """Streams `sink_mass` over the queries that are not padding."""
+    """Attention that goes to the very first position."""
 
-    name = "sink_mass"
     title = "attention sink"
     range = (0, 1)
-    meaning = "Attention that goes to the very first position."
     estimator = "mean probability on position 0; query 0 left out"
     source = (
         "Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"

@@ -12,6 +12,7 @@ states form one `Group`: updated once, synchronised once, read many times.
 ['anisotropy', 'effective_rank']
 """
 
+import re
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -116,8 +117,10 @@ def undefined(heads: int, n: int, reason: str) -> Estimate:
 class Metric(torchmetrics.Metric):
     """Base of every metric: a streamed quantity that describes itself, with a reduction for each of its states.
 
+    The first paragraph of a class's docstring is its meaning: a line for readers of a page.
+
     Attributes:
-        name: that of its rows.
+        name: that of its rows; by default the name of the class, `MeanNorm` -> `mean_norm`.
         sites: where it can be measured.
         default_sites: where the default suite measures it, each with its place in the order there.
         default_variants: suffixes of the variants that the default suite measures right after it.
@@ -125,7 +128,6 @@ class Metric(torchmetrics.Metric):
         title, unit: those of its axis; the title is the name in words where it is empty.
         range: least and greatest value, None where there is none.
         wide: it is positive and may span decades, so that its axis is logarithmic.
-        meaning: a line for readers of a page.
         estimator: how the number is made, and whether the states are centred.
         source: the papers.
     """
@@ -139,14 +141,23 @@ class Metric(torchmetrics.Metric):
     unit = ""
     range: tuple[float | None, float | None] = (None, None)
     wide = False
-    meaning = ""
     estimator = ""
     source = ""
     full_state_update = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
+
     def __init__(self) -> None:
         super().__init__()
         self._results: dict[str, Any] = {}
+
+    @property
+    def meaning(self) -> str:
+        """What it means, in a line."""
+        return " ".join((type(self).__doc__ or "").partition("\n\n")[0].split())
 
     @classmethod
     def variant(cls, suffix: str) -> dict[str, Any] | None:
