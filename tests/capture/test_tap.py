@@ -206,9 +206,9 @@ def test_refusals_say_what_is_wrong():
         with capture(module, sites, *consumers):
             return None if x is None else module(x)
 
-    with pytest.raises(InputError, match="no site to capture called atention"):
+    with pytest.raises(InputError, match="got atention"):
         run(model, ["atention"], print)
-    with pytest.raises(InputError, match="needs on_states"):
+    with pytest.raises(InputError, match="need on_states"):
         run(model, ["residual"])
     with pytest.raises(InputError, match="BertModel was not run"):
         run(model, ["residual"], print)
@@ -216,8 +216,8 @@ def test_refusals_say_what_is_wrong():
         run(linear, ["output"], print, x=torch.randn(1, 3, 2))
 
 
-def test_a_silent_attention_is_named():
-    """A layer whose attention hides from the tap after the search."""
+def test_a_hidden_attention_is_named():
+    """A layer whose attention the capture cannot see after the search."""
     model = build("bert")
     residuals(model, inputs("bert"))
     attention = model.encoder.layer[1].attention.self
@@ -229,7 +229,7 @@ def test_a_silent_attention_is_named():
 
     attention.forward = hidden
     with (
-        pytest.raises(InputError, match="attention of BertModel was silent in layers 2"),
+        pytest.raises(InputError, match="no attention of BertModel was captured in layers 2"),
         capture(model, ["attention"], on_attention=lambda _: None),
     ):
         model(**inputs("bert"))
