@@ -37,19 +37,6 @@ KINDS = {
 }
 """Headings, by the first site of a metric."""
 
-OPTIONS = {
-    "windows": "windows whose sums are kept for the interval; the value uses all of them",
-    "tokens": "tokens, in whole windows, that are kept for the interval; the value uses all of them",
-    "size": "tokens in the seeded sample that it reads",
-    "seed": "of that sample",
-    "estimator": "`TwoNN`, or another global estimator of scikit-dimension by its name",
-    "keep": "share of the lowest ratios that TwoNN fits",
-    "neighbors": "states in a neighbourhood",
-    "queries": "neighbourhoods that the mean is taken over, at most",
-    "random": "draw the states of a neighbourhood at random",
-}
-"""What the parameters of the metrics' classes mean; one that is missing here is an error."""
-
 TYPESETTING = (
     (r"&", "&amp;"),
     (r"<", "&lt;"),
@@ -74,7 +61,8 @@ class Entry(NamedTuple):
     summary: str
     range: str
     sections: dict[str, str]
-    options: list[str]
+    options: dict[str, str]
+    defaults: list[str]
     variants: list[str]
     default: dict[str, list[str]]
     caption: str
@@ -119,6 +107,16 @@ def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
     return summary[:1].upper() + summary[1:], {key: " ".join(lines) for key, lines in sections.items()}
 
 
+def options_of(metric: type[Metric]) -> dict[str, str]:
+    """Return what the options of a metric mean, from the Args of its class and of its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(metric.__mro__):
+        if issubclass(base, Metric):
+            _, _, block = (base.__doc__ or "").partition("    Args:\n")
+            texts |= dict(re.findall(r"^        (\w+): (.+)$", block, re.MULTILINE))
+    return texts
+
+
 def range_in_words(metric: Metric) -> str:
     """Return the range of a metric in words, with its unit."""
     low, high = metric.range
@@ -131,14 +129,16 @@ def entry(name: str) -> Entry:
     metric = metrics.resolve(name)
     function = getattr(import_module(f"dynamics.metrics.{name}"), name)
     summary, sections = parse(name, getdoc(function) or "")
-    options = {key: value.default for key, value in signature(type(metric)).parameters.items()}
-    if unknown := options.keys() - OPTIONS.keys():
-        raise DocstringError(f"{name}: OPTIONS does not say what {', '.join(sorted(unknown))} means")
+    meanings = options_of(type(metric))
+    parameters = signature(type(metric)).parameters
+    if unknown := parameters.keys() - meanings.keys():
+        raise DocstringError(f"{name}: no docstring of its class or bases says what {', '.join(sorted(unknown))} means")
+    options = {key: meanings[key] for key in parameters}
+    defaults = [f"{key}: {json.dumps(x.default).strip(chr(34))}" for key, x in parameters.items()]
     others, default = sorted(metrics.variants(name)), metrics.default()
     chosen = {site: [v for v in (name, *others) if v in default.get(site, ())] for site in metric.sites}
-    written = [f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in options.items()]
     picture = caption(name) if name in PICTURES else ""
-    return Entry(name, metric, summary, range_in_words(metric), sections, written, others, chosen, picture)
+    return Entry(name, metric, summary, range_in_words(metric), sections, options, defaults, others, chosen, picture)
 
 
 def entries() -> list[Entry]:
@@ -190,13 +190,12 @@ def page() -> str:
     )
     sections = {name: e.name for e in members for name in (e.name, *e.variants)}
     environment.filters |= {"typeset": partial(typeset, sections=sections), "code": code}
-    used = {option.partition(":")[0] for e in members for option in e.options}
     kinds = {kind: [] for kind in (*KINDS.values(), "Others")}
     for e in members:
         kinds[KINDS.get(e.metric.sites[0], "Others")].append(e)
     text = environment.get_template("metrics.md.j2").render(
         kinds=[(kind, of_kind) for kind, of_kind in kinds.items() if of_kind],
-        options={name: text for name, text in OPTIONS.items() if name in used},
+        options={option: text for e in members for option, text in e.options.items()},
         own=(DOCS / "own_metric.py").read_text(),
     )
     return text.rstrip() + "\n"
@@ -217,10 +216,9 @@ def main() -> int:
     except DocstringError as error:
         print(error, file=sys.stderr)
         return 1
-    missing = [name for name in metrics.names() if name not in PICTURES]
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     if args.check:
-        missing += [name for name in PICTURES if not (FOLDER / f"{name}.svg").is_file()]
+        stale += [path for name in PICTURES if not (path := FOLDER / f"{name}.svg").is_file()]
         for path in stale:
             print(f"{path} is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
     else:
@@ -231,9 +229,7 @@ def main() -> int:
             old.unlink()
         for name, picture in PICTURES.items():
             draw(picture, FOLDER / f"{name}.svg")
-    if missing:
-        print(f"without a picture: {', '.join(missing)}; docs/drawing/ has the others.", file=sys.stderr)
-    return int(bool(missing or (args.check and stale)))
+    return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":

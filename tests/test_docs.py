@@ -61,9 +61,10 @@ def test_every_metric_and_variant_is_on_the_page(generator, page):
     assert all(f"`{name}`" in page for name in known)
 
 
-def test_every_metric_has_a_picture_and_every_picture_a_metric(generator, page):
+def test_every_picture_is_on_the_page_and_belongs_to_a_metric(generator, page):
     shown = set(re.findall(r"\]\(pictures/(\w+)\.svg\)", page))
-    assert shown == set(metrics.names()) == set(generator.PICTURES)
+    assert shown == set(generator.PICTURES)
+    assert shown <= set(metrics.names())
     assert {path.stem for path in (DOCS / "pictures").iterdir()} == shown
 
 

@@ -1,4 +1,4 @@
-"""The modules at work during a forward pass, and what they were given."""
+"""The modules at work during a forward pass, and their arguments."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -59,7 +59,7 @@ class Tap:
     def layout(self) -> Layout:
         """Where the layers are."""
         if self._layout is None:
-            raise InputError(f"The layers of {self.name} are known after its first forward pass.")
+            raise InputError(f"the layers of {self.name} are found at its first forward pass.")
         return self._layout
 
     @property
@@ -90,7 +90,7 @@ class Tap:
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
         if not self._passes:
-            raise InputError(f"Nothing was captured: {self.name} was not run inside the capture.")
+            raise InputError(f"nothing was captured: {self.name} was not run inside the capture.")
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)

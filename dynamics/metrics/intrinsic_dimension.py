@@ -105,11 +105,8 @@ class IntrinsicDimension(Sample):
     """Dimension of the sheet on which the states lie, as seen between nearest neighbours.
 
     Args:
-        estimator: a global estimator of scikit-dimension by its name (`MLE`, `CorrInt`, ...); only TwoNN has an
-            interval and takes the distances from our own search.
-        keep: share of the lowest ratios that TwoNN fits.
-        size: tokens in the sample.
-        seed: of the sample.
+        estimator: `TwoNN`, or another global estimator of scikit-dimension by its name
+        keep: share of the lowest ratios that TwoNN fits
     """
 
     range = (0, None)

@@ -52,7 +52,13 @@ def local_anisotropy(
 
 
 class LocalAnisotropy(Sample):
-    """Anisotropy within a neighbourhood: never near 0 in so few points; see the random one."""
+    """Anisotropy within a neighbourhood: never near 0 in so few points; see the random one.
+
+    Args:
+        neighbors: states in a neighbourhood
+        queries: neighbourhoods that the mean is taken over, at most
+        random: draw the states of a neighbourhood at random
+    """
 
     range = (0, 1)
     estimator = "anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states"

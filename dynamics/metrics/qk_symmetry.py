@@ -66,7 +66,7 @@ class QkSymmetry(Metric):
 
     def estimate(self, states: "QkSymmetry") -> Estimate:
         if not states.scores.ndim:
-            return undefined(1, 0, "no weights were given")
+            return undefined(1, 0, "no weights were seen")
         value = states.scores.cpu().numpy()
         reason = "" if np.isfinite(value).all() else "the weights are zero or not finite"
         return Estimate(value, value, value, 1, reason)

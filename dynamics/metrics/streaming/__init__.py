@@ -1,4 +1,4 @@
-"""What a metric is made of: import it from here.
+"""The building blocks of a metric: import them from here.
 
 A metric is a class: an accumulator (`Sums`, `Moments`, `Sample`, ...) with class attributes that describe it and an
 estimate computed from what was accumulated. See docs/own_metric.py for a whole one.

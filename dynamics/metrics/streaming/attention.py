@@ -24,7 +24,7 @@ SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
 
 
 class Histogram(NamedTuple):
-    """Bins a tenth wide on a scale of their own, from `low` on it."""
+    """Bins that are a tenth wide on a transformed scale, from `low` on."""
 
     there: Callable[[Tensor], Tensor]
     back: Callable[[np.ndarray], np.ndarray]
@@ -106,7 +106,7 @@ def summarise(
 
 
 class QueryMeans(WindowSums):
-    """Sums over queries, and the numbers of queries behind them: the base of what is a mean over queries."""
+    """Sums over queries, and the numbers of these queries: the base of what is a mean over queries."""
 
     sites = ("attention",)
 
@@ -133,7 +133,7 @@ class AttentionStatistics(QueryMeans):
 
     Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
     `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
-    the number of queries behind each. A metric that bears the name of a summary is its mean over the queries.
+    the number of queries of each. A metric that bears the name of a summary is its mean over the queries.
     """
 
     greatest: Float[Tensor, " H"]

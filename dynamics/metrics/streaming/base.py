@@ -96,7 +96,7 @@ class Estimate(NamedTuple):
 
     `value`, `low` and `high` have one entry where there is one head, else heads + 1: `value[head]` is a head's,
     `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that no interval
-    is known. `n` is the number of points behind the value. `reason` says why a value is NaN. `arrays` go beside the
+    is known. `n` is the number of points that the value is of. `reason` says why a value is NaN. `arrays` go beside the
     rows, by name; their first axis is that of `value`.
     """
 
@@ -191,7 +191,7 @@ class Metric(torchmetrics.Metric):
         raise NotImplementedError
 
     def estimate(self, states: Any) -> Estimate:
-        """Estimate the quantity from an accumulator of the metric's own kind (itself or another's)."""
+        """Estimate the quantity from an accumulator of the metric's kind (its own states or another's)."""
         raise NotImplementedError
 
     def compute(self) -> Estimate:
@@ -213,7 +213,7 @@ def once(method: Callable[[Any], T]) -> Callable[[Any], T]:
 
 
 class Referenced(Metric):
-    """A metric that compares with its own past: what it kept at step 0.
+    """A metric that compares with what it kept at step 0.
 
     `reference` is None until someone sets it (to the `reference_state` of step 0): until then the value is NaN.
     """

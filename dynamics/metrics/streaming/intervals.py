@@ -85,10 +85,10 @@ def estimate(
 
     Args:
         value: the value of each head.
-        n: points behind the value.
+        n: the number of points that the value is of.
         influence: of a sample of w windows: value - truth is, to first order, the mean of the windows' influence
             over all `windows` windows.
-        windows: number of windows behind the value.
+        windows: the number of windows that the value is of.
         scale: a key of `SCALES`.
         reason: why a value is NaN, should one be.
         arrays: passed on.
@@ -128,7 +128,7 @@ class Windowed(Metric):
 
     @property
     def n(self) -> int:
-        """The number of points behind the value."""
+        """The number of points that the value is of."""
         raise NotImplementedError
 
     @property

@@ -52,6 +52,9 @@ class Moments(Windowed):
     """Second moments, and a sample of whole windows from which the intervals are computed.
 
     In float64: the Gram matrix squares the condition, and small singular values matter to some of the metrics.
+
+    Args:
+        tokens: tokens, in whole windows, that are kept for the interval; the value uses all of them
     """
 
     sites = STATE_SITES

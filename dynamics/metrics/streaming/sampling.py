@@ -88,7 +88,12 @@ def window_sums(
 
 
 class Sample(Metric):
-    """A seeded sample of tokens (one head), for what needs their neighbours."""
+    """A seeded sample of tokens (one head), for what needs their neighbours.
+
+    Args:
+        size: tokens in the seeded sample that it reads
+        seed: of that sample
+    """
 
     sites = STATE_SITES
     kept: list[Float[Tensor, "m d"]]

@@ -53,7 +53,11 @@ def state_sums(
 
 
 class WindowSums(Windowed):
-    """Sums over the tokens of each window: of all windows, and of each in a seeded sample of them."""
+    """Sums over the tokens of each window: of all windows, and of each in a seeded sample of them.
+
+    Args:
+        windows: windows whose sums are kept for the interval; the value uses all of them
+    """
 
     total: Float64[Tensor, "h s"]
     windows: Float64[Tensor, ""]
