@@ -1,4 +1,4 @@
-"""How fast the metrics are, side by side with other people's ways, in one run on one machine.
+"""How fast the metrics are, side by side with other implementations, in one run on one machine.
 
     python benchmarks/metrics.py [--device cuda] [--json FILE]
 
@@ -102,7 +102,7 @@ def softmax(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def seconds(ours, peer, repeats, device):
-    """The fastest of `repeats` runs of each, in turns, behind one that warms up; none: a slow peer's first counts."""
+    """The fastest of `repeats` runs of each, in turns, after one that warms up; none: a slow peer's first counts."""
     best = [float("inf"), float("inf")]
     for repeat in range(max(repeats, 3) + 1):
         for who, function in enumerate((ours, peer)):

@@ -1,16 +1,17 @@
-"""Write docs/metrics.md from the docstrings of the metrics, and docs/pictures/*.svg.
+"""Write docs/metrics.md, docs/pictures/*.svg and dynamics/report/metrics.json from what the metrics say of themselves.
 
-`python docs/make_metrics.py` writes both; `--check` writes nothing and exits with 1 where the page is not what
-the docstrings say, or a picture is missing. The text that is not from docstrings is in docs/metrics.md.j2.
+`python docs/make_metrics.py` writes them; `--check` writes nothing and exits with 1 where the page or the JSON is
+stale, or a picture is missing. The facts are class attributes and docstrings; the other text is in docs/metrics.md.j2.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
-from inspect import getdoc, getsource, signature
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,9 @@ from dynamics.metrics.streaming.base import Metric
 
 DOCS = Path(__file__).parent
 PAGE, FOLDER = DOCS / "metrics.md", DOCS / "pictures"
-SECTIONS = ("Formula", "Range", "Source", "Pitfalls", "Interval")
+DESCRIPTIONS = DOCS.parent / "dynamics" / "report" / "metrics.json"
+"""What the report, which imports no torch, reads for runs that do not describe their metrics."""
+SECTIONS = ("Formula", "Pitfalls", "Interval")
 
 KINDS = {
     "residual": "States",
@@ -33,19 +36,6 @@ KINDS = {
     "pair": "Pairs of layers",
 }
 """Headings, by the first site of a metric."""
-
-OPTIONS = {
-    "windows": "windows whose sums are kept for the interval; the value uses all of them",
-    "tokens": "tokens, in whole windows, that are kept for the interval; the value uses all of them",
-    "size": "tokens in the seeded sample that it reads",
-    "seed": "of that sample",
-    "estimator": "`TwoNN`, or another global estimator of scikit-dimension by its name",
-    "keep": "share of the lowest ratios that TwoNN fits",
-    "neighbors": "states in a neighbourhood",
-    "queries": "neighbourhoods that the mean is taken over, at most",
-    "random": "draw the states of a neighbourhood at random",
-}
-"""What the parameters of the metrics' classes mean; one that is missing here is an error."""
 
 TYPESETTING = (
     (r"&", "&amp;"),
@@ -69,8 +59,10 @@ class Entry(NamedTuple):
     name: str
     metric: Metric
     summary: str
+    range: str
     sections: dict[str, str]
-    options: list[str]
+    options: dict[str, str]
+    defaults: list[str]
     variants: list[str]
     default: dict[str, list[str]]
     caption: str
@@ -87,74 +79,87 @@ class Entry(NamedTuple):
 
 
 class DocstringError(ValueError):
-    """A docstring that has not the structure that the page is made from."""
+    """A docstring without the structure that the page is made from."""
 
 
 def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
-    """Summary and sections of a quantity's docstring.
+    """Return the summary and the sections of a quantity's docstring.
 
     Raises:
-        DocstringError: the sections are not exactly `SECTIONS`, in their order, behind the summary, with their
+        DocstringError: the sections are not exactly `SECTIONS`, in their order, after the summary, with their
             further lines indented; or Args, Returns or the doctest is missing.
     """
-    summary, block, behind = (*docstring.split("\n\n", 2), "", "")[:3]
-    found: dict[str, list[str]] = {}
+    summary, block, rest = (*docstring.split("\n\n", 2), "", "")[:3]
+    sections: dict[str, list[str]] = {}
     for line in block.splitlines():
         if match := re.match(r"([A-Z]\w+): (.+)", line):
-            found[match[1]] = [match[2]]
-        elif found and line.startswith("    "):
-            found[next(reversed(found))].append(line.strip())
+            sections[match[1]] = [match[2]]
+        elif sections and line.startswith("    "):
+            sections[next(reversed(sections))].append(line.strip())
         else:
             raise DocstringError(f"{name}: a line is neither `Section: text` nor indented: {line.strip()}")
-    if tuple(found) != SECTIONS:
-        raise DocstringError(f"{name}: its sections are {', '.join(found)} and not {', '.join(SECTIONS)}")
+    if tuple(sections) != SECTIONS:
+        raise DocstringError(f"{name}: its sections are {', '.join(sections)} and not {', '.join(SECTIONS)}")
     for part in ("Args:\n", "Returns:\n", ">>> "):
-        if part not in behind:
+        if part not in rest:
             raise DocstringError(f"{name}: its docstring has no {part.strip()}")
-    return " ".join(summary.split()), {key: " ".join(lines) for key, lines in found.items()}
+    summary = " ".join(summary.split()).removeprefix("Return ")
+    return summary[:1].upper() + summary[1:], {key: " ".join(lines) for key, lines in sections.items()}
 
 
-def variants(name: str, metric: type[Metric]) -> list[str]:
-    """Names of a metric's variants: of every word in its module that `variant` takes for a suffix."""
-    words = re.findall(r"\w+", getsource(sys.modules[metric.__module__]).lower())
-    suffixes = {word.removeprefix(f"{name}_") for word in words}
-    return sorted(f"{name}_{suffix}" for suffix in suffixes if metric.variant(suffix) is not None)
+def options_of(metric: type[Metric]) -> dict[str, str]:
+    """Return what the options of a metric mean, from the Args of its class and of its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(metric.__mro__):
+        if issubclass(base, Metric):
+            _, _, block = (base.__doc__ or "").partition("    Args:\n")
+            texts |= dict(re.findall(r"^        (\w+): (.+)$", block, re.MULTILINE))
+    return texts
+
+
+def range_in_words(metric: Metric) -> str:
+    """Return the range of a metric in words, with its unit."""
+    low, high = metric.range
+    words = "any" if low is None else f"{low} to {'infinity' if high is None else high}"
+    return f"{words}; {metric.unit}" if metric.unit else words
 
 
 def entry(name: str) -> Entry:
-    """What the page says of one metric; raises DocstringError."""
+    """Return what the page says of one metric; raises DocstringError."""
     metric = metrics.resolve(name)
     function = getattr(import_module(f"dynamics.metrics.{name}"), name)
     summary, sections = parse(name, getdoc(function) or "")
-    options = {key: value.default for key, value in signature(type(metric)).parameters.items()}
-    if unknown := options.keys() - OPTIONS.keys():
-        raise DocstringError(f"{name}: OPTIONS does not say what {', '.join(sorted(unknown))} means")
-    others = variants(name, type(metric))
-    chosen = {site: [v for v in (name, *others) if v in metrics.DEFAULT.get(site, ())] for site in metric.sites}
-    written = [f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in options.items()]
-    shown = caption(name) if name in PICTURES else ""
-    return Entry(name, metric, summary, sections, written, others, chosen, shown)
+    meanings = options_of(type(metric))
+    parameters = signature(type(metric)).parameters
+    if unknown := parameters.keys() - meanings.keys():
+        raise DocstringError(f"{name}: no docstring of its class or bases says what {', '.join(sorted(unknown))} means")
+    options = {key: meanings[key] for key in parameters}
+    defaults = [f"{key}: {json.dumps(x.default).strip(chr(34))}" for key, x in parameters.items()]
+    others, default = sorted(metrics.variants(name)), metrics.default()
+    chosen = {site: [v for v in (name, *others) if v in default.get(site, ())] for site in metric.sites}
+    picture = caption(name) if name in PICTURES else ""
+    return Entry(name, metric, summary, range_in_words(metric), sections, options, defaults, others, chosen, picture)
 
 
 def entries() -> list[Entry]:
-    """Every metric; raises DocstringError with a line for every docstring that is not as it should be."""
-    found, wrong = [], []
+    """Return the entry of every metric; raises DocstringError with a line for every docstring that deviates."""
+    members, errors = [], []
     for name in metrics.names():
         try:
-            found.append(entry(name))
+            members.append(entry(name))
         except DocstringError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DocstringError("\n".join(wrong))
-    return found
+            errors.append(str(error))
+    if errors:
+        raise DocstringError("\n".join(errors))
+    return members
 
 
-def typeset(text: str, here: str = "", *, known: dict[str, str]) -> str:
-    """A docstring's text as Markdown, with links to metrics and papers.
+def typeset(text: str, here: str = "", *, sections: dict[str, str]) -> str:
+    """Return a docstring's text as Markdown, with links to metrics and papers.
 
-    `known` maps what may stand in backticks to the metric whose section tells of it; `here` links to nothing.
+    `sections` maps what may stand in backticks to the metric whose section explains it; `here` links to nothing.
 
-    >>> typeset("sigma_1^2, as `a` has it.", known={"a": "a"})
+    >>> typeset("sigma_1^2, as `a` has it.", sections={"a": "a"})
     'σ<sub>1</sub><sup>2</sup>, as [`a`](#a) has it.'
     """
     parts = re.split(r"(`[^`]+`)", text)
@@ -163,19 +168,19 @@ def typeset(text: str, here: str = "", *, known: dict[str, str]) -> str:
             for pattern, replacement in TYPESETTING:
                 part = re.sub(pattern, replacement, part)
             parts[i] = part
-        elif known.get(part.strip("`"), here) != here:
-            parts[i] = f"[{part}](#{known[part.strip('`')]})"
+        elif sections.get(part.strip("`"), here) != here:
+            parts[i] = f"[{part}](#{sections[part.strip('`')]})"
     return "".join(parts)
 
 
 def code(words: Iterable[str]) -> str:
-    """Words as inline code, with commas."""
+    """Return words as inline code, with commas."""
     return ", ".join(f"`{word}`" for word in words)
 
 
 def page() -> str:
-    """The whole page."""
-    found = entries()
+    """Return the whole page."""
+    members = entries()
     environment = Environment(
         loader=FileSystemLoader(DOCS),
         undefined=StrictUndefined,
@@ -183,47 +188,48 @@ def page() -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    known = {name: e.name for e in found for name in (e.name, *e.variants)}
-    environment.filters |= {"typeset": partial(typeset, known=known), "code": code}
-    used = {option.partition(":")[0] for e in found for option in e.options}
+    sections = {name: e.name for e in members for name in (e.name, *e.variants)}
+    environment.filters |= {"typeset": partial(typeset, sections=sections), "code": code}
     kinds = {kind: [] for kind in (*KINDS.values(), "Others")}
-    for e in found:
+    for e in members:
         kinds[KINDS.get(e.metric.sites[0], "Others")].append(e)
     text = environment.get_template("metrics.md.j2").render(
-        kinds=[(kind, members) for kind, members in kinds.items() if members],
-        options={name: text for name, text in OPTIONS.items() if name in used},
+        kinds=[(kind, of_kind) for kind, of_kind in kinds.items() if of_kind],
+        options={option: text for e in members for option, text in e.options.items()},
         own=(DOCS / "own_metric.py").read_text(),
     )
     return text.rstrip() + "\n"
 
 
+def descriptions() -> str:
+    """Return the description of every metric and variant, as JSON."""
+    return json.dumps(metrics.describe(), indent=1, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
-    """Write the page and its pictures, or check them. Returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write docs/metrics.md and docs/pictures/*.svg.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is stale")
+    """Write the page, its pictures and the JSON, or check them. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is stale")
     args = parser.parse_args()
     try:
-        text = page()
+        texts = {PAGE: page(), DESCRIPTIONS: descriptions()}
     except DocstringError as error:
         print(error, file=sys.stderr)
         return 1
-    missing = [name for name in metrics.names() if name not in PICTURES]
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     if args.check:
-        missing += [name for name in PICTURES if not (FOLDER / f"{name}.svg").is_file()]
-        stale = not PAGE.is_file() or PAGE.read_text() != text
+        stale += [path for name in PICTURES if not (path := FOLDER / f"{name}.svg").is_file()]
+        for path in stale:
+            print(f"{path} is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
     else:
-        stale = False
-        PAGE.write_text(text)
+        for path in stale:
+            path.write_text(texts[path])
         FOLDER.mkdir(exist_ok=True)
         for old in FOLDER.glob("*.svg"):
             old.unlink()
         for name, picture in PICTURES.items():
             draw(picture, FOLDER / f"{name}.svg")
-    if stale:
-        print("docs/metrics.md is stale: run `python docs/make_metrics.py`.", file=sys.stderr)
-    if missing:
-        print(f"without a picture: {', '.join(missing)}; docs/drawing/ has the others.", file=sys.stderr)
-    return int(stale or bool(missing))
+    return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":

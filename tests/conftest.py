@@ -6,6 +6,10 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and types of the tensors are checked at run time, in tests alone.
+install_import_hook(["dynamics.metrics", "dynamics.capture"], "beartype.beartype")
 
 # Read once, before torch is imported: what tests compute is so small that a second thread only waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -226,7 +226,7 @@ def local_anisotropy(axes: "Axes") -> None:
 
 
 def drift(axes: "Axes") -> None:
-    """The mean of 4096 states of width 64 is turned and keeps its norm of 4: only the drift tells. Dashed:
+    """The mean of 4096 states of width 64 is turned and keeps its norm of 4: only the drift shows it. Dashed:
     8 sin(angle / 2).
     """
     angles = steps(0, 180, 13)

@@ -1,4 +1,4 @@
-"""Hears what passes through a model: hidden states, queries, keys and attention, on the spot; finds its weights."""
+"""Captures what passes through a model: hidden states, queries, keys and attention, on the spot; finds its weights."""
 
 from dynamics.capture.attention import AttentionCall
 from dynamics.capture.tap import ATTENTION_SITES, STATE_SITES, Tap, capture

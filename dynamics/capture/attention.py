@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from dynamics.capture.function_mode import Scores
@@ -14,27 +15,28 @@ from dynamics.capture.function_mode import Scores
 class AttentionCall:
     """What entered one attention, in the model's precision and on its device; nothing is copied.
 
-    layer      1..L, counted in the order in which the layers run. A model with local attention (CANINE) gives
-               several calls a layer, each with the queries of one chunk.
-    query      (B, H, T, d) as it enters the dot product, without the scaling.
-    key        (B, H_kv, S, d); H is a multiple of H_kv, and query head h reads key head h // (H / H_kv).
-    scaling    logits = scaling * query @ key^T + bias
-    mask       as the model handed it over: None, boolean (true = visible) or additive, broadcastable to
-               (B, H, T, S). None for a model that computes its own softmax; `scores` then holds its input.
-    is_causal  query i sees the keys 0..i only, on top of `mask`.
-    valid      (B, T) boolean: the queries that are not padding. Rows of padding may see no key at all.
-    cross      the keys come from another sequence.
+    Attributes:
+        layer: 1..L, counted in the order in which the layers run. A model with local attention (CANINE) makes
+            several calls a layer, each with the queries of one chunk.
+        query: as it enters the dot product, without the scaling.
+        key: H is a multiple of H_kv, and query head h reads key head h // (H / H_kv).
+        scaling: logits = scaling * query @ key^T + bias
+        mask: as the model handed it over: None, boolean (true = visible) or additive, broadcastable to
+            (B, H, T, S). None for a model that computes its own softmax; `scores` then holds its input.
+        is_causal: query i sees the keys 0..i only, on top of `mask`.
+        valid: the queries that are not padding. Rows of padding may see no key at all.
+        cross: the keys come from another sequence.
     """
 
     layer: int
-    query: Tensor
-    key: Tensor
+    query: Float[Tensor, "B H T d"]
+    key: Float[Tensor, "B H_kv S d"]
     scaling: float
-    mask: Tensor | None
+    mask: Shaped[Tensor, "..."] | None
     is_causal: bool
-    valid: Tensor
+    valid: Bool[Tensor, "B T"]
     cross: bool = False
-    scores: Tensor | None = None
+    scores: Float[Tensor, "B H T S"] | None = None
 
     @property
     def groups(self) -> int:
@@ -42,31 +44,31 @@ class AttentionCall:
         return self.query.shape[1] // self.key.shape[1]
 
     @property
-    def key_valid(self) -> Tensor:
-        """(B, S) boolean: the keys that are not padding, as far as the queries tell; else all."""
+    def key_valid(self) -> Bool[Tensor, "B S"]:
+        """The keys that are not padding, as far as the queries say; else all."""
         same = self.key.shape[2] == self.query.shape[2] and not self.cross
         return self.valid if same else self.valid.new_ones(len(self.key), self.key.shape[2])
 
     @property
-    def bias(self) -> Tensor | None:
+    def bias(self) -> Float[Tensor, "..."] | None:
         """The mask, additive: boolean masks turned into 0 and -inf."""
         if self.mask is None or self.mask.dtype != torch.bool:
             return self.mask
         return torch.zeros_like(self.mask, dtype=self.query.dtype).masked_fill_(~self.mask, -torch.inf)
 
-    def expanded_key(self) -> Tensor:
-        """The keys with one head for every query head: (B, H, S, d), a copy if heads are shared."""
+    def expanded_key(self) -> Float[Tensor, "B H S d"]:
+        """Return the keys with one head for every query head, a copy if heads are shared."""
         return self.key.repeat_interleave(self.groups, 1)
 
     def reach(self, stop: int) -> int:
-        """How many of the first keys are enough for the queries before `stop`."""
+        """Return how many of the first keys are enough for the queries before `stop`."""
         return min(stop, self.key.shape[2]) if self.is_causal else self.key.shape[2]
 
-    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
-        """The masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
+        """Return the masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
 
-        Shape (B, H, stop - start, keys), float32, or float64 if the queries are; hidden keys hold -inf.
-        The result is the caller's own to overwrite. `keys=call.reach(stop)` saves a causal model half the work.
+        In float32, or float64 if the queries are; hidden keys hold -inf. The result may be overwritten.
+        `keys=call.reach(stop)` saves a causal model half the work.
         """
         keys = self.key.shape[2] if keys is None else keys
         dtype = torch.promote_types(self.query.dtype, torch.float32)
@@ -92,7 +94,7 @@ class AttentionCall:
         return logits
 
 
-def _hide(logits: Tensor, hidden: Tensor) -> Tensor:
+def _hide(logits: Float[Tensor, "B H queries keys"], hidden: Bool[Tensor, "..."]) -> Float[Tensor, "B H queries keys"]:
     return logits.masked_fill_(hidden, -torch.inf)
 
 
@@ -104,12 +106,14 @@ def attention_call(
     cross: bool,
     valid: Callable[[int, int, torch.device], Tensor],
 ) -> AttentionCall:
-    """The call that `module` made, in the one form above, however the model laid its tensors out.
+    """Return the call that `module` made, in the one form above, however the model laid its tensors out.
 
-    `shape` is the batch and the length of the layer's input; `valid(batch, rows, device)` tells padded queries.
+    `shape` is the batch and the length of the layer's input; `valid(batch, rows, device)` marks queries that are not
+    padding.
     """
     batch, tokens = shape
-    query, key, logits = (_four(x, batch) for x in (scores.query, scores.key, scores.logits))
+    query, key = _four(scores.query, batch), _four(scores.key, batch)
+    logits = None if scores.logits is None else _four(scores.logits, batch)
     mask, scaling = scores.mask, scores.scaling
     if mask is not None and scores.query.ndim == 3 and mask.ndim == 3:
         mask = _four(mask, min(batch, mask.shape[0]))
@@ -122,16 +126,16 @@ def attention_call(
                 mask = mask.flatten(1, 2).unsqueeze(2)
         else:
             key = key[:, ::groups]
-    own = getattr(module, "scaling", None)
-    if scaling == 1.0 and isinstance(own, float) and own != 1.0:
+    of_module = getattr(module, "scaling", None)
+    if scaling == 1.0 and isinstance(of_module, float) and of_module != 1.0:
         # OPT and Whisper scale their queries before the attention
-        query, scaling = query / own, own
+        query, scaling = query / of_module, of_module
     real = valid(query.shape[0], query.shape[2], query.device)
     return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits)
 
 
-def _four(x: Tensor | None, batch: int) -> Tensor | None:
-    """(batch * heads, T, d) or (batch, windows, ..., heads, T, d) as (batch, heads, T, d)."""
-    if x is None or x.ndim == 4:
+def _four(x: Shaped[Tensor, "..."], batch: int) -> Shaped[Tensor, "B H T d"]:
+    """Return (batch * heads, T, d) or (batch, windows, ..., heads, T, d) as (batch, heads, T, d)."""
+    if x.ndim == 4:
         return x
     return x.unflatten(0, (batch, -1)) if x.ndim == 3 else x.flatten(0, -4)

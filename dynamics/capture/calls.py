@@ -1,10 +1,10 @@
-"""The modules at work during a forward pass, and what they were given."""
+"""The modules at work during a forward pass, and their arguments."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class Call:
 
     name: str
     module: nn.Module
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @property
@@ -32,31 +32,30 @@ class Call:
         if isinstance(self.module, nn.MultiheadAttention):
             query, key = (*self.args, self.kwargs.get("query"), self.kwargs.get("key"))[:2]
             return query is not key
-        given = arguments(self.module, self.args, self.kwargs)
-        return any(isinstance(given.get(name), Tensor) for name in _SOURCES)
+        values = arguments(self.module, self.args, self.kwargs)
+        return any(isinstance(values.get(name), Tensor) for name in _SOURCES)
 
 
-def arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a module was given, by the names of its `forward`."""
-    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a module's call by the names of its `forward`."""
+    return {**dict(zip(_parameters(type(module).forward), args, strict=False)), **kwargs}
 
 
-@lru_cache(maxsize=1024)
-def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
+@cache
+def _parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 @contextmanager
 def at_work(
-    modules: dict[str, nn.Module], stack: list[Call], seen: Callable[[str], None] | None = None
+    modules: dict[str, nn.Module], stack: list[Call], on_enter: Callable[[str], None] = lambda name: None
 ) -> Iterator[None]:
-    """Keep in `stack` the calls of `modules` that are at work, innermost last; tell `seen` the name of each."""
+    """Keep in `stack` the calls of `modules` that are at work, innermost last; report the names to `on_enter`."""
 
-    def enter(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stack.append(Call(name, module, args, kwargs))
-            if seen is not None:
-                seen(name)
+            on_enter(name)
 
         return hook
 

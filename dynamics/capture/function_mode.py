@@ -1,6 +1,6 @@
-"""Sees what enters every softmax of an attention, whichever way the model computes it.
+"""Watches what enters every softmax of an attention, in whatever form the model computes it.
 
-Three ways are known: a call of `F.scaled_dot_product_attention`; a product of queries and keys (matmul, bmm,
+Three forms are recognised: a call of `F.scaled_dot_product_attention`; a product of queries and keys (matmul, bmm,
 baddbmm, einsum) that elementwise operations carry into a softmax over the keys; `torch.nn.MultiheadAttention`.
 The tensors are handed over where they are used: after rotary embeddings, splits, norms and relative biases.
 Hooks on projections would miss all of these.
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -25,38 +26,23 @@ _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 _OVER = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 _MIXING = {*_MATMUL, *_BADDBMM, *_EINSUM, F.linear}
-_SDPA = inspect.Signature(
-    [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-        for name, default in {
-            "query": None,
-            "key": None,
-            "value": None,
-            "attn_mask": None,
-            "dropout_p": 0.0,
-            "is_causal": False,
-            "scale": None,
-            "enable_gqa": False,
-        }.items()
-    ]
-)
+_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _MULTIHEAD = inspect.signature(F.multi_head_attention_forward)
 
 
 class Scores(NamedTuple):
     """What makes the scores of one attention, as the model handed it over.
 
-    `query` (..., T, d), `key` (..., S, d); `mask` is boolean (true = visible) or additive and broadcasts to
-    (..., T, S). `logits`, where the model computes them itself, are the masked input of its softmax, and then
-    `mask` is None.
+    `mask` is boolean (true = visible) or additive and broadcasts to (..., T, S). `logits`, where the model computes
+    them itself, are the masked input of its softmax, and then `mask` is None.
     """
 
-    query: Tensor
-    key: Tensor
+    query: Float[Tensor, "*lead T d"]
+    key: Float[Tensor, "*lead_kv S d"]
     scaling: float
-    mask: Tensor | None = None
+    mask: Shaped[Tensor, "..."] | None = None
     is_causal: bool = False
-    logits: Tensor | None = None
+    logits: Float[Tensor, "*lead T S"] | None = None
 
 
 class _Product(NamedTuple):
@@ -84,7 +70,7 @@ class ScoreWatch(TorchFunctionMode):
         self.products: Any = WeakIdKeyDictionary()
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         owner = self.owner()
@@ -105,8 +91,8 @@ class ScoreWatch(TorchFunctionMode):
             self._carry(func, args, kwargs, result)
         return result
 
-    def _carry(self, func: Callable, args: tuple, kwargs: dict[str, Any], result: Tensor) -> None:
-        """An elementwise operation or a view of a product is still that product, perhaps scaled."""
+    def _carry(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        """Note that an elementwise operation or a view of a product is still that product, perhaps scaled."""
         for position, arg in enumerate((*args, *kwargs.values())):
             if isinstance(arg, Tensor) and arg in self.products and arg.numel() == result.numel():
                 product = self.products[arg]
@@ -120,7 +106,8 @@ class ScoreWatch(TorchFunctionMode):
                 self.products[result] = product
                 return
 
-    def _softmax(self, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Report a softmax over the keys of a product."""
         logits = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         product = self.products.get(logits)
@@ -131,19 +118,12 @@ class ScoreWatch(TorchFunctionMode):
             return
         self.products.clear()
         lead = logits.shape[:-2]
-        self.report(
-            product.owner,
-            Scores(
-                product.query.reshape(*lead, rows, -1),
-                product.key.reshape(*lead, columns, -1),
-                product.scaling,
-                logits=logits,
-            ),
-        )
+        query, key = product.query.reshape(*lead, rows, -1), product.key.reshape(*lead, columns, -1)
+        self.report(product.owner, Scores(query, key, product.scaling, logits=logits))
 
 
-def _product(owner: Any, func: Callable, args: tuple, kwargs: dict[str, Any]) -> _Product | None:
-    """Queries and keys of a batched product of two activations; None where it is anything else."""
+def _product(owner: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Product | None:
+    """Return queries and keys of a batched product of two activations; None where it is anything else."""
     scaling = 1.0
     if func in _EINSUM:
         operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
@@ -162,20 +142,20 @@ def _product(owner: Any, func: Callable, args: tuple, kwargs: dict[str, Any]) ->
 
 
 def _einsum_pair(equation: Any, operands: Any) -> tuple[Tensor, Tensor] | None:
-    """The operands of `...tk,...sk->...ts`, in whatever letters and order, as (..., T, d) and (..., S, d)."""
+    """Return the operands of `...tk,...sk->...ts`, in whatever letters and order, as (..., T, d) and (..., S, d)."""
     if not isinstance(equation, str) or "->" not in equation or len(operands) != 2:
         return None
     inputs, output = equation.replace(" ", "").split("->")
     left, right = inputs.split(",")
     if "..." in output:
         rest = "".join(map(chr, range(0x100, 0x100 + operands[0].ndim + 3 - len(left))))
-        left, right, output = (letters.replace("...", rest) for letters in (left, right, output))
+        left, right, output = left.replace("...", rest), right.replace("...", rest), output.replace("...", rest)
     if (len(left), len(right)) != (operands[0].ndim, operands[1].ndim):
         return None
     shared = set(left) & set(right) - set(output)
     if len(output) < 3 or len(shared) != 1:
         return None
-    *batch, row, column = output
+    *batch, row, column = list(output)
     if row in right and column in left:
         (left, right), operands = (right, left), (operands[1], operands[0])
     (inner,) = shared
@@ -186,15 +166,15 @@ def _einsum_pair(equation: Any, operands: Any) -> tuple[Tensor, Tensor] | None:
     return query, key
 
 
-def _of_sdpa(args: tuple, kwargs: dict[str, Any]) -> Scores:
-    call = _SDPA.bind(*args, **kwargs).arguments
+def _of_sdpa(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
+    call = {**dict(zip(_SDPA, args, strict=False)), **kwargs}
     query, scale = call["query"], call.get("scale")
     scaling = query.shape[-1] ** -0.5 if scale is None else float(scale)
     return Scores(query, call["key"], scaling, call.get("attn_mask"), bool(call.get("is_causal", False)))
 
 
-def _of_multihead(args: tuple, kwargs: dict[str, Any]) -> Scores:
-    """Queries and keys of `torch.nn.MultiheadAttention`, projected once more: its own are out of reach."""
+def _of_multihead(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
+    """Return queries and keys of `torch.nn.MultiheadAttention`, projected once more: its own are out of reach."""
     bound = _MULTIHEAD.bind(*args, **kwargs)
     bound.apply_defaults()
     call = bound.arguments
@@ -224,8 +204,8 @@ def _of_multihead(args: tuple, kwargs: dict[str, Any]) -> Scores:
     return Scores(query, key, query.shape[-1] ** -0.5, mask)
 
 
-def _additive(hidden: Tensor | None, like: Tensor) -> Tensor | None:
-    """torch's boolean masks say what is hidden."""
+def _additive(hidden: Shaped[Tensor, "..."] | None, like: Tensor) -> Shaped[Tensor, "..."] | None:
+    """Return a mask of torch's, whose boolean ones say what is hidden, as an additive one."""
     if hidden is None or hidden.dtype != torch.bool:
         return hidden
     return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, -torch.inf)

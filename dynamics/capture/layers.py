@@ -1,4 +1,4 @@
-"""Finds the layers of any model by watching one forward pass.
+"""Finds the layers of any model in one forward pass.
 
 A layer is the outermost class of list children (`ModuleList`, `Sequential`; of any modules where there are no
 lists) that holds exactly one attention module each. Names say little: the longest list of wav2vec2 holds its
@@ -19,7 +19,7 @@ from dynamics.errors import InputError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a model keeps its layers, and how often it runs them.
+    """Where the layers of a model are, and how often they run.
 
     `blocks` and `attentions` name modules, each once, though a shared one may run many times; `attentions`
     has those of cross-attention too. `heads` has one entry for each layer, in the order in which they run: its
@@ -37,7 +37,11 @@ class Layout:
 
 
 def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
-    """The layout of `model`, learnt from one run of `forward`; refused where there are no layers."""
+    """Return the layout of `model`, learnt from one run of `forward`.
+
+    Raises:
+        InputError: there are no layers.
+    """
     stack: list[Call] = []
     trace: list[tuple[str, int]] = []  # (module, 0) when it starts, (module, heads) when it attends
     attending: dict[str, None] = {}
@@ -51,9 +55,9 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     watch = ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, report)
     with at_work(dict(model.named_modules()), stack, lambda name: trace.append((name, 0))), watch:
         forward()
-    own = list(dict.fromkeys(name for name, heads in trace if heads))
-    found = _around(model, own) if own else _stages(model)
-    blocks = tuple(dict.fromkeys(name for name, _ in trace if name in found))
+    self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
+    layers = _around(model, self_attentions) if self_attentions else _stages(model)
+    blocks = tuple(dict.fromkeys(name for name, _ in trace if name in layers))
     if not blocks:
         raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
     heads: list[int] = []
@@ -66,7 +70,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
 
 
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:
-    """The layers around these modules, and what else stands in the same lists (layers of another kind)."""
+    """Return the layers around these modules, and what else stands in the same lists (layers of another kind)."""
     modules = dict(model.named_modules())
     chains = {name: [x for x in _prefixes(name) if _in_list(modules, x)] or _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
@@ -77,7 +81,7 @@ def _around(model: nn.Module, attentions: list[str]) -> set[str]:
 
 
 def _stages(model: nn.Module) -> set[str]:
-    """The children of the outermost lists of equal modules: the layers of a model without attention."""
+    """Return the children of the outermost lists of equal modules: the layers of a model without attention."""
     stages: set[str] = set()
     for name, module in model.named_modules():
         children = dict(module.named_children())
@@ -90,7 +94,7 @@ def _stages(model: nn.Module) -> set[str]:
 
 
 def _prefixes(name: str) -> list[str]:
-    """`a.b.c` -> `a`, `a.b`, `a.b.c`: what is around a module, and itself, outermost first."""
+    """Return the names of what is around a module, and its own: `a.b.c` -> `a`, `a.b`, `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 

@@ -1,9 +1,10 @@
-"""Hears the residual stream of a model while it trains: with gradients, compiled or not, in whatever mode it is."""
+"""Captures the residual stream of a model while it trains: with gradients, compiled or not, in any mode."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dynamics.capture.state import held_still
@@ -14,7 +15,7 @@ from dynamics.errors import InputError
 class Listener:
     """Residual states of layers 1..L as they pass, for use in a loss.
 
-    The layers are those that the metrics see (`capture`), found by the same search; `forward` is run once, in
+    The layers are those that metrics are measured at (`capture`); to find them `forward` is run once, in
     eval mode and without a trace, unless the model was captured before.
 
     >>> import torch
@@ -22,9 +23,9 @@ class Listener:
     >>> model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     >>> x = torch.randn(1, 5, 8)
     >>> listener = Listener(model, lambda: model(x))
-    >>> with listener.open() as heard:
+    >>> with listener.open() as take:
     ...     _ = model(x)
-    >>> states = heard()
+    >>> states = take()
     >>> len(states), states[-1].shape, states[-1].requires_grad
     (2, torch.Size([1, 5, 8]), True)
     """
@@ -42,14 +43,14 @@ class Listener:
         self.layers = layout.layers
         """The number of layers L."""
 
-    def _leave(self, block: nn.Module, args: tuple, output: Any) -> None:
+    def _leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._outputs.append(output)
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[], list[Tensor]]]:
-        """Run the model once inside this block; the function that it gives then hands over what was heard.
+    def open(self) -> Iterator[Callable[[], list[Float[Tensor, "B T D"]]]]:
+        """Run the model once inside this block; the function that it yields then returns the states of layers 1..L.
 
-        That is the states (B, T, D) of layers 1..L, once.
+        They can be taken once.
         """
         self._outputs.clear()
         handles = [block.register_forward_hook(self._hook) for block in self._blocks]
@@ -59,7 +60,7 @@ class Listener:
             for handle in handles:
                 handle.remove()
 
-    def _take(self) -> list[Tensor]:
+    def _take(self) -> list[Float[Tensor, "B T D"]]:
         states = [hidden_states(output, self._name, self._time_first) for output in self._outputs]
         self._outputs.clear()
         if len(states) != self.layers:

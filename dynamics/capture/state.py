@@ -1,4 +1,4 @@
-"""Holds a model still while it is measured, and puts everything back."""
+"""Holds a model still while it is measured, and restores everything."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def held_still(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, no compilation, no cache, scores within sight; all of it undone at the end.
+    """Run a model in eval mode, without gradients, compilation or cache, with its scores visible.
 
-    Undone whatever happens: the mode of every submodule, the random states of CPU and GPUs, `use_cache` and the
-    attention implementation of every config.
+    Restored at the end, whatever happens: the mode of every submodule, the random states of CPU and GPUs, `use_cache`
+    and the attention implementation of every config.
     """
     modes = {module: module.training for module in model.modules()}
     configs = _configs(model)
-    implementations = {id(config): config._attn_implementation for config in configs}
+    implementations = [(config, config._attn_implementation) for config in configs]
     caches = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     gpus = sorted({x.device.index for x in model.parameters() if x.device.type == "cuda"})
@@ -36,32 +36,33 @@ def held_still(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for config, cache in caches:
             config.use_cache = cache
-        for config in configs:
-            if config._attn_implementation != implementations[id(config)]:
-                config._attn_implementation = implementations[id(config)]
+        for config, implementation in implementations:
+            if config._attn_implementation != implementation:
+                config._attn_implementation = implementation
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _show_scores(model: nn.Module) -> None:
     """Run every transformers model on its sdpa path where it has one: fused kernels hide their scores."""
     for module in model.modules():
-        able = isinstance(module, PreTrainedModel) and module._supports_sdpa
-        if able and module.config._attn_implementation != "sdpa":
-            if module.config.model_type == "falcon" and module.config._attn_implementation == "eager":
-                # adds its alibi twice there; it has no official switch, but reads its config as it runs
-                module.config._attn_implementation = "sdpa"
-            else:
-                module.set_attn_implementation("sdpa")
+        if not isinstance(module, PreTrainedModel) or not module._supports_sdpa:
+            continue
+        config: Any = module.config
+        if config.model_type == "falcon" and config._attn_implementation == "eager":
+            # adds its alibi twice there; it has no official switch, but reads its config as it runs
+            config._attn_implementation = "sdpa"
+        elif config._attn_implementation != "sdpa":
+            module.set_attn_implementation("sdpa")
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every config of the model, those of its parts included, each once, outer before inner."""
-    found: dict[int, Any] = {}
-    waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    """Return every config of the model, those of its parts included, each once, outer before inner."""
+    configs: dict[int, Any] = {}
+    waiting: list[Any] = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     while waiting:
         config = waiting.pop(0)
-        if id(config) not in found:
-            found[id(config)] = config
+        if id(config) not in configs:
+            configs[id(config)] = config
             parts = (getattr(config, name, None) for name in config.sub_configs)
             waiting += [part for part in parts if part is not None]
-    return list(found.values())
+    return list(configs.values())

@@ -1,4 +1,4 @@
-"""The tap: runs a model as it is and hands over what passes, layer by layer, on the spot."""
+"""Captures states, queries, keys and attention of any model as they pass, layer by layer, on the spot."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,14 +22,16 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
-OnStates = Callable[[str, int, Tensor, Tensor], None]
+OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
+"""Called with site, layer, states and which of them are not padding."""
+
 OnAttention = Callable[[AttentionCall], None]
 
 _LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, Layout]] = WeakKeyDictionary()
 
 
 class Tap:
-    """What a capture knows of the model: filled at its first forward pass."""
+    """A capture at work, and what it learns of the model at its first forward pass."""
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Tap:
     def layout(self) -> Layout:
         """Where the layers are."""
         if self._layout is None:
-            raise InputError(f"The layers of {self.name} are known after its first forward pass.")
+            raise InputError(f"the layers of {self.name} are found at its first forward pass.")
         return self._layout
 
     @property
@@ -87,12 +90,12 @@ class Tap:
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
         if not self._passes:
-            raise InputError(f"Nothing was captured: {self.name} was not run inside the capture.")
+            raise InputError(f"nothing was captured: {self.name} was not run inside the capture.")
 
     def _hook(self, handle: Any) -> None:
         self._hooks.callback(handle.remove)
 
-    def _begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._layout is None:
             self._layout = layout_of(model, lambda: model.forward(*args, **kwargs))
             self._install()
@@ -120,32 +123,31 @@ class Tap:
         if self._sites & ATTENTION_SITES and self.has_attention:
             stack = self._attentions
             self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
-            self._hooks.enter_context(
-                ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, self._scores)
-            )
+            watch = ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, self._scores)
+            self._hooks.enter_context(watch)
         self._hook(self._model.register_forward_hook(self._end))
 
-    def _enter(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        x = self._tokens((kwargs.get("hidden_states"), *args, *kwargs.values()))
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = self._states((kwargs.get("hidden_states"), *args, *kwargs.values()))
         self._shape, self._queries = (x.shape[0], x.shape[1]), {}
         if self._layer == 0 and "residual" in self._sites:
             self._hand_over("residual", 0, x)
         self._layer += 1
 
-    def _leave(self, block: nn.Module, args: tuple, output: Any) -> None:
-        self._hand_over("residual", self._layer, self._tokens(output))
+    def _leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._hand_over("residual", self._layer, self._states(output))
 
-    def _output(self, model: nn.Module, args: tuple, output: Any) -> None:
+    def _output(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         x = getattr(output, "last_hidden_state", None)
-        self._hand_over("output", self.layers, self._tokens(output if x is None else x))
+        self._hand_over("output", self.layers, self._states(output if x is None else x))
 
-    def _tokens(self, values: Any) -> Tensor:
-        """The hidden states (B, T, D) among what a module takes or gives; images (B, C, H, W) are flattened."""
+    def _states(self, values: Any) -> Float[Tensor, "B T D"]:
         return hidden_states(values, self.name, self._time_first)
 
-    def _hand_over(self, site: str, layer: int, x: Tensor) -> None:
+    def _hand_over(self, site: str, layer: int, x: Float[Tensor, "B T D"]) -> None:
         assert self._on_states is not None
-        self._on_states(site, layer, x, self._padding.valid(self._model, *x.shape[:2], x.device))
+        batch, tokens, _ = x.shape
+        self._on_states(site, layer, x, self._padding.valid(self._model, batch, tokens, x.device))
 
     def _scores(self, owner: Call, scores: Scores) -> None:
         if owner.cross and not self._cross:
@@ -156,9 +158,9 @@ class Tap:
         valid = partial(self._valid, owner)
         self._on_attention(attention_call(self._layer, owner.module, scores, self._shape, owner.cross, valid))
 
-    def _valid(self, owner: Call, batch: int, rows: int, device: torch.device) -> Tensor:
-        """Of a call's queries: all tokens of the layer, or its next chunk; windows have no padding."""
-        if batch != self._shape[0]:
+    def _valid(self, owner: Call, batch: int, rows: int, device: torch.device) -> Bool[Tensor, "{batch} {rows}"]:
+        """Mark a call's queries that are not padding: all tokens of the layer, or its next chunk."""
+        if batch != self._shape[0]:  # local windows have no padding
             return self._padding.valid(self._model, batch, rows, device)
         length = max(rows, self._shape[1])
         start = self._queries.get(owner.name, 0)
@@ -173,12 +175,16 @@ class Tap:
             raise InputError(f"{self._layer} layers of {self.name} ran where {self.layers} were expected.")
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
-            raise InputError(f"The attention of {self.name} was silent in layers {missing}.")
+            raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
         self._passes += 1
 
 
-def hidden_states(values: Any, name: str, time_first: bool) -> Tensor:
-    """The hidden states (B, T, D) among what a module of the model `name` takes or gives; images are flattened."""
+def hidden_states(values: Any, name: str, time_first: bool) -> Float[Tensor, "B T D"]:
+    """Return the hidden states among the inputs or outputs of a module of the model `name`; images are flattened.
+
+    Raises:
+        InputError: there are none.
+    """
     values = values.values() if isinstance(values, dict) else values
     values = [values] if isinstance(values, Tensor) else values
     x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
@@ -190,25 +196,22 @@ def hidden_states(values: Any, name: str, time_first: bool) -> Tensor:
 
 
 def is_time_first(attentions: Iterable[nn.Module]) -> bool:
-    """Whether the hidden states of a model with these attentions are (T, B, D)."""
+    """Return whether the hidden states of a model with these attentions are (T, B, D)."""
     return any(isinstance(x, nn.MultiheadAttention) and not x.batch_first for x in attentions)
 
 
 def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
-    """Learnt once for a model, and again when its modules have changed."""
+    """Return where the layers are: learnt once for a model, and again when its modules have changed."""
     size = sum(1 for _ in model.modules())
-    known = _LAYOUTS.get(model)
-    if known is None or known[0] != size:
-        known = _LAYOUTS[model] = (size, find_layers(model, forward))
-    return known[1]
+    cached = _LAYOUTS.get(model)
+    if cached is None or cached[0] != size:
+        cached = _LAYOUTS[model] = (size, find_layers(model, forward))
+    return cached[1]
 
 
 def _base(model: nn.Module) -> nn.Module:
-    """The part whose output is the last hidden state: without a language-model or classification head."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return module.base_model
-    return model
+    """Return the part whose output is the last hidden state: without a language-model or classification head."""
+    return next((module.base_model for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 @contextmanager
@@ -220,20 +223,23 @@ def capture(
     *,
     cross: bool = False,
 ) -> Iterator[Tap]:
-    """Run `model` inside this block, and its tensors are handed over as they pass; none is kept or copied.
+    """Hand over the tensors of `model` as they pass, while it is run inside this block; none is kept or copied.
 
     The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its
-    first pass ever runs once more, unheard, to find the layers.
+    first pass ever runs once more, uncaptured, to find the layers. Everything is restored at the end, also after an
+    exception.
 
-    model        any module; a compiled one is measured uncompiled.
-    sites        of "residual", "output", "query", "key", "attention"; only what they need is tapped.
-    on_states    called as (site, layer, x, valid): x of shape (B, T, D), images flattened; valid (B, T),
-                 boolean, false for padding. "residual": layer 0 is what enters the first layer, 1..L what
-                 each layer gives, before any final norm. "output": layer L, the model's last hidden state.
-    on_attention called with every `AttentionCall`; attention to another sequence only if `cross`.
+    Args:
+        model: any module; a compiled one is measured uncompiled.
+        sites: of "residual", "output", "query", "key", "attention"; only what they need is captured.
+        on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0
+            is what enters the first layer, 1..L what leaves each layer, before any final norm. "output": layer L,
+            the model's last hidden state.
+        on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
 
-    Everything is put back at the end, also after an exception. Refused: unknown sites, a model without layers,
-    attention sites alone of a model without attention, and a model that gave less than it should.
+    Raises:
+        InputError: unknown sites, a model without layers, attention sites alone of a model without attention, or a
+            layer of which nothing was captured.
 
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -247,10 +253,10 @@ def capture(
     sites = frozenset(sites)
     unknown = sorted(sites - STATE_SITES - ATTENTION_SITES)
     if unknown or not sites:
-        known = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
-        raise InputError(f"There is no site to capture called {', '.join(unknown) or 'nothing'}; choose from {known}.")
+        choices = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
+        raise InputError(f"sites must be of {choices} (got {', '.join(unknown) or 'none'}).")
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
-        raise InputError("Capturing residual or output needs on_states; query, key or attention needs on_attention.")
+        raise InputError("sites residual and output need on_states; query, key and attention need on_attention.")
     tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, cross)
     with tap._open():
         yield tap

@@ -1,5 +1,7 @@
-"""The hinge: a model and batches in, rows out."""
+"""The hinge: a model and batches in, rows out; an experiment that runs the model itself feeds a `Meter`."""
 
-from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure.measurement import measure
+from dynamics.measure.meter import Measurement, Meter
+from dynamics.measure.suite import Suite
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["Measurement", "Meter", "Suite", "measure"]

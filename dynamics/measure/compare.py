@@ -1,16 +1,16 @@
-"""Two models on the same tokens: how much of one's geometry is left in the other."""
+"""Two models on the same tokens: how much of the geometry of one is left in the other."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dynamics.capture import capture
 from dynamics.errors import InputError
-from dynamics.measure.measurement import exact, read_off
+from dynamics.measure.measurement import exact
 from dynamics.measure.meter import PAIR, Meter
-from dynamics.measure.suite import Settings, Suite
-from dynamics.metrics.streaming.base import Pair
+from dynamics.measure.suite import Metrics, Suite
+from dynamics.metrics.streaming import Pair
 from dynamics.record import Row
 
 METRICS = ("linear_cka", "procrustes_linearity")
@@ -20,14 +20,14 @@ def compare(
     model: nn.Module,
     other: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
-    metrics: Mapping[str, Settings | None] | Sequence[str] = METRICS,
+    metrics: Metrics = METRICS,
     *,
     run: str = "",
     subject: str = "",
     condition: str = "",
     step: int = 0,
 ) -> list[Row]:
-    """Metrics of pairs between each layer of `model` and the same layer of `other`, say an earlier checkpoint.
+    """Measure metrics of pairs between each layer of `model` and the same layer of `other`, say an earlier checkpoint.
 
     Both are measured as `measure` does, in float32 and eval mode. `procrustes_linearity` asks how well the states
     of `other` predict those of `model`.
@@ -49,17 +49,17 @@ def compare(
         raise InputError(f"compare takes metrics of pairs alone, such as {' and '.join(METRICS)}.")
     with exact(model, torch.float32) as network, exact(other, torch.float32) as reference:
         meter = Meter(suite, next(network.parameters()).device)
-        theirs: dict[int, Tensor] = {}
+        reference_states: dict[int, Tensor] = {}
 
         def keep(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
-            theirs[layer] = x[valid]
+            reference_states[layer] = x[valid]
 
         def pair(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
-            mine, states = x[valid], theirs.pop(layer, None)
-            if states is None or len(states) != len(mine):
+            states, before = x[valid], reference_states.pop(layer, None)
+            if before is None or len(before) != len(states):
                 raise InputError(f"the two models differ in depth or tokens at layer {layer}: they cannot be compared.")
             windows = meter.windows(len(x))[:, None].expand(valid.shape)[valid]
-            meter.feed(PAIR, layer, Pair(states.unsqueeze(1), mine.unsqueeze(1), windows))
+            meter.feed(PAIR, layer, Pair(before.unsqueeze(1), states.unsqueeze(1), windows))
 
         with capture(reference, {"residual"}, keep) as first, capture(network, {"residual"}, pair) as second:
             for batch in batches:
@@ -69,4 +69,4 @@ def compare(
                     part(**{key: value.to(device) for key, value in batch.items()})
         if first.layers != second.layers:
             raise InputError(f"the models have {second.layers} and {first.layers} layers: they cannot be compared.")
-        return read_off(meter, (run, subject, condition, step)).rows
+        return meter.compute(run, subject, condition, step).rows

@@ -1,11 +1,9 @@
-"""`measure()`: a model and batches in, rows out. Every verb arrives here."""
+"""`measure()`: a model and batches in, rows out; the common use of a `Meter`."""
 
 import copy
-import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,34 +11,17 @@ from torch import Tensor, nn
 from dynamics.capture import capture
 from dynamics.capture.weights import layer_weights
 from dynamics.errors import InputError
-from dynamics.measure.meter import PAIR, Meter
-from dynamics.measure.suite import Settings, Suite
-from dynamics.metrics.streaming.base import Estimate, Weights
-from dynamics.record import Array, Row
-
-log = logging.getLogger(__name__)
+from dynamics.measure.meter import PAIR, Measurement, Meter
+from dynamics.measure.suite import Metrics, Suite
+from dynamics.metrics.streaming import Weights
 
 CAPTURED = {"residual", "output", "query", "key", "attention"}
 """Sites that a forward pass fills."""
 
 
-class Measurement(NamedTuple):
-    """What one measurement gives.
-
-    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
-    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time
-    evenly) and on the `forward` passes.
-    """
-
-    rows: list[Row]
-    arrays: list[Array]
-    references: dict[str, Tensor]
-    seconds: dict[str, float]
-
-
 @contextmanager
 def exact(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
-    """The model in `dtype` (a copy if it is not in it already; None leaves it), without autocast and TF32."""
+    """Hold the model in `dtype` (a copy if it is in another; None keeps its own), without autocast and TF32."""
     floating = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if dtype is not None and floating - {dtype}:
         model = copy.deepcopy(model).to(dtype)
@@ -60,7 +41,7 @@ def exact(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
 def measure(
     model: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
-    metrics: Suite | Mapping[str, Settings | None] | Sequence[str] | None = None,
+    metrics: Suite | Metrics | None = None,
     *,
     run: str = "",
     subject: str = "",
@@ -99,8 +80,7 @@ def measure(
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        listening = capture(network, sites, meter.on_states, meter.on_attention) if sites else nullcontext()
-        with listening:
+        with capture(network, sites, meter.on_states, meter.on_attention) if sites else nullcontext():
             for batch in batches:
                 if sites:
                     meter.begin_batch(batch)
@@ -116,66 +96,9 @@ def measure(
                 f"{type(model).__name__} has nothing that these metrics are measured on ({', '.join(suite.sites)}): "
                 "choose metrics of the residual stream."
             )
-        seconds = time.perf_counter() - started - meter.spent
+        forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
             for _, _, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
-        is_reference = step == 0 and references is not None and not references
-        result = read_off(meter, (run, subject, condition, step), references, is_reference)
-    return result._replace(seconds={"forward": seconds, **result.seconds})
-
-
-def read_off(
-    meter: Meter,
-    key: tuple[str, str, str, int],
-    references: Mapping[str, Tensor] | None = None,
-    is_reference: bool = False,
-) -> Measurement:
-    """Rows and arrays of everything that a meter was fed; `key` is their run, subject, condition and step."""
-    known = dict(references or {})
-    found = list(_estimates(meter, known, is_reference))
-    return Measurement(
-        [row for site, layer, name, estimate in found for row in _rows((*key, site, layer), name, estimate)],
-        [array for site, layer, name, estimate in found for array in _arrays((*key, site, layer), name, estimate)],
-        known,
-        dict(meter.seconds),
-    )
-
-
-def _estimates(
-    meter: Meter, references: dict[str, Tensor], is_reference: bool
-) -> Iterator[tuple[str, int, str, Estimate]]:
-    """Site, layer, name and estimate of every metric; new references are put into `references`."""
-    for site, layer, group in meter.groups:
-        for metric in group.metrics:
-            if hasattr(metric, "reference"):
-                name = f"{site}/{layer}/{metric.name}"
-                if is_reference and (state := metric.reference_state(group.states)) is not None:
-                    references[name] = state
-                metric.reference = references.get(name)
-        with meter.timed(group.metrics):
-            estimates = group.compute()
-        for name, estimate in estimates.items():
-            if estimate.reason:
-                log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
-            yield "residual" if site == PAIR else site, layer, name, estimate
-
-
-def _heads(estimate: Estimate) -> list[int]:
-    """Head numbers of an estimate's entries: the last one, -1, is the layer's."""
-    return [*range(len(estimate.value) - 1), -1]
-
-
-def _rows(key: tuple, name: str, estimate: Estimate) -> list[Row]:
-    columns = (estimate.value, estimate.low, estimate.high)
-    return [
-        Row(*key, head, name, *(float(column[head]) for column in columns), estimate.n) for head in _heads(estimate)
-    ]
-
-
-def _arrays(key: tuple, name: str, estimate: Estimate) -> list[Array]:
-    return [
-        Array(*key, head, f"{name}/{array}", values[head])
-        for array, values in estimate.arrays.items()
-        for head in _heads(estimate)
-    ]
+        result = meter.compute(run, subject, condition, step, references)
+    return result._replace(seconds={"forward": forward, **result.seconds})

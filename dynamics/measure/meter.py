@@ -1,91 +1,73 @@
-"""Metrics for every site and layer, fed as the capture hands tensors over.
+"""The hinge: metrics for every site and layer, fed as tensors arrive, computed into rows at the end.
 
-Shapes: B rows of a batch, T tokens, D width, H heads, K head width.
+Whatever runs a model hands what passes to a `Meter`: `measure()` feeds one from a capture, a probe or a cone feeds one
+for each of its cells itself. Shapes: B rows of a batch, T tokens, D width, H heads, K head width.
 """
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
+from dynamics.measure.budget import Budgeted
 from dynamics.measure.suite import Suite
-from dynamics.metrics.streaming.base import Attention, Group, Metric, Pair, States, Weights
+from dynamics.metrics.streaming import Attention, Estimate, Group, Metric, Pair, Referenced, States, Weights
+from dynamics.record import Array, Row
+
+log = logging.getLogger(__name__)
 
 PAIR = "pair"
 """Metrics of two representations of the same tokens. Their rows stand at `residual`."""
 
 MASK = "attention_mask"
 
-
-@dataclass
-class _Budgeted:
-    """A group that takes tokens up to its budget, in whole windows."""
-
-    group: Group
-    budget: int | None
-    seen: int = 0
-
-    def take(self, batch: States | Pair | Attention) -> States | Pair | Attention | None:
-        """What of the batch the group still has room for."""
-        if self.budget is None:
-            return batch
-        room = self.budget - self.seen
-        if room <= 0:
-            return None
-        if isinstance(batch, Attention):
-            tokens = batch.call.valid.sum(1).cumsum(0)
-            rows = _behind(batch.windows, int((tokens < room).sum()))
-            self.seen += int(tokens[rows - 1])
-            return Attention(_rows(batch.call, rows), batch.windows[:rows])
-        stop = _behind(batch.windows, room - 1)
-        self.seen += stop
-        return type(batch)(*(part[:stop] for part in batch))
+Key = tuple[str, str, str, int, str, int]
+"""Run, subject, condition, step, site and layer of a row."""
 
 
-def _behind(windows: Tensor, place: int) -> int:
-    """Where the window at `place` ends, or all of them: what is of one window stands together.
+class Measurement(NamedTuple):
+    """The result of one measurement.
 
-    >>> _behind(torch.tensor([7, 7, 3, 3, 5]), 2)
-    4
+    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
+    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time
+    evenly) and, where `measure` ran the model, on its `forward` passes.
     """
-    return int((windows == windows[min(place, len(windows) - 1)]).nonzero()[-1]) + 1
 
-
-def _rows(call: AttentionCall, rows: int) -> AttentionCall:
-    def cut(x: Tensor | None) -> Tensor | None:
-        return x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
-
-    return replace(
-        call,
-        query=call.query[:rows],
-        key=call.key[:rows],
-        valid=call.valid[:rows],
-        mask=cut(call.mask),
-        scores=cut(call.scores),
-    )
+    rows: list[Row]
+    arrays: list[Array]
+    references: dict[str, Tensor]
+    seconds: dict[str, float]
 
 
 class Meter:
-    """Builds the metrics of a suite where tensors arrive, feeds them, and books the time of each."""
+    """Builds the metrics of a suite where tensors arrive, feeds them, and computes their rows.
 
-    def __init__(self, suite: Suite, device: torch.device) -> None:
-        self._suite, self._device = suite, device
-        self._members: dict[tuple[str, int], list[_Budgeted]] = {}
+    Args:
+        suite: what to measure.
+        device: of the tensors.
+
+    >>> meter = Meter(Suite.parse(["mean_norm"]))
+    >>> meter.feed("residual", 2, States(torch.full((8, 1, 4), 3.0), windows=torch.arange(8)))
+    >>> [[row.layer, row.value] for row in meter.compute(run="cell").rows]
+    [[2, 6.0]]
+    """
+
+    def __init__(self, suite: Suite, device: torch.device | str = "cpu") -> None:
+        self._suite, self._device = suite, torch.device(device)
+        self._members: dict[tuple[str, int], list[Budgeted]] = {}
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
-
-    @property
-    def spent(self) -> float:
-        """Seconds spent in metrics so far."""
-        return sum(self.seconds.values())
+        """Time spent on each metric so far."""
 
     @property
     def groups(self) -> Iterator[tuple[str, int, Group]]:
@@ -95,14 +77,14 @@ class Meter:
                 yield site, layer, member.group
 
     def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
-        """A batch follows: its windows (rows) get numbers.
+        """Number the windows (rows) of the batch that follows.
 
         A window's number is a hash of its content without padding, so that neither batching, nor the order of
         batches, nor the ranks change which windows a sample keeps. A window that was there before is another unit.
         """
         x, mask = next(x for name, x in batch.items() if name != MASK), batch.get(MASK)
-        rows = x.detach().cpu()
-        if mask is not None and mask.shape == rows.shape[: mask.ndim]:
+        rows = list(x.detach().cpu())
+        if mask is not None and mask.shape == x.shape[: mask.ndim]:
             rows = [row[kept] for row, kept in zip(rows, mask.bool().cpu(), strict=True)]
         digests = [blake2b(row.contiguous().view(-1).view(torch.uint8).numpy(), digest_size=8) for row in rows]
         numbers = [int.from_bytes(digest.digest(), "little") >> 1 for digest in digests]
@@ -111,8 +93,8 @@ class Meter:
             self._copies[number] += 1
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
-    def on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:
-        """Token states x (B, T, D), valid (B, T)."""
+    def on_states(self, site: str, layer: int, x: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"]) -> None:
+        """Take token states, as `capture` hands them over."""
         states = self._states(x.unsqueeze(2), valid)
         if site in self._suite.sites:
             self.feed(site, layer, states)
@@ -122,7 +104,7 @@ class Meter:
             self._previous = states.x
 
     def on_attention(self, call: AttentionCall) -> None:
-        """One attention call: queries, keys and the attention itself are three sites."""
+        """Take one attention call, as `capture` hands it over: queries, keys and the attention itself are sites."""
         if "query" in self._suite.sites:
             self.feed("query", call.layer, self._states(call.query.transpose(1, 2), call.valid))
         if "key" in self._suite.sites:
@@ -134,22 +116,59 @@ class Meter:
         """Update every metric of a site and layer; a batch of padding alone holds nothing."""
         if isinstance(batch, States | Pair) and not len(batch.windows):
             return
-        key = (site, layer)
-        if key not in self._members:
-            self._members[key] = [_Budgeted(group, budget) for group, budget in self._suite.build(site)]
-        for member in self._members[key]:
-            with self.timed(member.group.metrics):
-                taken = batch if isinstance(batch, Weights) else member.take(batch)
-                if taken is not None:
-                    member.group.update(taken)
+        if (site, layer) not in self._members:
+            self._members[site, layer] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
+        for member in self._members[site, layer]:
+            with self._timed(member.group.metrics):
+                member.update(batch)
 
-    def windows(self, rows: int) -> Tensor:
-        """Numbers (rows,) of the windows: an image's local windows (Swin) count as the one image."""
+    def windows(self, rows: int) -> Int[Tensor, " rows"]:
+        """Return the numbers of the windows of `rows` rows: an image's local windows (Swin) count as the one image."""
         size = len(self._numbers)
         return self._numbers.repeat_interleave(rows // size) if rows % size == 0 else self._numbers[:rows]
 
+    def compute(
+        self,
+        run: str = "",
+        subject: str = "",
+        condition: str = "",
+        step: int = 0,
+        references: Mapping[str, Tensor] | None = None,
+    ) -> Measurement:
+        """Compute rows and arrays of everything that was fed.
+
+        Args:
+            run, subject, condition, step: their first columns.
+            references: what the measurement at step 0 returned, for metrics that compare with it; an empty mapping
+                at step 0 makes this measurement the reference. Without one such metrics are NaN.
+        """
+        result = Measurement([], [], dict(references or {}), {})
+        is_reference = step == 0 and references is not None and not references
+        for site, layer, group in self.groups:
+            self._refer(f"{site}/{layer}", group, result.references, is_reference)
+            with self._timed(group.metrics):
+                estimates = group.compute()
+            key = (run, subject, condition, step, "residual" if site == PAIR else site, layer)
+            for name, estimate in estimates.items():
+                if estimate.reason:
+                    log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
+                result.rows.extend(_rows(key, name, estimate))
+                result.arrays.extend(_arrays(key, name, estimate))
+        result.seconds.update(self.seconds)
+        return result
+
+    @staticmethod
+    def _refer(place: str, group: Group, references: dict[str, Tensor], is_reference: bool) -> None:
+        """Give the metrics of a place that compare with step 0 their reference; at step 0 make it."""
+        for metric in group.metrics:
+            if isinstance(metric, Referenced):
+                name = f"{place}/{metric.name}"
+                if is_reference and (state := metric.reference_state(group.states)) is not None:
+                    references[name] = state
+                metric.reference = references.get(name)
+
     @contextmanager
-    def timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
+    def _timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
         """Book the time of the block on these metrics, evenly."""
         started = self._now()
         yield
@@ -162,9 +181,26 @@ class Meter:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def _states(self, x: Tensor, valid: Tensor) -> States:
-        """x (B, T, heads, d) to its valid tokens."""
+    def _states(self, x: Float[Tensor, "B T heads d"], valid: Bool[Tensor, "B T"]) -> States:
+        """Return the valid tokens of x with their windows."""
         windows = self.windows(len(x))[:, None].expand(x.shape[:2])
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])
+
+
+def _heads(estimate: Estimate) -> list[int]:
+    """Return the head numbers of an estimate's entries: the last one, -1, is the layer's."""
+    return [*range(len(estimate.value) - 1), -1]
+
+
+def _rows(key: Key, name: str, estimate: Estimate) -> Iterator[Row]:
+    value, low, high = estimate.value, estimate.low, estimate.high
+    for head in _heads(estimate):
+        yield Row(*key, head, name, float(value[head]), float(low[head]), float(high[head]), estimate.n)
+
+
+def _arrays(key: Key, name: str, estimate: Estimate) -> Iterator[Array]:
+    for array, values in estimate.arrays.items():
+        for head in _heads(estimate):
+            yield Array(*key, head, f"{name}/{array}", values[head])

@@ -1,19 +1,21 @@
 """What to measure, when, and on how much: the `metrics:` block as a value."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dynamics import metrics as registry
 from dynamics.errors import InputError
-from dynamics.metrics.streaming.base import Group, groups
+from dynamics.metrics.streaming import Group, Metric, groups
 from dynamics.schedule import Schedule
 
 Settings = Mapping[str, Any]
+Metrics = Mapping[str, Settings | None] | Sequence[str]
+"""A `metrics:` block: names (or class paths), or names with the options of each."""
 
 
 class Entry(NamedTuple):
-    """One metric of a suite: the name that its rows bear, what it was asked for by, and with which options.
+    """One metric of a suite: the name that its rows bear, the name that it was asked for by, and its options.
 
     Without a schedule of its own it is measured when the run measures; `max_tokens` None means every token.
     """
@@ -24,6 +26,17 @@ class Entry(NamedTuple):
     schedule: Schedule | None = None
     max_tokens: int | None = None
 
+    def metric(self) -> Metric:
+        """Return a fresh metric."""
+        return registry.resolve(self.asked, **self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that was set, as in the `metrics:` block."""
+        schedule = {"schedule": str(self.schedule)} if self.schedule else {}
+        budget = {"max_tokens": self.max_tokens} if self.max_tokens else {}
+        return {**self.options, **schedule, **budget}
+
 
 class Suite(NamedTuple):
     """The metrics of each site."""
@@ -31,23 +44,23 @@ class Suite(NamedTuple):
     sites: dict[str, list[Entry]]
 
     @classmethod
-    def parse(cls, metrics: Mapping[str, Settings | None] | Sequence[str] | None = None) -> "Suite":
-        """Read the `metrics:` block: names (or class paths), each with its options.
+    def parse(cls, metrics: Metrics | None = None) -> "Suite":
+        """Read the `metrics:` block.
 
-        Three options are ours: `sites` cuts the metric to some of its sites, `schedule` (`{every: 50}` or
-        `{per_decade: 5}`) gives it steps of its own, `max_tokens` a token budget; the rest goes to the metric.
+        Every metric takes three options: `sites` cuts the metric to some of its sites, `schedule` (`{every: 50}` or
+        `{per_decade: 5}`) gives it steps of its own, `max_tokens` a token budget; the others are its own.
         The default suite when None.
 
         Raises:
             InputError: an unknown metric, option or site.
         """
         if metrics is None:
-            return cls({site: [Entry(name, name, {}) for name in names] for site, names in registry.DEFAULT.items()})
-        chosen = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
-        if not chosen:
+            return cls({site: [Entry(name, name, {}) for name in names] for site, names in registry.default().items()})
+        block = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
+        if not block:
             raise InputError("metrics is empty: name at least one, or leave the block out for the default suite.")
         sites: dict[str, list[Entry]] = defaultdict(list)
-        for name, settings in chosen.items():
+        for name, settings in block.items():
             options = dict(settings or {})
             wanted, schedule = options.pop("sites", None), options.pop("schedule", None)
             if isinstance(wanted, str):
@@ -66,49 +79,42 @@ class Suite(NamedTuple):
         return cls(dict(sites))
 
     @property
+    def entries(self) -> Iterator[Entry]:
+        """Every metric at each of its sites."""
+        for entries in self.sites.values():
+            yield from entries
+
+    @property
     def names(self) -> set[str]:
         """Every metric's name, that of its rows."""
-        return {entry.name for entries in self.sites.values() for entry in entries}
+        return {entry.name for entry in self.entries}
 
     def steps(self, default: Schedule, last: int) -> dict[str, tuple[int, ...]]:
-        """The steps of every metric in a run of `last` updates."""
-        return {
-            entry.name: (entry.schedule or default).steps(last) for entries in self.sites.values() for entry in entries
-        }
+        """Return the steps of every metric in a run of `last` updates."""
+        return {entry.name: (entry.schedule or default).steps(last) for entry in self.entries}
 
     def refuse_schedules(self, where: str) -> None:
-        """Refuse metrics with a schedule of their own in `where`, which knows no steps to choose from."""
-        for entries in self.sites.values():
-            for entry in entries:
-                if entry.schedule is not None:
-                    raise InputError(f"metrics.{entry.name}.schedule has no say in {where}: leave it out.")
+        """Refuse metrics with a schedule of their own in `where`, which has no steps to choose from."""
+        for entry in self.entries:
+            if entry.schedule is not None:
+                raise InputError(f"metrics.{entry.name}.schedule has no effect in {where}; remove it.")
 
     def only(self, names: set[str]) -> "Suite":
-        """The suite cut to some of its metrics."""
+        """Return the suite cut to some of its metrics."""
         cut = {site: [e for e in entries if e.name in names] for site, entries in self.sites.items()}
         return Suite({site: entries for site, entries in cut.items() if entries})
 
     def build(self, site: str) -> list[tuple[Group, int | None]]:
-        """Fresh metrics for one layer of a site: groups, each with its token budget."""
-        budgets: dict[int | None, list[Entry]] = defaultdict(list)
+        """Return fresh metrics for one layer of a site: groups, each with its token budget."""
+        budgets: dict[int | None, list[Metric]] = defaultdict(list)
         for entry in self.sites[site]:
-            budgets[entry.max_tokens].append(entry)
-        return [
-            (group, budget)
-            for budget, entries in budgets.items()
-            for group in groups(registry.resolve(entry.asked, **entry.options) for entry in entries)
-        ]
+            budgets[entry.max_tokens].append(entry.metric())
+        return [(group, budget) for budget, metrics in budgets.items() for group in groups(metrics)]
+
+    def descriptions(self) -> dict[str, dict[str, Any]]:
+        """Return title, unit, range, estimator and the like of every metric, by the name of its rows."""
+        return {entry.name: entry.metric().description() for entry in self.entries}
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Sites, names and settings, for the record."""
-        return {
-            site: {
-                e.asked: {
-                    **e.options,
-                    **({"schedule": str(e.schedule)} if e.schedule else {}),
-                    **({"max_tokens": e.max_tokens} if e.max_tokens else {}),
-                }
-                for e in entries
-            }
-            for site, entries in self.sites.items()
-        }
+        """Return sites, names and settings, for the record."""
+        return {site: {entry.asked: entry.settings for entry in entries} for site, entries in self.sites.items()}

@@ -1,4 +1,4 @@
-"""The quantities, found by name.
+"""The quantities, by name.
 
 A quantity lives in the module that bears its name, as a function of that name and as the streaming `Metric`
 whose class bears it too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one
@@ -8,6 +8,7 @@ before it is asked for: a new file is a new metric.
 'mean_cosine'
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -20,36 +21,51 @@ from dynamics.errors import InputError
 if TYPE_CHECKING:
     from dynamics.metrics.streaming.base import Metric
 
-DEFAULT: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        ("residual", "output", "sentence", "token"),
-        (
-            *("anisotropy", "anisotropy_uncentered", "singular_value_share", "isoscore", "participation_ratio"),
-            *("effective_rank", "kurtosis", "mean_cosine", "mean_cosine_across_windows", "mean_norm"),
-            *("norm_of_mean", "intrinsic_dimension", "duplicate_share", "local_anisotropy"),
-            "local_anisotropy_random",
-        ),
-    ),
-    **dict.fromkeys(("query", "key"), ("norm_of_mean", "drift", "mean_cosine")),
-    "attention": (
-        *("qk_alignment", "qk_mean_cosine", "entropy", "normalized_entropy", "max_probability"),
-        *("sink_mass", "logit_max"),
-    ),
-    "weight": ("qk_symmetry",),
-}
-"""What is measured at each site unless something else is asked for."""
-
 
 @cache
 def names() -> tuple[str, ...]:
-    """The names of all quantities, sorted."""
+    """Return the names of all quantities, sorted."""
     return tuple(sorted(module.name for module in iter_modules(__path__) if not module.ispkg))
 
 
-def resolve(name: str, **options: Any) -> "Metric":
-    """A new metric by its name (`anisotropy`), a variant's (`intrinsic_dimension_mle`) or a class path.
+def variants(name: str) -> list[str]:
+    """Return the names of a quantity's variants.
 
-    Raises InputError for a name that nothing bears, or options that the metric does not take.
+    >>> variants("local_anisotropy")
+    ['local_anisotropy_random']
+    """
+    return [f"{name}_{suffix}" for suffix in _metric_class(name).variants]
+
+
+@cache
+def default() -> dict[str, tuple[str, ...]]:
+    """Return what is measured at each site unless something else is asked for.
+
+    >>> default()["key"]
+    ('norm_of_mean', 'drift', 'mean_cosine')
+    """
+    from dynamics.metrics.streaming.base import SITES
+
+    places: dict[str, list[tuple[int, str]]] = {site: [] for site in SITES}
+    for name in names():
+        metric = _metric_class(name)
+        for site, place in metric.default_sites.items():
+            places[site] += [(place, name), *((place, f"{name}_{suffix}") for suffix in metric.default_variants)]
+    return {site: tuple(name for _, name in sorted(members)) for site, members in places.items()}
+
+
+def describe(metrics: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the description of some metrics by name; by default of all, with their variants."""
+    if metrics is None:
+        metrics = [name for stem in names() for name in (stem, *variants(stem))]
+    return {name: resolve(name).description() for name in metrics}
+
+
+def resolve(name: str, **options: Any) -> "Metric":
+    """Return a new metric by its name (`anisotropy`), a variant's (`intrinsic_dimension_mle`) or a class path.
+
+    Raises:
+        InputError: an unknown name, or options that the metric does not take.
     """
     metric, fixed = _imported(name) if "." in name else _named(name)
     try:
@@ -59,10 +75,14 @@ def resolve(name: str, **options: Any) -> "Metric":
     return metric(**fixed, **options)
 
 
+def _metric_class(name: str) -> type["Metric"]:
+    return getattr(import_module(f"{__name__}.{name}"), name.title().replace("_", ""))
+
+
 def _named(name: str) -> tuple[type["Metric"], dict[str, Any]]:
     for stem in sorted(names(), key=len, reverse=True):
         if name == stem or name.startswith(f"{stem}_"):
-            metric = getattr(import_module(f"{__name__}.{stem}"), stem.title().replace("_", ""))
+            metric = _metric_class(stem)
             options = {} if name == stem else metric.variant(name[len(stem) + 1 :])
             if options is not None:
                 return metric, options
@@ -79,5 +99,5 @@ def _imported(path: str) -> tuple[type["Metric"], dict[str, Any]]:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"metric {path} cannot be imported: {error}.") from error
     if not (isinstance(metric, type) and issubclass(metric, Metric)):
-        raise InputError(f"metric {path} is not a Metric (dynamics.metrics.streaming.base.Metric).")
+        raise InputError(f"metric {path} is not a Metric (dynamics.metrics.streaming.Metric).")
     return metric, {}

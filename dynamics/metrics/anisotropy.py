@@ -1,26 +1,24 @@
-"""Anisotropy: the share of the variance that lies along one direction."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.spectrum import Spectral, gram, top_share
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import gram, top_share
 
 
-def anisotropy(x: Tensor) -> Tensor:
-    """The share of the states' variance that lies along its first principal axis.
+def anisotropy(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the share of the states' variance that lies along its first principal axis.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the centred states (n, d).
-    Range: 1 / min(n - 1, d) (isotropic) to 1 (all on a line); no unit.
-    Source: Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it;
-        their text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here.
-    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0.
+    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0, for it is at
+        least 1 / min(n - 1, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, without the
         upward bias of a finite sample.
 
     Args:
-        x: states, shape (..., n, d), any floating type (half precision is computed in float32).
+        x: states of any floating type (half precision is computed in float32).
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+        NaN for fewer than two states, equal states, or states that are not finite.
         Through the Gram matrix in the precision of x: within 1e-5 (float32) or 1e-9 (float64) of the singular
         values' route.
 
@@ -33,11 +31,16 @@ def anisotropy(x: Tensor) -> Tensor:
 
 
 class Anisotropy(Spectral):
-    """Streams `anisotropy`."""
+    """Share of the variance along one single direction: 1/d in a round cloud, 1 on a line."""
 
-    name = "anisotropy"
-    scale = "logit"
+    range = (0, 1)
+    estimator = "σ₁² / Σσᵢ² of the centred states"
+    source = (
+        "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it; their "
+        "text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 1)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         return values[..., 0] / values.sum(-1)

@@ -1,28 +1,24 @@
-"""Anisotropy about the origin: the share of the mean square that lies along one direction."""
-
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Moments
 from dynamics.metrics.streaming.spectrum import gram, top, top_share, trace
 
 
-def anisotropy_uncentered(x: Tensor) -> Tensor:
-    """The share of the states' mean square that lies along one direction, the mean included.
+def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the share of the states' mean square that lies along one direction, the mean included.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the states (n, d) as they are.
-    Range: 1 / min(n, d) to 1; no unit.
-    Source: `anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments.
-    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it.
+    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it. It is
+        at least 1 / min(n, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, zero states, or states that are not finite.
+        NaN for fewer than two states, zero states, or states that are not finite.
 
     >>> anisotropy_uncentered(torch.diag(torch.tensor([10.0, 2.0, 1.0])))  # 100 / 105
     tensor(0.9524, dtype=torch.float64)
@@ -31,18 +27,19 @@ def anisotropy_uncentered(x: Tensor) -> Tensor:
 
 
 class AnisotropyUncentered(Moments):
-    """Streams `anisotropy_uncentered`."""
+    """The same share with the mean left in: a cloud far from the origin counts as a line."""
 
-    name = "anisotropy_uncentered"
+    title = "anisotropy, uncentred"
+    range = (0, 1)
+    estimator = "σ₁² / Σσᵢ² of the states, not centred"
+    source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
+    default_sites = dict.fromkeys(STATE_SITES, 2)
 
-    def estimate(self, states: Moments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
         value, axis = (torch.stack(part) for part in zip(*map(top, second), strict=True))
         power = trace(second)
         share = value / power
         x, windows = states.sample
         along = (x @ axis[..., None].to(x)).square()[..., 0] - share.to(x)[:, None] * x.square().sum(-1)
-        influence = states.influence(along / power.to(x)[:, None], windows)
-        return estimate(share, states.n, influence=influence, windows=int(states.windows), scale="logit")
+        return share, states.influence(along / power.to(x)[:, None], windows)

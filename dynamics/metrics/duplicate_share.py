@@ -1,28 +1,24 @@
-"""Share of duplicates: states that are exactly equal to an earlier one."""
-
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sample
-from dynamics.metrics.streaming.base import Estimate, undefined
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.neighbors import unique_rows
 
 
-def duplicate_share(x: Tensor) -> Tensor:
-    """The share of states that equal an earlier state exactly.
+def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
+    """Return the share of states that equal an earlier state exactly.
 
-    Formula: 1 - (number of different rows) / n.
-    Range: 0 to 1 - 1 / n; no unit.
-    Source: what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates.
+    Formula: 1 - (number of different rows) / n, at most 1 - 1 / n.
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
     Args:
-        x: states, shape (n, d).
+        x: states.
 
     Returns:
-        0-d, float64. NaN without states.
+        NaN without states.
 
     >>> duplicate_share(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
     tensor(0.5000, dtype=torch.float64)
@@ -31,9 +27,13 @@ def duplicate_share(x: Tensor) -> Tensor:
 
 
 class DuplicateShare(Sample):
-    """Streams `duplicate_share` over the sample that the intrinsic dimension is estimated on."""
+    """States that equal another one exactly; the intrinsic dimension leaves them out."""
 
-    name = "duplicate_share"
+    title = "share of duplicates"
+    range = (0, 1)
+    estimator = "1 - different states / n"
+    source = "what `intrinsic_dimension` drops: it and TwoNN elsewhere part ways by how they treat duplicates"
+    default_sites = dict.fromkeys(STATE_SITES, 13)
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.sample)

@@ -1,26 +1,24 @@
-"""Effective rank: how many directions the states use, by the entropy of their singular values."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
-def effective_rank(x: Tensor) -> Tensor:
-    """The exponential of the entropy of the singular values' shares.
+def effective_rank(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the exponential of the entropy of the singular values' shares.
 
     Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred
         states.
-    Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv
-        2210.02885) is the same quantity of states that are not centred.
-    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`).
+    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`). It is at
+        most min(n - 1, d).
     Interval: windows' influence functions, Student's t on the log scale; sampling error only.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+        NaN for fewer than two states, equal states, or states that are not finite.
 
     >>> import torch
     >>> effective_rank(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
@@ -30,13 +28,20 @@ def effective_rank(x: Tensor) -> Tensor:
 
 
 class EffectiveRank(Spectral):
-    """Streams `effective_rank`."""
+    """How many directions the states use (also known as RankMe)."""
 
-    name = "effective_rank"
-    scale = "log"
+    unit = "dimensions"
+    range = (1, None)
+    wide = True
+    estimator = "exp of the entropy of σᵢ / Σσ"
+    source = (
+        "Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the "
+        "same quantity of states that are not centred"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 6)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         sigma = values.sqrt()
         p = sigma / sigma.sum(-1, keepdim=True)
         log_p = p.where(p > 0, 1).log()  # xlogy has a slope without end at 0, which would leave the others none

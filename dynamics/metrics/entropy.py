@@ -1,41 +1,38 @@
-"""Attention entropy: how widely a query looks."""
-
 import torch
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from dynamics.metrics.streaming import AttentionStatistics
 from dynamics.metrics.streaming.arithmetic import floating, precise
-from dynamics.metrics.streaming.attention import AttentionStatistics, attend, chunks
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming.attention import attend, chunks
 
 
 @torch.no_grad()
 def entropy(
-    query: Tensor,
-    key: Tensor,
+    query: Float[Tensor, "B H T d_h"],
+    key: Float[Tensor, "B H S d_h"],
     scaling: float | None = None,
-    mask: Tensor | None = None,
+    mask: Shaped[Tensor, "..."] | None = None,
     is_causal: bool = False,
-) -> Tensor:
-    """The mean entropy of the attention distributions of a layer's queries, never forming the whole matrix.
+) -> Float64[Tensor, " H"]:
+    """Return the mean entropy of the attention distributions of a layer's queries, never forming the whole matrix.
 
     Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as
         log Z - sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
-    Range: 0 (one key takes all) to log of the number of keys seen; nats.
-    Source: Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse.
-    Pitfalls: its ceiling grows with the keys seen, so that causal and bidirectional models, or lengths, compare
-        by `normalized_entropy` only.
+    Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or
+        lengths, compare by `normalized_entropy` only.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        query: shape (B, H, T, d_h), as it enters the dot product.
-        key: shape (B, H, S, d_h).
+        query: as it enters the dot product.
+        key: likewise.
         scaling: factor of the product; default 1 / sqrt(d_h).
         mask: added to the logits (float), or True where a query sees a key (bool); broadcasts to (B, H, T, S).
             Queries that see nothing are left out.
         is_causal: query i sees the keys 0..i only, on top of the mask.
 
     Returns:
-        Shape (H,), float64, the mean over B and T.
+        For each head the mean over B and T.
 
     >>> entropy(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 8, 4)).exp()
     tensor([8.0000], dtype=torch.float64)
@@ -70,8 +67,10 @@ def entropy(
     return total / count
 
 
-def _bias(mask: Tensor, start: int, stop: int, reach: int, dtype: torch.dtype) -> Tensor:
-    """What a row's mask (H, T, S), any of which may be 1, adds to the logits of some queries."""
+def _bias(
+    mask: Shaped[Tensor, "H T S"], start: int, stop: int, reach: int, dtype: torch.dtype
+) -> Float[Tensor, "H c keys"]:
+    """Return what a row's mask, any axis of which may be 1, adds to the logits of some queries."""
     if mask.shape[1] > 1:
         mask = mask[:, start:stop]
     if mask.shape[2] > 1:
@@ -82,9 +81,11 @@ def _bias(mask: Tensor, start: int, stop: int, reach: int, dtype: torch.dtype) -
 
 
 class Entropy(AttentionStatistics):
-    """Streams `entropy` over the queries that are not padding."""
+    """Low: sharp attention; high: spread over many keys."""
 
-    name = "entropy"
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("entropy", scale="log")
+    title = "attention entropy"
+    unit = "nats"
+    range = (0, None)
+    estimator = "entropy of each attention row, mean over queries"
+    source = "Ghader and Monz (arXiv 1710.03348); Zhai et al. (arXiv 2303.06296) for its collapse"
+    default_sites = {"attention": 3}

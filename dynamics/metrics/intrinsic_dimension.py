@@ -1,17 +1,15 @@
-"""Intrinsic dimension: how many coordinates the states need locally, from two neighbours of each."""
-
 import warnings
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
 from dynamics.errors import InputError
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
@@ -20,32 +18,16 @@ FEWEST = 10
 
 ESTIMATORS = {
     name.lower(): name
-    for name in (
-        "CorrInt",
-        "DANCo",
-        "ESS",
-        "FisherS",
-        "GRIDE",
-        "KNN",
-        "MADA",
-        "MLE",
-        "MOM",
-        "MiND_ML",
-        "PH",
-        "TLE",
-    )
+    for name in "CorrInt DANCo ESS FisherS GRIDE KNN MADA MLE MOM MiND_ML PH TLE".split()  # noqa: SIM905
 }
 """Further estimators of scikit-dimension, by the suffix that names their variant."""
 
 
-def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
-    """The intrinsic dimension of a cloud of states by the ratio of each one's two nearest neighbour distances.
+def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[Tensor, ""]:
+    """Return the intrinsic dimension of a cloud of states by the ratio of each one's two nearest neighbour distances.
 
     Formula: the slope through the origin of -log(1 - F(mu)) on log(mu), mu = r_2 / r_1, F its empirical
         distribution, over the lowest 90 % of mu; exact duplicates dropped first. The fit is scikit-dimension's.
-    Range: above 0; a number of dimensions.
-    Source: Facco et al. (arXiv 1803.06992), TwoNN; Razzhigaev et al. (arXiv 2311.05928) fit the lowest 20 %,
-        which is another quantity: `keep=0.2`, named `intrinsic_dimension_lowest_20`.
     Pitfalls: biased downwards as the dimension grows: Gaussians of 10, 20 and 50 dimensions give 9.8, 17.4 and
         33.4 with 4096 states. Duplicates that are kept distort it silently, and so do states that are equal but
         for rounding, which are kept: the first token of causal inputs that come in batches of different shapes (1 %
@@ -54,11 +36,11 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
         Student's t on the log scale; sampling error only, not the bias.
 
     Args:
-        x: states, shape (n, d); n = 4096 is the size it is compared at.
+        x: states; n = 4096 is the size it is compared at.
         keep: share of the lowest ratios that are fitted.
 
     Returns:
-        0-d, float64. NaN for fewer than 10 different states, or states that are not finite.
+        NaN for fewer than 10 different states, or states that are not finite.
 
     >>> x = torch.randn(999, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 64).tril()
     >>> round(float(intrinsic_dimension(x)), 1)
@@ -71,8 +53,8 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=x.device)
 
 
-def two_nn(distances: Tensor, keep: float = 0.9) -> float:
-    """The TwoNN estimate from first and second neighbour distances (n, 2); NaN where it has none."""
+def two_nn(distances: Float64[Tensor, "n 2"], keep: float = 0.9) -> float:
+    """Return the TwoNN estimate from first and second neighbour distances; NaN where there is none."""
     from skdim.id import TwoNN
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -83,17 +65,17 @@ def two_nn(distances: Tensor, keep: float = 0.9) -> float:
 
 
 def two_nn_influence(
-    distances: Tensor, neighbours: Tensor, value: float, keep: float = 0.9
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each state's influence on the logarithm of the TwoNN estimate `value`, and its component, (n,) each.
+    distances: Float64[Tensor, "n 2"], neighbours: Int[Tensor, " n"], value: float, keep: float = 0.9
+) -> tuple[Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
+    """Return each state's influence on the logarithm of the TwoNN estimate `value`, and its component.
 
     The score of the censored fit, psi_i = 1[l_i <= c] - value min(l_i, c) with l = log mu and c its cut-off, over
     their number; 1.014 for the linear fit in the place of maximum likelihood. Points of one component of the graph
     of first neighbours share distances, so their influences are not independent.
 
     Args:
-        distances: first and second neighbour distances, (n, 2).
-        neighbours: index of the first neighbour, (n,).
+        distances: first and second neighbour distances.
+        neighbours: index of the first neighbour.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -107,8 +89,8 @@ def two_nn_influence(
     return 1.014 * psi / fitted.sum(), connected_components(edges, directed=False)[1]
 
 
-def by_estimator(x: Tensor, estimator: str) -> float:
-    """The dimension of `x` (n, d), without duplicates, by a seeded estimator of scikit-dimension, or NaN."""
+def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
+    """Return the dimension of `x`, without duplicates, by a seeded estimator of scikit-dimension, or NaN."""
     import skdim.id
 
     kind = getattr(skdim.id, estimator)
@@ -120,33 +102,52 @@ def by_estimator(x: Tensor, estimator: str) -> float:
 
 
 class IntrinsicDimension(Sample):
-    """Streams `intrinsic_dimension` over a seeded sample of the tokens.
+    """Dimension of the sheet on which the states lie, as seen between nearest neighbours.
 
     Args:
-        estimator: a global estimator of scikit-dimension by its name (`MLE`, `CorrInt`, ...); only TwoNN has an
-            interval and takes the distances from our own search.
-        keep: share of the lowest ratios that TwoNN fits.
-        size: tokens in the sample.
-        seed: of the sample.
+        estimator: `TwoNN`, or another global estimator of scikit-dimension by its name
+        keep: share of the lowest ratios that TwoNN fits
     """
+
+    range = (0, None)
+    wide = True
+    estimator = (
+        "TwoNN (ratio of the first two neighbour distances); exact duplicates dropped, so n counts unique points;"
+        " near duplicates (a token that recurs at its position) pull it down, and it is biased low from about 15 "
+        "dimensions on; the interval covers neither"
+    )
+    source = (
+        "Facco et al. (arXiv 1803.06992), TwoNN; Razzhigaev et al. (arXiv 2311.05928) fit the lowest 20 %, which "
+        "is another quantity: `keep=0.2`, named `intrinsic_dimension_lowest_20`"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 12)
+    variants = {
+        **{suffix: {"estimator": estimator} for suffix, estimator in ESTIMATORS.items()},
+        "lowest_20": {"keep": 0.2},
+    }
 
     def __init__(self, estimator: str = "TwoNN", keep: float = 0.9, size: int = 4096, seed: int = 0) -> None:
         super().__init__(size, seed)
         if not 0 < keep < 1:
-            raise InputError(
-                f"intrinsic_dimension keeps a share of the ratios strictly between 0 and 1 (got keep={keep})."
-            )
-        if estimator not in (known := ["TwoNN", *ESTIMATORS.values()]):
-            raise InputError(f"intrinsic_dimension has no estimator {estimator}: it may be {', '.join(known)}.")
-        self.estimator, self.keep = estimator, keep
-        suffix = "" if keep == 0.9 else f"_lowest_{keep * 100:g}"
-        self.name = "intrinsic_dimension" + (suffix if estimator == "TwoNN" else f"_{estimator.lower()}")
+            raise InputError(f"intrinsic_dimension.keep must lie strictly between 0 and 1 (got {keep}).")
+        if estimator not in (estimators := ["TwoNN", *ESTIMATORS.values()]):
+            raise InputError(f"intrinsic_dimension.estimator must be one of {', '.join(estimators)} (got {estimator}).")
+        self.method, self.keep = estimator, keep
+        if estimator != "TwoNN":
+            self._vary(estimator.lower(), f"{estimator} of scikit-dimension; exact duplicates dropped")
+        elif keep != 0.9:
+            percent = f"{keep * 100:g}"
+            self._vary(f"lowest_{percent}", f"TwoNN on the lowest {percent} % of the ratios; exact duplicates dropped")
+
+    def _vary(self, suffix: str, estimator: str) -> None:
+        self.name, self.title = f"{self.name}_{suffix}", f"intrinsic dimension ({suffix.replace('_', ' ')})"
+        self.estimator = estimator
 
     @classmethod
     def variant(cls, suffix: str) -> dict[str, Any] | None:
         if suffix.startswith("lowest_") and suffix[7:].isdigit():
             return {"keep": int(suffix[7:]) / 100}
-        return {"estimator": ESTIMATORS[suffix]} if suffix in ESTIMATORS else None
+        return super().variant(suffix)
 
     def estimate(self, states: Sample) -> Estimate:
         if states.trouble:
@@ -155,7 +156,7 @@ class IntrinsicDimension(Sample):
         if n < FEWEST:
             return undefined(1, n, f"fewer than {FEWEST} different states")
         low = high = np.array([np.nan])
-        if self.estimator == "TwoNN":
+        if self.method == "TwoNN":
             distances, neighbours = states.pairs
             value = np.array([two_nn(distances, self.keep)])
             if np.isfinite(value).all():
@@ -163,6 +164,6 @@ class IntrinsicDimension(Sample):
                 variance, freedom = variance_of_sum(*terms, states.windows.cpu().numpy())
                 low, high = t_interval(value, value * np.sqrt(variance), freedom, "log")
         else:
-            value = np.array([by_estimator(states.different, self.estimator)])
+            value = np.array([by_estimator(states.different, self.method)])
         reason = "" if np.isfinite(value).all() else "the neighbour distances leave it undefined"
         return Estimate(value, low, high, n, reason)

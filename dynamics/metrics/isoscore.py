@@ -1,29 +1,26 @@
-"""IsoScore: how evenly the variance is spread over all directions; IsoScore*, its stable form for training."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.participation_ratio import ParticipationRatio, participation_ratio
+from dynamics.metrics.streaming import STATE_SITES, Spectral
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
-from dynamics.metrics.streaming.spectrum import Spectral
 
 
-def isoscore(x: Tensor) -> Tensor:
-    """How evenly the states' variance is spread over all d directions.
+def isoscore(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return how evenly the states' variance is spread over all d directions.
 
     Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the
         published ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)),
-        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed.
-    Range: 0 (one direction) to 1 (isotropic); k equal directions of d give (k - 1) / (d - 1); no unit.
-    Source: Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the
-        same.
+        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed. k equal directions of d give
+        (k - 1) / (d - 1).
     Pitfalls: n Gaussian states in width d give about n / (n + d): always say n.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for d = 1, fewer than two states, equal states, or states that are not finite.
+        NaN for d = 1, fewer than two states, equal states, or states that are not finite.
 
     >>> import torch
     >>> isoscore(torch.tensor([[3.0, 0, 0], [-3.0, 0, 0], [0, 3.0, 0], [0, -3.0, 0]]))
@@ -32,26 +29,28 @@ def isoscore(x: Tensor) -> Tensor:
     return (participation_ratio(x) - 1) / (x.shape[-1] - 1 or float("nan"))
 
 
-def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: float = 0.2) -> Tensor:
-    """IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
+def isoscore_star(
+    x: Float[Tensor, "m d"], reference: Float[Tensor, "d d"] | None = None, reference_weight: float = 0.2
+) -> Float[Tensor, ""]:
+    """Return the IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
 
     Formula: (PR - 1) / (d - 1) of S = (1 - reference_weight) cov(x) + reference_weight reference.
     Range: 0 to 1; no unit.
     Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
         `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
         batch instead, so its zeta is 1 - reference_weight.
-    Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference mends little of
+    Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference corrects little of
         that: with m = d / 4 the error falls to a fifth at 0.8. At S = 0 (equal states) it is 0 and has the
         gradient 0; differentiable once.
     Interval: none; a loss.
 
     Args:
-        x: states, shape (m, d); gradients flow to them.
-        reference: covariance (d, d), for example of states of the whole epoch; None: no shrinkage.
+        x: states; gradients flow to them.
+        reference: a covariance, for example of states of the whole epoch; None: no shrinkage.
         reference_weight: share of the reference, 0 to 1.
 
     Returns:
-        0-d, in the precision of x (float32 for half precision).
+        In the precision of x (float32 for half precision).
 
     Raises:
         InputError: fewer than two states.
@@ -66,11 +65,14 @@ def isoscore_star(x: Tensor, reference: Tensor | None = None, reference_weight: 
 
 
 class Isoscore(Spectral):
-    """Streams `isoscore`."""
+    """0: all variance along one direction; 1: the same in all. It grows with the number of points."""
 
-    name = "isoscore"
-    scale = "logit"
+    title = "IsoScore"
+    range = (0, 1)
+    estimator = "(participation ratio - 1) / (d - 1) of the covariance"
+    source = "Rudman et al., IsoScore (arXiv 2108.07344); without shrinkage IsoScore* (arXiv 2305.19358) is the same"
+    default_sites = dict.fromkeys(STATE_SITES, 4)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         return (ParticipationRatio.of_eigenvalues(values) - 1) / (values.shape[-1] - 1 or float("nan"))

@@ -1,26 +1,21 @@
-"""Kurtosis of neuron norms: whether few coordinates carry the states' size (outlier features)."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Moments
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Moments
 
 
-def kurtosis(x: Tensor) -> Tensor:
-    """The kurtosis of the coordinates' root mean squares.
+def kurtosis(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the kurtosis of the coordinates' root mean squares.
 
-    Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d.
-    Range: 1 (all coordinates alike) to d (one carries all); no unit.
-    Source: He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279).
+    Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d; at most d.
     Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, zero states, or states that are not finite.
+        NaN for fewer than two states, zero states, or states that are not finite.
 
     >>> import torch
     >>> kurtosis(torch.tensor([[1.0, 1.0, 1.0, 1.0]] * 2)), kurtosis(torch.tensor([[0.0, 5.0, 0.0, 0.0]] * 2))
@@ -31,17 +26,19 @@ def kurtosis(x: Tensor) -> Tensor:
 
 
 class Kurtosis(Moments):
-    """Streams `kurtosis`."""
+    """1 where all coordinates are alike; high where a few are outliers."""
 
-    name = "kurtosis"
+    title = "kurtosis of the neurons"
+    range = (1, None)
+    wide = True
+    estimator = "mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred"
+    source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
+    default_sites = dict.fromkeys(STATE_SITES, 7)
 
-    def estimate(self, states: Moments) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         squares = states.covariance.diagonal(dim1=-2, dim2=-1) + states.mean.square()
         value = squares.square().mean(-1) / squares.mean(-1).square()
         slope = 2 * (squares / squares.mean(-1, keepdim=True) - value[:, None]) / squares.sum(-1, keepdim=True)
         x, windows = states.sample
         along = ((x.double().square() - squares[:, None]) @ slope[..., None])[..., 0]
-        influence = states.influence(along, windows)
-        return estimate(value, states.n, influence=influence, windows=int(states.windows), scale="log")
+        return value, states.influence(along, windows)

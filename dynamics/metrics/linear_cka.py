@@ -1,25 +1,22 @@
-"""Linear CKA: how similar two representations of the same tokens are, up to rotation and scale."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming.cross import Cross, blocks
 
 
-def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """The similarity of two representations of the same tokens: centred kernel alignment with linear kernels.
+def linear_cka(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch n e"]) -> Float64[Tensor, "*batch"]:
+    """Return the similarity of two representations of the same tokens: centred kernel alignment with linear kernels.
 
     Formula: |y^T x|_F^2 / (|x^T x|_F |y^T y|_F), both centred.
-    Range: 0 to 1 (equal up to rotation, translation and scale); no unit.
-    Source: Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414).
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
-        x: shape (..., n, d).
-        y: shape (..., n, e), of the same tokens.
+        x: states.
+        y: other states of the same tokens.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two tokens or where all are equal.
+        NaN for fewer than two tokens or where all are equal.
 
     >>> import torch
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
@@ -30,11 +27,16 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 class LinearCka(Cross):
-    """Streams `linear_cka` of pairs."""
+    """Similarity of two representations of the same tokens: 1 where equal up to rotation and scale."""
 
-    name = "linear_cka"
+    title = "linear CKA"
+    range = (0, 1)
+    estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred"
+    source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
 
     @staticmethod
-    def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
+    def of_blocks(
+        xx: Float[Tensor, "*batch d d"], yx: Float[Tensor, "*batch e d"], yy: Float[Tensor, "*batch e e"]
+    ) -> Float[Tensor, "*batch"]:
         norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]
         return norms[1] / (norms[0] * norms[2]).sqrt()

@@ -1,27 +1,26 @@
-"""Linearity to the start: how well a layer's states are a linear map of what they were at step 0."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.procrustes_linearity import ProcrustesLinearity, procrustes_linearity
-from dynamics.metrics.streaming.start import ToStart
+from dynamics.metrics.streaming import ToStart
 
 
-def linearity_to_start(x: Tensor, reference: Tensor) -> Tensor:
-    """The share of the variance of a layer's states that the best linear map of those at step 0 explains.
+def linearity_to_start(
+    x: Float[Tensor, "*batch n d"], reference: Float[Tensor, "*batch n e"]
+) -> Float64[Tensor, "*batch"]:
+    """Return the share of the variance of a layer's states that the best linear map of those at step 0 explains.
 
     Formula: tr(y^T x (x^T x)^+ x^T y) / tr(y^T y) of the states x at step 0 and y now, both centred.
-    Range: 0 to 1 (training has done nothing that a matrix could not); no unit.
-    Source: Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps.
     Pitfalls: 1 for any states when n <= d + 1, and biased upwards by about d / n: `size` tokens are compared,
         however many are measured. They are kept with every training state: size (d + 1) numbers a layer.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
     Args:
-        x: states, shape (..., n, d).
-        reference: states at step 0, shape (..., n, e), of the same tokens.
+        x: states.
+        reference: states at step 0, of the same tokens.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two tokens, or where all states of either are equal.
+        NaN for fewer than two tokens, or where all states of either are equal.
 
     >>> import torch
     >>> start = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
@@ -32,7 +31,10 @@ def linearity_to_start(x: Tensor, reference: Tensor) -> Tensor:
 
 
 class LinearityToStart(ToStart):
-    """Streams `linearity_to_start` on a seeded sample of the tokens."""
+    """1 where a layer's states are a linear map of what they were at step 0."""
 
-    name = "linearity_to_start"
+    title = "linearity to step 0"
+    range = (0, 1)
+    estimator = "share of the variance that the best linear map explains, both centred, on the same sample of tokens"
+    source = "Razzhigaev et al., Your Transformer is Secretly Linear (arXiv 2405.12250), between steps"
     of = ProcrustesLinearity

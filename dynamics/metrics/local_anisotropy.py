@@ -1,15 +1,11 @@
-"""Local anisotropy: the anisotropy within neighbourhoods, beside that of as many random states."""
-
-from typing import Any
-
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.anisotropy import anisotropy
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 from dynamics.metrics.streaming.sampling import priority
 
@@ -17,27 +13,27 @@ BLOCK = 32
 """Neighbourhoods that exist at a time."""
 
 
-def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0) -> Tensor:
-    """The mean anisotropy of the nearest neighbours of a state.
+def local_anisotropy(
+    x: Float[Tensor, "n d"], neighbors: int = 64, queries: int = 128, random: bool = False, seed: int = 0
+) -> Float64[Tensor, ""]:
+    """Return the mean anisotropy of the nearest neighbours of a state.
 
     Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with
         `random` of 64 states drawn at random, the value to compare with (named `local_anisotropy_random`).
         Exact duplicates are dropped first.
-    Range: 1 / 63 to 1; no unit.
-    Source: the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et
-        al., Isotropy in the Contextual Embedding Space (ICLR 2021).
-    Pitfalls: 64 states are never near 0, even isotropic ones: read it against the random value.
+    Pitfalls: 64 states give at least 1 / 63, and are never near 0, even isotropic ones: read it against the
+        random value.
     Interval: none: neighbourhoods share states and windows (counting neighbourhoods covers 61-94 %, measured).
 
     Args:
-        x: states, shape (n, d).
+        x: states.
         neighbors: states in a neighbourhood.
         queries: neighbourhoods that the mean is taken over, at most.
         random: draw the states instead.
         seed: of the sample and the draws.
 
     Returns:
-        0-d, float64. NaN for no more than 64 different states, or states that are not finite.
+        NaN for no more than 64 different states, or states that are not finite.
 
     >>> line = torch.arange(100.0)[:, None] * torch.tensor([[1.0, 2.0]])
     >>> local_anisotropy(line)
@@ -56,23 +52,42 @@ def local_anisotropy(x: Tensor, neighbors: int = 64, queries: int = 128, random:
 
 
 class LocalAnisotropy(Sample):
-    """Streams `local_anisotropy` over a seeded sample of the tokens."""
+    """Anisotropy within a neighbourhood: never near 0 in so few points; see the random one.
+
+    Args:
+        neighbors: states in a neighbourhood
+        queries: neighbourhoods that the mean is taken over, at most
+        random: draw the states of a neighbourhood at random
+    """
+
+    range = (0, 1)
+    estimator = "anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states"
+    source = (
+        "the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et "
+        "al., Isotropy in the Contextual Embedding Space (ICLR 2021)"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 14)
+    default_variants = ("random",)
+    variants = {"random": {"random": True}}
 
     def __init__(
         self, neighbors: int = 64, queries: int = 128, random: bool = False, size: int = 4096, seed: int = 0
     ) -> None:
         super().__init__(size, seed)
         self.neighbors, self.queries, self.random = neighbors, queries, random
-        self.name = "local_anisotropy_random" if random else "local_anisotropy"
+        if random:
+            self.name, self.title = "local_anisotropy_random", "local anisotropy, random"
+            self.estimator = "anisotropy of 64 random states, centred on their mean, averaged over draws"
 
-    @classmethod
-    def variant(cls, suffix: str) -> dict[str, Any] | None:
-        return {"random": True} if suffix == "random" else None
+    @property
+    def meaning(self) -> str:
+        random = "What 64 states drawn at random give: the value to compare the local anisotropy with."
+        return random if self.random else super().meaning
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.different) if not states.trouble else 0
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
-        value = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
-        found = np.array([float(value)])
-        return Estimate(found, found * np.nan, found * np.nan, n)
+        mean = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
+        value = np.array([float(mean)])
+        return Estimate(value, value * np.nan, value * np.nan, n)

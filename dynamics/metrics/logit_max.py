@@ -1,26 +1,22 @@
-"""Greatest attention logit."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import SUMMARIES, AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import AttentionStatistics, Estimate, estimate, undefined
+from dynamics.metrics.streaming.attention import SUMMARIES
 
 
-def logit_max(logits: Tensor) -> Tensor:
-    """The greatest attention logit of a head, as it enters the softmax.
+def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the greatest attention logit of a head, as it enters the softmax.
 
     Formula: max_ij s_ij, s the scaled logits with mask and bias.
-    Range: any; no unit.
-    Source: Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy.
     Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
     Interval: none is known for a maximum.
 
     Args:
-        logits: shape (..., T, S), masked entries -inf.
+        logits: masked entries -inf.
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> logit_max(torch.tensor([[1.0, -torch.inf], [0.5, 3.0]]))
@@ -30,17 +26,20 @@ def logit_max(logits: Tensor) -> Tensor:
 
 
 class LogitMax(AttentionStatistics):
-    """Streams `logit_max`; the layer's value is the mean over heads.
+    """Large logits make attention sharp.
 
     Arrays: counts of the logits of every 16th query by size, with what lies outside at both ends, and the bins'
     edges.
     """
 
-    name = "logit_max"
+    title = "largest attention logit"
+    estimator = "largest scaled logit of a head"
+    source = "Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy"
+    default_sites = {"attention": 7}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         if not states.greatest.ndim:
             return undefined(1, 0, "no attention call was seen")
         n = int(states.total[0, len(SUMMARIES)])
-        found = estimate(states.greatest, n, reason="no query, or a logit is not finite")
-        return found if found.reason else found._replace(arrays=states.histogram("logit"))
+        greatest = estimate(states.greatest, n, reason="no query, or a logit is not finite")
+        return greatest if greatest.reason else greatest._replace(arrays=states.histogram("logit"))

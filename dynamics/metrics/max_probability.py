@@ -1,25 +1,21 @@
-"""Maximum attention probability: how much of its attention a query gives to one key."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics, Estimate
 
 
-def max_probability(probabilities: Tensor) -> Tensor:
-    """The mean over queries of their greatest attention probability.
+def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of their greatest attention probability.
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
-    Range: 1 / (keys seen) to 1; no unit.
-    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143).
-    Pitfalls: the first query of a causal model sees one key and gives 1.
+    Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
+        probabilities: rows summing to 1. (The metric never forms them all.)
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> max_probability(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -29,14 +25,18 @@ def max_probability(probabilities: Tensor) -> Tensor:
 
 
 class MaxProbability(AttentionStatistics):
-    """Streams `max_probability` over the queries that are not padding.
+    """Near 1 where attention is sharp.
 
     Arrays: counts of the probabilities of every 16th query by size, with what lies outside at both ends, and
     the bins' edges.
     """
 
-    name = "max_probability"
+    title = "largest attention probability"
+    range = (0, 1)
+    estimator = "largest probability of each row, mean over queries"
+    source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
+    default_sites = {"attention": 5}
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
-        found = states.mean_of_summary("max_probability", scale="logit")
-        return found if found.reason else found._replace(arrays=states.histogram("probability"))
+        estimate = super().estimate(states)
+        return estimate if estimate.reason else estimate._replace(arrays=states.histogram("probability"))

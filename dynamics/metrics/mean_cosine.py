@@ -1,28 +1,22 @@
-"""Mean cosine: how much the directions of any two states agree."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import HEAD_SITES, STATE_SITES, Sums
 
 
-def mean_cosine(x: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
+def mean_cosine(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
 
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
-    Range: -1 / (n - 1) to 1 (all in one direction); no unit; 0 in the mean for isotropic states.
-    Source: Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143);
-        Ethayarajh (arXiv 1909.00512).
     Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
-        of one window count (`mean_cosine_across_windows` leaves them out).
+        of one window count (`mean_cosine_across_windows` leaves them out). It is at least -1 / (n - 1).
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        x: states, shape (..., n, d), not centred.
+        x: states, not centred.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states or where a state is zero or not finite.
+        NaN for fewer than two states or where a state is zero or not finite.
 
     >>> import torch
     >>> mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
@@ -35,20 +29,19 @@ def mean_cosine(x: Tensor) -> Tensor:
 
 
 class MeanCosine(Sums):
-    """Streams `mean_cosine`."""
+    """Cosine between two states taken at random: 0 in all directions alike, 1 in a narrow cone."""
 
-    name = "mean_cosine"
+    range = (-1, 1)
+    estimator = "closed form over all pairs of different tokens, not centred"
+    source = (
+        "Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143); "
+        "Ethayarajh (arXiv 1909.00512)"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 8) | dict.fromkeys(HEAD_SITES, 3)
+    nan_reason = "a state is zero: it has no direction"
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        n, part = states.n, slice(states.width, -1)
-        mean = states.mean[:, part]
-        return estimate(
-            (n * mean.square().sum(-1) - 1) / (n - 1),
-            n,
-            influence=2 * (states.deviations[..., part] * mean).sum(-1),
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a state is zero: it has no direction",
-        )
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        n, directions = states.n, slice(states.width, -1)
+        mean = states.mean[:, directions]
+        value = (n * mean.square().sum(-1) - 1) / (n - 1)
+        return value, 2 * (states.deviations[..., directions] * mean).sum(-1)

@@ -1,30 +1,25 @@
-"""Mean cosine across windows: the mean cosine without the pairs whose states share a context."""
-
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums
 from dynamics.metrics.streaming.sampling import window_sums
 
 
-def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of states from different windows, exactly.
+def mean_cosine_across_windows(x: Float[Tensor, "n d"], windows: Int[Tensor, " n"]) -> Float64[Tensor, ""]:
+    """Return the mean cosine similarity over all pairs of states from different windows, exactly.
 
     Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of
         the directions in window w and their number.
-    Range: -1 to 1; no unit.
-    Source: `mean_cosine`, with the pairs left out that make it depend on the windows' length.
     Pitfalls: states in windows of their own give `mean_cosine`; with one window there is no pair.
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        x: states, shape (n, d), not centred.
-        windows: the window of each state, shape (n,).
+        x: states, not centred.
+        windows: the window of each state.
 
     Returns:
-        0-d, float64. NaN for fewer than two windows or where a state is zero or not finite.
+        NaN for fewer than two windows or where a state is zero or not finite.
 
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
     >>> mean_cosine_across_windows(x, torch.tensor([0, 0, 1])), mean_cosine_across_windows(x, torch.arange(3))
@@ -39,25 +34,19 @@ def mean_cosine_across_windows(x: Tensor, windows: Tensor) -> Tensor:
 
 
 class MeanCosineAcrossWindows(Sums):
-    """Streams `mean_cosine_across_windows`."""
+    """The mean cosine of pairs from different windows, which share no context."""
 
-    name = "mean_cosine_across_windows"
+    range = (-1, 1)
+    estimator = "closed form over all pairs from different windows, not centred"
+    source = "`mean_cosine`, with the pairs left out that make it depend on the windows' length"
+    default_sites = dict.fromkeys(STATE_SITES, 9)
+    nan_reason = "a state is zero, or all come from one window"
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        directions, n = states.total[:, states.width : -2], states.n
-        cosines, pairs = states.own.unbind(-1)
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        total, n = states.total[:, states.width : -2], states.n
+        cosines, pairs = states.within.unbind(-1)
         pairs = n * n - pairs
-        value = (directions.square().sum(-1) - cosines) / pairs.where(pairs > 0, torch.nan)
-        kept = states.sample
-        own, size = kept[..., states.width : -2], kept[..., -1]
-        along = (own * (directions - own)).sum(-1) - value * size * (n - size)
-        return estimate(
-            value,
-            n,
-            influence=2 * along / pairs * states.windows,
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a state is zero, or all come from one window",
-        )
+        value = (total.square().sum(-1) - cosines) / pairs.where(pairs > 0, torch.nan)
+        directions, size = states.sample[..., states.width : -2], states.sample[..., -1]
+        along = (directions * (total - directions)).sum(-1) - value * size * (n - size)
+        return value, 2 * along / pairs * states.windows

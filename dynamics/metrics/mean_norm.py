@@ -1,26 +1,21 @@
-"""Mean norm of the states."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums
 
 
-def mean_norm(x: Tensor) -> Tensor:
-    """The mean Euclidean norm of the states.
+def mean_norm(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the mean Euclidean norm of the states.
 
     Formula: sum_i |x_i| / n.
-    Range: 0 to infinity; in the states' own unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with.
     Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN without states or where one is not finite.
+        In the unit of the states. NaN without states or where one is not finite.
 
     >>> import torch
     >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -31,17 +26,13 @@ def mean_norm(x: Tensor) -> Tensor:
 
 
 class MeanNorm(Sums):
-    """Streams `mean_norm`."""
+    """Mean length of a state."""
 
-    name = "mean_norm"
+    range = (0, None)
+    wide = True
+    estimator = "mean of ‖x‖, not centred"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): the size that the drift is compared with"
+    default_sites = dict.fromkeys(STATE_SITES, 10)
 
-    def estimate(self, states: Sums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
-        return estimate(
-            states.mean[:, -1],
-            states.n,
-            influence=states.deviations[..., -1],
-            windows=int(states.windows),
-            scale="log",
-        )
+    def value_and_influence(self, states: Sums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        return states.mean[:, -1], states.deviations[..., -1]

@@ -1,26 +1,23 @@
-"""Minimum attention probability: what a query leaves to the key that it cares for least."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.score_variance import ScoreSums
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import Estimate
 
 
-def min_probability(probabilities: Tensor) -> Tensor:
-    """The mean over queries of their least attention probability, among the keys that they see.
+def min_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of their least attention probability, among the keys that they see.
 
     Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
-    Range: 0 to 1 / (keys seen), where attention is uniform; no unit.
-    Source: the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4.
     Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with
         logarithms and does not).
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them.)
+        probabilities: rows summing to 1, zero where masked. (The metric never forms them.)
 
     Returns:
-        Shape (...), float64.
+        One value for each head.
 
     >>> import torch
     >>> min_probability(torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
@@ -31,9 +28,13 @@ def min_probability(probabilities: Tensor) -> Tensor:
 
 
 class MinProbability(ScoreSums):
-    """Streams `min_probability` over the queries that are not padding."""
+    """1 / keys where attention is uniform, near 0 where it is sharp."""
 
-    name = "min_probability"
+    title = "least attention probability"
+    range = (0, 1)
+    wide = True
+    estimator = "smallest probability of each row among the visible keys, mean over queries"
+    source = "the sharpness of Godey, de la Clergerie and Sagot (arXiv 2401.12143), section 4"
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(2, 3, scale="logit")
+        return states.mean_of(2, 3, self.interval_scale)

@@ -1,28 +1,24 @@
-"""Normalized attention entropy: how widely a query looks, of what it could see."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics
 
 
-def normalized_entropy(probabilities: Tensor) -> Tensor:
-    """The mean over queries of the attention entropy, divided by the log of the number of keys seen.
+def normalized_entropy(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the attention entropy, divided by the log of the number of keys seen.
 
     Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
         that see one key are left out.
-    Range: 0 (one key takes all) to 1 (uniform); no unit.
-    Source: the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum.
     Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by
         a moderate number (Swin: -100) in place of its type's least count as seen.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1, zero where masked. (The metric never forms them: it
+        probabilities: rows summing to 1, zero where masked. (The metric never forms them: it
             counts the keys that the mask shows.)
 
     Returns:
-        Shape (...), float64. NaN where every query sees one key.
+        NaN where every query sees one key.
 
     >>> import torch
     >>> normalized_entropy(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.25, 0.25]]))
@@ -35,9 +31,10 @@ def normalized_entropy(probabilities: Tensor) -> Tensor:
 
 
 class NormalizedEntropy(AttentionStatistics):
-    """Streams `normalized_entropy` over the queries that are not padding."""
+    """1: uniform over the keys that a query may see; 0: all on one key."""
 
-    name = "normalized_entropy"
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("normalized_entropy", scale="logit")
+    title = "attention entropy, normalised"
+    range = (0, 1)
+    estimator = "entropy / log(visible keys), mean over queries; rows with one visible key left out"
+    source = "the entropy of Ghader and Monz (arXiv 1710.03348) over its own maximum"
+    default_sites = {"attention": 4}

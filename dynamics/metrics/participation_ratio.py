@@ -1,24 +1,23 @@
-"""Participation ratio: how many directions carry the variance."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.spectrum import Spectral, gram, trace
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import gram, trace
 
 
-def participation_ratio(x: Tensor) -> Tensor:
-    """The number of directions among which the states' variance is shared out.
+def participation_ratio(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the number of directions among which the states' variance is shared out.
 
     Formula: tr(S)^2 / |S|_F^2 = (sum_i v_i)^2 / sum_i v_i^2, v the eigenvalues of the covariance S.
-    Range: 1 to min(n - 1, d); a number of dimensions.
-    Source: Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262).
-    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d: always say n.
+    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d (and at most
+        min(n - 1, d)): always say n.
     Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+        NaN for fewer than two states, equal states, or states that are not finite.
 
     >>> import torch
     >>> participation_ratio(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
@@ -29,11 +28,15 @@ def participation_ratio(x: Tensor) -> Tensor:
 
 
 class ParticipationRatio(Spectral):
-    """Streams `participation_ratio`."""
+    """How many directions share the variance."""
 
-    name = "participation_ratio"
-    scale = "log"
+    unit = "dimensions"
+    range = (1, None)
+    wide = True
+    estimator = "tr(S)² / ‖S‖² of the covariance S"
+    source = "Gao et al., A theory of multineuronal dimensionality (bioRxiv 214262)"
+    default_sites = dict.fromkeys(STATE_SITES, 5)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         return values.sum(-1).square() / values.square().sum(-1)

@@ -1,28 +1,25 @@
-"""Mean cosine between queries and keys."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import QueryKeySums
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import QueryKeySums
 
 
-def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
-    """The mean cosine similarity over all pairs of a query and a key of a head, exactly.
+def qk_mean_cosine(
+    query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*heads m d_h"]
+) -> Float64[Tensor, "*heads"]:
+    """Return the mean cosine similarity over all pairs of a query and a key of a head, exactly.
 
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
-    Range: -1 to 1; no unit.
-    Source: Godey, de la Clergerie and Sagot (arXiv 2401.12143).
     Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
         two clouds, not about the attention. Rotary positions average a mean away.
     Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
-        query: shape (..., n, d_h).
-        key: shape (..., m, d_h).
+        query: as they enter the dot product.
+        key: likewise.
 
     Returns:
-        Shape (...), float64. NaN where a query or key is zero or not finite.
+        NaN where a query or key is zero or not finite.
 
     >>> import torch
     >>> qk_mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
@@ -34,19 +31,15 @@ def qk_mean_cosine(query: Tensor, key: Tensor) -> Tensor:
 
 
 class QkMeanCosine(QueryKeySums):
-    """Streams `qk_mean_cosine` for each head; the layer's value is the mean over heads."""
+    """Cosine of a query and a key taken at random."""
 
-    name = "qk_mean_cosine"
+    title = "mean cosine, queries to keys"
+    range = (-1, 1)
+    estimator = "closed form over all pairs of a query and a key, per head, not centred"
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143)"
+    default_sites = {"attention": 2}
+    nan_reason = "a query or key is zero: it has no direction"
 
-    def estimate(self, states: QueryKeySums) -> Estimate:
-        if states.trouble:
-            return undefined(states.heads, states.n, states.trouble)
+    def value_and_influence(self, states: QueryKeySums) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         (_, query, _, key), influence = states.means
-        return estimate(
-            (query * key).sum(-1),
-            states.n,
-            influence=(influence[:, 1] * key + influence[:, 3] * query).sum(-1),
-            windows=int(states.windows),
-            scale="atanh",
-            reason="a query or key is zero: it has no direction",
-        )
+        return (query * key).sum(-1), (influence[:, 1] * key + influence[:, 3] * query).sum(-1)

@@ -1,33 +1,29 @@
-"""Symmetry of the query-key form: whether attention from i to j is attention from j to i."""
-
 from collections.abc import Hashable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import Estimate, Metric, Weights, undefined
+from dynamics.metrics.streaming import Estimate, Metric, Weights, undefined
 
 
-def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
-    """How symmetric the bilinear form of a head's query and key projections is.
+def qk_symmetry(query: Float[Tensor, "*heads d_h d"], key: Float[Tensor, "*heads d_h d"]) -> Float64[Tensor, "*heads"]:
+    """Return how symmetric the bilinear form of a head's query and key projections is.
 
     Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) =
         tr(A A), A = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
-    Range: 1 (symmetric), 0 (random) to -1 (antisymmetric); no unit.
-    Source: Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the
-        difference of the squared norms of the symmetric and the antisymmetric part over their sum.
     Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
         not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
         theirs.
-    Interval: the value itself: the weights are all there is, nothing is sampled.
+    Interval: the value itself, for nothing is sampled.
 
     Args:
-        query: W_q, shape (..., d_h, d), so that q = W_q x.
-        key: W_k, shape (..., d_h, d).
+        query: W_q, so that q = W_q x.
+        key: W_k.
 
     Returns:
-        Shape (...), float64. NaN for zero weights.
+        NaN for zero weights.
 
     >>> w = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     >>> qk_symmetry(w, w), qk_symmetry(w, torch.tensor([[0.0, 1.0], [-1.0, -2.0]]))
@@ -40,9 +36,16 @@ def qk_symmetry(query: Tensor, key: Tensor) -> Tensor:
 
 
 class QkSymmetry(Metric):
-    """Keeps `qk_symmetry` of the weights it was given last, for each head and for all heads as one."""
+    """1: symmetric; -1: antisymmetric; 0: neither (random weights)."""
 
-    name = "qk_symmetry"
+    title = "symmetry of W_q W_kᵀ"
+    range = (-1, 1)
+    estimator = "tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data"
+    source = (
+        "Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the "
+        "difference of the squared norms of the symmetric and the antisymmetric part over their sum"
+    )
+    default_sites = {"weight": 1}
     sites = ("weight",)
 
     def __init__(self) -> None:
@@ -63,7 +66,7 @@ class QkSymmetry(Metric):
 
     def estimate(self, states: "QkSymmetry") -> Estimate:
         if not states.scores.ndim:
-            return undefined(1, 0, "no weights were given")
+            return undefined(1, 0, "no weights were seen")
         value = states.scores.cpu().numpy()
         reason = "" if np.isfinite(value).all() else "the weights are zero or not finite"
         return Estimate(value, value, value, 1, reason)

@@ -1,39 +1,35 @@
-"""Scale dependence of the intrinsic dimension: what it becomes when the states are thinned out."""
-
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn, two_nn_influence
-from dynamics.metrics.streaming.accumulators import Sample
+from dynamics.metrics.streaming import Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.base import Estimate, undefined
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 THINNINGS = (1, 2, 4, 8)
 
 
-def scale_dependence(x: Tensor) -> Tensor:
-    """The intrinsic dimension of an eighth of the states over that of all of them.
+def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
+    """Return the intrinsic dimension of an eighth of the states over that of all of them.
 
     Formula: d(n / 8) / d(n), d the `intrinsic_dimension` (TwoNN), averaged over the disjoint eighths; the
         estimates at n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
-    Range: above 0; about 1 where the dimension does not depend on the scale; no unit.
-    Source: decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets.
     Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the
         downward bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
-    Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent but for the windows that
-        they share, on the log scale (measured: 94-98 % from 1500 states on, less with fewer); sampling error
+    Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent except for the windows
+        that they share, on the log scale (measured: 94-98 % from 1500 states on, less with fewer); sampling error
         only, not the bias.
 
     Args:
-        x: states, shape (n, d), in random order.
+        x: states, in random order.
 
     Returns:
-        0-d, float64. NaN for fewer than 80 different states, or states that are not finite.
+        NaN for fewer than 80 different states, or states that are not finite.
 
     >>> x = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
     >>> round(float(scale_dependence(x)), 1)
@@ -47,36 +43,38 @@ def scale_dependence(x: Tensor) -> Tensor:
 
 
 class Scale(NamedTuple):
-    """The dimension at one thinning, its scale, and each state's influence on its logarithm and component, (n,)."""
+    """The dimension at one thinning, its scale, and each state's influence on its logarithm and component."""
 
     dimension: float
     length: float
-    influence: np.ndarray
-    component: np.ndarray
+    influence: Float[np.ndarray, " n"]
+    component: Int[np.ndarray, " n"]
 
 
-def by_scale(x: Tensor) -> list[Scale]:
-    """What the different states `x` show when they are thinned by each of `THINNINGS`."""
+def by_scale(x: Float[Tensor, "n d"]) -> list[Scale]:
+    """Estimate the dimension of the different states `x` when they are thinned by each of `THINNINGS`."""
     return [_thinned(x, thinning) for thinning in THINNINGS]
 
 
-def _thinned(x: Tensor, thinning: int) -> Scale:
+def _thinned(x: Float[Tensor, "n d"], thinning: int) -> Scale:
     influence, component = np.zeros(len(x)), np.zeros(len(x), dtype=int)
     values, lengths = [], []
     for part in range(thinning):
         distances, neighbours = nearest(x[part::thinning], 2)
         values.append(value := two_nn(distances))
         lengths.append(float(distances[:, 1].mean()))
-        own, among = two_nn_influence(distances, neighbours[:, 0], value)
-        influence[part::thinning] = value * own
-        component[part::thinning] = among * thinning + part
-    return Scale(np.mean(values), np.mean(lengths), influence / np.sum(values), component)
+        of_part, cluster = two_nn_influence(distances, neighbours[:, 0], value)
+        influence[part::thinning] = value * of_part
+        component[part::thinning] = cluster * thinning + part
+    return Scale(float(np.mean(values)), float(np.mean(lengths)), influence / np.sum(values), component)
 
 
 class ScaleDependence(Sample):
-    """Streams `scale_dependence` over a seeded sample of the tokens."""
+    """About 1 where the intrinsic dimension is the same at all scales."""
 
-    name = "scale_dependence"
+    range = (0, None)
+    estimator = "intrinsic dimension of an eighth of the states over that of all, mean over the eighths"
+    source = "decimation, Facco et al. (arXiv 1803.06992), section on multidimensional data sets"
 
     def estimate(self, states: Sample) -> Estimate:
         n = len(states.different) if not states.trouble else 0
@@ -94,10 +92,10 @@ class ScaleDependence(Sample):
         return Estimate(value, low, high, n, reason, arrays)
 
 
-def _error(whole: Scale, thin: Scale, windows: np.ndarray) -> tuple[float, int]:
-    """Standard error of the logarithm of the ratio of two dimensions, and its degrees of freedom.
+def _error(whole: Scale, thin: Scale, windows: Int[np.ndarray, " n"]) -> tuple[float, int]:
+    """Return the standard error of the logarithm of the ratio of two dimensions, and its degrees of freedom.
 
-    The two are taken as independent but for the windows that they share.
+    The two are taken as independent except for the windows that they share.
     """
     both = whole, thin
     variances, freedoms = zip(*(variance_of_sum(s.influence, s.component, windows) for s in both), strict=True)

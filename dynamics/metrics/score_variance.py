@@ -1,36 +1,31 @@
-"""Score variance: how far a query's scores lie apart, which is all that softmax sees of them."""
-
 from collections.abc import Hashable
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.attention import QueryMeans
-from dynamics.metrics.streaming.base import Attention, Estimate
 from dynamics.metrics.streaming.sampling import window_sums
 
 CHUNK = 64
 """Queries whose logits exist at a time."""
 
 
-def score_variance(logits: Tensor) -> Tensor:
-    """The mean over queries of the variance of a query's attention scores over the keys that it sees.
+def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the variance of a query's attention scores over the keys that it sees.
 
     Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one
-        key are left out.
-    Range: 0 (uniform attention) to infinity; squared logits. Inputs N(0, I_d) and projections N(0, v) give
-        (v d)^2 in the mean, whatever the number of heads; the entropy is then about log m - variance / 2.
-    Source: the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows:
-        a key bias shifts a whole row, which changes the variance over all pairs and no probability.
+        key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number
+        of heads; the entropy is then about log m - variance / 2.
     Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
     Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
-        logits: shape (..., T, S), masked entries -inf.
+        logits: masked entries -inf.
 
     Returns:
-        Shape (...), float64. NaN where every query sees one key.
+        In squared logits. NaN where every query sees one key.
 
     >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
     (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
@@ -40,10 +35,12 @@ def score_variance(logits: Tensor) -> Tensor:
     return variance.double().where(used, 0).sum(-1) / used.sum(-1)
 
 
-def spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each query (..., T): the variance of its scores, the least one, and the number of keys seen.
+def spread(
+    logits: Float[Tensor, "*rows S"],
+) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"], Int[Tensor, "*rows"]]:
+    """Return the variance of each query's scores, the least one, and the number of keys seen.
 
-    `logits` (..., T, S), masked entries -inf. The variance is taken about the mean: no shift cancels it.
+    Masked entries are -inf. The variance is taken about the mean: no shift cancels it.
     """
     hidden = logits == -torch.inf
     seen = logits.shape[-1] - hidden.sum(-1)
@@ -66,7 +63,7 @@ class ScoreSums(QueryMeans):
     def update(self, batch: Attention) -> None:
         call, windows = batch
         rows, heads, queries, _ = call.query.shape
-        own = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
+        sums = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
         for start in range(0, queries, CHUNK):
             stop = min(start + CHUNK, queries)
             logits = floating(call.logits(start, stop, call.reach(stop)))
@@ -75,14 +72,20 @@ class ScoreSums(QueryMeans):
             several = used & (seen > 1)
             probability = (least - logits.logsumexp(-1)).exp()
             parts = (variance.where(several, 0), several, probability.where(used, 0), used)
-            own += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
-        self.add(*window_sums(own, windows))
+            sums += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
+        self.add(*window_sums(sums, windows))
 
 
 class ScoreVariance(ScoreSums):
-    """Streams `score_variance` over the queries that are not padding."""
+    """How far a query's scores lie apart: all that softmax sees of them."""
 
-    name = "score_variance"
+    range = (0, None)
+    wide = True
+    estimator = "variance of each row of scores over the visible keys, mean over queries"
+    source = (
+        "the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows: a key bias"
+        " shifts a whole row, which changes the variance over all pairs and no probability"
+    )
 
     def estimate(self, states: ScoreSums) -> Estimate:
-        return states.mean_of(0, 1, scale="log")
+        return states.mean_of(0, 1, self.interval_scale)

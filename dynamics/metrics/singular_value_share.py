@@ -1,25 +1,23 @@
-"""Share of the first singular value: anisotropy as it is sometimes worded."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.spectrum import Spectral, eigenvalues
+from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
-def singular_value_share(x: Tensor) -> Tensor:
-    """The largest singular value of the centred states over the sum of all of them.
+def singular_value_share(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
+    """Return the largest singular value of the centred states over the sum of all of them.
 
     Formula: sigma_1 / sum_i sigma_i, sigma the singular values of the centred states (n, d).
-    Range: 1 / min(n - 1, d) to 1; no unit.
-    Source: the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code
-        squares, as `anisotropy` does.
-    Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there.
+    Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there. It is at
+        least 1 / min(n - 1, d).
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
 
     Args:
-        x: states, shape (..., n, d).
+        x: states.
 
     Returns:
-        Shape (...), float64. NaN for fewer than two states, equal states, or states that are not finite.
+        NaN for fewer than two states, equal states, or states that are not finite.
 
     >>> import torch
     >>> singular_value_share(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
@@ -29,12 +27,17 @@ def singular_value_share(x: Tensor) -> Tensor:
 
 
 class SingularValueShare(Spectral):
-    """Streams `singular_value_share`."""
+    """The largest singular value's share of their sum."""
 
-    name = "singular_value_share"
-    scale = "logit"
+    range = (0, 1)
+    estimator = "σ₁ / Σσᵢ of the centred states"
+    source = (
+        "the wording of anisotropy in one summary of Razzhigaev et al. (arXiv 2311.05928); their code squares, as"
+        " `anisotropy` does"
+    )
+    default_sites = dict.fromkeys(STATE_SITES, 3)
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         sigma = values.sqrt()
         return sigma[..., 0] / sigma.sum(-1)

@@ -1,26 +1,22 @@
-"""Sink mass: how much attention goes to the first position."""
-
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.attention import AttentionStatistics
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming import AttentionStatistics
 
 
-def sink_mass(probabilities: Tensor) -> Tensor:
-    """The mean over queries of the attention probability on position 0, query 0 left out.
+def sink_mass(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
+    """Return the mean over queries of the attention probability on position 0, query 0 left out.
 
     Formula: mean_{i > 0} p_i0, p = softmax of the masked logits.
-    Range: 0 to 1; no unit; uniform causal attention over T positions gives about log(T) / T.
-    Source: Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv
-        2309.17453).
-    Pitfalls: other positions can be sinks too. In padded input position 0 is the first that is not padding.
+    Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions
+        can be sinks too. In padded input position 0 is the first that is not padding.
     Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
-        probabilities: shape (..., T, S), rows summing to 1. (The metric never forms them all.)
+        probabilities: rows summing to 1. (The metric never forms them all.)
 
     Returns:
-        Shape (...), float64. NaN for a single query.
+        NaN for a single query.
 
     >>> import torch
     >>> sink_mass(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]))
@@ -30,9 +26,12 @@ def sink_mass(probabilities: Tensor) -> Tensor:
 
 
 class SinkMass(AttentionStatistics):
-    """Streams `sink_mass` over the queries that are not padding."""
+    """Attention that goes to the very first position."""
 
-    name = "sink_mass"
-
-    def estimate(self, states: AttentionStatistics) -> Estimate:
-        return states.mean_of_summary("sink_mass", scale="logit")
+    title = "attention sink"
+    range = (0, 1)
+    estimator = "mean probability on position 0; query 0 left out"
+    source = (
+        "Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"
+    )
+    default_sites = {"attention": 6}

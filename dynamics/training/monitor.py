@@ -14,7 +14,7 @@ from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
-from dynamics.measure.measurement import Measurement, measure
+from dynamics.measure import Measurement, measure
 from dynamics.measure.suite import Suite
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule

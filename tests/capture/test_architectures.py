@@ -1,4 +1,4 @@
-"""Every architecture gives its exact attention and states, and is left as it was found."""
+"""Every architecture gives its exact attention and states, and is left as it was."""
 
 import copy
 
@@ -75,15 +75,15 @@ def test_logits_are_made_of_queries_keys_and_bias(name):
         product = call.scaling * call.query @ call.expanded_key().transpose(-1, -2)
         logits = call.logits(0, call.query.shape[2])
         if call.scores is None:
-            made = product if call.bias is None else product + call.bias
+            rebuilt = product if call.bias is None else product + call.bias
         elif name in ("bloom", "mpt"):
             # alibi: the same for all queries up to a constant, which softmax does not see
-            made = product + (logits - product)[:, :, -1:]
+            rebuilt = product + (logits - product)[:, :, -1:]
         else:
-            made = product
+            rebuilt = product
         seen = logits.isfinite() & call.valid[:, None, :, None]
         assert seen.any()
-        torch.testing.assert_close(made[seen], logits[seen], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(rebuilt[seen], logits[seen], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["opt", "whisper", "bert", "t5"])
@@ -186,10 +186,10 @@ def test_a_model_without_attention_is_refused_attention_alone(name):
         capture(model, ["query", "key"], on_attention=print),
     ):
         model(**inputs(name))
-    heard = []
-    with capture(model, ["residual", "attention"], lambda *x: heard.append(x), heard.append) as tap:
+    captured = []
+    with capture(model, ["residual", "attention"], lambda *x: captured.append(x), captured.append) as tap:
         model(**inputs(name))
-    assert len(heard) == tap.layers + 1
+    assert len(captured) == tap.layers + 1
 
 
 def test_falcon_is_never_measured_on_its_eager_path():

@@ -1,4 +1,4 @@
-"""Attention of any making is heard exactly; what only looks like it is not."""
+"""Attention in any form is captured exactly; what only looks like it is not."""
 
 import math
 

@@ -42,10 +42,10 @@ class Lists(nn.Module):
 
 
 def test_lists_are_chosen_by_the_attention_they_hold():
-    found = layout(Lists(), torch.randn(2, 4, WIDTH))
-    assert found.blocks == ("stuff.0", "stuff.1", "stuff.2")
-    assert found.attentions == ("stuff.0.attention", "stuff.2.attention")
-    assert found.heads == (3, 0, 3)
+    result = layout(Lists(), torch.randn(2, 4, WIDTH))
+    assert result.blocks == ("stuff.0", "stuff.1", "stuff.2")
+    assert result.attentions == ("stuff.0.attention", "stuff.2.attention")
+    assert result.heads == (3, 0, 3)
 
 
 def test_stages_of_several_layers_are_not_layers():
@@ -67,9 +67,9 @@ class Attributes(nn.Module):
 
 
 def test_layers_need_no_list_and_count_as_they_run():
-    found = layout(Attributes(), torch.randn(2, 4, WIDTH))
-    assert found.blocks == ("b", "a")
-    assert found.layers == 3
+    result = layout(Attributes(), torch.randn(2, 4, WIDTH))
+    assert result.blocks == ("b", "a")
+    assert result.layers == 3
 
 
 def test_the_search_is_repeated_when_the_model_has_grown():

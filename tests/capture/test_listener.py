@@ -1,4 +1,4 @@
-"""States heard while training are those that the metrics see, with gradients, and nothing else changes."""
+"""States captured while training are those that are measured, with gradients, and nothing else changes."""
 
 import pytest
 import torch
@@ -28,9 +28,9 @@ IDS = torch.arange(10).view(2, 5)
 def test_hears_what_the_metrics_see(model):
     model.eval()
     listener = Listener(model, lambda: model(input_ids=IDS))
-    with listener.open() as heard:
+    with listener.open() as take:
         model(input_ids=IDS)
-    states = heard()
+    states = take()
     seen = {}
     with capture(model, ["residual"], lambda site, layer, x, valid: seen.update({layer: x.clone()})):
         model(input_ids=IDS)
@@ -53,7 +53,7 @@ def test_finding_the_layers_leaves_no_trace(model):
 
 def test_a_network_that_did_not_run_is_refused(model):
     listener = Listener(model, lambda: model(input_ids=IDS))
-    with listener.open() as heard:
+    with listener.open() as take:
         pass
     with pytest.raises(InputError, match="0 layers of"):
-        heard()
+        take()

@@ -1,4 +1,4 @@
-"""What the capture promises of any model: nothing missed, nothing left behind."""
+"""What the capture promises of any model: nothing missed, everything restored."""
 
 import gc
 import weakref
@@ -17,10 +17,10 @@ from tests.capture.zoo import build, inputs
 
 
 def residuals(model, batch):
-    heard = {}
-    with capture(model, ["residual"], lambda site, layer, x, valid: heard.update({layer: x})):
+    states = {}
+    with capture(model, ["residual"], lambda site, layer, x, valid: states.update({layer: x})):
         model(**batch)
-    return heard
+    return states
 
 
 class Broken(nn.Module):
@@ -83,12 +83,12 @@ def test_a_foreign_implementation_is_measured_through_sdpa_and_restored():
 def test_parts_with_implementations_of_their_own_get_them_back():
     wrapper = nn.ModuleDict({"first": build("bert", "eager"), "second": build("bert", "sdpa")})
     wrapper.forward = lambda **batch: [part(**batch) for part in wrapper.values()]
-    heard = []
-    with capture(wrapper, ["attention"], on_attention=heard.append) as tap:
+    calls = []
+    with capture(wrapper, ["attention"], on_attention=calls.append) as tap:
         wrapper(**inputs("bert"))
-    assert [call.layer for call in heard] == [1, 2, 3, 4]
+    assert [call.layer for call in calls] == [1, 2, 3, 4]
     assert tap.layers == 4
-    assert heard[0].valid.sum() == inputs("bert")["attention_mask"].sum()
+    assert calls[0].valid.sum() == inputs("bert")["attention_mask"].sum()
     assert [part.config._attn_implementation for part in wrapper.values()] == ["eager", "sdpa"]
 
 
@@ -111,23 +111,23 @@ def test_a_compiled_model_is_measured_uncompiled_and_stays_compiled(how):
     with torch.no_grad():
         before = run(**batch).last_hidden_state
         compiled = len(frames)
-        heard = residuals(run, batch)
+        states = residuals(run, batch)
         assert torch.equal(run(**batch).last_hidden_state, before)
     assert compiled > 0
     assert len(frames) == compiled
-    assert heard.keys() == wanted.keys()
-    for layer, x in heard.items():
+    assert states.keys() == wanted.keys()
+    for layer, x in states.items():
         torch.testing.assert_close(x, wanted[layer])
 
 
 def test_a_head_on_top_changes_nothing():
     config = build("llama").config
     model = LlamaForCausalLM(config)
-    heard, batch = {}, inputs("llama")
-    with capture(model, ["output", "query"], lambda *x: heard.update({x[:2]: x[2]}), lambda call: None) as tap:
+    states, batch = {}, inputs("llama")
+    with capture(model, ["output", "query"], lambda *x: states.update({x[:2]: x[2]}), lambda call: None) as tap:
         model(**batch, labels=batch["input_ids"])
     with torch.no_grad():
-        assert torch.equal(heard["output", 2], model.model.eval()(**batch).last_hidden_state)
+        assert torch.equal(states["output", 2], model.model.eval()(**batch).last_hidden_state)
     assert tap.layout.blocks == ("model.layers.0", "model.layers.1")
 
 
@@ -176,13 +176,13 @@ def encoder_decoder(name):
 @pytest.mark.parametrize("name", ["t5", "whisper"])
 def test_cross_attention_is_heard_only_on_demand(name):
     model, batch = encoder_decoder(name)
-    own, everything = [], []
-    with capture(model, ["attention"], on_attention=own.append) as tap:
+    self_attention, everything = [], []
+    with capture(model, ["attention"], on_attention=self_attention.append) as tap:
         model(**batch)
     with capture(model, ["attention"], on_attention=everything.append, cross=True):
         model(**batch)
     assert tap.layers == 3
-    assert [(call.layer, call.cross) for call in own] == [(1, False), (2, False), (3, False)]
+    assert [(call.layer, call.cross) for call in self_attention] == [(1, False), (2, False), (3, False)]
     assert [(call.layer, call.cross) for call in everything] == [(1, 0), (2, 0), (3, 0), (3, 1)]
     last = everything[-1]
     assert last.key.shape[2] != last.query.shape[2]
@@ -206,9 +206,9 @@ def test_refusals_say_what_is_wrong():
         with capture(module, sites, *consumers):
             return None if x is None else module(x)
 
-    with pytest.raises(InputError, match="no site to capture called atention"):
+    with pytest.raises(InputError, match="got atention"):
         run(model, ["atention"], print)
-    with pytest.raises(InputError, match="needs on_states"):
+    with pytest.raises(InputError, match="need on_states"):
         run(model, ["residual"])
     with pytest.raises(InputError, match="BertModel was not run"):
         run(model, ["residual"], print)
@@ -216,8 +216,8 @@ def test_refusals_say_what_is_wrong():
         run(linear, ["output"], print, x=torch.randn(1, 3, 2))
 
 
-def test_a_silent_attention_is_named():
-    """A layer whose attention hides from the tap after the search."""
+def test_a_hidden_attention_is_named():
+    """A layer whose attention the capture cannot see after the search."""
     model = build("bert")
     residuals(model, inputs("bert"))
     attention = model.encoder.layer[1].attention.self
@@ -229,7 +229,7 @@ def test_a_silent_attention_is_named():
 
     attention.forward = hidden
     with (
-        pytest.raises(InputError, match="attention of BertModel was silent in layers 2"),
+        pytest.raises(InputError, match="no attention of BertModel was captured in layers 2"),
         capture(model, ["attention"], on_attention=lambda _: None),
     ):
         model(**inputs("bert"))

@@ -21,35 +21,35 @@ WITHOUT = {"segformer": {1}, "pvt_v2": {1}, "cvt": {1, 2, 3}}
 """Layers whose keys are not those of the tokens: pooled, or convolved."""
 
 
-def listen(model, batch):
+def captured_calls(model, batch):
     """The first attention call of every layer and what its attention module was given."""
     with capture(model, ["residual"], lambda *_: None) as tap:
         model(**batch)
-    heard, latest = {}, []
+    calls, latest = {}, []
 
     def note(module, args, kwargs):
         latest.append(next(x for x in (*args, *kwargs.values()) if x.is_floating_point() and x.ndim == 3))
 
     attentions = [model.get_submodule(name) for name in tap.layout.attentions]
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in attentions]
-    with capture(model, ["query"], on_attention=lambda call: heard.setdefault(call.layer, (call, latest[-1]))):
+    with capture(model, ["query"], on_attention=lambda call: calls.setdefault(call.layer, (call, latest[-1]))):
         model(**batch)
     for hook in hooks:
         hook.remove()
-    return heard
+    return calls
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_projections_give_the_captured_queries_and_keys(name):
     model, batch = build(name), inputs(name)
-    found = layer_weights(model, batch)
+    projections = layer_weights(model, batch)
     layers = {layer for layer, heads in enumerate(ZOO[name].heads, start=1) if heads}
-    assert set(found) == layers - WITHOUT.get(name, set())
-    if not found:
+    assert set(projections) == layers - WITHOUT.get(name, set())
+    if not projections:
         return
-    heard = listen(model, batch)
-    for layer, weights in found.items():
-        call, x = heard[layer]
+    calls = captured_calls(model, batch)
+    for layer, weights in projections.items():
+        call, x = calls[layer]
         norms = [nn.Identity(), nn.Identity()]
         if name == "qwen3":
             norms = [model.layers[layer - 1].self_attn.q_norm, model.layers[layer - 1].self_attn.k_norm]
@@ -108,10 +108,10 @@ def test_our_own_transformer(norm, positions, qk_norm, bias):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter))  # gains of both signs, biases
-    found = layer_weights(model, {"input_ids": torch.randint(20, (2, 7))})
-    assert list(found) == [1, 2]
+    projections = layer_weights(model, {"input_ids": torch.randint(20, (2, 7))})
+    assert list(projections) == [1, 2]
     for layer, block in enumerate(model.layers, start=1):
-        for ours, linear in zip(found[layer], (block.attention.q_proj, block.attention.k_proj), strict=True):
+        for ours, linear in zip(projections[layer], (block.attention.q_proj, block.attention.k_proj), strict=True):
             assert torch.equal(ours.flatten(0, 1), linear.weight)
 
 
@@ -166,9 +166,9 @@ def test_any_order_of_rows_is_found(shared, groups, width, how, random):
         return q, k
 
     model, batch = model_of(*[Odd(shared * groups, shared, width, change=change) for _ in range(2)])
-    found = layer_weights(model, batch)
-    assert list(found) == [1, 2]
-    for layer, (query, key) in zip(model, found.values(), strict=True):
+    projections = layer_weights(model, batch)
+    assert list(projections) == [1, 2]
+    for layer, (query, key) in zip(model, projections.values(), strict=True):
         assert torch.equal(query.flatten(0, 1), layer.fused.weight[layer.query])
         assert torch.equal(key.flatten(0, 1), layer.fused.weight[layer.key])
 
@@ -179,8 +179,8 @@ def test_heads_of_rows_from_several_matrices():
     odd.mix = lambda x, q: torch.cat([odd.extra(x).unflatten(-1, (2, 4)), q[..., 4:]], -1)
     model, batch = model_of(Odd(), odd)
     with torch.no_grad():
-        own, rows = odd.extra.weight, odd.fused.weight[odd.query].unflatten(0, (2, 8))
-    assert torch.equal(layer_weights(model, batch)[2][0], torch.cat([own.view(2, 4, 12), rows[:, 4:]], 1))
+        extra, rows = odd.extra.weight, odd.fused.weight[odd.query].unflatten(0, (2, 8))
+    assert torch.equal(layer_weights(model, batch)[2][0], torch.cat([extra.view(2, 4, 12), rows[:, 4:]], 1))
 
 
 def convolved(module, x, q, k):
@@ -269,8 +269,8 @@ class Products(nn.Module):
 @pytest.mark.parametrize("how", ["matmul", "einsum", "convolution", "multihead"])
 def test_every_product_is_known(how):
     model, batch = model_of(Products(how), Products(how))
-    for layer, found in layer_weights(model, batch).items():
-        for ours, true in zip(found, model[layer - 1].true(), strict=True):
+    for layer, weights in layer_weights(model, batch).items():
+        for ours, true in zip(weights, model[layer - 1].true(), strict=True):
             assert torch.equal(ours, true)
     assert layer == 2
 
@@ -283,23 +283,23 @@ def test_padding_in_front_changes_nothing(counted):
     mask[0, :4] = 0
     positions = torch.arange(9).expand(2, 9) if counted else (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
     batch = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    found = layer_weights(model, batch)
-    assert list(found) == [1, 2]
-    for layer, weights in zip(model.layers, found.values(), strict=True):
+    projections = layer_weights(model, batch)
+    assert list(projections) == [1, 2]
+    for layer, weights in zip(model.layers, projections.values(), strict=True):
         for ours, linear in zip(weights, (layer.self_attn.q_proj, layer.self_attn.k_proj), strict=True):
             assert torch.equal(ours.flatten(0, 1), linear.weight)
 
 
 def test_what_the_weights_are_does_not_matter():
-    """Zero, equal, and in half precision: where they lie is known all the same."""
+    """Zero, equal, and in half precision: where they are stored is found all the same."""
     model = build("vit").to(torch.bfloat16)
     with torch.no_grad():
         model.layers[0].attention.q_proj.weight.zero_()
         model.layers[1].attention.k_proj.weight.fill_(1)
-    found = layer_weights(model, inputs("vit"))
-    assert not found[1][0].any()
-    assert (found[2][1] == 1).all()
-    assert torch.equal(found[2][0].flatten(0, 1), model.layers[1].attention.q_proj.weight)
+    projections = layer_weights(model, inputs("vit"))
+    assert not projections[1][0].any()
+    assert (projections[2][1] == 1).all()
+    assert torch.equal(projections[2][0].flatten(0, 1), model.layers[1].attention.q_proj.weight)
 
 
 def test_learnt_once_and_read_every_time():
@@ -324,7 +324,7 @@ def test_the_model_is_left_as_it_was(name):
     model, batch = build(name).train(), inputs(name)
     state, kept = copy.deepcopy(model.state_dict()), {key: x.clone() for key, x in batch.items()}
     random = torch.get_rng_state()
-    found = layer_weights(model, batch)
+    projections = layer_weights(model, batch)
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.overrides._get_current_function_mode() is None
     assert all(module.training for module in model.modules())
@@ -332,7 +332,7 @@ def test_the_model_is_left_as_it_was(name):
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
     assert all(torch.equal(x, kept[key]) for key, x in batch.items())
-    for query, key in found.values():
+    for query, key in projections.values():
         query.zero_(), key.zero_()  # the caller's own
         assert not query.requires_grad
     for key, value in model.state_dict().items():

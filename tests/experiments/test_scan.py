@@ -121,7 +121,7 @@ def test_what_a_run_was_measured_on_is_not_chosen_again(words, said, trained, mo
 
 def test_a_schedule_of_a_metric_is_refused(workplace, capsys):
     metrics = "{mean_norm: {schedule: {every: 5}}}"
-    assert "metrics.mean_norm.schedule has no" in refused(capsys, "random:gpt2", metrics=metrics)
+    assert "metrics.mean_norm.schedule has no effect in a scan" in refused(capsys, "random:gpt2", metrics=metrics)
 
 
 def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monkeypatch, capsys):

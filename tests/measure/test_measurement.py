@@ -142,10 +142,10 @@ def test_padding_does_not_count():
     mask[2:, 20:] = 0
     noisy = given["input_ids"].clone()
     noisy[mask == 0] = 7
-    one = measure(network, [{"input_ids": given["input_ids"], "attention_mask": mask}], CHEAP)
+    clean = measure(network, [{"input_ids": given["input_ids"], "attention_mask": mask}], CHEAP)
     other = measure(network, [{"input_ids": noisy, "attention_mask": mask}], CHEAP)
-    assert table(one) == pytest.approx(table(other), abs=1e-6, nan_ok=True)
-    assert {row.n for row in one.rows if row.metric == "anisotropy"} == {int(mask.sum())}
+    assert table(clean) == pytest.approx(table(other), abs=1e-6, nan_ok=True)
+    assert {row.n for row in clean.rows if row.metric == "anisotropy"} == {int(mask.sum())}
 
 
 def test_a_batch_of_padding_alone_does_not_count():
@@ -172,12 +172,12 @@ def test_drift_starts_at_zero_and_needs_a_reference():
 def test_a_token_budget_takes_whole_windows_and_is_blind_to_batching():
     network = model()
     spec = {"anisotropy": {"max_tokens": 100}, "entropy": {"max_tokens": 100}, "mean_cosine": None}
-    one, other = (measure(network, batches(size=size), spec) for size in (12, 1))
-    counts = {(row.site, row.metric): row.n for row in one.rows if row.head == -1}
+    whole, other = (measure(network, batches(size=size), spec) for size in (12, 1))
+    counts = {(row.site, row.metric): row.n for row in whole.rows if row.head == -1}
     assert counts["residual", "anisotropy"] == 128
     assert counts["residual", "mean_cosine"] == 12 * 32
     assert counts["attention", "entropy"] == 128
-    assert table(one) == pytest.approx(table(other), rel=1e-4)
+    assert table(whole) == pytest.approx(table(other), rel=1e-4)
 
 
 def test_a_budget_keeps_the_local_windows_of_an_image_together():
@@ -211,9 +211,7 @@ def test_comparing_models_of_different_depth_is_refused():
 
 OWN_METRIC = '''
 import torch
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import STATE_SITES, Estimate
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming import STATE_SITES, Sums, estimate
 
 
 class LargestMean(Sums):

@@ -16,8 +16,8 @@ def clustered(windows=12, tokens=20, heads=1, width=8, seed=0, dtype=torch.float
     g = generator(seed)
     scale = torch.linspace(1, 0.2, width, dtype=torch.float64)
     common = torch.randn(windows, 1, heads, width, generator=g, dtype=torch.float64) * scale
-    own = torch.randn(windows, tokens, heads, width, generator=g, dtype=torch.float64) * scale
-    x = (0.6 * common + own + 0.5).flatten(0, 1).to(dtype)
+    independent = torch.randn(windows, tokens, heads, width, generator=g, dtype=torch.float64) * scale
+    x = (0.6 * common + independent + 0.5).flatten(0, 1).to(dtype)
     return States(x, torch.arange(windows).repeat_interleave(tokens))
 
 

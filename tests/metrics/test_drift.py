@@ -36,9 +36,9 @@ def test_a_reference_of_another_model_is_told():
     metric = metrics.resolve("drift")
     metric.update(streams.clustered(heads=2))
     metric.reference = torch.zeros(3, 8)
-    found = metric.compute()
-    assert np.isnan(found.value).all()
-    assert "(3, 8)" in found.reason
+    estimate = metric.compute()
+    assert np.isnan(estimate.value).all()
+    assert "(3, 8)" in estimate.reason
 
 
 def test_unsound_states_leave_no_reference():

@@ -101,9 +101,9 @@ def test_a_lattice_has_no_ratio():
     grid = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0))
     metric = metrics.resolve("intrinsic_dimension")
     metric.update(States(grid[:, None], torch.arange(100)))
-    found = metric.compute()
-    assert np.isnan(found.value).all()
-    assert found.reason
+    estimate = metric.compute()
+    assert np.isnan(estimate.value).all()
+    assert estimate.reason
     assert intrinsic_dimension(grid).isnan()
 
 
@@ -128,16 +128,16 @@ def test_other_estimators_are_scikit_dimensions(estimator):
     metric = metrics.resolve(f"intrinsic_dimension_{estimator.lower()}")
     metric.update(States(x[:, None], torch.arange(len(x))))
     expected = getattr(skdim.id, estimator)().fit(x.double().numpy()).dimension_
-    found = metric.compute()
-    assert found.value == pytest.approx(expected, rel=1e-6)
-    assert np.isnan(found.low).all()
+    estimate = metric.compute()
+    assert estimate.value == pytest.approx(expected, rel=1e-6)
+    assert np.isnan(estimate.low).all()
 
 
 def test_every_estimator_exists():
     import skdim.id
 
     assert all(hasattr(skdim.id, estimator) for estimator in ESTIMATORS.values())
-    with pytest.raises(InputError, match="no estimator MLEE"):
+    with pytest.raises(InputError, match="got MLEE"):
         metrics.resolve("intrinsic_dimension", estimator="MLEE")
     with pytest.raises(InputError, match="keep"):
         metrics.resolve("intrinsic_dimension", keep=1.5)
@@ -150,9 +150,9 @@ def test_noise_adds_dimensions_at_small_scales():
     assert scale_dependence((line + noise)[order]).item() < 0.9
     metric = metrics.resolve("scale_dependence")
     metric.update(States((line + noise)[:, None], torch.arange(2000)))
-    found = metric.compute()
-    dimensions, scales, points = (found.arrays[name][0] for name in ("dimensions", "scales", "points"))
-    assert found.value[0] == dimensions[-1] / dimensions[0]
+    estimate = metric.compute()
+    dimensions, scales, points = (estimate.arrays[name][0] for name in ("dimensions", "scales", "points"))
+    assert estimate.value[0] == dimensions[-1] / dimensions[0]
     assert list(points) == [2000, 1000, 500, 250]
     assert (np.diff(scales) > 0).all()
 

@@ -21,18 +21,18 @@ def test_against_the_published_score_formed_in_full():
     forms = [q.T @ k for q, k in zip(query, key, strict=True)]
     metric = metrics.resolve("qk_symmetry")
     metric.update(weights)
-    found = metric.compute().value
-    assert found == pytest.approx([*map(published, forms), published(sum(forms))])
-    assert qk_symmetry(*weights).numpy() == pytest.approx(found[:-1])
+    scores = metric.compute().value
+    assert scores == pytest.approx([*map(published, forms), published(sum(forms))])
+    assert qk_symmetry(*weights).numpy() == pytest.approx(scores[:-1])
 
 
 def test_symmetric_antisymmetric_and_random():
     m = torch.randn(40, 40, generator=streams.generator(), dtype=torch.float64)
-    one = torch.eye(40, dtype=torch.float64)
-    assert qk_symmetry(one, m + m.T).item() == pytest.approx(1)
-    assert qk_symmetry(one, m - m.T).item() == pytest.approx(-1)
-    assert qk_symmetry(one, m).item() == pytest.approx(0, abs=0.1)
-    assert qk_symmetry(0 * one, m).isnan()
+    identity = torch.eye(40, dtype=torch.float64)
+    assert qk_symmetry(identity, m + m.T).item() == pytest.approx(1)
+    assert qk_symmetry(identity, m - m.T).item() == pytest.approx(-1)
+    assert qk_symmetry(identity, m).item() == pytest.approx(0, abs=0.1)
+    assert qk_symmetry(0 * identity, m).isnan()
 
 
 def test_shared_keys_serve_each_query_head():
@@ -47,6 +47,6 @@ def test_no_weights_and_zero_weights():
     metric = metrics.resolve("qk_symmetry")
     assert metric.compute().reason
     metric.update(Weights(torch.zeros(2, 3, 4), torch.ones(2, 3, 4)))
-    found = metric.compute()
-    assert np.isnan(found.value).all()
-    assert found.reason
+    estimate = metric.compute()
+    assert np.isnan(estimate.value).all()
+    assert estimate.reason

@@ -14,11 +14,11 @@ def by_rows(logits):
     """Variance and least probability of every row that sees several keys, and of every row."""
     variances, least = [], []
     for row in logits.reshape(-1, logits.shape[-1]).numpy():
-        shown = row[np.isfinite(row)]
-        p = np.exp(shown - shown.max())
+        visible = row[np.isfinite(row)]
+        p = np.exp(visible - visible.max())
         least.append((p / p.sum()).min())
-        if len(shown) > 1:
-            variances.append(np.var(shown, ddof=1))
+        if len(visible) > 1:
+            variances.append(np.var(visible, ddof=1))
     return np.mean(variances), np.mean(least)
 
 
@@ -27,18 +27,18 @@ def test_functions_and_streams_agree_with_numpy(causal):
     batch = streams.attention(causal=causal, padded=False)
     logits = batch.call.logits(0, 70)
     per_head = [by_rows(logits[:, head]) for head in range(4)]
-    for i, (name, function, given) in enumerate(
+    for i, (name, function, inputs) in enumerate(
         (("score_variance", score_variance, logits), ("min_probability", min_probability, logits.softmax(-1)))
     ):
         expected = [values[i] for values in per_head]
-        np.testing.assert_allclose([function(given[:, head]).mean() for head in range(4)], expected, rtol=1e-9)
+        np.testing.assert_allclose([function(inputs[:, head]).mean() for head in range(4)], expected, rtol=1e-9)
         metric = metrics.resolve(name)
         metric.update(batch)
-        found = metric.compute()
-        np.testing.assert_allclose(found.value[:-1], expected, rtol=1e-9)
-        assert found.value[-1] == pytest.approx(np.mean(expected))
-        assert (found.low < found.value).all()
-        assert (found.value < found.high).all()
+        estimate = metric.compute()
+        np.testing.assert_allclose(estimate.value[:-1], expected, rtol=1e-9)
+        assert estimate.value[-1] == pytest.approx(np.mean(expected))
+        assert (estimate.low < estimate.value).all()
+        assert (estimate.value < estimate.high).all()
 
 
 def test_padding_is_left_out():
@@ -64,6 +64,6 @@ def test_queries_that_see_one_key_have_no_variance():
 
 def test_no_call_gives_a_reason():
     for name in ("score_variance", "min_probability"):
-        found = metrics.resolve(name).compute()
-        assert np.isnan(found.value).all()
-        assert found.reason
+        estimate = metrics.resolve(name).compute()
+        assert np.isnan(estimate.value).all()
+        assert estimate.reason

@@ -21,10 +21,10 @@ from dynamics.loading.encoder import Encoder
 from dynamics.loading.inputs import Batch, chunks
 from dynamics.loading.models import Loaded
 from dynamics.loading.text import CONTEXT, pad
-from dynamics.measure.measurement import exact, read_off
+from dynamics.measure.measurement import exact
 from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Suite
-from dynamics.metrics.streaming.base import States
+from dynamics.metrics.streaming import States
 from dynamics.record import Array, Row, condition
 
 OUTPUT = "output"
@@ -210,7 +210,7 @@ class _Gatherer:
             if state in states:
                 pooling = "" if mode == self._mode else mode
                 where = Depth(0, state).where(corpus=label(corpus), pooling=pooling)
-                result = read_off(meter, (run, subject, where, step))
+                result = meter.compute(run, subject, where, step)
                 collected.rows += result.rows
                 collected.arrays += result.arrays
         return collected

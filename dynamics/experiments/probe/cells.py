@@ -14,7 +14,6 @@ from dynamics import metrics as registry
 from dynamics.capture import AttentionCall
 from dynamics.errors import InputError
 from dynamics.experiments.probe.within_windows import SUFFIX, WithinWindows, evenly_spaced
-from dynamics.measure.measurement import read_off
 from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Entry, Suite
 from dynamics.metrics.streaming.accumulators import Sums
@@ -116,7 +115,7 @@ class Cells:
         return torch.arange(self._windows, device=device).repeat_interleave(rows // self._windows)
 
     def _read(self, meter: Meter, cell: Cell) -> None:
-        measured = read_off(meter, (*self._key, condition(**cell), 0))
+        measured = meter.compute(*self._key, condition(**cell))
         self._rows += [row for row in measured.rows if row.head == -1]
 
 

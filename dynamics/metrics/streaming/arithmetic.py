@@ -1,21 +1,22 @@
 """Precision: what sums of squares are taken in, and what is only rounding."""
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
-def floating(x: Tensor) -> Tensor:
-    """`x` in float32 or float64: half precision is no place to sum squares."""
+def floating(x: Tensor) -> Float[Tensor, "..."]:
+    """Return `x` in float32 or float64: half precision is no place to sum squares."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def precise(x: Tensor) -> torch.autocast:
-    """A context in which products are taken in the precision of their factors."""
+    """Return a context in which products are taken in the precision of their factors."""
     return torch.autocast(x.device.type, enabled=False)
 
 
-def self_product(x: Tensor) -> Tensor:
-    """x^T x over the last two axes, (..., n, d) -> (..., d, d)."""
+def self_product(x: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d d"]:
+    """Return x^T x over the last two axes."""
     width = x.shape[-1]
     with precise(x):
         if width < 128 or x.requires_grad or x.device.type != "cpu":
@@ -28,18 +29,18 @@ def self_product(x: Tensor) -> Tensor:
         return product
 
 
-def above_rounding(values: Tensor) -> Tensor:
-    """Eigenvalues, descending, with those set to 0 that are 0 but for the rounding of the decomposition."""
+def above_rounding(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Return eigenvalues, descending, with those set to 0 that only the rounding of the decomposition makes differ."""
     return values.where(values > values.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1], 0)
 
 
-def unresolved(power: Tensor, precision: torch.dtype) -> Tensor:
-    """Variance below which rows of mean square `power` are equal up to the rounding of `precision`."""
+def unresolved(power: Float[Tensor, "*batch"], precision: torch.dtype) -> Float[Tensor, "*batch"]:
+    """Return the variance below which rows of mean square `power` are equal up to the rounding of `precision`."""
     return power * (4 * torch.finfo(precision).eps) ** 2
 
 
-def about_mean(x: Tensor) -> Tensor:
-    """States (..., n, d) less their mean, in float64; NaN where they are equal up to their rounding."""
+def about_mean(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch n d"]:
+    """Return states less their mean; NaN where they are equal up to their rounding."""
     mean = x.double().mean(-2, keepdim=True)
     centred = x.double() - mean
     floor = x.shape[-2] * unresolved(mean.square().sum((-2, -1)), floating(x).dtype)

@@ -1,6 +1,6 @@
 """What is kept of a stream of attention calls: statistics of each query, sums of queries and keys.
 
-Legend: B rows, H heads, H_kv key heads, T queries, S keys, d_h head width, W windows.
+Legend: B rows, H heads, H_kv key heads, T queries (c of them at a time), S keys, d_h head width, w windows.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import WindowSums, scalar
 from dynamics.metrics.streaming.arithmetic import floating, precise
 from dynamics.metrics.streaming.base import Attention, Estimate, once, undefined
 from dynamics.metrics.streaming.intervals import estimate, with_layer
 from dynamics.metrics.streaming.sampling import window_sums
+from dynamics.metrics.streaming.sums import WindowSums, scalar
 
 ENTRIES = 1 << 21
 """Logits that exist at a time, about: they should stay in the cache."""
@@ -23,7 +24,7 @@ SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
 
 
 class Histogram(NamedTuple):
-    """Bins a tenth wide on a scale of their own, from `low` on it."""
+    """Bins that are a tenth wide on a transformed scale, from `low` on."""
 
     there: Callable[[Tensor], Tensor]
     back: Callable[[np.ndarray], np.ndarray]
@@ -35,8 +36,8 @@ class Histogram(NamedTuple):
         return self.back(self.low + np.arange(self.bins + 1) / 10)
 
 
-def asinh(x: Tensor) -> Tensor:
-    """The inverse of sinh from vectorised functions: torch.asinh takes its elements one by one."""
+def asinh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the inverse of sinh from vectorised functions: torch.asinh takes its elements one by one."""
     a = x.abs()
     return torch.log1p(a + a * a / (1 + (a * a + 1).sqrt())).copysign(x)
 
@@ -48,7 +49,7 @@ HISTOGRAMS = {
 
 
 def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `most` queries, each of which has `entries` logits.
+    """Yield ranges of at most `most` queries, each of which has `entries` logits.
 
     Short ones leave out half of what a causal mask hides, long ones spare calls.
 
@@ -59,23 +60,25 @@ def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, i
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 
-def seen(logits: Tensor) -> Tensor:
-    """How many keys each query sees: (B, H, c, S), masked entries -inf, -> (B, H, c)."""
+def seen(logits: Float[Tensor, "B H c S"]) -> Float[Tensor, "B H c"]:
+    """Count the keys that each query sees; masked entries are -inf."""
     return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(-1)  # sums floats faster than booleans
 
 
-def attend(logits: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each query's distribution over the keys and its entropy. Overwrites `logits`.
+def attend(
+    logits: Float[Tensor, "*rest S"], out: Float[Tensor, "*rest S"] | None = None
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest S"]]:
+    """Return each query's distribution over the keys and its entropy. Overwrites `logits`.
 
     Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
     clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
 
     Args:
-        logits: (..., S), masked entries -inf; a query that sees nothing gives NaN.
-        out: room for the probabilities, like `logits`.
+        logits: masked entries -inf; a query that sees nothing gives NaN.
+        out: room for the probabilities.
 
     Returns:
-        Entropy, greatest probability and greatest logit (...), and the probabilities (..., S).
+        Entropy, greatest probability and greatest logit, and the probabilities.
     """
     greatest = logits.amax(-1)
     s = logits.sub_(greatest[..., None]).clamp_(min=-80)
@@ -84,15 +87,17 @@ def attend(logits: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, T
     return -highest.log() - s.mul_(p).sum(-1), highest, greatest, p
 
 
-def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-    """What each query's attention looks like, without keeping its probabilities. Overwrites `logits`.
+def summarise(
+    logits: Float[Tensor, "B H c S"], sink: Int[Tensor, " B"] | int = 0
+) -> tuple[Float[Tensor, "3 B H c"], Float[Tensor, "B H c"]]:
+    """Summarise each query's attention without keeping its probabilities. Overwrites `logits`.
 
     Args:
-        logits: (B, H, c, S), masked entries -inf; a query that sees nothing gives NaN.
-        sink: the key that counts as the sink, (B,) or one for all.
+        logits: masked entries -inf; a query that sees nothing gives NaN.
+        sink: the key that counts as the sink, one for each row or one for all.
 
     Returns:
-        Entropy, greatest probability and probability of the sink, (3, B, H, c); the greatest logit, (B, H, c).
+        Entropy, greatest probability and probability of the sink; the greatest logit.
     """
     entropy, highest, greatest, p = attend(logits)
     sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
@@ -101,12 +106,12 @@ def summarise(logits: Tensor, sink: Tensor | int = 0) -> tuple[Tensor, Tensor]:
 
 
 class QueryMeans(WindowSums):
-    """Sums over queries, and the numbers of queries behind them: the base of what is a mean over queries."""
+    """Sums over queries, and the numbers of these queries: the base of what is a mean over queries."""
 
     sites = ("attention",)
 
     def mean_of(self, place: int, number: int, scale: str) -> Estimate:
-        """The sum at `place` of the last axis over the one at `number`, with its interval over windows."""
+        """Return the sum at `place` of the last axis over the one at `number`, with its interval over windows."""
         if not self.total.ndim:
             return undefined(1, 0, "no attention call was seen")
         n = self.total[:, number]
@@ -128,15 +133,18 @@ class AttentionStatistics(QueryMeans):
 
     Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
     `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
-    the number of queries behind each.
+    the number of queries of each. A metric that bears the name of a summary is its mean over the queries.
     """
 
+    greatest: Float[Tensor, " H"]
+    logit_counts: Float64[Tensor, "H bins"]
+    probability_counts: Float64[Tensor, "H bins"]
     stride = 16
 
     def __init__(self, windows: int = 512) -> None:
         super().__init__(windows)
-        self.add_state("greatest", torch.full((), -torch.inf), dist_reduce_fx="max")  # (H,)
-        self.add_state("logit_counts", scalar(), dist_reduce_fx="sum")  # (H, bins + 2)
+        self.add_state("greatest", torch.full((), -torch.inf), dist_reduce_fx="max")
+        self.add_state("logit_counts", scalar(), dist_reduce_fx="sum")
         self.add_state("probability_counts", scalar(), dist_reduce_fx="sum")
 
     @property
@@ -165,8 +173,8 @@ class AttentionStatistics(QueryMeans):
             self.greatest = torch.maximum(self.greatest.to(highest), highest)
         self.add(*window_sums(total.flatten(0, 1).permute(1, 2, 0), windows))
 
-    def _count(self, logits: Tensor, valid: Tensor) -> None:
-        """Add some queries' logits (B, H, c, S) and probabilities to the histograms."""
+    def _count(self, logits: Float[Tensor, "B H c S"], valid: Bool[Tensor, "B 1 c"]) -> None:
+        """Add some queries' logits and probabilities to the histograms."""
         hidden = (logits == -torch.inf) | ~valid[..., None]
         heads = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
         for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
@@ -178,13 +186,12 @@ class AttentionStatistics(QueryMeans):
             counts = torch.bincount(places.flatten(), minlength=nowhere + 1)[:-1].view(-1, size).double()
             setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
 
-    def mean_of_summary(self, summary: str, scale: str) -> Estimate:
-        """The mean of one of the `SUMMARIES` over all queries, with its interval over windows."""
-        place = SUMMARIES.index(summary)
-        return self.mean_of(place, len(SUMMARIES) + place, scale)
+    def estimate(self, states: "AttentionStatistics") -> Estimate:
+        place = SUMMARIES.index(self.name)
+        return states.mean_of(place, len(SUMMARIES) + place, self.interval_scale)
 
     def histogram(self, name: str) -> dict[str, np.ndarray]:
-        """Counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""
+        """Return counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""
         counts = with_layer(getattr(self, f"{name}_counts").T).T
         edges = HISTOGRAMS[name].edges
         return {f"{name}_histogram": counts, f"{name}_edges": np.broadcast_to(edges, (len(counts), len(edges)))}
@@ -209,13 +216,15 @@ class QueryKeySums(WindowSums):
         key = floating(call.key).repeat_interleave(query.shape[1] // call.key.shape[1], dim=1)
         same = key.shape[2] == query.shape[2]
         valid_key = call.valid if same else call.valid.new_ones(len(key), key.shape[2])
-        parts, numbers = [], []
+        parts: list[Tensor] = []
+        numbers: list[Tensor] = []
         for x, mask in ((query, call.valid), (key, valid_key)):
             if not mask.all():
                 x = x.where(mask[:, None, :, None], 0)  # padding may hold anything
-            own = mask[:, None].to(x.dtype)
+            weight = mask[:, None].to(x.dtype)
+            of_direction = (weight / x.norm(dim=-1)).where(weight > 0, 0)
             with precise(x):
-                pair = torch.stack([own.expand(*x.shape[:3]), (own / x.norm(dim=-1)).where(own > 0, 0)], dim=2) @ x
+                pair = torch.stack([weight.expand(*x.shape[:3]), of_direction], dim=2) @ x
             parts.extend(pair.double().unbind(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
         self.add(*window_sums(torch.cat([*parts, *numbers], dim=-1), windows))
@@ -227,7 +236,6 @@ class QueryKeySums(WindowSums):
     @property
     @once
     def trouble(self) -> str:
-        """Why nothing can be read off the sums; empty where all is well."""
         if not self.n or not self.total[0, -1]:
             return "no query or no key was seen"
         width = self.total.shape[-1] // 4
@@ -237,14 +245,14 @@ class QueryKeySums(WindowSums):
 
     @property
     @once
-    def means(self) -> tuple[Tensor, Tensor]:
-        """Means of (query, direction, key, direction), (4, H, d_h), and their influence, (W, 4, H, d_h)."""
+    def means(self) -> tuple[Float64[Tensor, "4 H d_h"], Float64[Tensor, "w 4 H d_h"]]:
+        """Means of (query, direction, key, direction), and their influence."""
         kept = self.sample
         numbers = self.total[0, [-2, -2, -1, -1]][:, None, None]
         mean = self._split(self.total) / numbers
-        own = kept[:, :1, [-2, -2, -1, -1]].mT[..., None]
-        return mean, (self._split(kept) - own * mean) / numbers * self.windows
+        of_window = kept[:, :1, [-2, -2, -1, -1]].mT[..., None]
+        return mean, (self._split(kept) - of_window * mean) / numbers * self.windows
 
     @staticmethod
-    def _split(sums: Tensor) -> Tensor:
+    def _split(sums: Float64[Tensor, "*w H s"]) -> Float64[Tensor, "*w 4 H d_h"]:
         return sums[..., :-2].unflatten(-1, (4, -1)).movedim(-2, -3)

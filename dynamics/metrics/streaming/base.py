@@ -1,7 +1,7 @@
-"""The contract of a metric: what it is given, what it gives back, how it streams.
+"""The contract of a metric: what it takes, what it returns, how it streams and what it says of itself.
 
 A quantity is a pure function on tensors; the `Metric` in the same file streams it. A metric is an accumulator
-(the states, see `accumulators`) and an `estimate` computed from it. Metrics whose accumulators keep the same
+(sums, moments or a sample of the states) and an `estimate` computed from it. Metrics whose accumulators keep the same
 states form one `Group`: updated once, synchronised once, read many times.
 
 >>> from dynamics.metrics.anisotropy import Anisotropy
@@ -12,113 +12,174 @@ states form one `Group`: updated once, synchronised once, read many times.
 ['anisotropy', 'effective_rank']
 """
 
+import re
 from collections.abc import Callable, Hashable, Iterable
 from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 import torchmetrics
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STATE_SITES = ("residual", "output", "sentence", "token")
-HEAD_SITES = ("query", "key")
+STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
+HEAD_SITES: tuple[str, ...] = ("query", "key")
+SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")
+"""Every site, in the order in which they are measured."""
+
+T = TypeVar("T")
 
 
 class States(NamedTuple):
     """Token states of one batch at one site and layer, padding already dropped.
 
-    `x` has shape (n, heads, d) (heads = 1 off the query and key sites), floating; `windows` has shape (n,) and
-    gives the window (the independent unit) that each token comes from, unique over the whole stream. A window
-    comes whole, in one batch, its tokens in their order.
+    heads = 1 except at the query and key sites; `windows` is the window (the independent unit) that each token comes
+    from, unique over the whole stream. A window comes whole, in one batch, its tokens in their order.
     """
 
-    x: Tensor
-    windows: Tensor
+    x: Float[Tensor, "n heads d"]
+    windows: Int[Tensor, " n"]
 
 
+@runtime_checkable
 class AttentionCall(Protocol):
     """One call of an attention layer, as the capture hands it over.
 
-    query (B, H, T, d_h) and key (B, H_kv, S, d_h) as they enter the dot product, H a multiple of H_kv;
-    `scaling` is the factor of their product; `valid` (B, T) is False at padding.
+    `query` and `key` as they enter the dot product, H a multiple of H_kv; `scaling` is the factor of their product;
+    `valid` is False at padding.
     """
 
-    query: Tensor
-    key: Tensor
-    scaling: float
-    valid: Tensor
+    @property
+    def query(self) -> Float[Tensor, "B H T d_h"]: ...
+    @property
+    def key(self) -> Float[Tensor, "B H_kv S d_h"]: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def valid(self) -> Bool[Tensor, "B T"]: ...
 
-    def logits(self, start: int, stop: int, keys: int | None = None) -> Tensor:
-        """What enters the softmax for the queries start..stop over the first `keys` keys (all by default).
+    def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
+        """Return what enters the softmax for the queries start..stop over the first `keys` keys (all by default).
 
-        Shape (B, H, stop - start, keys), masked entries -inf. The tensor is new: the caller may overwrite it.
+        Masked entries are -inf. The tensor is new: the caller may overwrite it.
         """
 
     def reach(self, stop: int) -> int:
-        """How many of the first keys are enough for the queries before `stop`."""
+        """Return how many of the first keys are enough for the queries before `stop`."""
 
 
 class Attention(NamedTuple):
-    """An attention call with the window (the independent unit) of each of its B rows, shape (B,)."""
+    """An attention call with the window (the independent unit) of each of its rows."""
 
     call: AttentionCall
-    windows: Tensor
+    windows: Int[Tensor, " B"]
 
 
 class Pair(NamedTuple):
-    """Two representations of the same tokens, (n, heads, d) and (n, heads, e), and the tokens' windows (n,)."""
+    """Two representations of the same tokens, and the tokens' windows."""
 
-    x: Tensor
-    y: Tensor
-    windows: Tensor
+    x: Float[Tensor, "n heads d"]
+    y: Float[Tensor, "n heads e"]
+    windows: Int[Tensor, " n"]
 
 
 class Weights(NamedTuple):
-    """The projections of one layer, W_q (H, d_h, d) and W_k (H_kv, d_h, d), H a multiple of H_kv."""
+    """The projections of one layer, W_q and W_k, H a multiple of H_kv."""
 
-    query: Tensor
-    key: Tensor
+    query: Float[Tensor, "H d_h d"]
+    key: Float[Tensor, "H_kv d_h d"]
 
 
 class Estimate(NamedTuple):
     """A value with the 95 % interval of its sampling error, on the host.
 
-    `value`, `low` and `high` have shape (1,) where there is one head, else (heads + 1,): `value[head]` is a
-    head's, `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that
-    no interval is known. `n` is the number of points behind the value. `reason` says why a value is NaN.
-    `arrays` go beside the rows, by name; their first axis is that of `value`.
+    `value`, `low` and `high` have one entry where there is one head, else heads + 1: `value[head]` is a head's,
+    `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that no interval
+    is known. `n` is the number of points that the value is of. `reason` says why a value is NaN. `arrays` go beside the
+    rows, by name; their first axis is that of `value`.
     """
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: Float[np.ndarray, " entries"]
+    low: Float[np.ndarray, " entries"]
+    high: Float[np.ndarray, " entries"]
     n: int
     reason: str = ""
-    arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 (never mutated)
+    arrays: dict[str, np.ndarray] = {}
 
 
 def undefined(heads: int, n: int, reason: str) -> Estimate:
-    """The estimate of what cannot be estimated: NaN and the reason."""
+    """Return the estimate of what cannot be estimated: NaN and the reason."""
     nan = np.full(heads + 1 if heads > 1 else 1, np.nan)
     return Estimate(nan, nan, nan, n, reason)
 
 
 class Metric(torchmetrics.Metric):
-    """Base of every metric: a streamed quantity with a reduction for each of its states."""
+    """Base of every metric: a streamed quantity that describes itself, with a reduction for each of its states.
+
+    The first paragraph of a class's docstring is its meaning: a line for readers of a page.
+
+    Attributes:
+        name: that of its rows; by default the name of the class, `MeanNorm` -> `mean_norm`.
+        sites: where it can be measured.
+        default_sites: where the default suite measures it, each with its place in the order there.
+        default_variants: suffixes of the variants that the default suite measures right after it.
+        variants: options of its variants, by the suffix of their names.
+        title, unit: those of its axis; the title is the name in words where it is empty.
+        range: least and greatest value, None where there is none.
+        wide: it is positive and may span decades, so that its axis is logarithmic.
+        estimator: how the number is made, and whether the states are centred.
+        source: the papers.
+    """
 
     name: str
     sites: ClassVar[tuple[str, ...]]
+    default_sites: ClassVar[dict[str, int]] = {}
+    default_variants: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    title = ""
+    unit = ""
+    range: tuple[float | None, float | None] = (None, None)
+    wide = False
+    estimator = ""
+    source = ""
     full_state_update = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
+
+    @property
+    def meaning(self) -> str:
+        """What it means, in a line."""
+        return " ".join((type(self).__doc__ or "").partition("\n\n")[0].split())
 
     @classmethod
     def variant(cls, suffix: str) -> dict[str, Any] | None:
-        """The options that `<name>_<suffix>` stands for; None where the metric has no such variant."""
-        return None
+        """Return the options that `<name>_<suffix>` stands for; None where the metric has no such variant."""
+        return cls.variants.get(suffix)
+
+    def description(self) -> dict[str, Any]:
+        """Return what a page says of the metric, as plain JSON.
+
+        `signed` is whether zero is meaningful: whether values lie on both sides of it.
+        """
+        low = self.range[0]
+        return {
+            "title": self.title or self.name.replace("_", " "),
+            "unit": self.unit,
+            "range": list(self.range),
+            "signed": low is None or low < 0,
+            "wide": self.wide,
+            "meaning": self.meaning,
+            "estimator": self.estimator,
+            "source": self.source,
+        }
 
     @property
     def accumulator(self) -> Hashable:
@@ -126,29 +187,50 @@ class Metric(torchmetrics.Metric):
         raise NotImplementedError
 
     def update(self, batch: Any) -> None:
-        """Add one batch: `States`, `Attention` or `Weights`, by the metric's sites."""
+        """Add one batch: `States`, `Attention`, `Pair` or `Weights`, by the metric's sites."""
         raise NotImplementedError
 
-    def estimate(self, states: Self) -> Estimate:
-        """The estimate read off an accumulator of the metric's own kind (itself or another's)."""
+    def estimate(self, states: Any) -> Estimate:
+        """Estimate the quantity from an accumulator of the metric's kind (its own states or another's)."""
         raise NotImplementedError
 
     def compute(self) -> Estimate:
-        """The estimate over everything seen so far."""
-        self._known.clear()
+        """Estimate the quantity over everything seen so far."""
+        self._results.clear()
         return self.estimate(self)
 
 
-def once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A method of an accumulator whose result all metrics of a group share."""
+def once(method: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Compute a method of an accumulator once: all metrics of a group share its result."""
 
     @wraps(method)
-    def known(self: Metric) -> Any:
-        if method.__name__ not in self._known:
-            self._known[method.__name__] = method(self)
-        return self._known[method.__name__]
+    def computed(self: Metric) -> T:
+        if method.__name__ not in self._results:
+            self._results[method.__name__] = method(self)
+        return self._results[method.__name__]
 
-    return known
+    return computed
+
+
+class Referenced(Metric):
+    """A metric that compares with what it kept at step 0.
+
+    `reference` is None until someone sets it (to the `reference_state` of step 0): until then the value is NaN.
+    """
+
+    reference: Tensor | None = None
+
+    def to_keep(self, states: Any) -> Tensor | None:
+        """Return the reference that an accumulator makes; None where it makes no sound one."""
+        raise NotImplementedError
+
+    def reference_state(self, states: Metric | None = None) -> Tensor | None:
+        """Return what to keep as the reference, on the host; None where there is no sound one."""
+        states = states or self
+        states._results.clear()
+        with states.sync_context():
+            kept = self.to_keep(states)
+            return None if kept is None else kept.cpu()
 
 
 class Group:
@@ -163,15 +245,15 @@ class Group:
         self.states.update(batch)
 
     def compute(self) -> dict[str, Estimate]:
-        """Every metric's estimate by name, over all batches and all ranks."""
-        self.states._known.clear()
+        """Return every metric's estimate by name, over all batches and all ranks."""
+        self.states._results.clear()
         with torch.no_grad(), self.states.sync_context():
             return {metric.name: metric.estimate(self.states) for metric in self.metrics}
 
 
 def groups(metrics: Iterable[Metric]) -> list[Group]:
-    """The metrics of one site and layer, gathered by what they accumulate."""
-    found: dict[Hashable, list[Metric]] = {}
+    """Gather the metrics of one site and layer by what they accumulate."""
+    members: dict[Hashable, list[Metric]] = {}
     for metric in metrics:
-        found.setdefault(metric.accumulator, []).append(metric)
-    return [Group(members) for members in found.values()]
+        members.setdefault(metric.accumulator, []).append(metric)
+    return [Group(group) for group in members.values()]

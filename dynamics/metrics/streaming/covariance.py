@@ -1,9 +1,11 @@
 """The covariance of states as a differentiable quantity, and how evenly it spreads its variance."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -11,14 +13,16 @@ from dynamics.errors import InputError
 from dynamics.metrics.streaming.arithmetic import floating, precise, self_product
 
 
-def mean_and_covariance(parts: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
-    """Number, mean and unbiased covariance of the union of several sets of states.
+def mean_and_covariance(
+    parts: Sequence[Float[Tensor, "_ d"]],
+) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Return the number, mean and unbiased covariance of the union of several sets of states.
 
     Args:
-        parts: states (n, d) each; gradients flow to them from the covariance, not from the mean.
+        parts: states; gradients flow to them from the covariance, not from the mean.
 
     Returns:
-        n in all, the mean (d,) and the covariance (d, d), in the precision of the states (float32 for half).
+        Their number, mean and covariance, in the precision of the states (float32 for half precision).
 
     Raises:
         InputError: fewer than two states.
@@ -30,7 +34,7 @@ def mean_and_covariance(parts: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
     if n < 2:
         raise InputError(f"a covariance needs at least 2 states (got {n}): give longer or more sequences.")
     with torch.no_grad():
-        mean = sum(floating(x).sum(0) for x in parts) / n
+        mean = reduce(torch.add, [floating(x).sum(0) for x in parts]) / n
     return n, mean, _Scatter.apply(mean, *parts) / (n - 1)
 
 
@@ -43,7 +47,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(mean, *parts)
-        return sum(self_product(floating(x) - mean) for x in parts)
+        return reduce(torch.add, [self_product(floating(x) - mean) for x in parts])
 
     @staticmethod
     @once_differentiable
@@ -54,15 +58,17 @@ class _Scatter(torch.autograd.Function):
             return None, *(((floating(x) - mean) @ both).to(x.dtype) for x in parts)
 
 
-def shrink(covariance: Tensor, reference: Tensor | None, reference_weight: float) -> Tensor:
-    """(1 - reference_weight) covariance + reference_weight reference, or the covariance where there is none."""
+def shrink(
+    covariance: Float[Tensor, "d d"], reference: Float[Tensor, "d d"] | None, reference_weight: float
+) -> Float[Tensor, "d d"]:
+    """Return (1 - reference_weight) covariance + reference_weight reference; the covariance without a reference."""
     if reference is None:
         return covariance
     return (1 - reference_weight) * covariance + reference_weight * reference.to(covariance)
 
 
-def evenness(covariance: Tensor) -> Tensor:
-    """(PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2: smooth wherever S is not 0; there it is 0, and so its gradient.
+def evenness(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+    """Return (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2: smooth wherever S is not 0; there it and its gradient are 0.
 
     >>> evenness(torch.eye(4)), evenness(torch.zeros(4, 4))
     (tensor(1.), tensor(0.))

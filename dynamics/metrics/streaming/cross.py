@@ -1,40 +1,35 @@
 """The base of the metrics that compare two representations of the same tokens by their covariances."""
 
-from typing import ClassVar
-
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import CrossMoments
 from dynamics.metrics.streaming.arithmetic import about_mean
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
-
-Blocks = tuple[Tensor, Tensor, Tensor]
+from dynamics.metrics.streaming.moments import CrossMoments
 
 
-def blocks(x: Tensor, y: Tensor) -> Blocks:
-    """x^T x (..., d, d), y^T x (..., e, d) and y^T y (..., e, e) of centred states (..., n, d) and (..., n, e)."""
+def blocks(
+    x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch n e"]
+) -> tuple[Float64[Tensor, "*batch d d"], Float64[Tensor, "*batch e d"], Float64[Tensor, "*batch e e"]]:
+    """Return x^T x, y^T x and y^T y of the centred states."""
     x, y = about_mean(x), about_mean(y)
     return x.mT @ x, y.mT @ x, y.mT @ y
 
 
 class Cross(CrossMoments):
-    """A metric that is a smooth function of the two representations' joint covariance, whatever its scale.
-
-    Interval: by the delta method, from each window's influence on that covariance.
-    """
-
-    scale: ClassVar[str] = "logit"
+    """A metric that is a smooth function of the two representations' joint covariance, whatever its scale."""
 
     @staticmethod
-    def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-        """The quantity (...) for the covariances x x (..., d, d), y x (..., e, d) and y y (..., e, e)."""
+    def of_blocks(
+        xx: Float[Tensor, "*batch d d"], yx: Float[Tensor, "*batch e d"], yy: Float[Tensor, "*batch e e"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the quantity for the covariances of x, of y with x, and of y."""
         raise NotImplementedError
 
-    def estimate(self, states: CrossMoments) -> Estimate:
-        if states.flat:
-            return undefined(states.heads, states.n, states.flat)
+    def trouble_in(self, states: CrossMoments) -> str:
+        return states.flat
+
+    def value_and_influence(self, states: CrossMoments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         d = states.split
         with torch.inference_mode(False), torch.enable_grad():
             both = states.covariance.clone().requires_grad_()
@@ -43,10 +38,4 @@ class Cross(CrossMoments):
         x, windows = states.sample
         z = x.double() - states.mean[:, None]
         along = (z @ slope * z).sum(-1) - (slope * states.covariance).sum((-2, -1))[:, None]
-        return estimate(
-            value.detach(),
-            states.n,
-            influence=states.influence(along, windows),
-            windows=int(states.windows),
-            scale=self.scale,
-        )
+        return value.detach(), states.influence(along, windows)

@@ -5,16 +5,19 @@ windows' contributions, and its interval has Student's t with W - 1 degrees of f
 quantity's range is unbounded. Intervals that count tokens cover 12-34 % where tokens of a window are alike.
 
 What is covered is the estimator's expectation at this many windows (measured: 93-98 %): another draw of as many
-windows. A bias that a finite sample has is not covered; where there is one, the quantity's pitfalls tell.
+windows. A bias that a finite sample has is not covered; where there is one, the quantity's pitfalls say so.
 """
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming.base import Estimate, Metric, undefined
 
+Values = Float[np.ndarray, " entries"]
 Map = Callable[[np.ndarray], np.ndarray]
 
 SCALES: dict[str, tuple[Map, Map, Map]] = {  # transformation, its inverse, its derivative
@@ -25,8 +28,8 @@ SCALES: dict[str, tuple[Map, Map, Map]] = {  # transformation, its inverse, its 
 }
 
 
-def t_interval(value: np.ndarray, error: np.ndarray, freedom: int, scale: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of `value` (heads,) with standard `error` (heads,), symmetric on `scale`; NaN where none exists.
+def t_interval(value: Values, error: Values, freedom: int, scale: str) -> tuple[Values, Values]:
+    """Return bounds of `value` with standard `error`, symmetric on `scale`; NaN where none exists.
 
     >>> low, high = t_interval(np.array([0.5]), np.array([0.1]), freedom=31, scale="logit")
     >>> float(low[0].round(3)), float(high[0].round(3))
@@ -44,46 +47,48 @@ def t_interval(value: np.ndarray, error: np.ndarray, freedom: int, scale: str) -
     return np.where(bad, np.nan, low), np.where(bad, np.nan, high)
 
 
-def variance_of_sum(terms: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
-    """Variance of the sum of `terms` (n,), mean 0, that hang together where either label agrees, and its freedom.
+def variance_of_sum(
+    terms: Float[np.ndarray, " n"], label: Shaped[np.ndarray, " n"], other: Shaped[np.ndarray, " n"]
+) -> tuple[float, int]:
+    """Return the variance of the sum of `terms`, mean 0, that are dependent where either label agrees, and its freedom.
 
-    Clustered in two ways (Cameron, Gelbach and Miller, 2011): V(one) + V(other) - V(both), V the sum of the squared
-    sums over equal labels (n,); no less than V(one) and V(other).
+    Clustered in two ways (Cameron, Gelbach and Miller, 2011): V(label) + V(other) - V(both), V the sum of the squared
+    sums over equal labels; no less than V(label) and V(other).
 
     >>> terms = np.array([1.0, 1.0, -1.0, -1.0])
     >>> variance_of_sum(terms, np.array([7, 7, 3, 3]), np.arange(4))
     (8.0, 1)
     """
-    one, other = (np.unique(label, return_inverse=True)[1] for label in (one, other))
-    both = np.unique(one * (other.max() + 1) + other, return_inverse=True)[1]
-    a, b, ab = (float((np.bincount(label, terms) ** 2).sum()) for label in (one, other, both))
-    return max(a, b, a + b - ab), int(min(one.max(), other.max()))
+    label, other = (np.unique(labels, return_inverse=True)[1] for labels in (label, other))
+    both = np.unique(label * (other.max() + 1) + other, return_inverse=True)[1]
+    a, b, ab = (float((np.bincount(labels, terms) ** 2).sum()) for labels in (label, other, both))
+    return max(a, b, a + b - ab), int(min(label.max(), other.max()))
 
 
-def with_layer(per_head: Tensor) -> np.ndarray:
-    """Append the mean over heads, the last axis, where there are several heads."""
+def with_layer(per_head: Shaped[Tensor, "*rest heads"]) -> Float[np.ndarray, "*rest entries"]:
+    """Append the mean over heads where there are several heads."""
     values = per_head.double().cpu().numpy()
     return values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
 
 
 def estimate(
-    value: Tensor,
+    value: Float[Tensor, " heads"],
     n: int,
     *,
-    influence: Tensor | None = None,
+    influence: Float[Tensor, "w heads"] | None = None,
     windows: int = 0,
     scale: str = "identity",
     reason: str = "the states leave it undefined",
     arrays: dict[str, np.ndarray] | None = None,
 ) -> Estimate:
-    """An `Estimate` from a value for each head and the windows' contributions to its error.
+    """Return an `Estimate` from a value for each head and the windows' contributions to its error.
 
     Args:
-        value: shape (heads,).
-        n: points behind the value.
-        influence: shape (W, heads), of a sample of W windows: value - truth is, to first order, the mean of the
-            windows' influence over all `windows` windows.
-        windows: number of windows behind the value.
+        value: the value of each head.
+        n: the number of points that the value is of.
+        influence: of a sample of w windows: value - truth is, to first order, the mean of the windows' influence
+            over all `windows` windows.
+        windows: the number of windows that the value is of.
         scale: a key of `SCALES`.
         reason: why a value is NaN, should one be.
         arrays: passed on.
@@ -95,3 +100,62 @@ def estimate(
         low, high = t_interval(values, error, len(influence) - 1, scale)
     sound = np.isfinite(values)
     return Estimate(np.where(sound, values, np.nan), low, high, n, "" if sound.all() else reason, arrays or {})
+
+
+class Windowed(Metric):
+    """A metric whose interval comes from the influence of each window on its value (the delta method).
+
+    `nan_reason` says why a head's value is NaN, should it be.
+    """
+
+    nan_reason: ClassVar[str] = "the states leave it undefined"
+    windows: Tensor
+
+    @property
+    def interval_scale(self) -> str:
+        """The key of `SCALES` on which the interval is symmetric: where the metric's `range` is unbounded."""
+        low, high = self.range
+        if (low, high) == (-1, 1):
+            return "atanh"
+        if low is None or low < 0 or high not in (1, None):
+            return "identity"
+        return "log" if high is None else "logit"
+
+    @property
+    def heads(self) -> int:
+        """The number of heads."""
+        raise NotImplementedError
+
+    @property
+    def n(self) -> int:
+        """The number of points that the value is of."""
+        raise NotImplementedError
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be computed from the states; empty where all is well."""
+        raise NotImplementedError
+
+    def trouble_in(self, states: Any) -> str:
+        """Return why the metric is undefined for these states; empty where all is well."""
+        return states.trouble
+
+    def value_and_influence(self, states: Any) -> tuple[Float[Tensor, " heads"], Float[Tensor, "w heads"]]:
+        """Return the value of each head, and the influence on it of each window in a sample.
+
+        value - truth is, to first order, the mean of the windows' influence over all windows.
+        """
+        raise NotImplementedError
+
+    def estimate(self, states: Any) -> Estimate:
+        if trouble := self.trouble_in(states):
+            return undefined(states.heads, states.n, trouble)
+        value, influence = self.value_and_influence(states)
+        return estimate(
+            value,
+            states.n,
+            influence=influence,
+            windows=int(states.windows),
+            scale=self.interval_scale,
+            reason=self.nan_reason,
+        )

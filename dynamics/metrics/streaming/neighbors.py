@@ -9,6 +9,7 @@ is searched again, one precision up; so the result is that of float64 difference
 from functools import partial
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import precise
@@ -29,8 +30,8 @@ WHOLE = 1 << 24
 """Entries of the distance matrix up to which it is held whole, so that half of it is computed."""
 
 
-def unique_rows(x: Tensor) -> Tensor:
-    """Indices, ascending, of the first of each set of exactly equal rows of `x` (n, d).
+def unique_rows(x: Float[Tensor, "n d"]) -> Int[Tensor, " u"]:
+    """Return the indices, ascending, of the first of each set of exactly equal rows.
 
     >>> unique_rows(torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, -0.0]]))
     tensor([0, 1])
@@ -47,31 +48,33 @@ def unique_rows(x: Tensor) -> Tensor:
     return _first(inverse).sort().values
 
 
-def _codes(x: Tensor) -> Tensor:
-    """An int64 for each row; equal rows have equal codes, unequal rows unequal ones but for a collision."""
+def _codes(x: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    """Return a hash of each row: equal rows have equal ones, unequal rows unequal ones unless they collide."""
     bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (bits.shape[-1],), generator=generator) * 2 + 1
     return (bits * odd.to(bits.device)).sum(-1)
 
 
-def without_duplicates(x: Tensor) -> Tensor:
-    """`x` (n, d) without the rows that equal an earlier one; `x` itself where there are none."""
+def without_duplicates(x: Float[Tensor, "n d"]) -> Float[Tensor, "u d"]:
+    """Return `x` without the rows that equal an earlier one; `x` itself where there are none."""
     different = unique_rows(x)
     return x if len(different) == len(x) else x[different]
 
 
-def _first(inverse: Tensor) -> Tensor:
-    """The lowest position of each value 0..m-1 of `inverse`."""
+def _first(inverse: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """Return the lowest position of each value 0..m-1 of `inverse`."""
     first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
     return first.scatter_reduce_(0, inverse, torch.arange(len(inverse), device=inverse.device), "amin")
 
 
-def nearest(x: Tensor, k: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k nearest other rows of `x` (n, d), n > k, for each row or for `rows` only.
+def nearest(
+    x: Float[Tensor, "n d"], k: int, rows: Int[Tensor, " m"] | None = None
+) -> tuple[Float64[Tensor, "m k"], Int[Tensor, "m k"]]:
+    """Find the k nearest other rows of `x`, n > k, for each row or for `rows` only.
 
     Returns:
-        Distances (m, k), ascending, in float64, and indices (m, k).
+        Distances, ascending, and indices.
 
     >>> distances, indices = nearest(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), k=2)
     >>> distances.tolist(), indices.tolist()
@@ -92,7 +95,7 @@ def nearest(x: Tensor, k: int, rows: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def _precisions(x: Tensor, k: int) -> list[torch.dtype | None]:
-    """Of the products to try, cheapest first; None stands for differences, which need no product."""
+    """Return the precisions of the products to try, cheapest first; None stands for differences without a product."""
     tests = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     fast = k <= 4 and x.device.type == "cpu" and any(test is not None and test() for test in tests)
     exact = torch.get_float32_matmul_precision() == "highest"
@@ -104,7 +107,7 @@ _apart = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class _Cloud:
-    """Rows about their mean, in their own precision, with what all searches among them need."""
+    """Rows about their mean, in the precision of `x`, with what all searches among them need."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -112,7 +115,7 @@ class _Cloud:
         self.norm = self.centred.norm(dim=-1).double()
 
     def search(self, rows: Tensor, k: int, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances and indices of the neighbours of `rows`, and where they are certain."""
+        """Return distances and indices of the neighbours of `rows`, and where they are certain."""
         n, size = len(self.x), max(1, BLOCK // len(self.x))
         if precision is None:
             results = [self._by_differences(block, k) for block in rows.split(size)]
@@ -140,7 +143,7 @@ class _Cloud:
     def _settle(
         self, rows: Tensor, k: int, products: "_Products", bound: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The k nearest of the candidates, and whether no other row can be nearer than these."""
+        """Return the k nearest of the candidates, and whether no other row can be nearer than these."""
         parts = zip(rows.split(256), candidates.split(256), strict=True)  # small enough for the cache
         distances, order = torch.cat([_distances(self.x, *part) for part in parts]).sort(dim=-1)
         distances = distances[:, :k]
@@ -171,15 +174,15 @@ class _Products:
         # To a whole number of groups and to even steps of the product; rows that are added score lowest.
         size = (-(-n // GROUP) * GROUP, -(-(d + 6) // 32) * 32)
         self.left, self.right = rounded.new_zeros(size), rounded.new_zeros(size)
-        for factor, own, other in ((self.left, d, d + 3), (self.right, d + 3, d)):
+        for factor, terms, ones in ((self.left, d, d + 3), (self.right, d + 3, d)):
             factor[:n, :d] = rounded
-            factor[:n, own : own + 3] = torch.stack(parts, dim=1)
-            factor[n:, own] = -torch.finfo(torch.bfloat16).max / 4
-            factor[:, other : other + 3] = 1
+            factor[:n, terms : terms + 3] = torch.stack(parts, dim=1)
+            factor[n:, terms] = -torch.finfo(torch.bfloat16).max / 4
+            factor[:, ones : ones + 3] = 1
 
     @staticmethod
     def _typical(centred: Tensor, k: int) -> Tensor:
-        """Half the squared distance of a k-th neighbour, about; any value will do."""
+        """Return about half the squared distance of a k-th neighbour; any value will do."""
         some = centred[:: max(1, len(centred) // 16)]
         half = 0.5 * centred.square().sum(-1)
         with precise(centred):
@@ -187,14 +190,14 @@ class _Products:
         return apart.kthvalue(min(k + 1, len(centred)), dim=1).values.median().double().nan_to_num()
 
     def highest(self, rows: Tensor, take: int) -> tuple[Tensor, Tensor]:
-        """The lowest of the `take` highest scores of `rows`, and their columns, (m, take)."""
+        """Return the lowest of the `take` highest scores of `rows`, and their columns, (m, take)."""
         with precise(self.left):
             score = self.left[rows] @ self.right[: self.n].mT
         score.scatter_(1, rows[:, None], -torch.inf)
         return _highest(score, take)
 
     def highest_of_all(self, take: int) -> tuple[Tensor, Tensor]:
-        """`highest` of every row: half the products will do, for i scores with j as j with i."""
+        """Return `highest` of every row from half the products, for i scores with j as j with i."""
         size, groups = len(self.left), len(self.left) // GROUP
         strip = groups * max(1, 256 // groups)
         starts = range(0, size, strip)
@@ -217,13 +220,13 @@ class _Products:
         # the highest lie in the groups (columns equal modulo `groups`) with the highest maxima
         chosen = torch.maximum(best[0], best[1].mT)[: self.n].topk(take, dim=1).indices
         columns = (chosen[:, None] + groups * torch.arange(GROUP)[:, None]).flatten(1)
-        rows = torch.arange(self.n)[:, None]
-        across = columns >= rows // strip * strip  # else the score lies on the other side of the diagonal
-        values, picked = score.take(torch.where(across, places[rows] + columns, places[columns] + rows)).topk(take)
+        index = torch.arange(self.n)[:, None]
+        across = columns >= index // strip * strip  # else the score lies on the other side of the diagonal
+        values, picked = score.take(torch.where(across, places[index] + columns, places[columns] + index)).topk(take)
         return values[:, -1], columns.gather(1, picked)
 
     def least_distance(self, rows: Tensor, bound: Tensor, norm: Tensor, reach: Tensor) -> Tensor:
-        """What separates a row at least from those of norm up to `reach` that score at most `bound`.
+        """Return what separates a row at least from those of norm up to `reach` that score at most `bound`.
 
         The bound is rounded on output, the sum underway; and |x_i - x_j| >= |y_i - y_j| less what the rounding of
         both took.
@@ -236,13 +239,13 @@ class _Products:
 
 
 def _distances(x: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
-    """Distances of `rows` (m,) to their `candidates` (m, k), from the differences, float64."""
+    """Return the distances of `rows` (m,) to their `candidates` (m, k), from the differences, float64."""
     others = x.index_select(0, candidates.flatten()).view(*candidates.shape, -1)
     return _apart(x[rows, None].double(), others.double())[:, 0]
 
 
 def _highest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k-th highest score of each row, and the columns of the k highest, (m, k)."""
+    """Return the k-th highest score of each row, and the columns of the k highest, (m, k)."""
     m, n = score.shape
     groups = n // GROUP
     if groups < 4 * k:

@@ -5,8 +5,16 @@ sample is what has the lowest priorities. So samples of two parts of a stream me
 whole.
 """
 
+from collections.abc import Hashable
+
 import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.base import STATE_SITES, Metric, States, once
+from dynamics.metrics.streaming.neighbors import nearest, unique_rows
 
 LEAST = 8
 """Windows that a sample keeps whatever its budget: fewer give no variance worth the name."""
@@ -20,8 +28,8 @@ def _shifted(x: Tensor, by: int) -> Tensor:
     return x ^ ((x >> by) & (2 ** (64 - by) - 1))
 
 
-def priority(ids: Tensor, seed: int = 0) -> Tensor:
-    """A pseudo-random int64 for each id: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+def priority(ids: Int[Tensor, " n"], seed: int = 0) -> Int[Tensor, " n"]:
+    """Return a pseudo-random int64 for each id: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 
     >>> priority(torch.tensor([0, 1, 2])).unique().numel()
     3
@@ -32,8 +40,8 @@ def priority(ids: Tensor, seed: int = 0) -> Tensor:
     return _shifted(x, 31)
 
 
-def occurrence(windows: Tensor) -> Tensor:
-    """How many rows of the same window come before each row.
+def occurrence(windows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return how many rows of the same window come before each row.
 
     >>> occurrence(torch.tensor([7, 7, 3, 7]))
     tensor([0, 1, 0, 2])
@@ -41,13 +49,13 @@ def occurrence(windows: Tensor) -> Tensor:
     order = torch.argsort(windows, stable=True)
     _, counts = torch.unique_consecutive(windows[order], return_counts=True)
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    found = torch.empty_like(order)
-    found[order] = torch.arange(len(order), device=order.device) - starts
-    return found
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device) - starts
+    return places
 
 
-def kept_windows(windows: Tensor, budget: int, seed: int = 0) -> Tensor:
-    """Mask of the rows in the sample of whole windows: as many as fit into `budget` rows, at least `LEAST`."""
+def kept_windows(windows: Int[Tensor, " n"], budget: int, seed: int = 0) -> Bool[Tensor, " n"]:
+    """Mark the rows in the sample of whole windows: as many as fit into `budget` rows, at least `LEAST`."""
     ids, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
     order = torch.argsort(priority(ids, seed))
     fits = counts[order].cumsum(0) <= budget
@@ -57,8 +65,10 @@ def kept_windows(windows: Tensor, budget: int, seed: int = 0) -> Tensor:
     return kept[inverse]
 
 
-def sift(parts: list[Tensor], new: Tensor, chosen: Tensor) -> list[Tensor]:
-    """The rows that the mask `chosen` marks, of `parts` and `new` on end: copies only of what is new or changes.
+def sift(
+    parts: list[Shaped[Tensor, "_ ..."]], new: Shaped[Tensor, "_ ..."], chosen: Bool[Tensor, " n"]
+) -> list[Shaped[Tensor, "_ ..."]]:
+    """Return the rows that the mask `chosen` marks, of `parts` and `new` on end: copies only of what is new or changes.
 
     >>> sift([torch.tensor([1, 2]), torch.tensor([3])], torch.tensor([4, 5]), torch.tensor([1, 1, 0, 0, 1]).bool())
     [tensor([1, 2]), tensor([5])]
@@ -68,8 +78,85 @@ def sift(parts: list[Tensor], new: Tensor, chosen: Tensor) -> list[Tensor]:
     return [*old, new[last]] if last.any() else old
 
 
-def window_sums(values: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of `values` (n, ...) over the rows of each window: the sums (W, ...) and the W window ids."""
+def window_sums(
+    values: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]
+) -> tuple[Shaped[Tensor, "w ..."], Int[Tensor, " w"]]:
+    """Sum `values` over the rows of each window; return the sums and the window ids."""
     ids, inverse = torch.unique(windows, return_inverse=True)
     sums = values.new_zeros(len(ids), *values.shape[1:])
     return sums.index_add_(0, inverse, values), ids
+
+
+class Sample(Metric):
+    """A seeded sample of tokens (one head), for what needs their neighbours.
+
+    Args:
+        size: tokens in the seeded sample that it reads
+        seed: of that sample
+    """
+
+    sites = STATE_SITES
+    kept: list[Float[Tensor, "m d"]]
+    kept_ids: list[Int[Tensor, " m"]]
+    order: list[Int[Tensor, " m"]]
+
+    def __init__(self, size: int = 4096, seed: int = 0) -> None:
+        super().__init__()
+        self.size, self.seed = size, seed
+        self.add_state("kept", [], dist_reduce_fx="cat")
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")
+        self.add_state("order", [], dist_reduce_fx="cat")
+
+    @property
+    def accumulator(self) -> Hashable:
+        return Sample, self.size, self.seed
+
+    def update(self, batch: States) -> None:
+        place = priority(occurrence(batch.windows), self.seed)
+        order = torch.cat([*self.order, priority(batch.windows ^ place, self.seed)])
+        chosen = torch.zeros_like(order, dtype=torch.bool)
+        chosen[order.argsort()[: self.size]] = True
+        self.kept, self.order = sift(self.kept, floating(batch.x[:, 0]), chosen), [order[chosen]]
+        self.kept_ids = [torch.cat([*self.kept_ids, batch.windows])[chosen]]
+
+    @property
+    @once
+    def places(self) -> Int[Tensor, " m"]:
+        """Where the sample lies in what is kept, in an order that the stream's order does not touch."""
+        return dim_zero_cat(self.order).argsort()[: self.size]
+
+    @property
+    @once
+    def sample(self) -> Float[Tensor, "m d"]:
+        """The tokens."""
+        return dim_zero_cat(self.kept)[self.places] if len(self.order) else torch.zeros(0, 1)
+
+    @property
+    @once
+    def trouble(self) -> str:
+        """Why nothing can be computed from the sample; empty where all is well."""
+        return "" if self.sample.isfinite().all() else "a state is not finite"
+
+    @property
+    @once
+    def first(self) -> Int[Tensor, " u"]:
+        """Which tokens of the sample equal no earlier one exactly."""
+        return unique_rows(self.sample)
+
+    @property
+    @once
+    def different(self) -> Float[Tensor, "u d"]:
+        """The sample without its exact duplicates."""
+        return self.sample if len(self.first) == len(self.sample) else self.sample[self.first]
+
+    @property
+    @once
+    def windows(self) -> Int[Tensor, " u"]:
+        """The window ids of the different tokens."""
+        return dim_zero_cat(self.kept_ids)[self.places][self.first]
+
+    @property
+    @once
+    def pairs(self) -> tuple[Float64[Tensor, "u 2"], Int[Tensor, "u 2"]]:
+        """The two nearest neighbours of each of the different tokens: distances and indices."""
+        return nearest(self.different, 2)

@@ -1,19 +1,18 @@
 """Eigenvalues of the covariance of states, and the base of the metrics that are functions of them."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import Moments
 from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
-from dynamics.metrics.streaming.base import Estimate, undefined
-from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming.moments import Moments
 
 
-def gram(x: Tensor, centered: bool = True, precision: torch.dtype | None = None) -> Tensor:
-    """The smaller Gram matrix of `x` (..., n, d) about its mean: x^T x (d <= n) or x x^T (d > n), float64.
+def gram(
+    x: Float[Tensor, "*batch n d"], centered: bool = True, precision: torch.dtype | None = None
+) -> Float64[Tensor, "*batch e e"]:
+    """Return the smaller Gram matrix of `x` about its mean: x^T x (d <= n) or x x^T (d > n).
 
     The product is taken in `precision` (default: that of x). NaN where a state is not finite, where there are
     fewer than two of them, or where all are equal.
@@ -35,8 +34,10 @@ def gram(x: Tensor, centered: bool = True, precision: torch.dtype | None = None)
     return product.where(sound[..., None, None], torch.nan)
 
 
-def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None = torch.float64) -> Tensor:
-    """Eigenvalues of the `gram` matrix (squared singular values of x), descending, (..., min(n, d)), float64.
+def eigenvalues(
+    x: Float[Tensor, "*batch n d"], centered: bool = True, precision: torch.dtype | None = torch.float64
+) -> Float64[Tensor, "*batch e"]:
+    """Return the eigenvalues of the `gram` matrix (squared singular values of x), descending, e = min(n, d).
 
     >>> eigenvalues(torch.diag(torch.tensor([2.0, 10.0, 1.0])), centered=False)
     tensor([100.,   4.,   1.], dtype=torch.float64)
@@ -46,8 +47,8 @@ def eigenvalues(x: Tensor, centered: bool = True, precision: torch.dtype | None 
     return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
 
 
-def top(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue of a finite symmetric matrix (d, d), float64, and its eigenvector (d,)."""
+def top(matrix: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, ""], Float64[Tensor, " d"]]:
+    """Return the largest eigenvalue of a finite symmetric matrix, and its eigenvector."""
     if len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
         from scipy.sparse.linalg import ArpackError, eigsh
 
@@ -61,8 +62,8 @@ def top(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values[-1], vectors[:, -1]
 
 
-def top_share(matrix: Tensor) -> Tensor:
-    """The largest eigenvalue of symmetric matrices (..., d, d) over their trace, (...); NaN where not finite."""
+def top_share(matrix: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch"]:
+    """Return the largest eigenvalue of symmetric matrices over their trace; NaN where not finite."""
     sound = matrix.isfinite().all(-1).all(-1)
     if matrix.ndim == 2:
         value = top(matrix)[0] if sound else matrix.new_tensor(torch.nan)
@@ -71,36 +72,26 @@ def top_share(matrix: Tensor) -> Tensor:
     return (value / trace(matrix)).where(sound, torch.nan)
 
 
-def trace(matrix: Tensor) -> Tensor:
-    """The trace of matrices (..., d, d)."""
+def trace(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
+    """Return the trace of matrices."""
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 class Spectral(Moments):
-    """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled.
-
-    Interval: by the delta method, from each window's influence on every eigenvalue.
-    """
-
-    scale: ClassVar[str]
+    """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled."""
 
     @staticmethod
-    def of_eigenvalues(values: Tensor) -> Tensor:
-        """The quantity (...) for eigenvalues (..., d), descending."""
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+        """Return the quantity for eigenvalues, descending."""
         raise NotImplementedError
 
-    def estimate(self, states: Moments) -> Estimate:
-        if states.flat:
-            return undefined(states.heads, states.n, states.flat)
+    def trouble_in(self, states: Moments) -> str:
+        return states.flat
+
+    def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         values, influence = states.spectrum
         with torch.inference_mode(False), torch.enable_grad():
             values = values.clone().requires_grad_()
             value = self.of_eigenvalues(values)
             (slope,) = torch.autograd.grad(value.sum(), values)
-        return estimate(
-            value.detach(),
-            states.n,
-            influence=(influence * slope.where(values > 0, 0)).sum(-1),
-            windows=int(states.windows),
-            scale=self.scale,
-        )
+        return value.detach(), (influence * slope.where(values > 0, 0)).sum(-1)

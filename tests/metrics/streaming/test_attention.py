@@ -23,46 +23,46 @@ NAMES = (
 
 
 def measured(batch, names=NAMES):
-    found = {}
+    estimates = {}
     for group in groups(metrics.resolve(name) for name in names):
         group.update(batch)
-        found |= group.compute()
-    return found
+        estimates |= group.compute()
+    return estimates
 
 
 def by_the_full_matrix(call, first=None):
     """Every quantity for each head from the whole matrix, written as their definitions read, in float64."""
     p = call.probabilities().numpy()
     logits = call.logits(0, call.query.shape[2]).double().numpy()
-    found = {name: [] for name in NAMES[:5]}
+    means = {name: [] for name in NAMES[:5]}
     for head in range(p.shape[1]):
-        values = {name: [] for name in found}
+        values = {name: [] for name in means}
         for row in range(p.shape[0]):
             sink = 0 if first is None else first[row]
             for query in np.flatnonzero(call.valid[row].numpy()):
-                own, shown = p[row, head, query], np.isfinite(logits[row, head, query])
-                h = -(own[own > 0] * np.log(own[own > 0])).sum()
+                row_p, visible = p[row, head, query], np.isfinite(logits[row, head, query])
+                h = -(row_p[row_p > 0] * np.log(row_p[row_p > 0])).sum()
                 values["entropy"].append(h)
-                if shown.sum() > 1:
-                    values["normalized_entropy"].append(h / np.log(shown.sum()))
-                values["max_probability"].append(own.max())
+                if visible.sum() > 1:
+                    values["normalized_entropy"].append(h / np.log(visible.sum()))
+                values["max_probability"].append(row_p.max())
                 if query != sink:
-                    values["sink_mass"].append(own[sink])
-                values["logit_max"].append(logits[row, head, query][shown].max())
-        for name in found:
-            found[name].append(np.max(values[name]) if name == "logit_max" else np.mean(values[name]))
-    return found
+                    values["sink_mass"].append(row_p[sink])
+                values["logit_max"].append(logits[row, head, query][visible].max())
+        for name in means:
+            means[name].append(np.max(values[name]) if name == "logit_max" else np.mean(values[name]))
+    return means
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 def test_against_the_full_softmax(causal, padded):
     batch = streams.attention(tokens=70, causal=causal, padded=padded)
-    found = measured(batch)
+    estimates = measured(batch)
     for name, expected in by_the_full_matrix(batch.call).items():
-        np.testing.assert_allclose(found[name].value[:-1], expected, rtol=1e-10)
-        np.testing.assert_allclose(found[name].value[-1], np.mean(expected), rtol=1e-10)
-        assert found[name].reason == ""
+        np.testing.assert_allclose(estimates[name].value[:-1], expected, rtol=1e-10)
+        np.testing.assert_allclose(estimates[name].value[-1], np.mean(expected), rtol=1e-10)
+        assert estimates[name].reason == ""
 
 
 @pytest.mark.parametrize("factor", [1, 60])
@@ -79,12 +79,12 @@ def test_float32_is_near_float64(factor):
 
 def test_functions_of_the_probabilities():
     batch = streams.attention(padded=False)
-    p, found = batch.call.probabilities(), measured(batch)
+    p, estimates = batch.call.probabilities(), measured(batch)
     for function in (normalized_entropy, max_probability, sink_mass):
         expected = function(p).mean(0)
-        np.testing.assert_allclose(found[function.__name__].value[:-1], expected, rtol=1e-10)
+        np.testing.assert_allclose(estimates[function.__name__].value[:-1], expected, rtol=1e-10)
     expected = logit_max(batch.call.logits(0, 70)).amax(0)
-    np.testing.assert_allclose(found["logit_max"].value[:-1], expected)
+    np.testing.assert_allclose(estimates["logit_max"].value[:-1], expected)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -100,27 +100,27 @@ def test_the_entropy_function(causal, masked):
         mask = ~hidden if masked == "bool" else torch.zeros(150, dtype=torch.float64).masked_fill(hidden, -torch.inf)
     p = logits.softmax(-1)
     expected = -torch.special.xlogy(p, p).sum(-1).mean((0, 2))
-    found = entropy(call.query, call.key, mask=mask, is_causal=causal)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    value = entropy(call.query, call.key, mask=mask, is_causal=causal)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 7, 300])
 def test_uniform_attention(n):
     call = streams.Call(torch.zeros(2, 1, n, 4), torch.randn(2, 1, n, 4), causal=False)
-    found = measured(Attention(call, torch.arange(2)), NAMES[:4])
-    assert found["entropy"].value == pytest.approx(np.log(n))
-    assert found["normalized_entropy"].value == pytest.approx(1)
-    assert found["max_probability"].value == pytest.approx(1 / n)
-    assert found["sink_mass"].value == pytest.approx(1 / n)
+    estimates = measured(Attention(call, torch.arange(2)), NAMES[:4])
+    assert estimates["entropy"].value == pytest.approx(np.log(n))
+    assert estimates["normalized_entropy"].value == pytest.approx(1)
+    assert estimates["max_probability"].value == pytest.approx(1 / n)
+    assert estimates["sink_mass"].value == pytest.approx(1 / n)
 
 
 def test_all_attention_on_the_sink():
     key = torch.zeros(1, 1, 5, 4)
     key[0, 0, 0] = 1e4
     call = streams.Call(torch.ones(1, 1, 5, 4), key, causal=False)
-    found = measured(Attention(call, torch.arange(1)), NAMES[:4])
-    assert [float(found[name].value[0]) for name in NAMES[:4]] == pytest.approx([0, 0, 1, 1])
-    assert found["entropy"].value >= 0
+    estimates = measured(Attention(call, torch.arange(1)), NAMES[:4])
+    assert [float(estimates[name].value[0]) for name in NAMES[:4]] == pytest.approx([0, 0, 1, 1])
+    assert estimates["entropy"].value >= 0
 
 
 def test_padding_on_the_left_moves_the_sink():
@@ -128,9 +128,9 @@ def test_padding_on_the_left_moves_the_sink():
     batch.call.valid[::2, :6] = False
     first = batch.call.valid.int().argmax(1).tolist()
     expected = by_the_full_matrix(batch.call, first)
-    found = measured(batch)
+    estimates = measured(batch)
     for name in expected:
-        np.testing.assert_allclose(found[name].value[:-1], expected[name], rtol=1e-10)
+        np.testing.assert_allclose(estimates[name].value[:-1], expected[name], rtol=1e-10)
 
 
 def test_a_query_that_sees_nothing_does_not_count():
@@ -148,43 +148,43 @@ def test_a_query_that_sees_nothing_does_not_count():
 def test_what_is_not_finite_gives_nan_and_a_reason(value):
     batch = streams.attention()
     batch.call.query[1, 2, 5, 0] = value
-    for name, found in measured(batch).items():
-        assert np.isnan(found.value[[2, -1]]).all(), name
-        assert found.reason
-        assert not found.arrays
+    for name, estimate in measured(batch).items():
+        assert np.isnan(estimate.value[[2, -1]]).all(), name
+        assert estimate.reason
+        assert not estimate.arrays
 
 
 def test_nothing_seen():
     for name in NAMES:
         (group,) = groups([metrics.resolve(name)])
-        found = group.compute()[name]
-        assert np.isnan(found.value).all()
-        assert found.reason
+        estimate = group.compute()[name]
+        assert np.isnan(estimate.value).all()
+        assert estimate.reason
 
 
 def test_one_token_leaves_some_undefined():
     call = streams.Call(torch.ones(2, 1, 1, 4), torch.ones(2, 1, 1, 4))
-    found = measured(Attention(call, torch.arange(2)))
-    assert found["entropy"].value == pytest.approx(0)
+    estimates = measured(Attention(call, torch.arange(2)))
+    assert estimates["entropy"].value == pytest.approx(0)
     for name in ("normalized_entropy", "sink_mass"):
-        assert np.isnan(found[name].value).all()
-        assert found[name].reason
+        assert np.isnan(estimates[name].value).all()
+        assert estimates[name].reason
 
 
 def test_histograms_count_every_sixteenth_query():
     batch = streams.attention(tokens=40, padded=False)
-    found = measured(batch)
+    estimates = measured(batch)
     logits = batch.call.logits(0, 40)[:, :, ::16]
     for name, kind, values in (
         ("logit_max", "logit", logits),
         ("max_probability", "probability", logits.softmax(-1)),
     ):
-        counts, edges = (found[name].arrays[f"{kind}_{array}"] for array in ("histogram", "edges"))
+        counts, edges = (estimates[name].arrays[f"{kind}_{array}"] for array in ("histogram", "edges"))
         assert counts.shape == (5, edges.shape[1] + 1)
         for head in range(4):
-            shown = values[:, head][logits[:, head] > -torch.inf]
-            outside = [(shown < edges[0][0]).sum(), (shown >= edges[0][-1]).sum()]
-            inside = shown[(shown >= edges[0][0]) & (shown < edges[0][-1])]
+            visible = values[:, head][logits[:, head] > -torch.inf]
+            outside = [(visible < edges[0][0]).sum(), (visible >= edges[0][-1]).sum()]
+            inside = visible[(visible >= edges[0][0]) & (visible < edges[0][-1])]
             expected = np.histogram(inside, edges[0])[0]
             assert counts[head].tolist() == [outside[0], *expected, outside[1]]
         np.testing.assert_allclose(counts[-1], counts[:-1].mean(0))
@@ -192,19 +192,19 @@ def test_histograms_count_every_sixteenth_query():
 
 def test_means_of_queries_and_keys():
     batch = streams.attention()
-    found = measured(batch)
+    estimates = measured(batch)
     valid = batch.call.valid
     for head in range(4):
         query, key = batch.call.query[:, head][valid], batch.call.key[:, head // 2][valid]
-        assert found["qk_alignment"].value[head] == pytest.approx(qk_alignment(query, key).item())
-        assert found["qk_mean_cosine"].value[head] == pytest.approx(qk_mean_cosine(query, key).item())
+        assert estimates["qk_alignment"].value[head] == pytest.approx(qk_alignment(query, key).item())
+        assert estimates["qk_mean_cosine"].value[head] == pytest.approx(qk_mean_cosine(query, key).item())
         unit_query, unit_key = (z / z.norm(dim=1, keepdim=True) for z in (query, key))
-        assert found["qk_mean_cosine"].value[head] == pytest.approx((unit_query @ unit_key.T).mean().item())
-    assert found["qk_alignment"].n == int(valid.sum())
+        assert estimates["qk_mean_cosine"].value[head] == pytest.approx((unit_query @ unit_key.T).mean().item())
+    assert estimates["qk_alignment"].n == int(valid.sum())
 
 
 def test_a_zero_mean_has_no_direction():
     call = streams.Call(torch.tensor([[[[1.0, 0], [-1, 0]]]]), torch.ones(1, 1, 2, 2))
-    found = measured(Attention(call, torch.arange(1)), ["qk_alignment"])["qk_alignment"]
-    assert np.isnan(found.value).all()
-    assert "zero" in found.reason
+    estimate = measured(Attention(call, torch.arange(1)), ["qk_alignment"])["qk_alignment"]
+    assert np.isnan(estimate.value).all()
+    assert "zero" in estimate.reason

@@ -26,7 +26,7 @@ OF_PAIRS = ("linear_cka", "procrustes_linearity")
 
 def coverage(names, draw):
     """Share of the draws whose interval holds the estimates' mean, (entries of value,) for each name."""
-    found = {name: [] for name in names}
+    estimates = {name: [] for name in names}
     members = groups(metrics.resolve(name) for name in names)
     for repetition in range(REPETITIONS):
         batch = draw(repetition)
@@ -34,8 +34,8 @@ def coverage(names, draw):
             group.states.reset()
             group.update(batch)
             for name, estimate in group.compute().items():
-                found[name].append(estimate)
-    return {name: covered(estimates) for name, estimates in found.items()}
+                estimates[name].append(estimate)
+    return {name: covered(of_name) for name, of_name in estimates.items()}
 
 
 def covered(estimates):
@@ -122,9 +122,9 @@ def test_the_mean_over_heads_knows_that_heads_agree():
     for name in OF_ATTENTION:
         metric = metrics.resolve(name)
         metric.update(Attention(doubled, windows))
-        found = metric.compute()
-        np.testing.assert_allclose(found.low[-1], found.low[0])
-        np.testing.assert_allclose(found.high[-1], found.high[0])
+        estimate = metric.compute()
+        np.testing.assert_allclose(estimate.low[-1], estimate.low[0])
+        np.testing.assert_allclose(estimate.high[-1], estimate.high[0])
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -139,14 +139,14 @@ def test_scales(scale):
 def test_a_direction_that_no_state_has_changes_no_interval(name):
     """A layer norm takes one away."""
     x, windows = streams.clustered()
-    found = []
+    estimates = []
     for states in (x, torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)):
         metric = metrics.resolve(name)
         metric.update(States(states, windows))
-        found.append(metric.compute())
+        estimates.append(metric.compute())
     for part in ("value", "low", "high"):
-        np.testing.assert_allclose(getattr(found[1], part), getattr(found[0], part), rtol=1e-9)
-    assert found[1].low < found[1].value < found[1].high
+        np.testing.assert_allclose(getattr(estimates[1], part), getattr(estimates[0], part), rtol=1e-9)
+    assert estimates[1].low < estimates[1].value < estimates[1].high
 
 
 def test_no_interval_is_better_than_a_wrong_one():
@@ -162,7 +162,7 @@ def test_a_sample_of_the_windows_gives_about_the_same_interval():
     for tokens in (10_000, 600):
         metric = metrics.resolve("anisotropy", tokens=tokens)
         metric.update(batch)
-        found = metric.compute()
+        estimate = metric.compute()
         assert len(torch.cat(metric.kept)) == min(tokens, 2000)
-        widths.append(float(found.high[0] - found.low[0]))
+        widths.append(float(estimate.high[0] - estimate.low[0]))
     assert widths[1] == pytest.approx(widths[0], rel=0.25)

@@ -7,10 +7,10 @@ from dynamics.metrics.streaming.sampling import LEAST, kept_windows, occurrence,
 
 def test_priorities_are_spread_and_seeded():
     ids = torch.arange(-5000, 5000)
-    found = priority(ids)
-    assert found.unique().numel() == len(ids)
-    assert not torch.equal(found, priority(ids, seed=1))
-    share = (found[:5000] < found.median()).double().mean()
+    priorities = priority(ids)
+    assert priorities.unique().numel() == len(ids)
+    assert not torch.equal(priorities, priority(ids, seed=1))
+    share = (priorities[:5000] < priorities.median()).double().mean()
     assert abs(share - 0.5) < 0.03
 
 

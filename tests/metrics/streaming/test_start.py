@@ -26,11 +26,11 @@ def test_it_compares_the_same_tokens_with_their_past(name):
     assert "step 0" in kept(name, before).compute().reason
     now = kept(name, after)
     now.reference = kept(name, before).reference_state()
-    found = now.compute()
+    estimate = now.compute()
     expected = FUNCTIONS[name](before.x[:, 0], after.x[:, 0]).item()
-    assert found.value == pytest.approx([expected])
-    assert found.low[0] < expected < found.high[0]
-    assert found.n == len(before.x)
+    assert estimate.value == pytest.approx([expected])
+    assert estimate.low[0] < expected < estimate.high[0]
+    assert estimate.n == len(before.x)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -49,10 +49,10 @@ def test_of_many_tokens_the_same_sample_is_compared_in_whatever_order_they_come(
         now.update(part)
     now.reference = kept("cka_to_start", before, size=40).reference_state()
     assert now.reference.shape == (40, before.x.shape[-1] + 1)
-    found = now.compute()
+    estimate = now.compute()
     rows = [(before.x[:, 0] == row).all(-1).nonzero().item() for row in now.reference[:, :-1].to(before.x)]
-    assert found.value == pytest.approx([linear_cka(before.x[rows, 0], after.x[rows, 0]).item()])
-    assert found.n == 40
+    assert estimate.value == pytest.approx([linear_cka(before.x[rows, 0], after.x[rows, 0]).item()])
+    assert estimate.n == 40
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -60,7 +60,7 @@ def test_other_tokens_and_unsound_states_are_told(name):
     before = streams.clustered()
     now = kept(name, before)
     now.reference = kept(name, States(before.x, before.windows + 1)).reference_state()
-    found = now.compute()
-    assert np.isnan(found.value).all()
-    assert "other tokens" in found.reason
+    estimate = now.compute()
+    assert np.isnan(estimate.value).all()
+    assert "other tokens" in estimate.reason
     assert kept(name, States(torch.full((5, 1, 4), torch.nan), torch.arange(5))).reference_state() is None

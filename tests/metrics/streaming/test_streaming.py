@@ -169,12 +169,12 @@ def test_degenerate_states_give_nan_and_a_reason(name, case):
     metric = fresh(name)
     if case != "none":
         metric.update(States(x, windows))
-    found = metric.compute()
+    estimate = metric.compute()
     if name == "duplicate_share" and case == "one":
-        assert found.value == 0
+        assert estimate.value == 0
     else:
-        assert np.isnan(found.value).all()
-        assert found.reason
+        assert np.isnan(estimate.value).all()
+        assert estimate.reason
 
 
 SHAPELESS = {
@@ -188,9 +188,9 @@ SHAPELESS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_states_have_no_shape(name, value, dtype):
     x = torch.full((300, 1, 8), value, dtype=dtype) * torch.linspace(1, 2, 8, dtype=dtype)
-    found = stream(name, [States(x, torch.arange(300) // 10)]).compute()
-    assert np.isnan(found.value).all()
-    assert found.reason
+    estimate = stream(name, [States(x, torch.arange(300) // 10)]).compute()
+    assert np.isnan(estimate.value).all()
+    assert estimate.reason
 
 
 @pytest.mark.parametrize("name", sorted(SHAPELESS - {"duplicate_share", "mean_cosine_across_windows"}))
@@ -202,27 +202,27 @@ def test_what_equal_states_leave_defined_agrees_with_the_function(name):
 
 @pytest.mark.parametrize("name", ["anisotropy_uncentered", "kurtosis"])
 def test_zero_states_have_neither(name):
-    found = stream(name, [States(torch.zeros(30, 1, 8), torch.arange(30))]).compute()
-    assert np.isnan(found.value).all()
-    assert found.reason
+    estimate = stream(name, [States(torch.zeros(30, 1, 8), torch.arange(30))]).compute()
+    assert np.isnan(estimate.value).all()
+    assert estimate.reason
 
 
 @pytest.mark.parametrize("name", ["mean_cosine", "mean_cosine_across_windows"])
 def test_a_zero_state_has_no_direction(name):
     x, windows = streams.clustered()
     x[3] = 0
-    found = stream(name, [States(x, windows)]).compute()
-    assert np.isnan(found.value).all()
-    assert "zero" in found.reason
+    estimate = stream(name, [States(x, windows)]).compute()
+    assert np.isnan(estimate.value).all()
+    assert "zero" in estimate.reason
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_one_window_gives_no_interval(name):
     x, _ = streams.clustered()
-    found = stream(name, [States(x, torch.zeros(len(x), dtype=torch.long))]).compute()
+    estimate = stream(name, [States(x, torch.zeros(len(x), dtype=torch.long))]).compute()
     if name not in ("intrinsic_dimension", "scale_dependence"):  # whose units are neighbourhoods
-        assert np.isnan(found.low).all()
-        assert np.isnan(found.high).all()
+        assert np.isnan(estimate.low).all()
+        assert np.isnan(estimate.high).all()
 
 
 @pytest.mark.parametrize("name", ["linear_cka", "procrustes_linearity"])
@@ -234,18 +234,18 @@ def test_pairs_stream(name):
     for part, rows in zip(parts, (windows < 5, windows >= 5), strict=True):
         part.update(Pair(x[rows], y[rows], windows[rows]))
     parts[0].merge_state(parts[1])
-    found = parts[0].compute()
-    assert streams.close(found.value[-1], function(x[:, 0], y[:, 0]))
-    assert 0 < found.value[-1] < 1
+    estimate = parts[0].compute()
+    assert streams.close(estimate.value[-1], function(x[:, 0], y[:, 0]))
+    assert 0 < estimate.value[-1] < 1
     assert np.isnan(metrics.resolve(name).compute().value).all()
 
 
 def test_every_default_is_a_metric_of_its_site():
-    for site, names in metrics.DEFAULT.items():
+    for site, names in metrics.default().items():
         assert len(set(names)) == len(names)
         for name in names:
             assert site in metrics.resolve(name).sites, (site, name)
-    assert set(metrics.DEFAULT) >= {*STATE_SITES, "query", "key", "attention", "weight"}
+    assert set(metrics.default()) >= {*STATE_SITES, "query", "key", "attention", "weight"}
 
 
 def test_metrics_can_be_reset_and_used_again():

@@ -1,0 +1,58 @@
+"""A token budget: a group of metrics that takes whole windows until it has seen enough tokens."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Int
+from torch import Tensor
+
+from dynamics.capture import AttentionCall
+from dynamics.metrics.streaming import Attention, Group, Pair, States, Weights
+
+
+@dataclass
+class Budgeted:
+    """A group that takes tokens up to its budget, in whole windows; None is no limit."""
+
+    group: Group
+    budget: int | None
+    seen: int = 0
+
+    def update(self, batch: States | Pair | Attention | Weights) -> None:
+        """Feed the group the part of the batch that it still has room for."""
+        if self.budget is None or isinstance(batch, Weights):
+            self.group.update(batch)
+        elif (room := self.budget - self.seen) > 0:
+            part, tokens = _cut_call(batch, room) if isinstance(batch, Attention) else _cut_tokens(batch, room)
+            self.seen += tokens
+            self.group.update(part)
+
+
+def _cut_tokens(batch: States | Pair, room: int) -> tuple[States | Pair, int]:
+    """Return the first windows of the batch that hold at least `room` tokens, and how many they hold."""
+    stop = _end_of_window(batch.windows, room - 1)
+    return type(batch)(*(part[:stop] for part in batch)), stop
+
+
+def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:
+    """Return the rows of the batch that hold at least `room` tokens, in whole windows, and how many they hold."""
+    call = batch.call
+    assert isinstance(call, AttentionCall)
+    tokens = call.valid.sum(1).cumsum(0)
+    rows = _end_of_window(batch.windows, int((tokens < room).sum()))
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        return x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
+
+    parts = {name: getattr(call, name)[:rows] for name in ("query", "key", "valid")}
+    call = replace(call, **parts, mask=cut(call.mask), scores=cut(call.scores))
+    return Attention(call, batch.windows[:rows]), int(tokens[rows - 1])
+
+
+def _end_of_window(windows: Int[Tensor, " n"], place: int) -> int:
+    """Return where the window at `place` ends, or all of them: what is of one window stands together.
+
+    >>> import torch
+    >>> _end_of_window(torch.tensor([7, 7, 3, 3, 5]), 2)
+    4
+    """
+    return int((windows == windows[min(place, len(windows) - 1)]).nonzero()[-1]) + 1

@@ -1,0 +1,177 @@
+"""Second moments of a stream of token states, or of two representations together.
+
+Legend: n tokens (m of them kept), h heads, d width, w windows.
+"""
+
+from collections.abc import Hashable
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.streaming.base import STATE_SITES, Pair, States, once
+from dynamics.metrics.streaming.intervals import Windowed
+from dynamics.metrics.streaming.sampling import kept_windows, sift, window_sums
+from dynamics.metrics.streaming.sums import scalar, trouble_of_sums
+
+
+def merge_moments(parts: Float64[Tensor, "parts h e e"]) -> Float64[Tensor, "h e e"]:
+    """Return the moments of the whole from those of its parts, e = d + 1.
+
+    Layout: number of tokens at [0, 0], mean at [0, 1:], sum of centred outer products at [1:, 1:].
+    """
+    whole = parts[0].clone()
+    for part in parts[1:]:
+        add_moments(whole, part[:, 0, 0], part[:, 0, 1:], part[:, 1:, 1:])
+    return whole
+
+
+def add_moments(
+    whole: Float64[Tensor, "h e e"],
+    n: Float64[Tensor, " h"],
+    mean: Float64[Tensor, "h d"],
+    products: Float[Tensor, "h d d"],
+) -> None:
+    """Add to the moments of a whole, in place, those of n more tokens.
+
+    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however
+    far the mean lies from the origin.
+    """
+    before = whole[:, 0, 0].clone()
+    after = before + n
+    apart = mean - whole[:, 0, 1:]
+    whole[:, 0, 0] = after
+    whole[:, 0, 1:] += apart * (n / after)[:, None]
+    whole[:, 1:, 1:] += products
+    whole[:, 1:, 1:] += (apart * (before * n / after)[:, None])[:, :, None] * apart[:, None]
+
+
+class Moments(Windowed):
+    """Second moments, and a sample of whole windows from which the intervals are computed.
+
+    In float64: the Gram matrix squares the condition, and small singular values matter to some of the metrics.
+
+    Args:
+        tokens: tokens, in whole windows, that are kept for the interval; the value uses all of them
+    """
+
+    sites = STATE_SITES
+    moments: Float64[Tensor, "h e e"]
+    windows: Float64[Tensor, ""]
+    kept: list[Float[Tensor, "m h d"]]
+    kept_ids: list[Int[Tensor, " m"]]
+
+    def __init__(self, tokens: int = 8192) -> None:
+        super().__init__()
+        self.budget = tokens
+        self.precision = torch.float32
+        self.add_state("moments", scalar(), dist_reduce_fx=merge_moments)
+        self.add_state("windows", scalar(), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")
+        self.add_state("kept_ids", [], dist_reduce_fx="cat")
+
+    @property
+    def accumulator(self) -> Hashable:
+        return Moments, self.budget
+
+    def update(self, batch: States) -> None:
+        self.add(batch.x, batch.windows)
+
+    def add(self, x: Float[Tensor, "n h d"], windows: Int[Tensor, " n"]) -> None:
+        """Take the states of more tokens."""
+        x = floating(x)
+        self.precision = x.dtype
+        n, h, d = x.shape
+        mean = x.mean(0, dtype=torch.float64)
+        products = self_product(x.transpose(0, 1) - mean[:, None])
+        if not self.moments.ndim:
+            self.moments = mean.new_zeros(h, d + 1, d + 1)
+        add_moments(self.moments, mean.new_full((h,), n), mean, products)
+        self.windows = self.windows + len(windows.unique())
+        ids = torch.cat([*self.kept_ids, windows])
+        mask = kept_windows(ids, self.budget)
+        self.kept, self.kept_ids = sift(self.kept, x, mask), [ids[mask]]
+
+    @property
+    def heads(self) -> int:
+        return len(self.moments) if self.moments.ndim else 1
+
+    @property
+    def n(self) -> int:
+        return int(self.moments[0, 0, 0]) if self.moments.ndim else 0
+
+    @property
+    def mean(self) -> Float64[Tensor, "h d"]:
+        """Mean state."""
+        return self.moments[:, 0, 1:]
+
+    @property
+    def covariance(self) -> Float64[Tensor, "h d d"]:
+        """Covariance (divided by n)."""
+        return self.moments[:, 1:, 1:] / self.n
+
+    @property
+    @once
+    def trouble(self) -> str:
+        return trouble_of_sums(self.n, self.moments.isfinite() if self.moments.ndim else None)
+
+    @property
+    @once
+    def flat(self) -> str:
+        """Why nothing can be computed from the covariance; empty where all is well."""
+        return self.trouble or self._flat(slice(None))
+
+    def _flat(self, part: slice) -> str:
+        power = self.covariance.diagonal(dim1=-2, dim2=-1)[..., part].sum(-1)
+        floor = unresolved(self.mean[..., part].square().sum(-1), self.precision)
+        return "all states are equal" if (power <= floor).any() else ""
+
+    @property
+    @once
+    def sample(self) -> tuple[Float[Tensor, "h m d"], Int[Tensor, " m"]]:
+        """The tokens of the windows kept, and their window ids."""
+        ids = dim_zero_cat(self.kept_ids)
+        mask = kept_windows(ids, self.budget)
+        return dim_zero_cat(self.kept)[mask].transpose(0, 1), ids[mask]
+
+    @property
+    @once
+    def spectrum(self) -> tuple[Float64[Tensor, "h d"], Float64[Tensor, "w h d"]]:
+        """Eigenvalues of the covariance, descending, and their influence."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        values, vectors = above_rounding(values.flip(-1)), vectors.flip(-1)
+        x, windows = self.sample
+        along = ((x - self.mean[:, None].to(x)) @ vectors.to(x)).square() - values[:, None].to(x)
+        return values, self.influence(along, windows)
+
+    def influence(
+        self, of_tokens: Float[Tensor, "h m *rest"], windows: Int[Tensor, " m"]
+    ) -> Float64[Tensor, "w h *rest"]:
+        """Return the influence of windows from the influence of their tokens."""
+        sums, _ = window_sums(of_tokens.transpose(0, 1).double(), windows)
+        return sums * (self.windows / self.n)
+
+
+class CrossMoments(Moments):
+    """Second moments of two representations together, fed `Pair`s: no site has two."""
+
+    sites = ("pair",)
+
+    def __init__(self, tokens: int = 8192) -> None:
+        super().__init__(tokens)
+        self.split = 0
+
+    @property
+    def accumulator(self) -> Hashable:
+        return CrossMoments, self.budget
+
+    def update(self, batch: Pair) -> None:  # type: ignore[override]  # its sites differ, and so does what it is fed
+        self.split = batch.x.shape[-1]
+        self.add(torch.cat([batch.x, batch.y], dim=-1), batch.windows)
+
+    @property
+    @once
+    def flat(self) -> str:
+        return self.trouble or self._flat(slice(self.split)) or self._flat(slice(self.split, None))
