@@ -30,6 +30,7 @@ def describe(cli: RunCLI) -> FitInfo:
         "model": dict(hparams),
         "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
         "metrics": suite.describe(),
+        "descriptions": suite.descriptions(),
     }
     return FitInfo.from_dict(facts)
 

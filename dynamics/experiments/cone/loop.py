@@ -101,6 +101,7 @@ class Cone:
             corpora={name: {"source": file, "sentences": len(self.corpora[name])} for name, file in self.files.items()},
             pairs=self.scored.n if self.scored else None,
             metrics=self.suite.describe(),
+            descriptions=self.suite.descriptions(),
         )
 
     def _setup(self, subject: Subject) -> Setup:

@@ -62,6 +62,10 @@ class ProbeSuites(NamedTuple):
                 raise InputError(f"metrics: {name} is measured neither on states nor on attention; remove it.")
         return cls(Suite({"residual": every}), Suite({"residual": sampled}), Suite({"attention": attention}), sample)
 
+    def descriptions(self) -> dict[str, dict[str, Any]]:
+        """Return title, unit, range, estimator and the like of every metric."""
+        return self.every.descriptions() | self.sampled.descriptions() | self.attention.descriptions()
+
 
 class Cells:
     """Measures the cells that pass through the blocks together.

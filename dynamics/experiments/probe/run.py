@@ -47,6 +47,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         run=run or name_by_time("probe", architecture),
         **provenance(),
         **settings.describe() | {"device": device.type},
+        descriptions=suites.descriptions(),
         designs=[_describe(blocks) for blocks in designs],
     )
     with start(info, resume, same=list(settings.describe())) as current:

@@ -66,6 +66,7 @@ class Scan:
             **provenance(),
             settings=self._settings(),
             metrics=self.suite.describe(),
+            descriptions=self.suite.descriptions(),
         )
         with start(info, self.options.resume, same=("settings", "metrics")) as run:
             waiting = [subject for subject in self.subjects if subject.name not in run.info.subjects]
