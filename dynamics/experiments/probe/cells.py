@@ -16,8 +16,7 @@ from dynamics.errors import InputError
 from dynamics.experiments.probe.within_windows import SUFFIX, WithinWindows, evenly_spaced
 from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Entry, Suite
-from dynamics.metrics.streaming.accumulators import Sums
-from dynamics.metrics.streaming.base import Attention, States
+from dynamics.metrics.streaming import Attention, States, Sums
 from dynamics.record import Row, condition
 
 Cell = Mapping[str, object]

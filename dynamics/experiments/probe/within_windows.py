@@ -6,9 +6,9 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from dynamics.metrics.streaming.accumulators import scalar
 from dynamics.metrics.streaming.base import STATE_SITES, Estimate, Metric, States
 from dynamics.metrics.streaming.intervals import estimate
+from dynamics.metrics.streaming.sums import scalar
 
 SUFFIX = "_within_windows"
 
