@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/cleaning.py DUMP.xml[.xz|.bz2|.gz|.zip] [--megabytes M] [--json FILE]
 
-On one core; the two take turns, page by page, `ROUNDS` times, and the best round of each counts. Decoding the
-XML is part of neither.
+On one core; the two alternate, page by page, `ROUNDS` times, and the best round of each counts. Decoding the XML is
+part of neither.
 `--json` writes {"ratio": {"strip_code": our speed over its speed}}.
 """
 
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def articles(path: str, megabytes: float) -> list[str]:
-    """Wikitext of the pages at the head of a dump, redirects left out."""
+    """Return the wikitext of the pages at the head of a dump, redirects left out."""
     head = b""
     for block in locate(path).blocks():
         head += block
@@ -35,7 +35,7 @@ def articles(path: str, megabytes: float) -> list[str]:
 
 
 def strip_code(text: str) -> str:
-    """The peer."""
+    """Clean with the peer."""
     return mwparserfromhell.parse(text).strip_code()
 
 

@@ -1,4 +1,4 @@
-"""What a regulariser costs in training: an optimiser step with it against one without, side by side in one run.
+"""Cost of a regulariser in training: an optimiser step with it against a step without, side by side in one run.
 
     python benchmarks/regularizers.py [--windows 64] [--rounds 3] [--json FILE]
 
@@ -25,8 +25,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def stepper(model, windows, regularizers, autocast):
-    """A function that makes one step."""
-    shaped = RegularizedModule(regularizers)
+    """Return a function that makes one step."""
+    module = RegularizedModule(regularizers)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def task():
@@ -35,7 +35,7 @@ def stepper(model, windows, regularizers, autocast):
 
     def step():
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=autocast):
-            loss = shaped.training_loss(task, model, None)
+            loss = module.training_loss(task, model, None)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -61,18 +61,18 @@ def main():
     model = CharTransformerLM(CharTransformerConfig()).to(DEVICE)
     windows = torch.randint(205, (arguments.windows, 257), device=DEVICE)
     autocast = DEVICE == "cuda"
-    made = {
+    steppers = {
         "none": stepper(model, windows, [], autocast),
         "IStar": stepper(model, windows, [IStar(-1.0)], autocast),
         "CosReg": stepper(model, windows, [CosReg(1.0)], autocast),
     }
-    for step in made.values():
+    for step in steppers.values():
         step()
-    rounds = [{name: seconds(step) for name, step in made.items()} for _ in range(arguments.rounds)]
+    rounds = [{name: seconds(step) for name, step in steppers.items()} for _ in range(arguments.rounds)]
     ratios = {
-        name: statistics.median(times[name] / times["none"] for times in rounds) for name in made if name != "none"
+        name: statistics.median(times[name] / times["none"] for times in rounds) for name in steppers if name != "none"
     }
-    fastest = {name: min(times[name] for times in rounds) for name in made}
+    fastest = {name: min(times[name] for times in rounds) for name in steppers}
     print(", ".join(f"{name} {spent:.3f} s" for name, spent in fastest.items()))
     print(", ".join(f"with {name}: {ratio:.2f} of a plain step" for name, ratio in ratios.items()))
     if arguments.json:
