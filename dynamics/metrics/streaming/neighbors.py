@@ -120,7 +120,7 @@ class _Cloud:
         if precision is None:
             results = [self._by_differences(block, k) for block in rows.split(size)]
         else:
-            products = _Products(self.centred, k, precision)
+            products = _ScoreProducts(self.centred, k, precision)
             take = min(k + SPARE.get(precision, 2 + k // 8), n - 1)
             if len(rows) == n and n * n <= WHOLE and self.x.device.type == "cpu" and n // GROUP >= 4 * take:
                 results = [self._settle(rows, k, products, *products.highest_of_all(take))]
@@ -141,7 +141,7 @@ class _Cloud:
         return *apart.topk(k, dim=1, largest=False), torch.ones_like(rows, dtype=torch.bool)
 
     def _settle(
-        self, rows: Tensor, k: int, products: "_Products", bound: Tensor, candidates: Tensor
+        self, rows: Tensor, k: int, products: "_ScoreProducts", bound: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the k nearest of the candidates, and whether no other row can be nearer than these."""
         parts = zip(rows.split(256), candidates.split(256), strict=True)  # small enough for the cache
@@ -153,7 +153,7 @@ class _Cloud:
         return distances, candidates.gather(1, order[:, :k]), distances[:, -1] < floor
 
 
-class _Products:
+class _ScoreProducts:
     """Scores c - |y_i - y_j|^2 / 2 as one product of matrices, y the rows rounded to a precision.
 
     c lies about the scores of neighbours, so that these are small and rounded finely.
