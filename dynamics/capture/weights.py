@@ -104,7 +104,7 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
     rows = slice(1 if len({x.shape[:1] for x in batch.values()}) == 1 else None)
     batch = {name: x[rows].to(like if x.is_floating_point() else like.device) for name, x in batch.items()}
-    products = _Products(model)
+    products = _WeightProducts(model)
     passes: dict[int, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
     inputs: dict[int, dict[_Matrix, _Input]] = {}
     turn = -1
@@ -144,7 +144,7 @@ _Input = tuple[int, float, float]
 """Sums over what a matrix was multiplied with: they tell inputs apart, in whatever order their tokens are."""
 
 
-class _Products(TorchDispatchMode):
+class _WeightProducts(TorchDispatchMode):
     """Watches the products with weight matrices; with a `code`, its rows take their place.
 
     `first` holds the first row of each matrix in the count of all, `inputs` what each was last multiplied with.

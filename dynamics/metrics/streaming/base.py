@@ -43,7 +43,7 @@ class States(NamedTuple):
 
 
 @runtime_checkable
-class AttentionCall(Protocol):
+class AttentionInputs(Protocol):
     """One call of an attention layer, as the capture hands it over.
 
     `query` and `key` as they enter the dot product, H a multiple of H_kv; `scaling` is the factor of their product;
@@ -72,7 +72,7 @@ class AttentionCall(Protocol):
 class Attention(NamedTuple):
     """An attention call with the window (the independent unit) of each of its rows."""
 
-    call: AttentionCall
+    call: AttentionInputs
     windows: Int[Tensor, " B"]
 
 
