@@ -10,8 +10,12 @@ START, END = "<!-- map: written by docs/make_map.py -->\n", "<!-- end of map -->
 
 
 def summary(path: Path) -> str:
-    """Return the first line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    """Return the first line of a module's docstring, or of the function that bears the module's name (a metric)."""
+    module = ast.parse(path.read_text())
+    functions = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == path.stem)
+    texts = filter(None, map(ast.get_docstring, (module, *functions)))
+    text = next(texts, "").partition("\n")[0].removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def package_map() -> str:

@@ -20,13 +20,14 @@ from drawing.canvas import draw
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dynamics import metrics
-from dynamics.metrics.streaming.base import Metric
+from dynamics.metrics.streaming import Metric, Windowed
 
 DOCS = Path(__file__).parent
 PAGE, FOLDER = DOCS / "metrics.md", DOCS / "pictures"
 DESCRIPTIONS = DOCS.parent / "dynamics" / "report" / "metrics.json"
 """What the report, which imports no torch, reads for runs that do not describe their metrics."""
 SECTIONS = ("Formula", "Pitfalls", "Interval")
+"""Of a docstring, in this order. Without the last one a metric has the interval of `Windowed`."""
 
 KINDS = {
     "residual": "States",
@@ -86,8 +87,8 @@ def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
     """Return the summary and the sections of a quantity's docstring.
 
     Raises:
-        DocstringError: the sections are not exactly `SECTIONS`, in their order, after the summary, with their
-            further lines indented; or Args, Returns or the doctest is missing.
+        DocstringError: after the summary there are not exactly the `SECTIONS`, with their further lines indented;
+            or there is no doctest.
     """
     summary, block, rest = (*docstring.split("\n\n", 2), "", "")[:3]
     sections: dict[str, list[str]] = {}
@@ -98,11 +99,10 @@ def parse(name: str, docstring: str) -> tuple[str, dict[str, str]]:
             sections[next(reversed(sections))].append(line.strip())
         else:
             raise DocstringError(f"{name}: a line is neither `Section: text` nor indented: {line.strip()}")
-    if tuple(sections) != SECTIONS:
+    if tuple(sections) not in (SECTIONS, SECTIONS[:-1]):
         raise DocstringError(f"{name}: its sections are {', '.join(sections)} and not {', '.join(SECTIONS)}")
-    for part in ("Args:\n", "Returns:\n", ">>> "):
-        if part not in rest:
-            raise DocstringError(f"{name}: its docstring has no {part.strip()}")
+    if ">>> " not in rest:
+        raise DocstringError(f"{name}: its docstring has no >>>")
     summary = " ".join(summary.split()).removeprefix("Return ")
     return summary[:1].upper() + summary[1:], {key: " ".join(lines) for key, lines in sections.items()}
 
@@ -115,6 +115,13 @@ def options_of(metric: type[Metric]) -> dict[str, str]:
             _, _, block = (base.__doc__ or "").partition("    Args:\n")
             texts |= dict(re.findall(r"^        (\w+): (.+)$", block, re.MULTILINE))
     return texts
+
+
+def interval_in_words(metric: Windowed) -> str:
+    """Return how the interval of a windowed metric is made."""
+    scale = metric.interval_scale
+    on_scale = "" if scale == "identity" else f" on the {scale} scale"
+    return f"windows' influence functions, Student's t{on_scale}; sampling error only."
 
 
 def range_in_words(metric: Metric) -> str:
@@ -131,8 +138,12 @@ def entry(name: str) -> Entry:
     summary, sections = parse(name, getdoc(function) or "")
     meanings = options_of(type(metric))
     parameters = signature(type(metric)).parameters
+    if "Interval" not in sections and not isinstance(metric, Windowed):
+        raise DocstringError(f"{name}: its sections are Formula, Pitfalls and not {', '.join(SECTIONS)}")
     if unknown := parameters.keys() - meanings.keys():
         raise DocstringError(f"{name}: no docstring of its class or bases says what {', '.join(sorted(unknown))} means")
+    if isinstance(metric, Windowed):
+        sections.setdefault("Interval", interval_in_words(metric))
     options = {key: meanings[key] for key in parameters}
     defaults = [f"{key}: {json.dumps(x.default).strip(chr(34))}" for key, x in parameters.items()]
     others, default = sorted(metrics.variants(name)), metrics.default()

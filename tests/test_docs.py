@@ -115,8 +115,6 @@ def test_a_sound_docstring_is_parsed(generator):
         ("Pitfalls: some.\n", "", "sections"),
         ("Interval: none.", "Interval: none.\nNote: more.", "Note"),
         ("Formula: x_1,\n    or so.\nPitfalls: some.", "Pitfalls: some.\nFormula: x_1.", "sections"),
-        ("Args:", "Given:", "Args"),
-        ("Returns:", "Gives:", "Returns"),
         (">>> 1", "1", ">>>"),
         (SOUND, "A summary.", "sections"),
     ],

@@ -12,10 +12,6 @@ def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*b
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the states (n, d) as they are.
     Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it. It is
         at least 1 / min(n, d).
-    Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
-
-    Args:
-        x: states.
 
     Returns:
         NaN for fewer than two states, zero states, or states that are not finite.

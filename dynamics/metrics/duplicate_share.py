@@ -14,9 +14,6 @@ def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
-    Args:
-        x: states.
-
     Returns:
         NaN without states.
 

@@ -12,10 +12,6 @@ def effective_rank(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
         states.
     Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`). It is at
         most min(n - 1, d).
-    Interval: windows' influence functions, Student's t on the log scale; sampling error only.
-
-    Args:
-        x: states.
 
     Returns:
         NaN for fewer than two states, equal states, or states that are not finite.

@@ -21,7 +21,6 @@ def entropy(
         log Z - sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
     Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or
         lengths, compare by `normalized_entropy` only.
-    Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
         query: as it enters the dot product.

@@ -16,9 +16,6 @@ def isoscore(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     Pitfalls: n Gaussian states in width d give about n / (n + d): always say n.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Args:
-        x: states.
-
     Returns:
         NaN for d = 1, fewer than two states, equal states, or states that are not finite.
 

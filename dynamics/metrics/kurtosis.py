@@ -9,10 +9,6 @@ def kurtosis(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
     Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d; at most d.
     Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
-    Interval: windows' influence functions, Student's t on the log scale.
-
-    Args:
-        x: states.
 
     Returns:
         NaN for fewer than two states, zero states, or states that are not finite.

@@ -11,10 +11,6 @@ def linear_cka(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch n e"]) -
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Args:
-        x: states.
-        y: other states of the same tokens.
-
     Returns:
         NaN for fewer than two tokens or where all are equal.
 

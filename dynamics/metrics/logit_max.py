@@ -15,9 +15,6 @@ def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     Args:
         logits: masked entries -inf.
 
-    Returns:
-        One value for each head.
-
     >>> import torch
     >>> logit_max(torch.tensor([[1.0, -torch.inf], [0.5, 3.0]]))
     tensor(3., dtype=torch.float64)

@@ -9,13 +9,9 @@ def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
     Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
-    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: rows summing to 1. (The metric never forms them all.)
-
-    Returns:
-        One value for each head.
 
     >>> import torch
     >>> max_probability(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))

@@ -10,7 +10,6 @@ def mean_cosine(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
     Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
         of one window count (`mean_cosine_across_windows` leaves them out). It is at least -1 / (n - 1).
-    Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
         x: states, not centred.

@@ -12,7 +12,6 @@ def mean_cosine_across_windows(x: Float[Tensor, "n d"], windows: Int[Tensor, " n
     Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of
         the directions in window w and their number.
     Pitfalls: states in windows of their own give `mean_cosine`; with one window there is no pair.
-    Interval: windows' influence functions, Student's t on the atanh scale.
 
     Args:
         x: states, not centred.

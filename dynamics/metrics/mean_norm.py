@@ -9,10 +9,6 @@ def mean_norm(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
 
     Formula: sum_i |x_i| / n.
     Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
-    Interval: windows' influence functions, Student's t on the log scale.
-
-    Args:
-        x: states.
 
     Returns:
         In the unit of the states. NaN without states or where one is not finite.

@@ -11,13 +11,9 @@ def min_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
     Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
     Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with
         logarithms and does not).
-    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: rows summing to 1, zero where masked. (The metric never forms them.)
-
-    Returns:
-        One value for each head.
 
     >>> import torch
     >>> min_probability(torch.tensor([[1.0, 0.0], [0.25, 0.75]]))

@@ -11,7 +11,6 @@ def normalized_entropy(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Te
         that see one key are left out.
     Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by
         a moderate number (Swin: -100) in place of its type's least count as seen.
-    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: rows summing to 1, zero where masked. (The metric never forms them: it

@@ -13,9 +13,6 @@ def participation_ratio(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*bat
         min(n - 1, d)): always say n.
     Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
 
-    Args:
-        x: states.
-
     Returns:
         NaN for fewer than two states, equal states, or states that are not finite.
 

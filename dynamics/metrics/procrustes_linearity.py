@@ -15,10 +15,6 @@ def procrustes_linearity(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batc
         it near 1 between neighbouring layers; of y - x it says what the block adds.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Args:
-        x: states.
-        y: other states of the same tokens.
-
     Returns:
         NaN for fewer than two tokens, or where all of y or of x are equal.
 

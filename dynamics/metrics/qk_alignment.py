@@ -14,13 +14,6 @@ def qk_alignment(query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*head
     Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within
         noise of 0.
 
-    Args:
-        query: as they enter the dot product.
-        key: likewise.
-
-    Returns:
-        One value for each head.
-
     >>> qk_alignment(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
     tensor(0.7071, dtype=torch.float64)
     """

@@ -12,11 +12,6 @@ def qk_mean_cosine(
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
     Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
         two clouds, not about the attention. Rotary positions average a mean away.
-    Interval: windows' influence functions, Student's t on the atanh scale.
-
-    Args:
-        query: as they enter the dot product.
-        key: likewise.
 
     Returns:
         NaN where a query or key is zero or not finite.

@@ -19,7 +19,6 @@ def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*hea
         key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number
         of heads; the entropy is then about log m - variance / 2.
     Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
-    Interval: windows' influence functions, Student's t on the log scale.
 
     Args:
         logits: masked entries -inf.

@@ -11,10 +11,6 @@ def singular_value_share(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*ba
     Formula: sigma_1 / sum_i sigma_i, sigma the singular values of the centred states (n, d).
     Pitfalls: much below `anisotropy` of the same states: 10, 2, 1 give 10/13 here and 100/105 there. It is at
         least 1 / min(n - 1, d).
-    Interval: windows' influence functions, Student's t on the logit scale; sampling error only.
-
-    Args:
-        x: states.
 
     Returns:
         NaN for fewer than two states, equal states, or states that are not finite.

@@ -10,7 +10,6 @@ def sink_mass(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*h
     Formula: mean_{i > 0} p_i0, p = softmax of the masked logits.
     Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions
         can be sinks too. In padded input position 0 is the first that is not padding.
-    Interval: windows' influence functions, Student's t on the logit scale.
 
     Args:
         probabilities: rows summing to 1. (The metric never forms them all.)

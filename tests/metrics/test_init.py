@@ -7,7 +7,7 @@ import torch
 from dynamics import metrics
 from dynamics.errors import InputError
 from dynamics.metrics.mean_cosine import mean_cosine
-from dynamics.metrics.streaming.base import Metric
+from dynamics.metrics.streaming import Metric, Windowed
 
 
 @pytest.mark.parametrize("name", metrics.names())
@@ -17,8 +17,9 @@ def test_file_function_and_class_bear_the_name(name):
     metric = metrics.resolve(name)
     assert isinstance(metric, Metric)
     assert metric.name == name
-    for section in ("Formula:", "Pitfalls:", "Interval:", "Args:", "Returns:", ">>> "):
+    for section in ("Formula:", "Pitfalls:", ">>> "):
         assert section in function.__doc__, section
+    assert "Interval:" in function.__doc__ or isinstance(metric, Windowed)
 
 
 @pytest.mark.parametrize(
