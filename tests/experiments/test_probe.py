@@ -18,7 +18,7 @@ from dynamics.experiments.probe.blocks import SCHEMES, RandomBlocks, direction, 
 from dynamics.experiments.probe.cells import ProbeSuites, biased
 from dynamics.experiments.probe.design import INITIALIZATIONS, INPUTS, NORMS, BlockDesign, ProbeSettings
 from dynamics.experiments.probe.within_windows import WithinWindows
-from dynamics.metrics.streaming.base import States
+from dynamics.metrics.streaming import States
 from dynamics.record import with_conditions
 
 CPU = torch.device("cpu")
@@ -391,10 +391,12 @@ def test_a_mean_within_windows_streams():
     values = [float(pure("mean_cosine")(x[windows == window, 0])) for window in range(6)]
     estimate = metric.estimate(metric)
     assert estimate.value[0] == pytest.approx(np.mean(values), rel=1e-12)
-    half = stats.t.ppf(0.975, 5) * np.std(values, ddof=1) / 6**0.5
-    np.testing.assert_allclose([estimate.low[0], estimate.high[0]], np.mean(values) + np.array([-half, half]))
+    spread = stats.t.ppf(0.975, 5) * np.std(values, ddof=1) / 6**0.5 / (1 - np.mean(values) ** 2)
+    np.testing.assert_allclose(
+        [estimate.low[0], estimate.high[0]], np.tanh(np.arctanh(np.mean(values)) + np.array([-spread, spread]))
+    )
     assert estimate.n == 60
-    few = WithinWindows("intrinsic_dimension", tokens=4)
+    few = WithinWindows("intrinsic_dimension", most=4)
     few.update(States(x, windows))
     assert few.estimate(few).reason
     assert few.estimate(few).n == 24

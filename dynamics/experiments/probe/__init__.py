@@ -1,1 +1,1 @@
-"""The untrained probe: what random blocks make of inputs that share a bias."""
+"""The probe: untrained blocks whose inputs share a bias."""

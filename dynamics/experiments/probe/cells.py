@@ -16,7 +16,7 @@ from dynamics.errors import InputError
 from dynamics.experiments.probe.within_windows import SUFFIX, WithinWindows, evenly_spaced
 from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Entry, Suite
-from dynamics.metrics.streaming import Attention, States, Sums
+from dynamics.metrics.streaming import Attention, Referenced, States, Sums
 from dynamics.record import Row, condition
 
 Cell = Mapping[str, object]
@@ -49,14 +49,14 @@ class ProbeSuites(NamedTuple):
             quantity = name.removesuffix(SUFFIX)
             metric = registry.resolve(quantity)
             needs_all = isinstance(metric, Sums)
-            is_of_states = "residual" in metric.sites and not hasattr(metric, "reference")
+            is_of_states = "residual" in metric.sites and not isinstance(metric, Referenced)
             if is_of_states and name != quantity and quantity in registry.names():
-                options = {"of": quantity, "tokens": None if needs_all else sample}
+                options = {"of": quantity, "most": None if needs_all else sample}
                 every.append(Entry(name, f"{WithinWindows.__module__}.{WithinWindows.__name__}", options))
             elif is_of_states and name == quantity:
-                (every if needs_all else sampled).append(Entry(name, name, {}))
+                (every if needs_all else sampled).append(Entry(metric.name, name, {}))
             elif "attention" in metric.sites and name == quantity:
-                attention.append(Entry(name, name, {}))
+                attention.append(Entry(metric.name, name, {}))
             else:
                 raise InputError(f"metrics: {name} is measured neither on states nor on attention; remove it.")
         return cls(Suite({"residual": every}), Suite({"residual": sampled}), Suite({"attention": attention}), sample)
