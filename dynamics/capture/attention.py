@@ -49,13 +49,6 @@ class AttentionCall:
         same = self.key.shape[2] == self.query.shape[2] and not self.cross
         return self.valid if same else self.valid.new_ones(len(self.key), self.key.shape[2])
 
-    @property
-    def bias(self) -> Float[Tensor, "..."] | None:
-        """The mask, additive: boolean masks turned into 0 and -inf."""
-        if self.mask is None or self.mask.dtype != torch.bool:
-            return self.mask
-        return torch.zeros_like(self.mask, dtype=self.query.dtype).masked_fill_(~self.mask, -torch.inf)
-
     def expanded_key(self) -> Float[Tensor, "B H S d"]:
         """Return the keys with one head for every query head, a copy if heads are shared."""
         return self.key.repeat_interleave(self.groups, 1)

@@ -206,7 +206,7 @@ def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | tuple
         return args[0], args[1].mT
     if func is aten.addmm.default:
         return args[1], args[2].mT
-    if func is aten.bmm.default and len(args[1]) == 1:  # einsum
+    if func is aten.bmm.default and (len(args[1]) == 1 or args[1].stride(0) == 0):  # einsum; inputs that are views
         return args[0], args[1][0].mT
     if func is aten.linear.default:  # not taken apart in inference mode
         return args[0], args[1]

@@ -68,6 +68,11 @@ def test_attention_is_exact(name, monkeypatch):
         assert error.max() < 1e-5
 
 
+def additive(mask):
+    """A mask as it is added to the logits: what a boolean one hides is -inf."""
+    return mask if mask.dtype != torch.bool else torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+
+
 @pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_logits_are_made_of_queries_keys_and_bias(name):
     for call in listen(name)[0]:
@@ -75,7 +80,7 @@ def test_logits_are_made_of_queries_keys_and_bias(name):
         product = call.scaling * call.query @ call.expanded_key().transpose(-1, -2)
         logits = call.logits(0, call.query.shape[2])
         if call.scores is None:
-            rebuilt = product if call.bias is None else product + call.bias
+            rebuilt = product if call.mask is None else product + additive(call.mask)
         elif name in ("bloom", "mpt"):
             # alibi: the same for all queries up to a constant, which softmax does not see
             rebuilt = product + (logits - product)[:, :, -1:]

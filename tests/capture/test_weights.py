@@ -248,7 +248,10 @@ class Products(nn.Module):
     def forward(self, x):
         if self.how == "multihead":
             return self.many(x, x, x)[0]
-        if self.how == "einsum":
+        if self.how == "transposed":
+            q, k = (F.linear(x.mT.contiguous().mT, w.flatten(1).mT) for w in self.weights[:2])
+            q, k = q.unflatten(-1, (2, 8)), k.unflatten(-1, (2, 8))
+        elif self.how == "einsum":
             q, k = (torch.einsum("bti,ihd->bthd", x, w) for w in self.weights[:2])
         elif self.how == "convolution":
             q = k = self.convolution(x.mT).mT.unflatten(-1, (2, 8))
@@ -266,9 +269,13 @@ class Products(nn.Module):
         return [w.permute(1, 2, 0) for w in self.weights[:2]]
 
 
-@pytest.mark.parametrize("how", ["matmul", "einsum", "convolution", "multihead"])
-def test_every_product_is_known(how):
+@pytest.mark.parametrize("how", ["matmul", "transposed", "einsum", "convolution", "multihead"])
+@pytest.mark.parametrize("together", [True, False])
+def test_every_product_is_known(how, together):
     model, batch = model_of(Products(how), Products(how))
+    if not together:  # as rows of two sizes are: all rows of the batch are used
+        forward, model.forward = model.forward, lambda input, more: forward(input)
+        batch["more"] = torch.zeros(3, 1)
     for layer, weights in layer_weights(model, batch).items():
         for ours, true in zip(weights, model[layer - 1].true(), strict=True):
             assert torch.equal(ours, true)
