@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
 
 T = TypeVar("T")
 
@@ -37,12 +36,10 @@ def writable_cache() -> Iterator[Path]:
 
 def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path) -> T:
     """Return what `read` returns, after `write` (in one process at a time) where it returns None."""
-    content = read()
-    if content is None:
+    if (content := read()) is None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            content = read()
-            if content is None:
+            if (content := read()) is None:
                 write()
                 content = read()
     assert content is not None
@@ -50,7 +47,7 @@ def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """Return what `write_json` wrote; None where it is missing, damaged, or lacks one of the keys."""
+    """Return the object in a JSON file; None where it is missing, damaged, or lacks one of the keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -58,20 +55,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.keys() >= set(keys) else None
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
-
-
 @contextmanager
 def bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a progress bar over bytes with an ETA, on a terminal alone; yield a function that advances it."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TextColumn("ETA"))
     hidden = not (show and console.is_terminal)
-    remaining = (TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*columns, *remaining, console=console, transient=True, disable=hidden) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda size: progress.advance(task, size)
-        progress.update(task, total=total if total is not None else progress.tasks[task].completed)
-        progress.update(task, completed=progress.tasks[task].total)

@@ -1,41 +1,38 @@
 """A corpus by name or path: cleaned, encoded, cut into three splits, and cached. No torch here.
 
-Everything derived is kept in the cache folder under the hash of the input and of the recipe, each file written
-beside its place and renamed, so the second load opens a memory map and no kill leaves half a corpus.
-
-A `.txt` is taken as it is, except for line ends (`\\n`), characters that do not print (dropped) and exotic spaces
-(replaced by spaces): blank lines and indentation stay.
+Everything derived is kept in the cache folder under the hash of the input and of the recipe: the second load opens a
+memory map. A `.txt` is taken as it is, except for line ends (`\\n`), characters that do not print (dropped) and exotic
+spaces (replaced by spaces): blank lines and indentation stay.
 """
 
 import codecs
 import hashlib
 import io
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
-from dynamics.data.cache import bar, once, read_json, writable_cache, write_json
+from dynamics.data.cache import bar, once, read_json, writable_cache
 from dynamics.data.sources import CorpusFile, Identity, locate
 from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
 from dynamics.data.wikitext import plain
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import write_atomically, write_text
 
-SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
-"""Per cent of the characters, by position."""
+SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}  # per cent of the characters, by position
 PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
-LAYOUT = "cache 1"
-"""Changes with the format of the files in the cache."""
-_CHARACTERS = 1 << 22
-"""Characters of text that are processed at a time."""
+LAYOUT = "cache 1"  # changes with the format of the files in the cache
+_CHARACTERS = 1 << 22  # characters of text that are processed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +42,12 @@ class Corpus:
     Args:
         ids: (tokens,) of the whole text, unsigned, memory-mapped; positions are characters or bytes.
         splits: `train`, `validation`, `test` as slices of `ids`; every vocabulary cuts at the same character.
-        vocabulary: the token of each id.
-        name: of the corpus; never `auto`.
-        source: the file that it came from.
+        name: never `auto`; `notes` are how `auto` decided, in sentences.
         sha256: of the raw input, decompressed.
         recipe: of the cleaning, with versions.
-        notes: how `auto` decided, in sentences.
         counts: `input bytes`, `characters`, `bytes`; of a dump also `pages`, `articles`, `redirects` ...
         removed: counts of what was removed from the articles, by kind.
+        path: of the clean text, which `byte_splits` cuts.
     """
 
     ids: np.ndarray
@@ -70,7 +65,7 @@ class Corpus:
 
     @property
     def tokens_per_character(self) -> float:
-        """1 for a vocabulary of characters, more for bytes where the text is more than ASCII."""
+        """Return 1 for a vocabulary of characters, more for bytes where the text is more than ASCII."""
         return len(self.ids) / self.counts["characters"]
 
     def text(self, split: str = "") -> str:
@@ -108,18 +103,15 @@ def load(
         recipe = WIKI_RECIPE if raw.dump else PLAIN_RECIPE
         key = hashlib.sha256(f"{raw.sha256} {recipe} {LAYOUT}".encode()).hexdigest()[:24]
         path = cache / key / "text.txt"
-        facts = once(
-            lambda: _read_facts(path), lambda: _write_text(source, raw, path, processes, progress), path.parent
-        )
+        write = partial(_write_text, source, raw, path, processes, progress)
+        facts = once(partial(_read_facts, path), write, path.parent)
         if vocabulary == "bytes":
-            vocab = Vocabulary.bytes()
-            ids: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r")
+            vocab, ids = Vocabulary.bytes(), cast(np.ndarray, np.memmap(path, dtype=np.uint8, mode="r"))
         else:
             vocab = Vocabulary.characters({int(k): n for k, n in facts["alphabet"].items()}, vocabulary_size)
-            npy, shape = path.with_name(f"characters-{vocabulary_size}.npy"), (facts["counts"]["characters"],)
-            ids = once(
-                lambda: _read_ids(npy, shape), lambda: _write_ids(npy, shape, path, vocab, progress), path.parent
-            )
+            npy, characters = path.with_name(f"characters-{vocabulary_size}.npy"), facts["counts"]["characters"]
+            write = partial(_write_ids, npy, characters, path, vocab, progress)
+            ids = once(partial(_read_ids, npy, characters), write, path.parent)
     splits = {kind: {name: slice(*ends) for name, ends in facts["splits"][kind].items()} for kind in KINDS}
     return Corpus(
         ids=ids,
@@ -156,7 +148,7 @@ def _write_text(source: CorpusFile, raw: Identity, path: Path, processes: int | 
             raise InputError(f"{source.path} contains no {'article' if raw.dump else 'text'}: choose another corpus.")
 
     write_atomically(path, write)
-    write_json(path.with_name("facts.json"), facts | _survey(path, facts["counts"]))
+    write_text(path.with_name("facts.json"), json.dumps(facts | _survey(path, facts["counts"]), indent=1))
 
 
 def _write_dump(
@@ -174,18 +166,17 @@ def _write_dump(
 
 
 def _write_plain(source: CorpusFile, file: IO[bytes], advance: Callable[[int], None]) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     done, blank = 0, True
     for block in chain(source.blocks(), [b""]):
-        waiting = len(decoder.getstate()[0])
+        waiting = len(utf8.getstate()[0])
         try:
-            text = decoder.decode(block, final=not block)
+            text = plain(decoder.decode(block, final=not block))
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (for example by iconv)."
             ) from error
-        text = plain(line_ends.decode(text, final=not block))
         blank = blank and not text.strip()
         file.write(text.encode())
         done += len(block)
@@ -203,43 +194,39 @@ def _blocks(path: Path) -> Iterator[str]:
 def _survey(path: Path, counts: dict[str, int]) -> dict[str, Any]:
     """Return size and splits of a clean text in characters and bytes, and the code points of its training split."""
     characters = sum(map(len, _blocks(path)))
-    ends = {characters * per_cent // 100 for pair in SPLITS.values() for per_cent in pair}
+    splits = {name: [characters * end // 100 for end in per_cent] for name, per_cent in SPLITS.items()}
     in_bytes, points = {0: 0}, np.zeros(0x110000, dtype=np.int64)
     done = size = 0
-    training = characters * SPLITS["train"][1] // 100
     for block in _blocks(path):
         codes = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
-        points += np.bincount(codes[: max(training - done, 0)], minlength=len(points))
-        for end in ends:
+        points += np.bincount(codes[: max(splits["train"][1] - done, 0)], minlength=len(points))
+        for end in chain(*splits.values()):
             if done < end <= done + len(block):
                 in_bytes[end] = size + len(block[: end - done].encode())
         done += len(block)
         size += len(block.encode())
-    in_characters = {name: [characters * end // 100 for end in pair] for name, pair in SPLITS.items()}
+    byte_splits = {name: [in_bytes[end] for end in ends] for name, ends in splits.items()}
     return {
         "counts": {**counts, "characters": characters, "bytes": size},
-        "splits": {
-            "characters": in_characters,
-            "bytes": {name: [in_bytes[end] for end in pair] for name, pair in in_characters.items()},
-        },
+        "splits": {"characters": splits, "bytes": byte_splits},
         "alphabet": {int(point): int(points[point]) for point in np.flatnonzero(points)},
     }
 
 
-def _read_ids(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _read_ids(path: Path, characters: int) -> np.ndarray | None:
     try:
-        ids = np.load(path, mmap_mode="r")
+        ids = cast(np.ndarray, np.load(path, mmap_mode="r"))
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    return ids if ids.shape == shape else None
+    return ids if ids.shape == (characters,) else None
 
 
-def _write_ids(path: Path, shape: tuple[int, ...], text: Path, vocabulary: Vocabulary, progress: bool) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(vocabulary.dtype), "fortran_order": False, "shape": shape}
+def _write_ids(path: Path, characters: int, text: Path, vocabulary: Vocabulary, progress: bool) -> None:
+    descr = np.lib.format.dtype_to_descr(vocabulary.dtype)
 
     def write(file: IO[bytes]) -> None:
-        np.lib.format.write_array_header_1_0(file, header)
-        with bar("encoding", shape[0], progress) as advance:
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (characters,)})
+        with bar("encoding", characters, progress) as advance:
             for block in _blocks(text):
                 file.write(vocabulary.encode(block).tobytes())
                 advance(len(block))

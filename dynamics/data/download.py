@@ -5,38 +5,33 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from queue import Empty, Queue
 
 from dynamics.data.cache import bar
 from dynamics.errors import InputError
 
-REACH = 3.0
-"""Seconds that a host has to answer."""
-ATTEMPTS = 5
-"""Attempts at a download."""
-PAUSE = 1.0
-"""Seconds before the second attempt; twice as many before the third, and so on."""
+REACH = 3.0  # seconds that a host has to answer
+ATTEMPTS = 5  # at a download
+PAUSE = 1.0  # seconds before the second attempt; twice as many before the third, and so on
+_CONNECTION_ERRORS = (OSError, http.client.HTTPException)
 
 
 @cache  # or every load of an offline run would wait
 def answers(url: str) -> bool:
     """Return whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
-    answer: Queue[bool] = Queue()
+    replies = []
 
     def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH):
-                answer.put(True)
-        except (OSError, http.client.HTTPException):
-            answer.put(False)
+        with suppress(*_CONNECTION_ERRORS):
+            request = urllib.request.Request(url, method="HEAD")
+            replies.append(urllib.request.urlopen(request, timeout=REACH).close())
 
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answer.get(timeout=REACH)
-    except Empty:
-        return False
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH)
+    return bool(replies)
 
 
 class _Broken(Exception):
@@ -52,6 +47,8 @@ def download(url: str, target: Path, progress: bool = True) -> None:
     """
     part = target.with_name(target.name + ".part")
     for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
         before = _size(part)
         try:
             _fetch(url, part, progress)
@@ -62,8 +59,6 @@ def download(url: str, target: Path, progress: bool = True) -> None:
             return
         if attempt == 0 and _size(part) == before:
             break  # the host does not answer at all
-        if attempt < ATTEMPTS - 1:
-            time.sleep(PAUSE * 2**attempt)
     resumed = f" {_size(part):,} bytes are kept and the next attempt resumes there;" if _size(part) else ""
     raise InputError(
         f"{url} cannot be downloaded ({reason}):{resumed} try later, put the file at {target} by hand, or use the "
@@ -84,25 +79,24 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         if error.code == 416:  # nothing follows what we have: it is complete, or its checksum will differ
             return
         raise _Broken(f"the host answers {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except _CONNECTION_ERRORS as error:
         raise _Broken(getattr(error, "reason", error)) from error
-    with reply:
-        resumed = reply.status == 206
-        have = have if resumed else 0
-        length = reply.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if resumed else "wb") as file, bar(f"fetching {url}", total, progress) as advance:
-            advance(have)
-            while block := _read(reply):
-                file.write(block)
-                have += len(block)
-                advance(len(block))
-            if total is not None and have < total:
-                raise _Broken(f"the connection broke after {have:,} of {total:,} bytes")
+    resumed = reply.status == 206
+    have = have if resumed else 0
+    length = reply.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    with reply, part.open("ab" if resumed else "wb") as file, bar(f"fetching {url}", total, progress) as advance:
+        advance(have)
+        while block := _read(reply):
+            file.write(block)
+            have += len(block)
+            advance(len(block))
+    if total is not None and have < total:
+        raise _Broken(f"the connection broke after {have:,} of {total:,} bytes")
 
 
 def _read(reply: http.client.HTTPResponse) -> bytes:
     try:
         return reply.read(1 << 16)
-    except (OSError, http.client.HTTPException) as error:
+    except _CONNECTION_ERRORS as error:
         raise _Broken(error) from error

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +10,15 @@ from dynamics.data.task_table import Task
 from dynamics.errors import InputError
 
 LABEL = "label"
-CANONICAL = {
+CANONICAL = {  # other names of columns in published files
     **{"text": "sentence", "#1 string": "sentence1", "#2 string": "sentence2"},
-    **{"quality": LABEL, "is_duplicate": LABEL, "score": LABEL},
+    **dict.fromkeys(("quality", "is_duplicate", "score"), LABEL),
 }
-"""Other names of columns in published files."""
+# The splits and the names of their files.
 SPLITS = {"train": ("train",), "validation": ("dev", "validation", "valid"), "test": ("test",)}
-"""The splits and the names of their files."""
 ENDINGS = (".tsv", ".jsonl", ".json")
 FORMATS = ".tsv, .jsonl or .json"
-HIGHEST_SCORE = 5.0
-"""Of STS-B; the lowest is 0."""
+HIGHEST_SCORE = 5.0  # of STS-B; the lowest is 0
 
 
 class Answer(NamedTuple):
@@ -46,6 +43,7 @@ class Example(NamedTuple):
 
 
 Splits = dict[str, list[Example]]
+Row = tuple[str, Mapping[str, Any]]  # the place of a row, for refusals, and its columns by their canonical names
 
 
 def load(task: Task, path: Path | None) -> Splits:
@@ -56,22 +54,14 @@ def load(task: Task, path: Path | None) -> Splits:
     """
     splits: Splits = {}
     for split, rows in _from_hub(task) if path is None else _from_folder(task, path):
-        if not _has_no_labels(task, split, rows):
-            splits[split] = list(_examples(task, rows))
-    where = f"{task.hub[0]} on the hub" if path is None else str(path)
+        # The test splits of GLUE have no labels.
+        if split != "test" or (rows and str(rows[0][1].get(task.columns[-1], -1)) != "-1"):
+            splits[split] = [_example(task, where, row) for where, row in rows]
     for name in ("train", "validation"):
         if not splits.get(name):
+            where = f"{task.hub[0]} on the hub" if path is None else path
             raise InputError(f"data.task {task.name}: {where} has no examples for {name}.")
     return splits
-
-
-Row = tuple[str, Mapping[str, Any]]
-"""The place of a row, for refusals, and its columns by their canonical names."""
-
-
-def _has_no_labels(task: Task, split: str, rows: Sequence[Row]) -> bool:
-    """Return whether there are no labels, as in the test splits of GLUE."""
-    return split == "test" and (not rows or str(rows[0][1].get(task.columns[-1], -1)) == "-1")
 
 
 def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, list[Row]]]:
@@ -79,8 +69,7 @@ def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, list[Row]]]:
         raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({FORMATS}).")
     for split, names in SPLITS.items():
         paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
-        file = next((path for path in paths if path.is_file()), None)
-        if file is not None:
+        if file := next((path for path in paths if path.is_file()), None):
             yield split, list(_rows(task, file))
         elif split != "test":
             raise InputError(f"data.path {folder} has no file {names[0]} ({FORMATS}).")
@@ -93,9 +82,7 @@ def _rows(task: Task, file: Path) -> Iterator[Row]:
         raise InputError(f"{file} is not UTF-8 ({error.reason}): convert it (for example by iconv).") from error
     if not text.strip():
         raise InputError(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
-    if file.suffix == ".tsv":
-        return _table(task, file, _lines(text))
-    return _objects(task, file, text)
+    return _table(task, file, _lines(text)) if file.suffix == ".tsv" else _objects(task, file, text)
 
 
 def _lines(text: str) -> list[str]:
@@ -109,22 +96,23 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
         raise InputError(f"{file}: answers do not fit into a table; store {task.name} as .json or .jsonl.")
     first = lines[0].split("\t")
     names, columns = [_canonical(name) for name in first], task.columns
-    if set(task.texts) <= set(names):
+    places: Sequence[int]
+    if has_header := set(task.texts) <= set(names):
         columns = columns if set(columns) <= set(names) else tuple(names)
-        places, start = [names.index(column) for column in columns], 1
+        places = [names.index(column) for column in columns]
     else:
-        layouts, start = {len(columns): tuple(range(len(columns))), **task.bare}, 0
+        layouts = {len(columns): range(len(columns)), **task.bare}
         if len(first) not in layouts:
             raise InputError(
-                f"{file} must have the columns {_listed(task.columns)}, named in its first line or just these in "
+                f"{file} must have the columns {_listed(columns)}, named in its first line or just these in "
                 f"this order; its first line has {len(first)}: {', '.join(first)[:80]}."
             )
-        places = list(layouts[len(first)])
-    for number, line in enumerate(lines[start:], start + 1):
+        places = layouts[len(first)]
+    for number, line in enumerate(lines[has_header:], 1 + has_header):
         values, where = line.split("\t"), f"line {number} of {file}"
         if len(values) <= max(places):
             raise InputError(f"{where} has {len(values)} columns where the first one has {len(first)}.")
-        yield where, dict(zip(columns, (values[place] for place in places), strict=True))
+        yield where, {column: values[place] for column, place in zip(columns, places, strict=True)}
 
 
 def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
@@ -143,12 +131,8 @@ def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
 
 
 def _squad(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {**question, "context": paragraph["context"]}
-        for article in content["data"]
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    ]
+    paragraphs = (paragraph for article in content["data"] for paragraph in article["paragraphs"])
+    return [{**question, "context": part["context"]} for part in paragraphs for question in part["qas"]]
 
 
 def _canonical_rows(objects: Iterable[tuple[str, Any]]) -> Iterator[Row]:
@@ -157,12 +141,11 @@ def _canonical_rows(objects: Iterable[tuple[str, Any]]) -> Iterator[Row]:
 
 
 def _canonical(name: str) -> str:
-    name = name.strip()
-    return CANONICAL.get(name.lower(), name)
+    return CANONICAL.get(name.strip().lower(), name.strip())
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1]))
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _from_hub(task: Task) -> Iterator[tuple[str, list[Row]]]:
@@ -177,27 +160,23 @@ def _from_hub(task: Task) -> Iterator[tuple[str, list[Row]]]:
             f"set data.path to a folder with train and dev ({FORMATS})."
         ) from error
     for split in SPLITS:
-        places = f"of {split} of {task.hub[0]}"
-        yield split, list(_canonical_rows((f"row {i} {places}", row) for i, row in enumerate(dataset.get(split, ()))))
+        objects = enumerate(dataset.get(split, ()))
+        yield split, list(_canonical_rows((f"row {i} of {split} of {task.hub[0]}", row) for i, row in objects))
 
 
-def _examples(task: Task, rows: Iterable[Row]) -> Iterator[Example]:
-    for where, row in rows:
-        if missing := [column for column in task.columns if column not in row]:
-            raise InputError(
-                f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
-                f"({', '.join(map(str, row))[:80] or 'it has none'})."
-            )
-        texts = tuple(row[column] for column in task.texts)
-        for column, text in zip(task.texts, texts, strict=True):
-            if not isinstance(text, str):
-                raise InputError(f"{where}: {column} must be text (got {text!r}).")
-        if task.is_span:
-            yield Example(texts, _answers(row["answers"], texts[1], where), str(row.get("id", where)))
-        elif task.labels:
-            yield Example(texts, _class(task, row[LABEL], where))
-        else:
-            yield Example(texts, _score(row[LABEL], where))
+def _example(task: Task, where: str, row: Mapping[str, Any]) -> Example:
+    if missing := [column for column in task.columns if column not in row]:
+        raise InputError(
+            f"{where} must have the columns {_listed(task.columns)}: {missing[0]} is missing "
+            f"({', '.join(map(str, row))[:80] or 'it has none'})."
+        )
+    texts = tuple(row[column] for column in task.texts)
+    for column, text in zip(task.texts, texts, strict=True):
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {column} must be text (got {text!r}).")
+    if task.is_span:
+        return Example(texts, _answers(row["answers"], texts[1], where), str(row.get("id", where)))
+    return Example(texts, _class(task, row[LABEL], where) if task.labels else _score(row[LABEL], where))
 
 
 def _class(task: Task, value: Any, where: str) -> int:
@@ -236,8 +215,3 @@ def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
             raise InputError(f"{where}: the answer {answer.text[:40]!r} is not at {answer.start} of its context.")
     return answers
-
-
-def content(splits: Splits) -> Iterator[bytes]:
-    """Yield the content of all splits, for a hash."""
-    return (repr(example).encode() for example in chain.from_iterable(splits.values()))

@@ -7,10 +7,16 @@ import lightning as L
 
 from dynamics.errors import InputError
 
-TRAIN_STREAM = 0
-"""Separates the draws of training batches from other draws under the same (seed, step)."""
+TRAIN_STREAM = 0  # separates the draws of training batches from other draws under the same (seed, step)
 
 B = TypeVar("B")
+
+
+def require_positive(settings: Any, *names: str) -> None:
+    """Refuse settings of the data below 1; None is left to the data."""
+    for name in names:
+        if settings[name] is not None and settings[name] < 1:
+            raise InputError(f"data.{name} must be at least 1 (got {settings[name]}).")
 
 
 class Shares(Generic[B]):
@@ -26,7 +32,7 @@ class Shares(Generic[B]):
         return self._batches()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the step decides all. (Lightning asks loaders that resume in mid-epoch for their state.)"""
+        """Return nothing: the step decides all. Lightning asks loaders that resume in mid-epoch for their state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -37,12 +43,9 @@ def training_shares(trainer: L.Trainer, total: int, share: Callable[[int, slice]
     """Return one rank's shares of the steps that are left.
 
     Args:
-        trainer: knows the steps, the ranks and the accumulated shares.
-        total: rows of an optimiser step, over all of them.
+        trainer: has the steps, the ranks and the accumulated shares.
+        total: rows of an optimiser step, over all ranks and shares; they must divide it.
         share: returns a batch from a step and a slice of its rows.
-
-    Raises:
-        InputError: the rows cannot be shared evenly.
     """
     accumulate = trainer.accumulate_grad_batches
     size, rest = divmod(total, trainer.world_size * accumulate)
@@ -54,8 +57,7 @@ def training_shares(trainer: L.Trainer, total: int, share: Callable[[int, slice]
 
     def batches() -> Iterator[B]:
         for step in range(trainer.global_step, trainer.max_steps):
-            for part in range(accumulate):
-                first = (trainer.global_rank * accumulate + part) * size
-                yield share(step, slice(first, first + size))
+            for part in range(trainer.global_rank * accumulate, (trainer.global_rank + 1) * accumulate):
+                yield share(step, slice(part * size, (part + 1) * size))
 
     return Shares(trainer.max_steps * accumulate, batches)

@@ -3,29 +3,28 @@
 import bz2
 import gzip
 import hashlib
+import json
 import lzma
 import os.path
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from dynamics.data import download
-from dynamics.data.cache import bar, cache_folder, read_json, write_json
+from dynamics.data.cache import bar, cache_folder, once, read_json
 from dynamics.errors import InputError
+from dynamics.files import write_text
 
 CHOICES = "choose enwik8, sample, auto, or a path that ends in .xml or .txt (also with .xz .bz2 .gz .zip)"
+# A shortened dump of the English Wikipedia, inside the package gensim.
 SAMPLE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-"""A shortened dump of the English Wikipedia, inside the package gensim."""
 BLOCK = 1 << 20
-_OPENERS: dict[str, Callable[[Path], Any]] = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}
 
 
 class Official(NamedTuple):
@@ -47,13 +46,30 @@ class Identity(NamedTuple):
     dump: bool
 
 
+def _zip_member(path: Path) -> str:
+    """Return the name of the only file in a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not a readable zip archive ({error}): fetch it again.") from error
+    if len(names) != 1:
+        raise InputError(f"{path} holds {len(names)} files: unpack it and name the one of the corpus.")
+    return names[0]
+
+
+def _open_zip(path: Path) -> IO[bytes]:
+    member = _zip_member(path)
+    return zipfile.ZipFile(path).open(member)
+
+
+_OPENERS: dict[str, Callable[[Path], Any]]
+_OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".zip": _open_zip}
+
+
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file that holds a corpus.
-
-    `name` is that of the corpus, `notes` are how `auto` decided, and `official` is what the content must be, where
-    that is known.
-    """
+    """The file of the corpus `name`; `notes` are how `auto` decided, `official` what the content must be."""
 
     name: str
     path: Path
@@ -67,7 +83,7 @@ class CorpusFile:
             InputError: the file cannot be read or decompressed, or a compressed text (no dump) is cut off.
         """
         try:
-            with self._open() as file:
+            with _OPENERS.get(self.path.suffix.lower(), lambda path: path.open("rb"))(self.path) as file:
                 try:
                     while block := file.read1(BLOCK):
                         yield block
@@ -95,13 +111,12 @@ class CorpusFile:
         entry = read_json(memory, "stamp", "identity")
         if entry is None or entry["stamp"] != stamp:
             try:
-                identity = self._read_through(progress)
+                entry = {"stamp": stamp, "identity": self._read_through(progress)}
             except InputError:
                 if self.official:
                     self.path.unlink()
                 raise
-            entry = {"stamp": stamp, "identity": identity}
-            write_json(memory, entry)
+            write_text(memory, json.dumps(entry, indent=1))
         return Identity(*entry["identity"])
 
     def _read_through(self, progress: bool) -> Identity:
@@ -120,41 +135,14 @@ class CorpusFile:
         return Identity(sha256.hexdigest(), size, dump)
 
     def _is_dump(self) -> bool:
-        suffix = Path(self._inner_name()).suffix.lower()
+        suffix = self.path.suffix.lower()
+        name = _zip_member(self.path) if suffix == ".zip" else self.path.stem if suffix in _OPENERS else self.path.name
+        suffix = Path(name).suffix.lower()
         if suffix in (".xml", ".txt"):
             return suffix == ".xml"
         if b"<mediawiki" in next(self.blocks(), b"")[:1000]:
             return True
         raise InputError(f"{self.path} is neither .xml nor .txt by its name, nor a Wikipedia dump: {CHOICES}.")
-
-    def _inner_name(self) -> str:
-        suffix = self.path.suffix.lower()
-        if suffix == ".zip":
-            with self._zip() as (_, name):
-                return name
-        return self.path.stem if suffix in _OPENERS else self.path.name
-
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        suffix = self.path.suffix.lower()
-        if suffix == ".zip":
-            with self._zip() as (archive, name), archive.open(name) as file:
-                yield file
-        else:
-            with _OPENERS.get(suffix, lambda path: path.open("rb"))(self.path) as file:
-                yield file
-
-    @contextmanager
-    def _zip(self) -> Iterator[tuple[zipfile.ZipFile, str]]:
-        try:
-            archive = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{self.path} is not a readable zip archive ({error}): fetch it again.") from error
-        with archive:
-            names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
-            if len(names) != 1:
-                raise InputError(f"{self.path} holds {len(names)} files: unpack it and name the one of the corpus.")
-            yield archive, names[0]
 
 
 def locate(corpus: str, progress: bool = True) -> CorpusFile:
@@ -179,9 +167,9 @@ def locate(corpus: str, progress: bool = True) -> CorpusFile:
 
 
 def _auto(progress: bool) -> CorpusFile:
-    host = urlsplit(ENWIK8.url).hostname
-    if _archive().exists() or download.answers(ENWIK8.url):
-        reason = "it is in the cache" if _archive().exists() else f"{host} answers"
+    host, cached = urlsplit(ENWIK8.url).hostname, _archive().exists()
+    if cached or download.answers(ENWIK8.url):
+        reason = "it is in the cache" if cached else f"{host} answers"
         try:
             return replace(_enwik8(progress), notes=(f"auto took enwik8, because {reason}",))
         except InputError as refusal:
@@ -209,9 +197,7 @@ def _archive() -> Path:
 def _enwik8(progress: bool) -> CorpusFile:
     archive = _archive()
     source = CorpusFile("enwik8", archive, official=ENWIK8)
-    if not archive.exists():
-        with FileLock(archive.with_suffix(".lock")):
-            if not archive.exists():
-                download.download(ENWIK8.url, archive, progress)
+    fetch = partial(download.download, ENWIK8.url, archive, progress)
+    once(lambda: archive.exists() or None, fetch, archive.parent)
     source.identify(progress)  # here, so that `auto` sees a wrong checksum
     return source

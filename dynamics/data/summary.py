@@ -22,23 +22,23 @@ COMPRESSORS = {
     "xz -9": lambda data: lzma.compress(data, preset=9),
     "ppmd, order 8": lambda data: pyppmd.compress(data, max_order=8, mem_size=64 << 20),
 }
-EXCERPT = 600
-"""Characters of the text that are shown."""
+EXCERPT = 600  # characters of the text that are shown
 
 
 def describe(corpus: Corpus) -> RenderableType:
     """Return counts, what was removed and what is left of it, the vocabulary's coverage, compressors, an excerpt."""
-    parts: list[RenderableType] = [Text(f"{corpus.name}: {corpus.source}"), *map(Text, corpus.notes)]
-    parts += [Text(f"sha256 {corpus.sha256}"), Text(f"recipe: {corpus.recipe}"), _counts(corpus)]
+    facts = (f"{corpus.name}: {corpus.source}", *corpus.notes, f"sha256 {corpus.sha256}", f"recipe: {corpus.recipe}")
+    share = f"{corpus.counts['bytes'] / corpus.counts['input bytes']:.3f}"
+    tables = [_table("counts", [*corpus.counts.items(), ("bytes / input bytes", share)])]
     if corpus.removed:
         by_count = sorted(corpus.removed.items(), key=lambda kind: -kind[1])
-        parts.append(_table("removed from the articles", by_count))
+        tables.append(_table("removed from the articles", by_count))
     left = {name: f"{rate:.1f}" for name, rate in residue(corpus.text()).items()}
-    parts += [_table("markup left, per MB", left.items()), _splits(corpus)]
     bits = {name: f"{value:.3f}" for name, value in bits_per_character(corpus.text("test")).items()}
-    parts.append(_table("test split alone, bits per character", bits.items()))
-    excerpt = corpus.text("validation")[:EXCERPT]
-    return Group(*parts, Panel(Text(excerpt), title="validation split begins", box=box.SQUARE))
+    tables += [_table("markup left, per MB", left.items()), _splits(corpus)]
+    tables.append(_table("test split alone, bits per character", bits.items()))
+    excerpt = Text(corpus.text("validation")[:EXCERPT])
+    return Group(*map(Text, facts), *tables, Panel(excerpt, title="validation split begins", box=box.SQUARE))
 
 
 def bits_per_character(text: str) -> dict[str, float]:
@@ -56,17 +56,8 @@ def bits_per_character(text: str) -> dict[str, float]:
 
 def coverage(corpus: Corpus) -> dict[str, float]:
     """Return the share of each split's tokens that are in the vocabulary; NaN for an empty split."""
-    splits = {name: corpus.ids[split] for name, split in corpus.splits.items()}
-    unknown = corpus.vocabulary.unk_id
-    return {
-        name: 1.0 - np.count_nonzero(ids == unknown) / len(ids) if len(ids) else float("nan")
-        for name, ids in splits.items()
-    }
-
-
-def _counts(corpus: Corpus) -> Table:
-    share = corpus.counts["bytes"] / corpus.counts["input bytes"]
-    return _table("counts", [*corpus.counts.items(), ("bytes / input bytes", f"{share:.3f}")])
+    unknown = {name: corpus.ids[split] == corpus.vocabulary.unk_id for name, split in corpus.splits.items()}
+    return {name: 1.0 - float(np.mean(hits)) if len(hits) else float("nan") for name, hits in unknown.items()}
 
 
 def _splits(corpus: Corpus) -> Table:
@@ -75,8 +66,7 @@ def _splits(corpus: Corpus) -> Table:
     for column in ("", "tokens", "known", "unknown"):
         table.add_column(column, justify="right" if column else "left")
     for name, share in coverage(corpus).items():
-        split = corpus.splits[name]
-        tokens = split.stop - split.start
+        tokens = corpus.splits[name].stop - corpus.splits[name].start
         table.add_row(name, f"{tokens:,}", f"{share:.4%}", f"{round(tokens * (1 - share)) if tokens else 0:,}")
     return table
 

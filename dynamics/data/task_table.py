@@ -11,7 +11,6 @@ class Task:
     """One task.
 
     Args:
-        name: on the command line.
         hub: name and configuration of its data set on the hub.
         texts: columns that the model reads, one or two.
         labels: the classes, by their number; none for a score or a span.
@@ -43,33 +42,23 @@ class Task:
         return "question answering" if self.is_span else "classification" if self.labels else "regression"
 
 
-GLUE, PAIR = "nyu-mll/glue", ("sentence1", "sentence2")
+GLUE, SINGLE, PAIR = "nyu-mll/glue", ("sentence",), ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
+STARS = ("very negative", "negative", "neutral", "positive", "very positive")
+WITH_F1 = ("accuracy", "f1")
+WITH_MATTHEWS = ("matthews_correlation", "accuracy")
+CORRELATIONS = ("spearman_correlation", "pearson_correlation")
 TASKS = {
     task.name: task
     for task in (
-        Task("sst2", (GLUE, "sst2"), ("sentence",), ("negative", "positive")),
-        Task(
-            "sst5",
-            ("SetFit/sst5", None),
-            ("sentence",),
-            ("very negative", "negative", "neutral", "positive", "very positive"),
-        ),
+        Task("sst2", (GLUE, "sst2"), SINGLE, ("negative", "positive")),
+        Task("sst5", ("SetFit/sst5", None), SINGLE, STARS),
         Task("qnli", (GLUE, "qnli"), ("question", "sentence"), ENTAILMENT),
         Task("rte", (GLUE, "rte"), PAIR, ENTAILMENT),
-        Task("mrpc", (GLUE, "mrpc"), PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        Task("qqp", (GLUE, "qqp"), ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
-        Task(
-            "cola",
-            (GLUE, "cola"),
-            ("sentence",),
-            ("unacceptable", "acceptable"),
-            ("matthews_correlation", "accuracy"),
-            bare={4: (3, 1)},
-        ),
-        Task(
-            "stsb", (GLUE, "stsb"), PAIR, metrics=("spearman_correlation", "pearson_correlation"), bare={7: (5, 6, 4)}
-        ),
+        Task("mrpc", (GLUE, "mrpc"), PAIR, ("not_equivalent", "equivalent"), WITH_F1),
+        Task("qqp", (GLUE, "qqp"), ("question1", "question2"), ("not_duplicate", "duplicate"), WITH_F1),
+        Task("cola", (GLUE, "cola"), SINGLE, ("unacceptable", "acceptable"), WITH_MATTHEWS, bare={4: (3, 1)}),
+        Task("stsb", (GLUE, "stsb"), PAIR, metrics=CORRELATIONS, bare={7: (5, 6, 4)}),
         Task("squad", ("rajpurkar/squad", None), ("question", "context"), metrics=("f1", "exact_match")),
     )
 }

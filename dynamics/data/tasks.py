@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.data.examples import Splits, content, load
-from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
+from dynamics.data.examples import Splits, load
+from dynamics.data.shares import TRAIN_STREAM, Shares, require_positive, training_shares
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
 from dynamics.errors import InputError
 
-EVALUATION_STREAM = 3
-"""Separates the choice of the evaluation tokens from other draws; no seed of a run enters it."""
+EVALUATION_STREAM = 3  # separates the choice of the evaluation tokens from other draws; without the seed of a run
 
 
 class TaskBatch(NamedTuple):
@@ -45,9 +45,6 @@ class TaskData(L.LightningDataModule):
         pad_token: token to pad with, of a tokenizer that has none for it.
         probe_tokens: evaluation tokens (held out, the same for every run) that the geometry is measured on, at least.
         seed: decides the training examples, together with the step.
-
-    Raises:
-        InputError: an unknown task, or a size below 1.
     """
 
     hparams: Any
@@ -65,32 +62,20 @@ class TaskData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "max_length": max_length, "probe_tokens": probe_tokens}
-        for key, value in sizes.items():
-            if value is not None and value < 1:
-                raise InputError(f"data.{key} must be at least 1 (got {value}).")
-        self.task = find(task)
         self.save_hyperparameters()
+        require_positive(self.hparams, "batch_size", "max_length", "probe_tokens")
+        self.task = find(task)
         self.examples: Splits = {}
         self._rows: dict[str, Rows] = {}
         self._order = lru_cache(maxsize=1)(self._shuffled)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the examples.
-
-        Raises:
-            InputError: they are missing, empty, or not the task's.
-        """
-        if not self.examples:
-            path = self.hparams.path
-            self.examples = load(self.task, None if path is None else Path(path))
+        """Read the examples; raises `InputError` where they are missing, empty, or not the task's."""
+        path = self.hparams.path
+        self.examples = self.examples or load(self.task, None if path is None else Path(path))
 
     def encode(self, tokenizer: Any, reach: int) -> None:
-        """Tokenize the examples for a model; `reach` is the longest input that it takes.
-
-        Raises:
-            InputError: the tokenizer has no padding, or there are fewer rows than a batch has.
-        """
+        """Tokenize the examples for a model; `reach` is the longest input that it takes."""
         self.tokenizer = self._with_padding(tokenizer)
         length = min(self.hparams.max_length or (384 if self.task.is_span else 128), reach)
         for split, examples in self.examples.items():
@@ -115,7 +100,7 @@ class TaskData(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in which every row is seen once (rows that fill no batch wait for another epoch)."""
+        """Optimiser steps in which every row is seen once; rows that fill no batch wait for another epoch."""
         return len(self._rows["train"].labels) // self.hparams.batch_size
 
     @property
@@ -180,8 +165,8 @@ class TaskData(L.LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """Return what `run.json` says of the data."""
         digest = sha256()
-        for part in content(self.examples):
-            digest.update(part)
+        for example in chain.from_iterable(self.examples.values()):
+            digest.update(repr(example).encode())
         return {
             "task": self.task.name,
             "batch_size": self.hparams.batch_size,

@@ -5,6 +5,7 @@ Shapes: n rows, B rows of a batch, T tokens. A row is an example or, of a long c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ from dynamics.data.examples import Example
 from dynamics.data.task_table import Task
 from dynamics.errors import InputError
 
-GROUP = 50
-"""Batches whose rows are sorted by length together: enough for little padding, few enough to mix."""
+GROUP = 50  # batches whose rows are sorted by length together: enough for little padding, few enough to mix
 
 
 @dataclass(frozen=True)
@@ -61,34 +61,20 @@ class Rows:
 
 
 def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int, stride: int) -> Rows:
-    """Tokenize examples.
+    """Tokenize examples, at least one, with a fast tokenizer of transformers.
 
-    Args:
-        task: the task of the examples.
-        examples: at least one.
-        tokenizer: a fast tokenizer of transformers.
-        length: most tokens of a row; longer examples are cut, contexts of questions continue in another row.
-        stride: tokens that two rows of one context share.
-
-    Raises:
-        InputError: `length` leaves no room for the context.
+    A row has at most `length` tokens: longer examples are cut, contexts of questions continue in another row, which
+    shares `stride` tokens with the one before.
     """
     texts = list(zip(*(example.texts for example in examples), strict=True))
     if not task.is_span:
         coded = tokenizer(*map(list, texts), truncation=True, max_length=length)
         labels = np.array([e.label for e in examples], dtype=np.int64 if task.labels else np.float32)
         return _rows(coded, labels, np.arange(len(examples)))
-    questions = [text.strip() for text in texts[0]]
+    options = {"truncation": "only_second", "max_length": length, "stride": stride}
+    options |= {"return_overflowing_tokens": True, "return_offsets_mapping": True}
     try:
-        coded = tokenizer(
-            questions,
-            list(texts[1]),
-            truncation="only_second",
-            max_length=length,
-            stride=stride,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        coded = tokenizer([text.strip() for text in texts[0]], list(texts[1]), **options)
     except BaseException as error:  # a panic of the tokenizers is no Exception
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -118,18 +104,14 @@ def _tokens_of(span: np.ndarray, start: int, end: int) -> tuple[int, int]:
 
 
 def _rows(coded: Any, labels: np.ndarray, owners: np.ndarray, spans: np.ndarray | None = None) -> Rows:
-    def joined(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([np.asarray(row, dtype=dtype) for row in coded[name]])
-
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in coded["input_ids"]])])
-    types = joined("token_type_ids", np.uint8) if "token_type_ids" in coded else None
-    return Rows(joined("input_ids", np.int32), types, starts, labels, owners, spans)
+    starts = np.cumsum([0, *map(len, coded["input_ids"])])
+    ids = np.fromiter(chain(*coded["input_ids"]), np.int32)
+    types = np.fromiter(chain(*coded["token_type_ids"]), np.uint8) if "token_type_ids" in coded else None
+    return Rows(ids, types, starts, labels, owners, spans)
 
 
 def grouped(lengths: np.ndarray, batch: int, draws: np.random.Generator) -> np.ndarray:
-    """Return the batches of one epoch: (n // batch, batch) row numbers, rows of a batch being about equally long.
-
-    Every row once, except for n % batch that are left out. `GROUP` batches at a time are sorted, and batches mixed.
+    """Return one epoch as (n // batch, batch) row numbers, each at most once, rows of a batch about equally long.
 
     >>> grouped(np.array([1, 9, 2, 8]), 2, np.random.default_rng(0)).tolist()
     [[3, 1], [0, 2]]

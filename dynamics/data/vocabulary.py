@@ -1,8 +1,8 @@
 """The alphabet of a model: the most frequent characters of a text, or the 256 bytes. No torch here.
 
-Ids of text come first, `<mask>` and `<pad>` after them: a model of text alone needs the first `size` rows.
-The `tokenizer.json` that `save` writes has the same ids in `transformers`, except for a convention of that
-library: where a text spells `<mask>` out, it reads the special token (not with `split_special_tokens=True`).
+Ids of text come first, `<mask>` and `<pad>` after them: a model of text alone needs the first `size` rows. The
+`tokenizer.json` that `save` writes has the same ids in `transformers`, except that a `<mask>` spelled out in a text is
+the special token there (not with `split_special_tokens=True`).
 """
 
 import json
@@ -14,11 +14,10 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import write_text
 
 KINDS = ("characters", "bytes")
 UNKNOWN, MASK, PAD = "<unk>", "<mask>", "<pad>"
-_CODE_POINTS = 0x110000
 
 
 def _byte_letters() -> list[str]:
@@ -30,11 +29,9 @@ def _byte_letters() -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id, the specials left out.
+    """Tokens by id without the specials, spelled as in `tokenizer.json`.
 
-    Args:
-        kind: `characters` (the last token is `<unk>`) or `bytes` (every id is the byte itself).
-        tokens: spelling of each id as `tokenizer.json` has it.
+    `kind` is `characters` (the last token is `<unk>`) or `bytes` (every id is the byte itself).
 
     >>> vocabulary = Vocabulary.characters({ord("a"): 9, ord("b"): 9, ord("c"): 1}, size=3)
     >>> vocabulary.tokens, vocabulary.mask_id, vocabulary.encode("bac").tolist()
@@ -46,12 +43,7 @@ class Vocabulary:
 
     @classmethod
     def characters(cls, counts: dict[int, int], size: int) -> "Vocabulary":
-        """Take the `size` - 1 most frequent code points, or as many as occur, and `<unk>`; of equals the smaller.
-
-        Args:
-            counts: occurrences of each code point.
-            size: tokens at most, `<unk>` included.
-        """
+        """Take the `size` - 1 most frequent code points, or as many as occur, and `<unk>`; of equals the smaller."""
         ranked = sorted(counts, key=lambda point: (-counts[point], point))[: size - 1]
         return cls("characters", (*map(chr, ranked), UNKNOWN))
 
@@ -86,14 +78,13 @@ class Vocabulary:
         return np.min_scalar_type(self.size - 1)
 
     @cached_property
-    def _ids(self) -> np.ndarray:
-        """Id of each code point."""
-        ids = np.full(_CODE_POINTS, self.size - 1, dtype=self.dtype)
+    def _ids(self) -> np.ndarray:  # of each code point
+        ids = np.full(0x110000, self.size - 1, dtype=self.dtype)
         ids[[ord(token) for token in self.tokens[:-1]]] = np.arange(self.size - 1)
         return ids
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of a text, shape (characters,) or (bytes,), in `dtype`."""
+        """Return the ids of a text: (characters,) or (bytes,), in `dtype`."""
         if self.kind == "bytes":
             return np.frombuffer(text.encode(), dtype=np.uint8)
         return self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
@@ -105,36 +96,26 @@ class Vocabulary:
         return b"".join([spelling[i] for i in np.asarray(ids).tolist()]).decode(errors="replace")
 
     def save(self, folder: Path) -> Path:
-        """Write `tokenizer.json` and a `tokenizer_config.json` that names the specials; returns the former.
-
-        `AutoTokenizer.from_pretrained(folder)` reads them.
-        """
+        """Write `tokenizer.json`, whose path is returned, and the config that `AutoTokenizer.from_pretrained` needs."""
         by_token = {token: i for i, token in enumerate((*self.tokens, MASK, PAD))}
-        tokenizer = Tokenizer(models.BPE(by_token, [], unk_token=UNKNOWN if self.unk_id is not None else None))
+        unknown = None if self.unk_id is None else UNKNOWN
+        tokenizer = Tokenizer(models.BPE(by_token, [], unk_token=unknown))
         if self.kind == "bytes":
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             tokenizer.decoder = decoders.ByteLevel()
         else:
             tokenizer.decoder = decoders.Fuse()
-        specials = {"mask_token": MASK, "pad_token": PAD}
-        if self.unk_id is not None:
-            specials["unk_token"] = UNKNOWN
+        specials = {"mask_token": MASK, "pad_token": PAD} | ({"unk_token": unknown} if unknown else {})
         tokenizer.add_special_tokens(list(specials.values()))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **specials}
         path = Path(folder) / "tokenizer.json"
-        write_atomically(path, lambda file: file.write(tokenizer.to_str(pretty=True).encode()))
-        write_atomically(
-            path.with_name("tokenizer_config.json"), lambda file: file.write(json.dumps(config, indent=2).encode())
-        )
+        write_text(path, tokenizer.to_str(pretty=True))
+        write_text(path.with_name("tokenizer_config.json"), json.dumps(config, indent=2))
         return path
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
-        """Read what `save` wrote into `folder`.
-
-        Raises:
-            InputError: there is no such file, or it is not of this kind.
-        """
+        """Read what `save` wrote into `folder`."""
         path = Path(folder) / "tokenizer.json"
         try:
             model = json.loads(path.read_text(encoding="utf-8"))["model"]

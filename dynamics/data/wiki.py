@@ -1,9 +1,8 @@
 """Clean articles from a MediaWiki XML dump, in the order of the dump, on all cores. No torch here.
 
-The dump is cut at its `</page>` tags and every page is parsed by itself: a truncated dump (enwik8 ends in the
-middle of a page) or a damaged page costs that page alone. Redirects and pages of a namespace other than the
-articles' (`Talk:`, `Wikipedia:` ...) are left out; the schema of 2006 marks neither, so both are recognised by
-their text and title too. Titles are not part of the text.
+The dump is cut at its `</page>` tags and every page is parsed by itself: a truncated dump (enwik8 ends in the middle of
+a page) or a damaged page costs that page alone. Redirects and pages of other namespaces (`Talk:`, `Wikipedia:` ...) are
+left out; the schema of 2006 marks neither, so both are recognised by their text and title too. Titles are not text.
 """
 
 import html
@@ -18,11 +17,8 @@ from joblib import Parallel, cpu_count, delayed
 
 from dynamics.data.wikitext import NAMESPACES, clean
 
-SEPARATOR = "\n\n"
-"""Between two articles, and nowhere else in the text."""
-CHUNK = 1 << 20
-"""Bytes of XML that a worker gets at a time."""
-
+SEPARATOR = "\n\n"  # between two articles, and nowhere else in the text
+CHUNK = 1 << 20  # bytes of XML that a worker gets at a time
 _END = b"</page>"
 _NAMESPACE = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)<')
 _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
@@ -30,10 +26,9 @@ _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 
 @dataclass
 class Part:
-    """The result of one chunk of the dump.
+    """The result of one chunk of the dump, of `size` bytes.
 
-    `size` is the chunk's size in bytes; `counts` are those of pages, articles, and the pages that are none;
-    `removed` counts what was removed from the articles.
+    `counts` has pages, articles, and the pages that are none; `removed` what was removed from the articles.
     """
 
     articles: list[str] = field(default_factory=list)
@@ -43,12 +38,7 @@ class Part:
 
 
 def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[Part]:
-    """Clean a dump, chunk by chunk and in order; nothing in it raises.
-
-    Args:
-        dump: the XML, in blocks of any size.
-        processes: number of workers; one for each core by default.
-    """
+    """Clean a dump, given in blocks of any size, chunk by chunk and in order, on every core or `processes` of them."""
     chunks = _chunks(dump)
     workers = processes or cpu_count()
     head = list(islice(chunks, workers))
@@ -82,39 +72,29 @@ def _declared(header: bytes) -> dict[str, int]:
 
 
 def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
-    part = Part()
+    part = Part(size=sum(len(page) + len(_END) for page in pages))
     for page in pages:
-        part.size += len(page) + len(_END)
         part.counts["pages"] += 1
         if (lost := page.count(b"<page>") - 1) > 0:  # their </page> is damaged
             part.counts.update(pages=lost, damaged=lost)
-        article = _clean_page(page, namespaces, part)
-        if article is None:
-            continue
-        part.counts["articles" if article else "empty"] += 1
+        fault, wikitext = _wikitext(page, namespaces)
+        article = "" if fault else clean(wikitext, namespaces, part.removed)
+        part.counts[fault or ("articles" if article else "empty")] += 1
         if article:
             part.articles.append(article)
     return part
 
 
-def _clean_page(page: bytes, namespaces: dict[str, int], part: Part) -> str | None:
-    """Return the clean text of a page; None, counted by its reason, where it is no article."""
-    start = page.rfind(b"<page>")
+def _wikitext(page: bytes, namespaces: dict[str, int]) -> tuple[str, str]:
+    """Return the reason why a page is no article, or nothing, and its wikitext."""
     try:
-        root = ElementTree.fromstring(page[max(start, 0) :] + _END)
+        root = ElementTree.fromstring(page[max(page.rfind(b"<page>"), 0) :] + _END)
     except ElementTree.ParseError:
-        part.counts["damaged"] += 1
-        return None
+        return "damaged", ""
     prefix, colon, _ = (root.findtext("title") or "").partition(":")
     named = colon and namespaces.get(prefix.strip().lower(), 0) != 0
     if named or (root.findtext("ns") or "0").strip() != "0":
-        part.counts["namespaced"] += 1
-        return None
-    text = root.findtext("revision/text")
-    if text is None:
-        part.counts["damaged"] += 1
-        return None
-    if root.find("redirect") is not None or _REDIRECT.match(text):
-        part.counts["redirects"] += 1
-        return None
-    return clean(text, namespaces, part.removed)
+        return "namespaced", ""
+    if (text := root.findtext("revision/text")) is None:
+        return "damaged", ""
+    return "redirects" if root.find("redirect") is not None or _REDIRECT.match(text) else "", text

@@ -1,17 +1,15 @@
 """The text that a reader of an article sees: no markup, code, media, tables, references, addresses.
 
-The steps, in this order:
-
 1. `mwparserfromhell` parses the wikitext, all but its quote marks: an unbalanced `'''` in a template's argument
    would break the template open.
-2. One walk over the nodes writes what is visible and counts what is removed. Tags in `EMPTIED` are removed with
-   their contents, of any other tag the tag alone. A table is removed, but its prose stays: some articles wrap a
-   section in `<table>` to draw a frame around it, so a line of a table with `PROSE` characters or more is kept.
+2. One walk over the nodes writes what is visible and counts what is removed. Tags in `EMPTIED` are removed with their
+   contents, of any other tag the tag alone. A table is removed except for lines of `PROSE` characters or more: some
+   articles wrap a section in `<table>` to draw a frame around it.
 3. What the parser could not pair is removed: stray tags, brackets, lines of tables, `__TOC__`, parentheses whose
    contents were removed; quote marks follow MediaWiki's own rule.
 4. HTML entities are decoded, once and after the tags: `&lt;b&gt;` and `&amp;#65;` are text.
-5. Characters that do not print are removed (Unicode Cc, Cf, Co, Cs), runs of white space become one space and runs
-   of line ends one line end: no article has a blank line.
+5. Characters that do not print are removed (Unicode Cc, Cf, Co, Cs), runs of white space become one space and runs of
+   line ends one line end: no article has a blank line.
 """
 
 import html
@@ -29,28 +27,24 @@ from dynamics.errors import InputError
 if not use_c:
     raise InputError("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
 
+# Changes whenever the text of an article may change; caches are keyed by it.
 RECIPE = f"wikitext 2, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
-"""Changes whenever the text of an article may change; caches are keyed by it."""
-PROSE = 300
-"""Characters from which a line of a table counts as prose."""
-
+PROSE = 300  # characters from which a line of a table counts as prose
+# Namespaces that every wiki has, by their English names in lower case; a dump may declare more.
 NAMESPACES = {
     **{"media": -2, "special": -1, "talk": 1, "user": 2, "user talk": 3, "wikipedia": 4, "wikipedia talk": 5},
     **{"project": 4, "project talk": 5, "file": 6, "file talk": 7, "image": 6, "image talk": 7, "mediawiki": 8},
     **{"mediawiki talk": 9, "template": 10, "template talk": 11, "help": 12, "help talk": 13, "category": 14},
     **{"category talk": 15, "portal": 100, "portal talk": 101},
 }
-"""Namespaces that every wiki has, by their English names in lower case; a dump may declare more."""
 _MEDIA, _CATEGORY = (-2, 6), 14
-
-EMPTIED = {
+EMPTIED = {  # tags that are removed with their contents, and the kind that they are counted as
     **dict.fromkeys(("ref", "references"), "references"),
     **dict.fromkeys(("gallery", "imagemap", "timeline", "graph", "score"), "media"),
     **dict.fromkeys(("math", "chem", "ce", "hiero"), "formulas"),
     **dict.fromkeys(("code", "source", "syntaxhighlight", "pre", "script", "style"), "code"),
     **dict.fromkeys(("categorytree", "inputbox", "section", "templatedata"), "code"),
 }
-"""Tags that are removed with their contents, and the kind that they are counted as."""
 _BREAKS = {"br", "hr", "p", "div", "center", "blockquote", "ul", "ol", "dl", "li", "dt", "dd", "tr", "td", "th"}
 _OTHER_TAGS = (
     "a|abbr|b|big|caption|cite|col|colgroup|del|dfn|em|font|h[1-6]|i|img|includeonly|ins|kbd|noinclude|nowiki|"
@@ -185,12 +179,11 @@ def _walk_tag(tag: Tag, visible: list[str], namespaces: dict[str, int], removed:
         visible.append("\n".join(["", *prose, ""]))
     else:
         removed["tags"] += tag.wiki_markup is None
-        if name in _BREAKS:
-            visible.append("\n")
+        line_end = "\n" if name in _BREAKS else ""
+        visible.append(line_end)
         if tag.contents is not None:
             _walk(tag.contents, visible, namespaces, removed)
-        if name in _BREAKS:
-            visible.append("\n")
+        visible.append(line_end)
 
 
 def _remove_unpaired(text: str, removed: Counter[str]) -> str:

@@ -1,8 +1,7 @@
 """Windows of a corpus for training, evaluation and measuring, as a LightningDataModule.
 
-A batch travels as offsets into the corpus, which stays in one array on the device: (seed, step) decides the
-windows of an optimiser step and nothing else does, so that twins see the same windows in the same order, and
-resuming, ranks and gradient accumulation are arithmetic.
+A batch travels as offsets into the corpus, which stays in one array on the device: (seed, step) alone decides the
+windows of an optimiser step, so that twins see the same windows in the same order.
 """
 
 from pathlib import Path
@@ -15,21 +14,19 @@ from torch import Tensor
 
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
-from dynamics.data.shares import TRAIN_STREAM, Shares, training_shares
+from dynamics.data.shares import TRAIN_STREAM, Shares, require_positive, training_shares
 from dynamics.data.summary import bits_per_character
 from dynamics.errors import InputError
 
-COMPRESSED = 1_000_000
-"""Characters of the test split that the compressors are tried on, for the record."""
+COMPRESSED = 1_000_000  # characters of the test split that the compressors are tried on, for the record
 
 
 class WindowBatch(NamedTuple):
     """Windows of one share of a step.
 
-    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each. Before the
-    batch reaches the device it is (B,) offsets into the corpus. `step` is the index of the optimiser step (0
-    before the first update) or of the evaluation batch, `first` the row of the whole step's batch that this
-    share begins with, `total` the rows of the whole.
+    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each; (B,) offsets into
+    the corpus before the batch reaches the device. `step` is the index of the optimiser step (0 before the first
+    update) or of the evaluation batch, `first` the share's first row among the step's `total` rows.
     """
 
     windows: Tensor
@@ -48,9 +45,7 @@ def training_offsets(seed: int, step: int, count: int, high: int) -> np.ndarray:
 
 
 def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -> np.ndarray:
-    """Return the starts of non-overlapping windows of `span` tokens, evenly spread over [start, stop).
-
-    All that fit when `count` is None or larger than that.
+    """Return the starts of `count` (None: all that fit) non-overlapping windows, evenly spread over [start, stop).
 
     >>> spread_offsets(100, 200, 10, 4).tolist()
     [100, 130, 160, 190]
@@ -76,8 +71,7 @@ class CharData(L.LightningDataModule):
 
     hparams: Any
     trainer: L.Trainer
-    text: Corpus
-    """The corpus, after `setup`."""
+    text: Corpus  # after `setup`
 
     def __init__(
         self,
@@ -92,33 +86,26 @@ class CharData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for key in ("context", "batch_size", "validation_windows", "probe_tokens"):
-            if self.hparams[key] < 1:
-                raise InputError(f"data.{key} must be at least 1 (got {self.hparams[key]}).")
+        require_positive(self.hparams, "context", "batch_size", "validation_windows", "probe_tokens")
 
     def prepare_data(self) -> None:
         """Fetch, clean and encode the corpus once; every rank reads it from the cache."""
         self._load()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the encoded corpus.
-
-        Raises:
-            InputError: a split is shorter than one window.
-        """
+        """Open the encoded corpus; raises `InputError` where a split is shorter than one window."""
         if hasattr(self, "text"):
             return
         text = self._load()
         for name, split in text.splits.items():
-            if split.stop - split.start <= self.hparams.context:
+            if (size := split.stop - split.start) <= self.hparams.context:
                 raise InputError(
-                    f"the {name} split of {text.name} has {split.stop - split.start} characters, less than one window "
+                    f"the {name} split of {text.name} has {size} characters, less than one window "
                     f"of data.context + 1 = {self.hparams.context + 1}: give more text or a shorter context."
                 )
         # Copied: torch wants memory that it may write to. One byte a character.
         ids = torch.from_numpy(np.array(text.ids))
-        self._tokens = ids if ids.dtype == torch.uint8 else ids.to(torch.int32)
-        self.text = text
+        self._tokens, self.text = ids if ids.dtype == torch.uint8 else ids.to(torch.int32), text
 
     def _load(self) -> Corpus:
         return corpora.load(self.hparams.corpus, self.hparams.vocabulary, self.hparams.vocabulary_size)
@@ -143,12 +130,10 @@ class CharData(L.LightningDataModule):
         return self._evaluation("test", None)
 
     def _evaluation(self, name: str, count: int | None) -> Shares[WindowBatch]:
-        chunks = self._offsets(name, count)
-        # Each rank takes whole chunks; ranks that would run out repeat none, the sums are weighted.
-        places = range(self.trainer.global_rank, len(chunks), self.trainer.world_size)
-        return Shares(
-            len(places), lambda: (WindowBatch(chunks[place], place, 0, len(chunks[place])) for place in places)
-        )
+        batches = [WindowBatch(part, step, 0, len(part)) for step, part in enumerate(self._offsets(name, count))]
+        # Each rank takes whole batches; ranks that would run out repeat none, the sums are weighted.
+        ours = batches[self.trainer.global_rank :: self.trainer.world_size]
+        return Shares(len(ours), lambda: iter(ours))
 
     def _offsets(self, name: str, count: int | None) -> tuple[Tensor, ...]:
         """Return the starts of evenly spread windows of a split, batch by batch."""
@@ -187,9 +172,9 @@ class CharData(L.LightningDataModule):
 
     def headline(self) -> str:
         """Return the data in a line."""
-        text = self.text
-        characters, vocabulary = text.counts["characters"], text.vocabulary
-        return f"corpus {text.source}: {characters:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
+        characters, vocabulary = self.text.counts["characters"], self.text.vocabulary
+        described = f"{characters:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
+        return f"corpus {self.text.source}: {described}"
 
     def save(self, folder: Path) -> None:
         """Save the vocabulary beside the run."""
@@ -197,15 +182,13 @@ class CharData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: WindowBatch, dataloader_idx: int) -> WindowBatch:
         """Replace offsets by the windows themselves, gathered where the offsets are."""
-        if self._tokens.device != batch.windows.device and self._fits(batch.windows.device):
-            self._tokens = self._tokens.to(batch.windows.device)
+        device = batch.windows.device
+        if self._tokens.device != device and self._fits(device):
+            self._tokens = self._tokens.to(device)
         return batch._replace(windows=self._gather(batch.windows))
 
     def _fits(self, device: torch.device) -> bool:
-        if device.type != "cuda":
-            return True
-        free, _ = torch.cuda.mem_get_info(device)
-        return self._tokens.nbytes < free / 4
+        return device.type != "cuda" or self._tokens.nbytes < torch.cuda.mem_get_info(device)[0] / 4
 
     def _gather(self, offsets: Tensor) -> Tensor:
         """Return the windows (B, T + 1) at offsets (B,), int64, on the device of the offsets."""
