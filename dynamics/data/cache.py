@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from dynamics.errors import InputError
 
 T = TypeVar("T")
+Advance = Callable[[int], None]  # moves a progress bar by some bytes
 
 
 def cache_folder() -> Path:
@@ -56,7 +57,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int | None, show: bool = True) -> Iterator[Advance]:
     """Show a progress bar over bytes with an ETA, on a terminal alone; yield a function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TextColumn("ETA"))

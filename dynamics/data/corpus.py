@@ -11,7 +11,7 @@ import io
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from dynamics.data.cache import bar, once, read_json, writable_cache
+from dynamics.data.cache import Advance, bar, once, read_json, writable_cache
 from dynamics.data.sources import CorpusFile, Identity, locate
 from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
@@ -81,7 +81,7 @@ def load(
     processes: int | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """Find, clean and encode a corpus, or open it from the cache.
+    """Find, clean and encode a corpus, or open it from the cache; raises `InputError` where that is impossible.
 
     Args:
         name: `enwik8`, `sample`, `auto`, or a path (`dynamics.data.sources`).
@@ -89,9 +89,6 @@ def load(
         vocabulary_size: characters at most, `<unk>` included; bytes are always 256.
         processes: cleaning workers; one for each core by default.
         progress: whether to show progress bars on stderr.
-
-    Raises:
-        InputError: the corpus is missing, empty or not UTF-8, or the cache cannot be written.
     """
     if vocabulary not in KINDS:
         raise InputError(f"vocabulary must be {' or '.join(KINDS)} (got {vocabulary}).")
@@ -136,53 +133,50 @@ def _read_facts(path: Path) -> dict[str, Any] | None:
 
 def _write_text(source: CorpusFile, raw: Identity, path: Path, processes: int | None, progress: bool) -> None:
     """Write the clean text, then the facts about it, without which it is not valid."""
-    facts: dict[str, Any] = {"counts": {}, "removed": {}}
+    counts, removed = Counter[str](), Counter[str]()
 
     def write(file: IO[bytes]) -> None:
+        blank = True
         with bar(f"cleaning {source.name}", raw.size, progress) as advance:
-            if raw.dump:
-                facts["counts"], facts["removed"] = _write_dump(source, file, processes, advance)
-            else:
-                _write_plain(source, file, advance)
-        if not file.tell():  # also after a plain text of blanks, which is wound back
+            articles = _articles(source, processes, counts, removed, advance)
+            for text in articles if raw.dump else _plain_text(source, advance):
+                blank = blank and not text.strip()
+                file.write(text.encode())
+        if blank:
             raise InputError(f"{source.path} contains no {'article' if raw.dump else 'text'}: choose another corpus.")
 
     write_atomically(path, write)
-    write_text(path.with_name("facts.json"), json.dumps(facts | _survey(path, facts["counts"]), indent=1))
+    facts = {"removed": +removed, **_survey(path, counts)}  # without the kinds that never occurred
+    write_text(path.with_name("facts.json"), json.dumps(facts, indent=1))
 
 
-def _write_dump(
-    source: CorpusFile, file: IO[bytes], processes: int | None, advance: Callable[[int], None]
-) -> tuple[Counter[str], Counter[str]]:
-    counts: Counter[str] = Counter()
-    removed: Counter[str] = Counter()
+def _articles(
+    source: CorpusFile, processes: int | None, counts: Counter[str], removed: Counter[str], advance: Advance
+) -> Iterator[str]:
+    separator = ""
     for part in clean_dump(source.blocks(), processes):
         for article in part.articles:
-            file.write(((SEPARATOR if file.tell() else "") + article).encode())
+            yield separator + article
+            separator = SEPARATOR
         counts.update(part.counts)
         removed.update(part.removed)
         advance(part.size)
-    return counts, +removed  # without the kinds that never occurred
 
 
-def _write_plain(source: CorpusFile, file: IO[bytes], advance: Callable[[int], None]) -> None:
+def _plain_text(source: CorpusFile, advance: Advance) -> Iterator[str]:
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    done, blank = 0, True
+    done = 0
     for block in chain(source.blocks(), [b""]):
-        waiting = len(utf8.getstate()[0])
+        start = done - len(utf8.getstate()[0])
         try:
-            text = plain(decoder.decode(block, final=not block))
+            yield plain(decoder.decode(block, final=not block))
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{source.path} is not UTF-8 at byte {done - waiting + error.start}: convert it (for example by iconv)."
+                f"{source.path} is not UTF-8 at byte {start + error.start}: convert it (for example by iconv)."
             ) from error
-        blank = blank and not text.strip()
-        file.write(text.encode())
         done += len(block)
         advance(len(block))
-    if blank:
-        file.seek(0)
 
 
 def _blocks(path: Path) -> Iterator[str]:

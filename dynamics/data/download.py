@@ -21,12 +21,11 @@ _CONNECTION_ERRORS = (OSError, http.client.HTTPException)
 @cache  # or every load of an offline run would wait
 def answers(url: str) -> bool:
     """Return whether the host answers within `REACH` seconds; in a thread, since looking up a name may hang."""
-    replies = []
+    request, replies = urllib.request.Request(url, method="HEAD"), []
 
     def ask() -> None:
-        with suppress(*_CONNECTION_ERRORS):
-            request = urllib.request.Request(url, method="HEAD")
-            replies.append(urllib.request.urlopen(request, timeout=REACH).close())
+        with suppress(*_CONNECTION_ERRORS), urllib.request.urlopen(request, timeout=REACH):
+            replies.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -43,7 +43,7 @@ class Example(NamedTuple):
 
 
 Splits = dict[str, list[Example]]
-Row = tuple[str, Mapping[str, Any]]  # the place of a row, for refusals, and its columns by their canonical names
+Rows = Iterable[tuple[str, Any]]  # the place of each row, for refusals, and its columns
 
 
 def load(task: Task, path: Path | None) -> Splits:
@@ -53,7 +53,8 @@ def load(task: Task, path: Path | None) -> Splits:
         InputError: the data is not found, train or validation is missing or empty, or a line is not the task's.
     """
     splits: Splits = {}
-    for split, rows in _from_hub(task) if path is None else _from_folder(task, path):
+    for split, objects in _from_hub(task) if path is None else _from_folder(task, path):
+        rows = [(where, _canonical_columns(row)) for where, row in objects]
         # The test splits of GLUE have no labels.
         if split != "test" or (rows and str(rows[0][1].get(task.columns[-1], -1)) != "-1"):
             splits[split] = [_example(task, where, row) for where, row in rows]
@@ -64,18 +65,18 @@ def load(task: Task, path: Path | None) -> Splits:
     return splits
 
 
-def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, list[Row]]]:
+def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, Rows]]:
     if not folder.is_dir():
         raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({FORMATS}).")
     for split, names in SPLITS.items():
         paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
         if file := next((path for path in paths if path.is_file()), None):
-            yield split, list(_rows(task, file))
+            yield split, _rows(task, file)
         elif split != "test":
             raise InputError(f"data.path {folder} has no file {names[0]} ({FORMATS}).")
 
 
-def _rows(task: Task, file: Path) -> Iterator[Row]:
+def _rows(task: Task, file: Path) -> Rows:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,7 +91,7 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
+def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
     """Yield the rows of lines with tabs between values, with or without a header; quotes are text."""
     if task.is_span:
         raise InputError(f"{file}: answers do not fit into a table; store {task.name} as .json or .jsonl.")
@@ -115,29 +116,25 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Iterator[Row]:
         yield where, {column: values[place] for column, place in zip(columns, places, strict=True)}
 
 
-def _objects(task: Task, file: Path, text: str) -> Iterator[Row]:
-    """Return the rows of objects on lines, in a list, or in the format of SQuAD."""
+def _objects(task: Task, file: Path, text: str) -> Rows:
+    """Return the objects on lines, in a list, or in the format of SQuAD."""
     try:
         if file.suffix == ".jsonl":
             lines = ((i, line) for i, line in enumerate(_lines(text), 1) if line.strip())
             objects = [(f"line {i} of {file}", json.loads(line)) for i, line in lines]
         else:
-            content = json.loads(text)
-            entries = _squad(content) if isinstance(content, dict) and "data" in content else content
+            entries = json.loads(text)
+            if isinstance(entries, dict) and "data" in entries:
+                paragraphs = [paragraph for article in entries["data"] for paragraph in article["paragraphs"]]
+                entries = [{**question, "context": part["context"]} for part in paragraphs for question in part["qas"]]
             objects = [(f"entry {i} of {file}", entry) for i, entry in enumerate(entries, 1)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
-    return _canonical_rows(objects)
+    return objects
 
 
-def _squad(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    paragraphs = (paragraph for article in content["data"] for paragraph in article["paragraphs"])
-    return [{**question, "context": part["context"]} for part in paragraphs for question in part["qas"]]
-
-
-def _canonical_rows(objects: Iterable[tuple[str, Any]]) -> Iterator[Row]:
-    for where, row in objects:
-        yield where, ({_canonical(k): value for k, value in row.items()} if isinstance(row, Mapping) else {})
+def _canonical_columns(row: Any) -> dict[str, Any]:
+    return {_canonical(name): value for name, value in row.items()} if isinstance(row, Mapping) else {}
 
 
 def _canonical(name: str) -> str:
@@ -148,7 +145,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _from_hub(task: Task) -> Iterator[tuple[str, list[Row]]]:
+def _from_hub(task: Task) -> Iterator[tuple[str, Rows]]:
     import datasets
 
     try:
@@ -160,8 +157,8 @@ def _from_hub(task: Task) -> Iterator[tuple[str, list[Row]]]:
             f"set data.path to a folder with train and dev ({FORMATS})."
         ) from error
     for split in SPLITS:
-        objects = enumerate(dataset.get(split, ()))
-        yield split, list(_canonical_rows((f"row {i} of {split} of {task.hub[0]}", row) for i, row in objects))
+        rows = enumerate(dataset.get(split, ()))
+        yield split, [(f"row {i} of {split} of {task.hub[0]}", row) for i, row in rows]
 
 
 def _example(task: Task, where: str, row: Mapping[str, Any]) -> Example:

@@ -77,11 +77,7 @@ class CorpusFile:
     official: Official | None = None
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the content, decompressed, in blocks; a compressed dump that is cut off yields what is there.
-
-        Raises:
-            InputError: the file cannot be read or decompressed, or a compressed text (no dump) is cut off.
-        """
+        """Yield the content, decompressed, in blocks; of a dump that is cut off, not of a text, what is there."""
         try:
             with _OPENERS.get(self.path.suffix.lower(), lambda path: path.open("rb"))(self.path) as file:
                 try:
@@ -98,14 +94,9 @@ class CorpusFile:
     def identify(self, progress: bool = True) -> Identity:
         """Return the identity of the content, which is read once and remembered until the file changes.
 
-        Raises:
-            InputError: the content cannot be read, or is not what it must be; then our own copy of it is removed.
+        Our own copy of an official file is removed where it cannot be read or is not what it must be.
         """
-        try:
-            stat = self.path.stat()
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror}).") from error
-        name = str(self.path.resolve())
+        stat, name = self.path.stat(), str(self.path.resolve())
         stamp = [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         memory = cache_folder() / "inputs" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
         entry = read_json(memory, "stamp", "identity")
@@ -121,7 +112,7 @@ class CorpusFile:
 
     def _read_through(self, progress: bool) -> Identity:
         dump, size, sha256, sha1 = self._is_dump(), 0, hashlib.sha256(), hashlib.sha1()
-        with bar(f"reading {self.name}", self.official.size if self.official else None, progress) as advance:
+        with bar(f"reading {self.name}", self.official and self.official.size, progress) as advance:
             for block in self.blocks():
                 size += len(block)
                 sha256.update(block)
@@ -135,29 +126,23 @@ class CorpusFile:
         return Identity(sha256.hexdigest(), size, dump)
 
     def _is_dump(self) -> bool:
+        """Return whether the content is a MediaWiki dump, not a text: by the name inside the compression, or a look."""
         suffix = self.path.suffix.lower()
         name = _zip_member(self.path) if suffix == ".zip" else self.path.stem if suffix in _OPENERS else self.path.name
-        suffix = Path(name).suffix.lower()
-        if suffix in (".xml", ".txt"):
-            return suffix == ".xml"
+        if (inner := Path(name).suffix.lower()) in (".xml", ".txt"):
+            return inner == ".xml"
         if b"<mediawiki" in next(self.blocks(), b"")[:1000]:
             return True
         raise InputError(f"{self.path} is neither .xml nor .txt by its name, nor a Wikipedia dump: {CHOICES}.")
 
 
 def locate(corpus: str, progress: bool = True) -> CorpusFile:
-    """Find the file of a corpus, and download enwik8 where it is asked for.
+    """Find the file of a corpus: a path, `enwik8` (downloaded where it is not cached), `sample`, or `auto`.
 
-    Args:
-        corpus: `enwik8`, `sample`, a path, or `auto` (enwik8 if cached or its host answers, else the sample).
-        progress: whether to show the download.
-
-    Raises:
-        InputError: the file does not exist, or cannot be fetched.
+    `auto` is enwik8 if it is cached or its host answers, else the sample.
     """
-    named = {"enwik8": _enwik8, "sample": _sample, "auto": _auto}
-    if corpus in named:
-        return named[corpus](progress)
+    if find := {"enwik8": _enwik8, "sample": _sample, "auto": _auto}.get(corpus):
+        return find(progress)
     path = Path(corpus).expanduser()
     if os.path.isdir(path):  # noqa: PTH112 (false where pathlib raises, on a closed folder)
         raise InputError(f"{corpus} is a directory: name one file inside it.")
@@ -167,7 +152,7 @@ def locate(corpus: str, progress: bool = True) -> CorpusFile:
 
 
 def _auto(progress: bool) -> CorpusFile:
-    host, cached = urlsplit(ENWIK8.url).hostname, _archive().exists()
+    host, cached = urlsplit(ENWIK8.url).hostname, (cache_folder() / "enwik8.zip").exists()
     if cached or download.answers(ENWIK8.url):
         reason = "it is in the cache" if cached else f"{host} answers"
         try:
@@ -190,12 +175,8 @@ def _sample(progress: bool) -> CorpusFile:
     return CorpusFile("sample", path)
 
 
-def _archive() -> Path:
-    return cache_folder() / "enwik8.zip"
-
-
 def _enwik8(progress: bool) -> CorpusFile:
-    archive = _archive()
+    archive = cache_folder() / "enwik8.zip"
     source = CorpusFile("enwik8", archive, official=ENWIK8)
     fetch = partial(download.download, ENWIK8.url, archive, progress)
     once(lambda: archive.exists() or None, fetch, archive.parent)

@@ -65,6 +65,7 @@ class TaskData(L.LightningDataModule):
         self.save_hyperparameters()
         require_positive(self.hparams, "batch_size", "max_length", "probe_tokens")
         self.task = find(task)
+        self._source = path or " ".join(filter(None, self.task.hub))
         self.examples: Splits = {}
         self._rows: dict[str, Rows] = {}
         self._order = lru_cache(maxsize=1)(self._shuffled)
@@ -179,10 +180,6 @@ class TaskData(L.LightningDataModule):
                 **{split: len(examples) for split, examples in self.examples.items()},
             },
         }
-
-    @property
-    def _source(self) -> str:
-        return self.hparams.path or " ".join(filter(None, self.task.hub))
 
     def headline(self) -> str:
         """Return the data in a line."""

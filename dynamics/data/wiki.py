@@ -42,33 +42,26 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
     chunks = _chunks(dump)
     workers = processes or cpu_count()
     head = list(islice(chunks, workers))
-    namespaces = NAMESPACES | _declared(head[0][0] if head else b"")
+    declared = _NAMESPACE.findall(head[0][0].partition(b"<page>")[0] if head else b"")  # in <siteinfo>
+    names = {html.unescape(name.decode("utf-8", "replace")).lower(): int(key) for key, name in declared}
     # joblib starts its workers afresh (nothing is forked under torch's threads) and needs no __main__ guard.
     pool = Parallel(max(1, min(workers, len(head))), return_as="generator", batch_size=1)
-    yield from pool(delayed(_clean_chunk)(chunk, namespaces) for chunk in chain(head, chunks))
+    yield from pool(delayed(_clean_chunk)(chunk, NAMESPACES | names) for chunk in chain(head, chunks))
 
 
 def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield lists of pages, each with what precedes it and without its `</page>`, which the very last may lack."""
-    chunk: list[bytes] = []
-    size, rest = 0, b""
+    chunk, rest = list[bytes](), b""
     for block in dump:
         *pages, rest = (rest + block).split(_END)
         chunk += pages
-        size += sum(map(len, pages))
-        if size >= CHUNK:
+        if sum(map(len, chunk)) >= CHUNK:
             yield chunk
-            chunk, size = [], 0
+            chunk = []
     if chunk:
         yield chunk
     if b"<page>" in rest:
         yield [rest]
-
-
-def _declared(header: bytes) -> dict[str, int]:
-    """Return the namespaces that `<siteinfo>` declares, by their names in lower case."""
-    pairs = _NAMESPACE.findall(header.partition(b"<page>")[0])
-    return {html.unescape(name.decode("utf-8", "replace")).lower(): int(key) for key, name in pairs}
 
 
 def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
