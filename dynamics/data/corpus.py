@@ -37,30 +37,19 @@ _CHARACTERS = 1 << 22  # characters of text that are processed at a time
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A clean text as token ids.
+    """A clean text as token ids; `name` is never `auto`, and `notes` are sentences on how `auto` decided."""
 
-    Args:
-        ids: (tokens,) of the whole text, unsigned, memory-mapped; positions are characters or bytes.
-        splits: `train`, `validation`, `test` as slices of `ids`; every vocabulary cuts at the same character.
-        name: never `auto`; `notes` are how `auto` decided, in sentences.
-        sha256: of the raw input, decompressed.
-        recipe: of the cleaning, with versions.
-        counts: `input bytes`, `characters`, `bytes`; of a dump also `pages`, `articles`, `redirects` ...
-        removed: counts of what was removed from the articles, by kind.
-        path: of the clean text, which `byte_splits` cuts.
-    """
-
-    ids: np.ndarray
-    splits: dict[str, slice]
+    ids: np.ndarray  # (tokens,) of the whole text, unsigned, memory-mapped; positions are characters or bytes
+    splits: dict[str, slice]  # train, validation, test in `ids`; every vocabulary cuts at the same character
     vocabulary: Vocabulary
     name: str
     source: str
-    sha256: str
-    recipe: str
+    sha256: str  # of the raw input, decompressed
+    recipe: str  # of the cleaning, with versions
     notes: tuple[str, ...]
-    counts: dict[str, int]
-    removed: dict[str, int]
-    path: Path = field(repr=False)
+    counts: dict[str, int]  # input bytes, characters, bytes; of a dump also pages, articles, redirects ...
+    removed: dict[str, int]  # from the articles, by kind
+    path: Path = field(repr=False)  # of the clean text, which `byte_splits` cuts
     byte_splits: dict[str, slice] = field(repr=False)
 
     @property

@@ -8,7 +8,6 @@ import lightning as L
 from dynamics.errors import InputError
 
 TRAIN_STREAM = 0  # separates the draws of training batches from other draws under the same (seed, step)
-
 B = TypeVar("B")
 
 
@@ -42,10 +41,8 @@ class Shares(Generic[B]):
 def training_shares(trainer: L.Trainer, total: int, share: Callable[[int, slice], B]) -> Shares[B]:
     """Return one rank's shares of the steps that are left.
 
-    Args:
-        trainer: has the steps, the ranks and the accumulated shares.
-        total: rows of an optimiser step, over all ranks and shares; they must divide it.
-        share: returns a batch from a step and a slice of its rows.
+    An optimiser step has `total` rows over all ranks and accumulated shares, which must divide it; `share` returns a
+    batch from a step and a slice of its rows.
     """
     accumulate = trainer.accumulate_grad_batches
     size, rest = divmod(total, trainer.world_size * accumulate)

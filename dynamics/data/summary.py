@@ -44,8 +44,7 @@ def describe(corpus: Corpus) -> RenderableType:
 def bits_per_character(text: str) -> dict[str, float]:
     """Return the size of a text under each compressor, in bits per character; NaN for an empty text.
 
-    Each starts from nothing, so this bounds a model that learns from the text itself; a trained model has seen the
-    training split too.
+    Each starts from nothing, where a trained model has seen the training split.
 
     >>> bits_per_character("ab" * 5000)["gzip -9"] < 0.1
     True

@@ -10,20 +10,15 @@ from dynamics.errors import InputError
 class Task:
     """One task.
 
-    Args:
-        hub: name and configuration of its data set on the hub.
-        texts: columns that the model reads, one or two.
-        labels: the classes, by their number; none for a score or a span.
-        metrics: of its quality, the most important first.
-        bare: places of the texts and the label in a file without a header, by its number of columns, where they
-            are not simply in this order.
+    `bare` has, by the number of columns of a file without a header, the places of the texts and the label, where they
+    are not simply in this order.
     """
 
     name: str
-    hub: tuple[str, str | None]
-    texts: tuple[str, ...]
-    labels: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("accuracy",)
+    hub: tuple[str, str | None]  # name and configuration of its data set
+    texts: tuple[str, ...]  # columns that the model reads, one or two
+    labels: tuple[str, ...] = ()  # the classes, by their number; none for a score or a span
+    metrics: tuple[str, ...] = ("accuracy",)  # of its quality, the most important first
     bare: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property

@@ -21,16 +21,12 @@ EVALUATION_STREAM = 3  # separates the choice of the evaluation tokens from othe
 
 
 class TaskBatch(NamedTuple):
-    """Rows of one share of a step: the model's inputs (B, T), and labels (B,) or (B, 2).
+    """Rows of one share of a step."""
 
-    `owners` (B,) are numbers of examples in their split; `covered` (B, T, 2) are, for answers, the characters of
-    the context that each token covers.
-    """
-
-    inputs: dict[str, Tensor]
-    labels: Tensor
-    owners: Tensor
-    covered: Tensor | None = None
+    inputs: dict[str, Tensor]  # of the model, (B, T)
+    labels: Tensor  # (B,), or (B, 2) for answers
+    owners: Tensor  # (B,) numbers of the examples in their split
+    covered: Tensor | None = None  # (B, T, 2), for answers: the characters of the context that each token covers
 
 
 class TaskData(L.LightningDataModule):
@@ -89,8 +85,7 @@ class TaskData(L.LightningDataModule):
             )
 
     def _with_padding(self, tokenizer: Any) -> Any:
-        token = self.hparams.pad_token
-        if token is not None:
+        if (token := self.hparams.pad_token) is not None:
             if token not in tokenizer.get_vocab():
                 raise InputError(f"data.pad_token {token} is no token of the tokenizer: name one that is.")
             tokenizer.pad_token = token
@@ -146,12 +141,9 @@ class TaskData(L.LightningDataModule):
 
     def _batch(self, split: str, rows: np.ndarray, with_spans: bool = False) -> TaskBatch:
         data = self._rows[split]
-        return TaskBatch(
-            data.inputs(rows, self.tokenizer.pad_token_id),
-            torch.from_numpy(data.labels[rows]),
-            torch.from_numpy(data.owners[rows]),
-            data.covered(rows) if with_spans else None,
-        )
+        labels, owners = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.owners[rows])
+        covered = data.covered(rows) if with_spans else None
+        return TaskBatch(data.inputs(rows, self.tokenizer.pad_token_id), labels, owners, covered)
 
     def evaluation_batches(self) -> list[dict[str, Tensor]]:
         """Return the evaluation tokens on the CPU: whole rows of the validation split, the same for every run.

@@ -21,19 +21,14 @@ GROUP = 50  # batches whose rows are sorted by length together: enough for littl
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of tokens, concatenated.
-
-    `labels` is (n,) classes or scores, or (n, 2) first and last token of the answer, the row's first token where it
-    has none. `owners` (n,) are numbers of examples. `spans` are, for answers, the characters [start, end) of the
-    context that each token covers, -1 outside of it.
-    """
+    """Rows of tokens, concatenated."""
 
     ids: np.ndarray
     types: np.ndarray | None
-    starts: np.ndarray
-    labels: np.ndarray
-    owners: np.ndarray
-    spans: np.ndarray | None = None
+    starts: np.ndarray  # (n + 1,) of the rows
+    labels: np.ndarray  # (n,) classes or scores, or (n, 2) first and last token of the answer, 0 where there is none
+    owners: np.ndarray  # (n,) numbers of the examples
+    spans: np.ndarray | None = None  # for answers: [start, end) of each token in the context, in characters; else -1
 
     @property
     def lengths(self) -> np.ndarray:
@@ -43,8 +38,8 @@ class Rows:
     def inputs(self, rows: np.ndarray, pad: int) -> dict[str, Tensor]:
         """Return the model's inputs: `input_ids` and the like (B, T), int64, padded at the end."""
         ids, mask = self._padded(self.ids, rows, pad)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        return inputs if self.types is None else {**inputs, "token_type_ids": self._padded(self.types, rows, 0)[0]}
+        types = {} if self.types is None else {"token_type_ids": self._padded(self.types, rows, 0)[0]}
+        return {"input_ids": ids, "attention_mask": mask, **types}
 
     def covered(self, rows: np.ndarray) -> Tensor | None:
         """Return `spans` of some rows: (B, T, 2), -1 at padding."""
@@ -75,9 +70,9 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
     options |= {"return_overflowing_tokens": True, "return_offsets_mapping": True}
     try:
         coded = tokenizer([text.strip() for text in texts[0]], list(texts[1]), **options)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # a panic of the tokenizers is no Exception
-        if isinstance(error, KeyboardInterrupt):
-            raise
         raise InputError(
             f"data.max_length {length} has no room for the longest question and more of its context than "
             f"data.stride {stride}: raise data.max_length or lower data.stride."
@@ -85,8 +80,8 @@ def encode(task: Task, examples: Sequence[Example], tokenizer: Any, length: int,
     owners = np.array(coded["overflow_to_sample_mapping"])
     spans, ends = [], []
     for row, owner in enumerate(owners):
-        parts = np.array([-1 if part is None else part for part in coded.sequence_ids(row)])
-        span = np.where((parts == 1)[:, None], coded["offset_mapping"][row], -1)
+        in_context = np.array([part == 1 for part in coded.sequence_ids(row)])
+        span = np.where(in_context[:, None], coded["offset_mapping"][row], -1)
         answer = examples[owner].answers[0]
         spans.append(span)
         ends.append(_tokens_of(span, answer.start, answer.start + len(answer.text)))

@@ -31,14 +31,12 @@ def _byte_letters() -> list[str]:
 class Vocabulary:
     """Tokens by id without the specials, spelled as in `tokenizer.json`.
 
-    `kind` is `characters` (the last token is `<unk>`) or `bytes` (every id is the byte itself).
-
     >>> vocabulary = Vocabulary.characters({ord("a"): 9, ord("b"): 9, ord("c"): 1}, size=3)
     >>> vocabulary.tokens, vocabulary.mask_id, vocabulary.encode("bac").tolist()
     (('a', 'b', '<unk>'), 3, [1, 0, 2])
     """
 
-    kind: str
+    kind: str  # characters (the last token is `<unk>`) or bytes (every id is the byte itself)
     tokens: tuple[str, ...]
 
     @classmethod
@@ -120,11 +118,10 @@ class Vocabulary:
         try:
             model = json.loads(path.read_text(encoding="utf-8"))["model"]
             tokens = sorted(model["vocab"], key=model["vocab"].get)
-            kind = "characters" if model["unk_token"] else "bytes"
+            vocabulary = cls("characters" if model["unk_token"] else "bytes", tuple(tokens[:-2]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a vocabulary of characters or bytes ({error}).") from error
-        vocabulary = cls(kind, tuple(tokens[:-2]))
-        expected = vocabulary.tokens[-1:] == (UNKNOWN,) if kind == "characters" else vocabulary == cls.bytes()
+        expected = tokens[-3:-2] == [UNKNOWN] if model["unk_token"] else vocabulary == cls.bytes()
         if tokens[-2:] != [MASK, PAD] or not expected or model.get("merges"):
             raise InputError(f"{path} is not a vocabulary of characters or bytes but another tokenizer.")
         return vocabulary

@@ -58,9 +58,7 @@ _ADDRESS = re.compile(r"(?:https?|ftp|gopher|news|telnet)://[^\s\[\]<>|{}\"]*", 
 _TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
 _BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
-_TAG = re.compile(
-    rf"</?(?:{'|'.join(EMPTIED)}|{'|'.join(sorted(_BREAKS))}|{_OTHER_TAGS})(?:[\s/][^<>]*)?>", re.IGNORECASE
-)
+_TAG = re.compile(rf"</?(?:{'|'.join((*EMPTIED, *sorted(_BREAKS)))}|{_OTHER_TAGS})(?:[\s/][^<>]*)?>", re.IGNORECASE)
 _STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__| \([\s,;]*\)|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
 _QUOTES = re.compile(r"('{2,})")
@@ -70,12 +68,9 @@ _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Counter[str] | None = None) -> str:
-    """Return the text of one article; empty where nothing is left, or where the parser fails.
+    """Return the text of one article, empty where the parser fails; `removed` counts what is removed, by kind.
 
-    Args:
-        wikitext: as MediaWiki stores it, already decoded from XML.
-        namespaces: numbers of the namespaces by their names in lower case.
-        removed: counts what is removed, by kind.
+    `wikitext` is decoded from XML already; `namespaces` has numbers by names in lower case.
 
     >>> clean("'''Anarchism''' is [[politics|political]].<ref>Smith</ref> {{stub}}[[fr:Anarchisme]]")
     'Anarchism is political.'
@@ -102,10 +97,8 @@ def plain(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     for character in set(_UNUSUAL.findall(text)):
         category = unicodedata.category(character)
-        if category in ("Cc", "Cf", "Co", "Cs"):
-            text = text.replace(character, "")
-        elif category.startswith("Z"):
-            text = text.replace(character, " ")
+        if category[0] == "Z" or category in ("Cc", "Cf", "Co", "Cs"):
+            text = text.replace(character, " " if category[0] == "Z" else "")
     return text
 
 
@@ -140,8 +133,8 @@ def _walk(code: Wikicode, visible: list[str], namespaces: dict[str, int], remove
             visible.append("\n")
             _walk(node.title, visible, namespaces, removed)
             visible.append("\n")
-        elif type(node) in _NODES:
-            removed[_NODES[type(node)]] += 1
+        elif kind := _NODES.get(type(node)):
+            removed[kind] += 1
             if isinstance(node, ExternalLink) and node.brackets and node.title is not None:
                 _walk(node.title, visible, namespaces, removed)
         else:
@@ -198,18 +191,13 @@ def _remove_unpaired(text: str, removed: Counter[str]) -> str:
         if "://" in text:
             text, count = _ADDRESS.subn("", text)
             removed["addresses"] += count
-        text = _TABLE_LINE.sub(_prose_of_line, text)
+        text = _TABLE_LINE.sub(lambda line: cell if len(cell := line[0].rpartition("|")[2]) >= PROSE else "", text)
         if "[[" in text:
             text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
         text = _LIST_MARKS.sub("", _STRAY.sub("", text))
         if "''" in text:
             text = "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
     return text
-
-
-def _prose_of_line(line: re.Match[str]) -> str:
-    cell = line[0].rpartition("|")[2]
-    return cell if len(cell) >= PROSE else ""
 
 
 def _unquote(line: str) -> str:

@@ -24,14 +24,13 @@ COMPRESSED = 1_000_000  # characters of the test split that the compressors are 
 class WindowBatch(NamedTuple):
     """Windows of one share of a step.
 
-    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each; (B,) offsets into
-    the corpus before the batch reaches the device. `step` is the index of the optimiser step (0 before the first
-    update) or of the evaluation batch, `first` the share's first row among the step's `total` rows.
+    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each; before the batch
+    reaches the device, (B,) offsets into the corpus.
     """
 
     windows: Tensor
-    step: int
-    first: int
+    step: int  # index of the optimiser step, 0 before the first update, or of the evaluation batch
+    first: int  # the share's first row among the `total` rows of the step
     total: int
 
 
@@ -158,10 +157,7 @@ class CharData(L.LightningDataModule):
             "batch_size": self.hparams.batch_size,
             "data": {
                 "corpus": self.hparams.corpus,
-                "source": text.source,
-                "sha256": text.sha256,
-                "recipe": text.recipe,
-                "notes": text.notes,
+                **{key: getattr(text, key) for key in ("source", "sha256", "recipe", "notes")},
                 "characters": text.counts["characters"],
                 "vocabulary": text.vocabulary.size,
                 **{name: split.stop - split.start for name, split in text.splits.items()},
@@ -172,9 +168,9 @@ class CharData(L.LightningDataModule):
 
     def headline(self) -> str:
         """Return the data in a line."""
-        characters, vocabulary = self.text.counts["characters"], self.text.vocabulary
-        described = f"{characters:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
-        return f"corpus {self.text.source}: {described}"
+        size, vocabulary = self.text.counts["characters"], self.text.vocabulary
+        text = f"{size:,} characters, vocabulary of {vocabulary.size} {vocabulary.kind}"
+        return f"corpus {self.text.source}: {text}"
 
     def save(self, folder: Path) -> None:
         """Save the vocabulary beside the run."""
