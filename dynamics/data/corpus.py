@@ -72,12 +72,8 @@ def load(
 ) -> Corpus:
     """Find, clean and encode a corpus, or open it from the cache; raises `InputError` where that is impossible.
 
-    Args:
-        name: `enwik8`, `sample`, `auto`, or a path (`dynamics.data.sources`).
-        vocabulary: `characters`, the most frequent of the training split, or `bytes`.
-        vocabulary_size: characters at most, `<unk>` included; bytes are always 256.
-        processes: cleaning workers; one for each core by default.
-        progress: whether to show progress bars on stderr.
+    `name` is `enwik8`, `sample`, `auto`, or a path. `vocabulary` is `characters` (the most frequent of the training
+    split, `vocabulary_size` at most with `<unk>`) or `bytes`. `processes` clean, one for each core by default.
     """
     if vocabulary not in KINDS:
         raise InputError(f"vocabulary must be {' or '.join(KINDS)} (got {vocabulary}).")

@@ -141,8 +141,8 @@ def locate(corpus: str, progress: bool = True) -> CorpusFile:
 
     `auto` is enwik8 if it is cached or its host answers, else the sample.
     """
-    if find := {"enwik8": _enwik8, "sample": _sample, "auto": _auto}.get(corpus):
-        return find(progress)
+    if locate_named := {"enwik8": _enwik8, "sample": _sample, "auto": _auto}.get(corpus):
+        return locate_named(progress)
     path = Path(corpus).expanduser()
     if os.path.isdir(path):  # noqa: PTH112 (false where pathlib raises, on a closed folder)
         raise InputError(f"{corpus} is a directory: name one file inside it.")
@@ -176,9 +176,8 @@ def _sample(progress: bool) -> CorpusFile:
 
 
 def _enwik8(progress: bool) -> CorpusFile:
-    archive = cache_folder() / "enwik8.zip"
-    source = CorpusFile("enwik8", archive, official=ENWIK8)
-    fetch = partial(download.download, ENWIK8.url, archive, progress)
-    once(lambda: archive.exists() or None, fetch, archive.parent)
+    source = CorpusFile("enwik8", cache_folder() / "enwik8.zip", official=ENWIK8)
+    fetch = partial(download.download, ENWIK8.url, source.path, progress)
+    once(lambda: source.path.exists() or None, fetch, source.path.parent)
     source.identify(progress)  # here, so that `auto` sees a wrong checksum
     return source

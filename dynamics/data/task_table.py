@@ -60,11 +60,7 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """Return a task by its name.
-
-    >>> find("sst2").columns
-    ('sentence', 'label')
-    """
+    """Return a task by its name, or refuse it with the nearest one."""
     if name not in TASKS:
         near = get_close_matches(name, TASKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TASKS)}."
