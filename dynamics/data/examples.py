@@ -1,8 +1,8 @@
 """The examples of a task, from local files or the hub. No tokens here."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,13 +187,10 @@ def _class(task: Task, value: Any, where: str) -> int:
 
 
 def _score(value: Any, where: str) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not 0 <= score <= HIGHEST_SCORE:
-        raise InputError(f"{where}: the score must lie between 0 and {HIGHEST_SCORE:g} (got {value!r}).")
-    return score
+    with suppress(TypeError, ValueError):
+        if 0 <= (score := float(value)) <= HIGHEST_SCORE:
+            return score
+    raise InputError(f"{where}: the score must lie between 0 and {HIGHEST_SCORE:g} (got {value!r}).")
 
 
 def _answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
