@@ -100,8 +100,8 @@ def _tokens_of(span: np.ndarray, start: int, end: int) -> tuple[int, int]:
 
 def _rows(coded: Any, labels: np.ndarray, owners: np.ndarray, spans: np.ndarray | None = None) -> Rows:
     starts = np.cumsum([0, *map(len, coded["input_ids"])])
-    ids = np.fromiter(chain(*coded["input_ids"]), np.int32)
-    types = np.fromiter(chain(*coded["token_type_ids"]), np.uint8) if "token_type_ids" in coded else None
+    ids = np.fromiter(chain.from_iterable(coded["input_ids"]), np.int32)
+    types = np.fromiter(chain.from_iterable(coded["token_type_ids"]), np.uint8) if "token_type_ids" in coded else None
     return Rows(ids, types, starts, labels, owners, spans)
 
 
