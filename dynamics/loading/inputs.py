@@ -16,12 +16,9 @@ from dynamics.errors import InputError
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-Batch = Mapping[str, Tensor]
-"""Keyword arguments of a model's forward."""
+Batch = Mapping[str, Tensor]  # the keyword arguments of a model's forward
 Encode = Callable[[list[Any]], Batch]
-"""A list of inputs to a batch."""
-Counted = tuple[Batch, int, float]
-"""A batch, the number of inputs in it, and the share of the source that has been read by then."""
+Counted = tuple[Batch, int, float]  # a batch, its number of inputs, the share of the source that has been read by then
 T = TypeVar("T")
 
 
@@ -56,13 +53,10 @@ class Batches:
         facts: for the record, beside those of the source.
     """
 
-    def __init__(
-        self, make: Callable[[], Iterator[Counted]], source: InputSource, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, make: Callable[[], Iterator[Counted]], source: InputSource, facts: Facts | None = None) -> None:
         self._make, self._source, self._facts = make, source, {} if facts is None else facts
         self.inputs, self.tokens = 0, 0
-        self.on_share: Callable[[float], None] = lambda share: None
-        """Called after each batch with the share of the source that has been read."""
+        self.on_share: Callable[[float], None] = lambda share: None  # called after each batch
 
     def __iter__(self) -> Iterator[Batch]:
         self.inputs = self.tokens = 0
@@ -83,8 +77,7 @@ class Batches:
     @property
     def condition(self) -> dict[str, str]:
         """Settings for the `condition` column: whether the inputs are synthetic."""
-        synthetic = self._source.facts.get("synthetic")
-        return {"synthetic": synthetic} if synthetic else {}
+        return {key: value for key, value in self._source.facts.items() if key == "synthetic"}
 
     @property
     def facts(self) -> Facts:

@@ -7,8 +7,7 @@ from typing import Any
 from dynamics.errors import InputError
 
 DTYPES = ("fp32", "bf16", "fp16")
-READING = ("lines", "shuffled", "tokens", "inputs", "context")
-"""Options that choose what of a text is read, and how."""
+READING = ("lines", "shuffled", "tokens", "inputs", "context")  # options that choose what of a text is read, and how
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The scan: one subject after the other is loaded, measured and recorded."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from dynamics.record import Record, Row, condition
 from dynamics.run_info import Facts, ScanInfo
 from dynamics.runs import Run, name_by_time, start
 
-OPEN = {"text": text.open_text, "images": media.open_images, "audio": media.open_audio}
+OPEN: dict[str, Callable[[ScanOptions], InputSource]] = {
+    "text": text.open_text,
+    **{kind: partial(media.open_media, kind) for kind in media.KINDS},
+}
 BATCHES = {"text": text.text_batches, "images": media.image_batches, "audio": media.audio_batches}
 SETTINGS = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
 """Options that all subjects of a run share."""
