@@ -13,26 +13,16 @@ from dynamics.experiments.probe.cells import Cell, Cells, ProbeSuites, biased
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.record import Row, condition
 
-BUDGET = 1 << 26
-"""Numbers in the largest tensor that exists at a time."""
+BUDGET = 1 << 26  # numbers in the largest tensor that exists at a time
+# Signs of a bias that is added to queries and keys themselves.
 DIRECT = {"query": (1, 0), "key": (0, 1), "parallel": (1, 1), "opposed": (1, -1)}
-"""Signs of a bias that is added to queries and keys themselves."""
 
 Blocks = RandomBlocks | Architecture
-Chunk = tuple[list[Cell], Callable[[Cells], None]]
-"""Cells that are measured together, and a function that feeds them."""
+Chunk = tuple[list[Cell], Callable[[Cells], None]]  # cells that are measured together, and a function that feeds them
 
 
 class ProbeSweep:
-    """All measurements of one design.
-
-    Args:
-        blocks: what is measured.
-        settings: of the probe.
-        suites: the metrics.
-        run: the first column of the rows.
-        device: of the states.
-    """
+    """All measurements of one design; `run` is the first column of the rows."""
 
     def __init__(
         self, blocks: Blocks, settings: ProbeSettings, suites: ProbeSuites, run: str, device: torch.device
@@ -50,7 +40,7 @@ class ProbeSweep:
     ) -> Iterator[list[Row]]:
         """Yield the rows, some cells at a time, and report the work done to `advance`.
 
-        `measured` are subject and condition (without the part) of the cells that can be left out.
+        Cells whose subject and condition (without the part) are in `measured` are left out.
         """
         for cells, feed in self._chunks():
             if not measured.issuperset((self._key[1], condition(**cell)) for cell in cells):
