@@ -22,12 +22,7 @@ def comparing(suite: Suite) -> set[str]:
 
 
 class References:
-    """The reference tensors of each series, from its step 0.
-
-    Args:
-        subjects: all subjects of the scan.
-        waiting: those that are still to be measured; a step 0 that is not among them is measured again.
-    """
+    """The reference tensors of each series, from its step 0; one that is not `waiting` is measured again."""
 
     def __init__(self, suite: Suite, options: ScanOptions, subjects: list[Subject], waiting: list[Subject]) -> None:
         self._suite, self._options = suite.only(comparing(suite)), options
