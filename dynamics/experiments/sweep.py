@@ -88,8 +88,7 @@ def sweep(
         The names of the runs that are complete, and the last line that each run which failed printed, by its name.
 
     Raises:
-        InputError: as `points`; an unknown launcher; a run was made with other words before; or the name is that of
-            another kind of run, or of a sweep that is open in another process.
+        InputError: as `points`; or a run was made with other words before, or the name is that of another kind of run.
     """
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")

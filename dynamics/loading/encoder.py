@@ -20,26 +20,16 @@ TOKENIZER_FILES = ("*token*", "vocab*", "*.model")
 
 @dataclass(frozen=True)
 class Encoder:
-    """Text to ids.
+    """Text to ids."""
 
-    Args:
-        ids: the ids of a text, without special tokens.
-        prefix, suffix: special tokens that a window begins and ends with.
-        pad: id for padding.
-        limit: longest window in tokens that the model takes; 0 for no limit.
-        name: of the tokenizer, for the record.
-        token: the text of an id.
-        pads: whether the tokenizer has a padding token.
-    """
-
-    ids: Callable[[str], list[int]]
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    pad: int
-    limit: int
-    name: str
-    token: Callable[[int], str] = str
-    pads: bool = True
+    ids: Callable[[str], list[int]]  # of a text, without special tokens
+    prefix: tuple[int, ...]  # special tokens that a window begins with
+    suffix: tuple[int, ...]  # and ends with
+    pad: int  # id for padding
+    limit: int  # longest window in tokens that the model takes; 0 for no limit
+    name: str  # of the tokenizer, for the record
+    token: Callable[[int], str] = str  # the text of an id
+    pads: bool = True  # whether the tokenizer has a padding token
 
     def window(self, ids: list[int]) -> list[int]:
         """Return ids with the special tokens around them."""
@@ -52,11 +42,7 @@ class Encoder:
 
 
 def encoder(loaded: Loaded, name: str | None) -> Encoder:
-    """Return the tokenizer of that name, or the model's own; bytes where it has none, with a warning if it has files.
-
-    Raises:
-        InputError: it cannot be loaded.
-    """
+    """Return the tokenizer of that name, or the model's own; bytes where it has none, with a warning."""
     limit = _longest(loaded.model)
     source = "" if name == "bytes" else name or loaded.source
     if source and (name or not Path(source).is_dir() or any(any(Path(source).glob(kind)) for kind in TOKENIZER_FILES)):

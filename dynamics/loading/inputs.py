@@ -26,16 +26,13 @@ T = TypeVar("T")
 class InputSource:
     """Where inputs come from.
 
-    Args:
-        items: a fresh iterator over the inputs (texts, images, waves) at each call; each comes with the share of
-            the whole that has been read by then, for the progress bar.
-        facts: for the record: `source`, `sha256`, and `synthetic` where the inputs are generated.
-        unreadable: cause by the name of a file that cannot be read; filled as such files are met.
+    `items` returns a fresh iterator over the inputs (texts, images, waves) at each call; each comes with the share of
+    the whole that has been read by then, for the progress bar.
     """
 
     items: Callable[[], Iterator[tuple[Any, float]]]
-    facts: Facts
-    unreadable: dict[str, str] = field(default_factory=dict)
+    facts: Facts  # for the record: `source`, `sha256`, and `synthetic` where the inputs are generated
+    unreadable: dict[str, str] = field(default_factory=dict)  # the cause by the name of a file, as such files are met
 
     def skip(self, path: Path, error: Exception) -> None:
         """Note a file that cannot be read."""
@@ -47,10 +44,7 @@ class InputSource:
 class Batches:
     """The batches of one measurement: an iterable that can be run again, and counts as it goes.
 
-    Args:
-        make: a fresh iterator at each call.
-        source: where the inputs come from.
-        facts: for the record, beside those of the source.
+    `make` returns a fresh iterator at each call; `facts` are for the record, beside those of the source.
     """
 
     def __init__(self, make: Callable[[], Iterator[Counted]], source: InputSource, facts: Facts | None = None) -> None:
@@ -82,9 +76,9 @@ class Batches:
     @property
     def facts(self) -> Facts:
         """Facts for the record, complete once the batches have been read."""
+        facts = {**self._source.facts, **self._facts, "inputs": self.inputs, "tokens": self.tokens}
         unreadable = self._source.unreadable
-        skipped: Facts = {"skipped": len(unreadable), "unreadable": dict(unreadable)} if unreadable else {}
-        return {**self._source.facts, **self._facts, "inputs": self.inputs, "tokens": self.tokens, **skipped}
+        return facts | ({"skipped": len(unreadable), "unreadable": dict(unreadable)} if unreadable else {})
 
 
 def encoded(groups: Iterable[list[tuple[Any, float]]], encode: Encode) -> Iterator[Counted]:

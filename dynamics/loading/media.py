@@ -57,14 +57,6 @@ def _read_clip(path: Path) -> tuple[np.ndarray, int]:
     return wave, int(rate)
 
 
-def _noise_image(random: np.random.Generator) -> np.ndarray:
-    return random.integers(256, size=(224, 224, 3), dtype=np.uint8)
-
-
-def _noise_clip(random: np.random.Generator) -> tuple[np.ndarray, int]:
-    return (0.1 * random.standard_normal(NOISE_SECONDS * RATE)).astype(np.float32), RATE
-
-
 class Kind(NamedTuple):
     """A kind of media: the suffixes and the reader of its files, and how many inputs of noise replace them."""
 
@@ -76,9 +68,17 @@ class Kind(NamedTuple):
 
 KINDS = {
     "images": Kind(
-        (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"), _read_image, _noise_image, 64
+        (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+        _read_image,
+        lambda random: random.integers(256, size=(224, 224, 3), dtype=np.uint8),
+        64,
     ),
-    "audio": Kind((".flac", ".mp3", ".ogg", ".wav"), _read_clip, _noise_clip, 16),
+    "audio": Kind(
+        (".flac", ".mp3", ".ogg", ".wav"),
+        _read_clip,
+        lambda random: ((0.1 * random.standard_normal(NOISE_SECONDS * RATE)).astype(np.float32), RATE),
+        16,
+    ),
 }
 
 
@@ -86,9 +86,6 @@ def open_media(option: str, options: InputOptions) -> InputSource:
     """Return images (H, W, 3) of unsigned bytes, or clips: (samples, rate), samples (n,) float32 in [-1, 1].
 
     They are those in a folder and below it, sorted, without those that cannot be read; or noise.
-
-    Raises:
-        InputError: there is no such folder, or no file of the kind in it.
     """
     folder, kind = getattr(options, option), KINDS[option]
     if folder in (None, NOISE):

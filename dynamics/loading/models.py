@@ -53,23 +53,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Loaded:
-    """A model ready to be measured.
-
-    Args:
-        modality: `text`, `images` or `audio`.
-        source: where its tokenizer or processor lies; empty where it has none.
-        trusted: whether code that it brings may run.
-        encode: makes its batches where the model brings its own function (a module by factory).
-        facts: for the record.
-    """
+    """A model ready to be measured."""
 
     model: nn.Module
-    modality: str
-    source: str = ""
-    trusted: bool = False
+    modality: str  # `text`, `images` or `audio`
+    source: str = ""  # where its tokenizer or processor lies; empty where it has none
+    trusted: bool = False  # whether code that it brings may run
     config: PreTrainedConfig | None = None
-    encode: Encode | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    encode: Encode | None = None  # makes its batches where it brings its own function (a module by factory)
+    facts: dict[str, Any] = field(default_factory=dict)  # for the record
 
     @property
     def main_input(self) -> str:
@@ -88,10 +80,8 @@ def modality(subject: Subject, options: ModelOptions) -> str:
     Raises:
         InputError: the model is not found, or transformers has none of its type.
     """
-    if subject.kind == "run":
-        return "text"
-    if subject.kind == "module":
-        return ""
+    if subject.kind in ("run", "module"):
+        return "text" if subject.kind == "run" else ""
     config = _config(subject, options)
     if type(config) not in MODEL_MAPPING:
         if options.trust_remote_code:
@@ -155,11 +145,10 @@ def _config(subject: Subject, options: ModelOptions) -> PreTrainedConfig:
     if subject.kind != "random":
         return _fetch(subject, options, AutoConfig.from_pretrained)
     kind = ALIASES.get(subject.source, subject.source)
-    try:
-        defaults = AutoConfig.for_model(kind).to_dict()
-    except ValueError as error:
+    if kind not in CONFIG_MAPPING:
         near = ", ".join(get_close_matches(kind, list(CONFIG_MAPPING), n=3)) or "bert, gpt2, vit"
-        raise InputError(f"transformers has no architecture {subject.source}: did you mean {near}?") from error
+        raise InputError(f"transformers has no architecture {subject.source}: did you mean {near}?")
+    defaults = AutoConfig.for_model(kind).to_dict()
     is_staged = any(isinstance(defaults.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
     small = {key: value for key, value in SMALL.items() if isinstance(defaults.get(key), int) and not is_staged}
     for key in options.config_overrides:

@@ -17,23 +17,14 @@ FACTS = ("model", "revision", "step", "series", "kind")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured.
+    """A model to be measured."""
 
-    Args:
-        model: its name on the page.
-        revision: of the model; `local` for a folder, `seed0` for a random one.
-        step: its place on the step axis; 0 where there is none.
-        kind: `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`.
-        source: what it is loaded from: a name, a path, an architecture, `package:factory`.
-        series: what models on one step axis share; empty off the axis.
-    """
-
-    model: str
-    revision: str
-    step: int
-    kind: str
-    source: str
-    series: str = ""
+    model: str  # its name on the page
+    revision: str  # `local` for a folder, `seed0` for a random model
+    step: int  # its place on the step axis; 0 where there is none
+    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`
+    source: str  # what it is loaded from: a name, a path, an architecture, `package:factory`
+    series: str = ""  # what models on one step axis share; empty off the axis
 
     @property
     def name(self) -> str:

@@ -26,11 +26,7 @@ Windows = Iterator[tuple[list[int], float]]
 
 
 def open_text(options: InputOptions) -> InputSource:
-    """Return the text of `--text`: lines, records or blocks of running text.
-
-    Raises:
-        InputError: it does not exist or cannot be read.
-    """
+    """Return the text of `--text`: lines, records or blocks of running text."""
     name = options.text or "auto"
     synthetic = {"synthetic": "shuffled"} if options.shuffled else {}
     if name.startswith(HUB):

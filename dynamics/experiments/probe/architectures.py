@@ -27,11 +27,7 @@ Arguments = tuple[Any, ...]
 
 
 class Architecture:
-    """An architecture with its own initialiser, at the width, depth and heads of a design; used as `RandomBlocks`.
-
-    Raises:
-        InputError: transformers has no such architecture, or it cannot be built or run at this size.
-    """
+    """An architecture with its own initialiser, at the width, depth and heads of a design; used as `RandomBlocks`."""
 
     def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
         self.design, self._device, self._name = design, device, design.architecture
@@ -101,7 +97,6 @@ class Architecture:
     def _inputs(self, rows: int) -> dict[str, Tensor]:
         """Return placeholder inputs, of about as many tokens as the design has."""
         name, length, config = self._model.main_input_name, self.design.length, self._config
-        shape: Sequence[int]
         if name == "input_ids":
             special = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
             token = next(i for i in range(VOCABULARY) if i not in special)
@@ -140,11 +135,7 @@ def _entering(block: nn.Module, x: Tensor) -> RemovableHandle:
 
 
 def _configuration(name: str, design: BlockDesign, depth: int) -> PreTrainedConfig:
-    """Return the architecture's configuration at the design's size; pyramids, whose stages differ in it, keep theirs.
-
-    Raises:
-        InputError: transformers has no such architecture, or it is made of several.
-    """
+    """Return the architecture's configuration at the design's size; pyramids of stages keep their own size."""
     kind = architectures.find(name)
     standard = kind()
     values = {"vocab_size": VOCABULARY}

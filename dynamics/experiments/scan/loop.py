@@ -44,11 +44,7 @@ def scan(options: ScanOptions) -> Path:
 
 
 class Scan:
-    """A scan: its subjects, its metrics, and a source of inputs for every modality.
-
-    Raises:
-        InputError: a subject does not exist, or an option does not fit it.
-    """
+    """A scan: its subjects, its metrics, and a source of inputs for every modality."""
 
     def __init__(self, options: ScanOptions) -> None:
         self.options, self.subjects = options, expand(options)
@@ -83,9 +79,8 @@ class Scan:
 
     def _suite(self) -> Suite:
         options = self.options
-        suite = Suite.parse(
-            protocols.METRICS.get(options.protocol or "") if options.metrics is None else options.metrics
-        )
+        default = protocols.METRICS.get(options.protocol or "")
+        suite = Suite.parse(default if options.metrics is None else options.metrics)
         suite.refuse_schedules("a scan, which measures every revision")
         if options.metrics is None and not any(subject.series for subject in self.subjects):
             # Without a step 0 to compare with, these are undefined: nobody asked for them by name.
@@ -94,13 +89,11 @@ class Scan:
 
     def _refuse_unread(self, modalities: dict[Subject, str]) -> None:
         """Refuse inputs of a modality that no subject takes ("" where only its weights can tell)."""
-        subject, other = next(iter(modalities.items()))
+        model, other = next((subject.model, kind) for subject, kind in modalities.items())
         for kind in OPEN:
             value = getattr(self.options, kind)
             if value is not None and not {kind, ""} & set(modalities.values()):
-                raise InputError(
-                    f"--{kind} {value}: no model of this scan takes {kind}; {subject.model} takes {other}."
-                )
+                raise InputError(f"--{kind} {value}: no model of this scan takes {kind}; {model} takes {other}.")
 
     def _refuse_untextual(self, subject: Subject, kind: str) -> None:
         """Refuse options for text on a model that takes something else ("" where that is not known yet)."""
@@ -131,8 +124,7 @@ class Scan:
         batches = self._batches(subject, loaded)
         batches.on_share = on_share
         options, name, step = self.options, subject.name, subject.step
-        protocol = {"protocol": options.protocol} if options.protocol else {}
-        where = condition(**batches.condition, **protocol)
+        where = condition(**batches.condition, **({"protocol": options.protocol} if options.protocol else {}))
         place = {"run": run.info.run, "subject": name, "condition": where, "step": step}
         measure_batches = partial(measure, loaded.model, metrics=self.suite, dtype=None, **place)
         started = time.perf_counter()

@@ -18,11 +18,7 @@ from dynamics.models import hub
 
 
 def applies(subject: Subject, options: ScanOptions) -> bool:
-    """Whether a model is measured on the windows of its own run.
-
-    Raises:
-        InputError: it is, and an option asks for something else.
-    """
+    """Whether a model is measured on the windows of its own run; then options for other windows are refused."""
     if subject.kind != "run" or options.text is not None:
         return False
     where = f"on {subject.model}, which is measured on the windows of its own run"
@@ -33,11 +29,7 @@ def applies(subject: Subject, options: ScanOptions) -> bool:
 
 
 def batches(run: Path, loaded: Loaded) -> Batches:
-    """Return the windows of a run, built again from its data for one of its models.
-
-    Raises:
-        InputError: they cannot be built, or the data has changed.
-    """
+    """Return the windows of a run, built again from its data for one of its models; refuse data that has changed."""
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())["data"]
