@@ -49,6 +49,5 @@ def batches(run: Path, loaded: Loaded) -> Batches:
         raise InputError(
             f"the data of {run.name} is not what it was in training, so its windows cannot be built again: give --text."
         )
-
     counted = [(batch, len(batch["input_ids"]), number / len(windows)) for number, batch in enumerate(windows, start=1)]
     return Batches(lambda: iter(counted), InputSource(lambda: iter(()), {"source": "the run's own evaluation windows"}))
