@@ -30,7 +30,7 @@ class Architecture:
     """An architecture with its own initialiser, at the width, depth and heads of a design; used as `RandomBlocks`."""
 
     def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
-        self.design, self._device, self._name = design, device, design.architecture
+        self.design, self.device, self._name = design, device, design.architecture
         try:
             self._config = _configuration(self._name, design, depth)
             self._model: PreTrainedModel = self._build(0).to(device)
@@ -100,7 +100,7 @@ class Architecture:
         if name == "input_ids":
             special = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
             token = next(i for i in range(VOCABULARY) if i not in special)
-            return {name: torch.full((rows, length), token, device=self._device)}
+            return {name: torch.full((rows, length), token, device=self.device)}
         if name == "pixel_values":
             side = getattr(config, "image_size", IMAGE)
             shape = config.num_channels, *(side if isinstance(side, Sequence) else (side, side))
@@ -113,7 +113,7 @@ class Architecture:
             shape = config.num_mel_bins, 2 * length
         else:
             raise InputError(f"architecture {self._name} takes {name}, which the probe cannot make up.")
-        return {name: torch.zeros(rows, *shape, device=self._device)}
+        return {name: torch.zeros(rows, *shape, device=self.device)}
 
 
 def _entering(block: nn.Module, x: Tensor) -> RemovableHandle:

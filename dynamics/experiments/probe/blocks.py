@@ -81,9 +81,8 @@ class RandomBlocks:
     """
 
     def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
-        self.design, self.layers, self._device = design, depth, device
-        self.shape = design.length, design.width
-        self._scheme = SCHEMES[design.initialization]
+        self.design, self.layers, self.device = design, depth, device
+        self.shape, self._scheme = (design.length, design.width), SCHEMES[design.initialization]
 
     def run(self, seed: int, x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0) -> None:
         """Pass `x` (C, B, T, D) through the first `depth` blocks (all by default).
@@ -98,7 +97,7 @@ class RandomBlocks:
             return F.layer_norm(x, (self.design.width,)) if self.design.norm == place else x
 
         for layer in range(1, (depth or self.layers) + 1):
-            query, key, value, out, up, down = (w.to(self._device) for w in self._weights(seed, layer))
+            query, key, value, out, up, down = (w.to(self.device) for w in self._weights(seed, layer))
             branch = self._attention(layer, normed(x, "pre"), (query, key, value), on_attention) @ out
             on_states("attention", layer, branch.view(shape))
             x = normed(x + branch, "post")

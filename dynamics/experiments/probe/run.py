@@ -52,7 +52,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         for design in info.designs:
             print(f"{design['label']}, {design['layers']} layers")
         record, measured = Record(current.folder), _measured(current.folder)
-        sweeps = [ProbeSweep(blocks, settings, suites, info.run, device) for blocks in designs]
+        sweeps = [ProbeSweep(blocks, settings, suites, info.run) for blocks in designs]
         guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
         try:
             with guard, torch.no_grad(), progress(sum(sweep.work for sweep in sweeps), info.run) as bar:

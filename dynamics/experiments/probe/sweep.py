@@ -24,10 +24,8 @@ Chunk = tuple[list[Cell], Callable[[Cells], None]]  # cells that are measured to
 class ProbeSweep:
     """All measurements of one design; `run` is the first column of the rows."""
 
-    def __init__(
-        self, blocks: Blocks, settings: ProbeSettings, suites: ProbeSuites, run: str, device: torch.device
-    ) -> None:
-        self._blocks, self._settings, self._suites, self._device = blocks, settings, suites, device
+    def __init__(self, blocks: Blocks, settings: ProbeSettings, suites: ProbeSuites, run: str) -> None:
+        self._blocks, self._settings, self._suites = blocks, settings, suites
         self._key = run, blocks.design.architecture
 
     @property
@@ -73,12 +71,12 @@ class ProbeSweep:
     def _inputs(self, seed: int) -> Tensor:
         """Draw inputs without a bias, the same for all norms: (1, B, T, D)."""
         shape = 1, self._settings.batch, *self._blocks.shape
-        return draw(self._blocks.design.inputs, shape, generator(seed, "inputs")).to(self._device)
+        return draw(self._blocks.design.inputs, shape, generator(seed, "inputs")).to(self._blocks.device)
 
     def _feed_biased_inputs(self, seed: int, betas: Sequence[float], meter: Cells) -> None:
         """Pass x + b through the blocks."""
         bias = torch.tensor(betas)[:, None] * direction(self._blocks.shape[1:], generator(seed, "bias"))
-        x = self._inputs(seed) + bias[:, None, None].to(self._device)
+        x = self._inputs(seed) + bias[:, None, None].to(self._blocks.device)
         meter.on_states("input", 0, x)
         self._blocks.run(seed, x, meter.on_states, meter.on_attention)
 

@@ -13,7 +13,9 @@ from dynamics.measure.suite import Suite
 
 def comparing(suite: Suite) -> set[str]:
     """Return the metrics of a suite that compare with the same model at step 0."""
-    return {entry.name for entry in suite.entries if hasattr(registry.resolve(entry.name, **entry.options), "reference")}
+    return {
+        entry.name for entry in suite.entries if hasattr(registry.resolve(entry.name, **entry.options), "reference")
+    }
 
 
 class References:
