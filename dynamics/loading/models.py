@@ -75,11 +75,7 @@ class Loaded:
 
 
 def modality(subject: Subject, options: ModelOptions) -> str:
-    """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed.
-
-    Raises:
-        InputError: the model is not found, or transformers has none of its type.
-    """
+    """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed."""
     if subject.kind in ("run", "module"):
         return "text" if subject.kind == "run" else ""
     config = _config(subject, options)

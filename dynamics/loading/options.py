@@ -29,9 +29,6 @@ class ModelOptions:
         trust_remote_code: run the code that a model brings along
         inputs: inputs to read at most
         batch_size: inputs in a batch
-
-    Raises:
-        InputError: a value is out of its range.
     """
 
     models: list[str]

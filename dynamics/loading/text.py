@@ -95,11 +95,7 @@ def _open_data_set(name: str, synthetic: dict[str, str]) -> InputSource:
 
 
 def text_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> Batches:
-    """Return batches of padded windows: `input_ids` and `attention_mask`, both (B, T).
-
-    Raises:
-        InputError: an option has no effect, or leaves no room for text.
-    """
+    """Return batches of padded windows: `input_ids` and `attention_mask`, both (B, T)."""
     if loaded.encode is not None:
         return _batches_by_module(loaded.encode, options, source)
     code = encoder(loaded, options.tokenizer)

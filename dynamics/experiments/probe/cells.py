@@ -32,11 +32,7 @@ class ProbeSuites(NamedTuple):
 
     @classmethod
     def parse(cls, names: Sequence[str], sample: int) -> "ProbeSuites":
-        """Sort metrics by what they use.
-
-        Raises:
-            InputError: a name of no metric, or of one that is measured neither on states nor on attention.
-        """
+        """Sort metrics by what they use; refuse those that are measured neither on states nor on attention."""
         every: list[Entry] = []
         sampled: list[Entry] = []
         attention: list[Entry] = []
