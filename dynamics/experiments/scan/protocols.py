@@ -39,7 +39,7 @@ METRICS: dict[str, dict[str, Any]] = {  # without --metrics
 
 
 def groups(source: InputSource, code: Encoder, seed: int) -> Iterator[list[list[int]]]:
-    """Yield 128 windows, cut to the model's limit, shuffled, in groups of at least 4096 embeddings; the rest is dropped."""
+    """Yield 128 windows (cut to the model's limit), shuffled, in groups of at least 4096 embeddings; drop the rest."""
     room = code.limit - code.specials if code.limit else None
     windows = [code.window(code.ids(text)[:room]) for text in islice(_windows(source), WINDOWS)]
     if len(windows) < WINDOWS:
