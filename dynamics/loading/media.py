@@ -63,7 +63,7 @@ class Kind(NamedTuple):
     suffixes: tuple[str, ...]
     read: Callable[[Path], Any]
     noise: Callable[[np.random.Generator], Any]
-    count: int
+    draws: int
 
 
 KINDS = {
@@ -89,7 +89,7 @@ def open_media(option: str, options: InputOptions) -> InputSource:
     """
     folder, kind = getattr(options, option), KINDS[option]
     if folder in (None, NOISE):
-        count = options.inputs or kind.count
+        count = options.inputs or kind.draws
         return InputSource(
             lambda: ((kind.noise(np.random.default_rng((options.seed, i))), (i + 1) / count) for i in range(count)),
             {"source": NOISE, "sha256": None, "synthetic": NOISE},

@@ -125,8 +125,8 @@ class Scan:
         batches.on_share = on_share
         options, name, step = self.options, subject.name, subject.step
         where = condition(**batches.condition, **({"protocol": options.protocol} if options.protocol else {}))
-        place = {"run": run.info.run, "subject": name, "condition": where, "step": step}
-        measure_batches = partial(measure, loaded.model, metrics=self.suite, dtype=None, **place)
+        measure_model = partial(measure, loaded.model, metrics=self.suite, dtype=None)
+        measure_batches = partial(measure_model, run=run.info.run, subject=name, condition=where, step=step)
         started = time.perf_counter()
         with out_of_memory(name, options.batch_size):
             facts = describe(loaded, batches.first)
