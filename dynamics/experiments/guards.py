@@ -26,8 +26,7 @@ def out_of_memory(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        message = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in message:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error).lower():
             raise
         hint = f"{option} {size // 2}" if size > 1 else otherwise
         raise InputError(f"{name}: out of memory with {option} {size}: try {hint}.") from error

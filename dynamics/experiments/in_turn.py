@@ -9,19 +9,15 @@ from dynamics.run_info import ConeInfo, Facts, ScanInfo
 from dynamics.runs import Run
 
 ModelsRun = Run[ScanInfo] | Run[ConeInfo]
-OnShare = Callable[[float], None]
-"""Is called with the share of a model's measurement that is done."""
+OnShare = Callable[[float], None]  # is called with the share of a model's measurement that is done
 
 
 def measure_in_turn(
     run: ModelsRun, total: int, waiting: Sequence[Subject], measure: Callable[[Subject, OnShare], tuple[Facts, str]]
 ) -> None:
-    """Measure subjects one after the other, and write `run.json` after each.
+    """Measure those of `total` subjects that are `waiting`, one after the other, and write `run.json` after each.
 
-    Args:
-        total: number of subjects of the run.
-        waiting: those that are not in its record.
-        measure: measures and records a subject; returns its facts, and a summary for the terminal.
+    `measure` measures and records a subject; it returns its facts, and a summary for the terminal.
     """
     if len(waiting) < total:
         print(f"run {run.folder.name}: {total - len(waiting)} of {total} are in the record already")

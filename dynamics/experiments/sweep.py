@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from dynamics.experiments.progress import progress
 from dynamics.run_info import SweepInfo
 
 LAUNCHERS = ("local",)
-KEYS = {"fit", "vary", "seeds"}
-RESERVED = ("--run", "--seed_everything", "--resume")
-"""Options of `dynamics fit` that the sweep sets."""
+RESERVED = ("--run", "--seed_everything", "--resume")  # options of `dynamics fit` that the sweep sets
 
 
 @dataclass(frozen=True)
@@ -37,30 +36,20 @@ class Point:
         folder = runs.CHECKPOINTS / self.name
         return runs.read(folder).status if (folder / "run.json").is_file() else ""
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it has been run to its end."""
-        return self.status == "done"
-
 
 def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
     """Return all runs of the sweep in the file `path`, seed by seed, so that every value has a run early.
 
     The file holds `fit`, the words of `dynamics fit` by name; `vary`, by name an `option` with {} for each of its
-    `values`; and `seeds`. Each of `fit` is run with every value of every option and every seed.
-
-    Args:
-        path: the configuration.
-        name: of the sweep; the runs' names begin with it.
-        more: words of `dynamics fit` for all runs; they win over those of the file.
+    `values`; and `seeds`. Each of `fit` is run with every value of every option and every seed. The names of the runs
+    begin with `name`; the words `more` are for all of them and win over those of the file.
 
     Raises:
         InputError: the file does not say what to run, or sets an option that the sweep sets.
     """
     config = read_config(path)
-    if set(config) != KEYS:
-        wrong = ", ".join(sorted(set(config) ^ KEYS))
-        raise InputError(f"{path} must hold fit, vary and seeds, and nothing else (check {wrong}).")
+    if wrong := set(config) ^ {"fit", "vary", "seeds"}:
+        raise InputError(f"{path} must hold fit, vary and seeds, and nothing else (check {', '.join(sorted(wrong))}).")
     fits, options, seeds = (config[key] for key in ("fit", "vary", "seeds"))
     if not isinstance(fits, dict) or not fits or not all(isinstance(words, str) for words in fits.values()):
         raise InputError(f"{path}: fit must hold the words of `dynamics fit`, as text, for each name.")
@@ -68,58 +57,38 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         raise InputError(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{path}: seeds must be a list of whole numbers.")
-    points = [
-        Point(
-            f"{name}-{fit}-{kind}_{value}-seed_{seed}".replace("/", "_"),
-            (
-                *shlex.split(words),
-                *shlex.split(option["option"].replace("{}", str(value))),
-                *more,
-                *("--seed_everything", str(seed)),
-            ),
-        )
-        for seed in seeds
-        for fit, words in fits.items()
-        for kind, option in options.items()
-        for value in option["values"]
-    ]
-    options_set = (word.split("=")[0] for point in points for word in point.words[:-2])
-    if reserved := next((option for option in options_set if option in RESERVED), None):
-        raise InputError(f"{reserved} is set by the sweep; remove it from {path} or the command line.")
+    points = []
+    for seed, (fit, words), (kind, option) in product(seeds, fits.items(), options.items()):
+        for value in option["values"]:
+            varied = option["option"].replace("{}", str(value))
+            run = f"{name}-{fit}-{kind}_{value}-seed_{seed}".replace("/", "_")
+            chosen = (*shlex.split(words), *shlex.split(varied), *more)
+            names = (word.split("=")[0] for word in chosen)
+            if reserved := next((name for name in names if name in RESERVED), None):
+                raise InputError(f"{reserved} is set by the sweep; remove it from {path} or the command line.")
+            points.append(Point(run, (*chosen, "--seed_everything", str(seed))))
     return points
 
 
 def _is_option(option: Any) -> bool:
-    return (
-        isinstance(option, dict)
-        and set(option) == {"option", "values"}
-        and "{}" in str(option["option"])
-        and isinstance(option["values"], list)
-        and len(option["values"]) > 0
-    )
+    if not isinstance(option, dict) or set(option) != {"option", "values"}:
+        return False
+    return "{}" in str(option["option"]) and isinstance(option["values"], list) and len(option["values"]) > 0
 
 
 def sweep(
     path: Path, name: str, launcher: str = "local", dry_run: bool = False, more: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, str]]:
-    """Run what has not been run yet, one after the other.
+    """Run what has not been run yet, one after the other (see `points`); with `dry_run`, print the commands only.
 
     What a run prints goes to `checkpoints/<name>/<run>.log`. A run that was interrupted is resumed; one that fails
     does not keep the others from running.
-
-    Args:
-        path: the configuration, see `points`.
-        name: of the sweep.
-        launcher: where to run: `local`.
-        dry_run: print the commands and run nothing.
-        more: words of `dynamics fit` for all runs.
 
     Returns:
         The names of the runs that are complete, and the last line that each run which failed printed, by its name.
 
     Raises:
-        InputError: as `points`; an unknown launcher; a run was made with other words before; or the name is that of
-            another kind of run, or of a sweep that is open in another process.
+        InputError: as `points`; or a run was made with other words before, or the name is that of another kind of run.
     """
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")
@@ -132,7 +101,7 @@ def sweep(
                 f"{folder} and its runs."
             )
     if dry_run:
-        waiting = [point for point in all_points if not point.is_done]
+        waiting = _waiting(all_points)
         for point in waiting:
             print(shlex.join(["dynamics", "fit", "--run", point.name, *point.words]))
         print(f"{len(all_points)} runs, {len(all_points) - len(waiting)} of them complete")
@@ -143,27 +112,31 @@ def sweep(
     with runs.start(info, resume="auto", update=True) as current:
         failed = _run_waiting(all_points, current)
         current.ends_as = "failed" if failed else "done"
-    return [point.name for point in all_points if point.is_done], failed
+    return [point.name for point in all_points if point.status == "done"], failed
+
+
+def _waiting(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if point.status != "done"]
 
 
 def _run_waiting(all_points: Sequence[Point], current: runs.Run[SweepInfo]) -> dict[str, str]:
     """Run the points that are not done; return the last line of those that failed, by name."""
-    waiting = [point for point in all_points if not point.is_done]
-    total, done = len(all_points), len(all_points) - len(waiting)
+    waiting, total = _waiting(all_points), len(all_points)
     failed: dict[str, str] = {}
     started = time.monotonic()
     with progress(total, "sweep") as bar:
-        bar.show(done)
         for number, point in enumerate(waiting, start=1):
+            done = total - len(waiting) + number
+            bar.show(done - 1)
             current.info.runs[point.name] = list(point.words)
             current.save()
-            failure = _run(point, current.folder / f"{point.name}.log")
-            if failure:
+            text = point.name
+            if failure := _run(point, current.folder / f"{point.name}.log"):
                 failed[point.name] = failure
-            bar.advance()
+                text += f" failed: {failure}"
+            bar.show(done)
             left = timedelta(seconds=round((time.monotonic() - started) / number * (len(waiting) - number)))
-            text = f"{point.name} failed: {failure}" if failure else point.name
-            print(f"[{done + number}/{total}] {text}; {left} left", flush=True)
+            print(f"[{done}/{total}] {text}; {left} left", flush=True)
     return failed
 
 
@@ -181,7 +154,7 @@ def _run(point: Point, log: Path) -> str:
     command = [sys.executable, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
     with log.open("a") as file:
         start = file.tell()
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
             code = process.wait()

@@ -9,15 +9,19 @@ from dynamics.loading.models import Loaded
 
 
 def describe(loaded: Loaded, first: Batch) -> dict[str, Any]:
-    """Return the facts of a model for the record.
-
-    Args:
-        first: a batch of one input.
+    """Return the facts of a model for the record; `first` is a batch of one input.
 
     Raises:
         InputError: the input has token ids that the model has no embeddings for.
     """
-    _refuse_foreign_ids(loaded, first)
+    config = loaded.config
+    ids, size = first.get("input_ids"), getattr(config, "vocab_size", None)
+    is_hashed = getattr(config, "model_type", "") == "canine"  # it takes every code point
+    if ids is not None and size and not is_hashed and int(ids.max()) >= size:
+        raise InputError(
+            f"the tokenizer makes the id {int(ids.max())}, and the model has {size} embeddings: they do not belong "
+            "together; name another with --tokenizer."
+        )
     widths: list[int] = []
     causal: list[bool] = []
 
@@ -34,16 +38,6 @@ def describe(loaded: Loaded, first: Batch) -> dict[str, Any]:
         "width": widths[-1],
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "is_causal": all(causal) if causal else None,
-        "config_class": type(loaded.config).__name__ if loaded.config is not None else None,
+        "config_class": None if config is None else type(config).__name__,
         "model_class": type(loaded.model).__name__,
     }
-
-
-def _refuse_foreign_ids(loaded: Loaded, first: Batch) -> None:
-    ids, size = first.get("input_ids"), getattr(loaded.config, "vocab_size", None)
-    is_hashed = getattr(loaded.config, "model_type", "") == "canine"  # it takes every code point
-    if ids is not None and size and not is_hashed and int(ids.max()) >= size:
-        raise InputError(
-            f"the tokenizer makes the id {int(ids.max())}, and the model has {size} embeddings: they do not belong "
-            "together; name another with --tokenizer."
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import AutoTokenizer
 
 from dynamics.loading.models import Loaded
 from dynamics.models import hub
@@ -15,31 +16,20 @@ from dynamics.models import hub
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("*token*", "vocab*", "*.model")
-"""Files that show that a folder has a tokenizer."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Text to ids.
+    """Text to ids."""
 
-    Args:
-        ids: the ids of a text, without special tokens.
-        prefix, suffix: special tokens that a window begins and ends with.
-        pad: id for padding.
-        limit: longest window in tokens that the model takes; 0 for no limit.
-        name: of the tokenizer, for the record.
-        token: the text of an id.
-        pads: whether the tokenizer has a padding token.
-    """
-
-    ids: Callable[[str], list[int]]
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    pad: int
-    limit: int
-    name: str
-    token: Callable[[int], str] = str
-    pads: bool = True
+    ids: Callable[[str], list[int]]  # of a text, without special tokens
+    prefix: tuple[int, ...]  # special tokens that a window begins with
+    suffix: tuple[int, ...]  # and ends with
+    pad: int  # id for padding
+    limit: int  # longest window in tokens that the model takes; 0 for no limit
+    name: str  # of the tokenizer, for the record
+    token: Callable[[int], str] = str  # the text of an id
+    pads: bool = True  # whether the tokenizer has a padding token
 
     def window(self, ids: list[int]) -> list[int]:
         """Return ids with the special tokens around them."""
@@ -52,19 +42,14 @@ class Encoder:
 
 
 def encoder(loaded: Loaded, name: str | None) -> Encoder:
-    """Return the tokenizer of that name, or the model's own; bytes where it has none, with a warning if it has files.
-
-    Raises:
-        InputError: it cannot be loaded.
-    """
+    """Return the tokenizer of that name, or the model's own; bytes where it has none, with a warning."""
     limit = _longest(loaded.model)
     source = "" if name == "bytes" else name or loaded.source
-    if (name and source) or _has_tokenizer(source):
-        return _from_tokenizer(_tokenizer(source, loaded), limit)
+    if source and (name or not Path(source).is_dir() or any(any(Path(source).glob(kind)) for kind in TOKENIZER_FILES)):
+        load, label = AutoTokenizer.from_pretrained, f"the tokenizer of {source}"
+        return _from_tokenizer(hub.fetch(load, source, name=label, trust_remote_code=loaded.trusted), limit)
     if getattr(loaded.config, "model_type", "") == "canine":
-        return Encoder(
-            lambda text: [ord(letter) for letter in text], (0xE000,), (0xE001,), 0, limit, "code points", chr
-        )
+        return Encoder(lambda text: list(map(ord, text)), (0xE000,), (0xE001,), 0, limit, "code points", chr)
     if source:
         log.warning("%s brings no tokenizer, so it is given bytes: name its own with --tokenizer", source)
     span = min(256, max((getattr(loaded.config, "vocab_size", None) or 259) - 3, 1))
@@ -72,35 +57,22 @@ def encoder(loaded: Loaded, name: str | None) -> Encoder:
     return Encoder(lambda text: [3 + byte % span for byte in text.encode()], (), (), 0, limit, label)
 
 
-def _has_tokenizer(source: str) -> bool:
-    path = Path(source)
-    return bool(source) and (not path.is_dir() or any(any(path.glob(kind)) for kind in TOKENIZER_FILES))
-
-
-def _tokenizer(source: str, loaded: Loaded) -> Any:
-    from transformers import AutoTokenizer
-
-    name = f"the tokenizer of {source}"
-    return hub.fetch(AutoTokenizer.from_pretrained, source, name=name, trust_remote_code=loaded.trusted)
-
-
 def _from_tokenizer(tokenizer: Any, longest: int) -> Encoder:
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
+    bare, full = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), None)
     prefix, suffix = ((), ()) if at is None else (full[:at], full[at + len(bare) :])
     stated = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 0
-    limit = min((bound for bound in (stated, longest) if bound), default=0)
     pads = tokenizer.pad_token_id is not None
-
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def token(number: int) -> str:
-        return str(tokenizer.convert_ids_to_tokens(number))
-
-    name, pad = type(tokenizer).__name__, tokenizer.pad_token_id if pads else 0
-    return Encoder(ids, tuple(prefix), tuple(suffix), pad, limit, name, token, pads)
+    return Encoder(
+        ids=lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        prefix=tuple(prefix),
+        suffix=tuple(suffix),
+        pad=tokenizer.pad_token_id if pads else 0,
+        limit=min(filter(None, (stated, longest)), default=0),
+        name=type(tokenizer).__name__,
+        token=lambda number: str(tokenizer.convert_ids_to_tokens(number)),
+        pads=pads,
+    )
 
 
 def _longest(model: nn.Module) -> int:

@@ -16,12 +16,9 @@ from dynamics.errors import InputError
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-Batch = Mapping[str, Tensor]
-"""Keyword arguments of a model's forward."""
+Batch = Mapping[str, Tensor]  # the keyword arguments of a model's forward
 Encode = Callable[[list[Any]], Batch]
-"""A list of inputs to a batch."""
-Counted = tuple[Batch, int, float]
-"""A batch, the number of inputs in it, and the share of the source that has been read by then."""
+Counted = tuple[Batch, int, float]  # a batch, its number of inputs, the share of the source that has been read by then
 T = TypeVar("T")
 
 
@@ -29,16 +26,13 @@ T = TypeVar("T")
 class InputSource:
     """Where inputs come from.
 
-    Args:
-        items: a fresh iterator over the inputs (texts, images, waves) at each call; each comes with the share of
-            the whole that has been read by then, for the progress bar.
-        facts: for the record: `source`, `sha256`, and `synthetic` where the inputs are generated.
-        unreadable: cause by the name of a file that cannot be read; filled as such files are met.
+    `items` returns a fresh iterator over the inputs (texts, images, waves) at each call; each comes with the share of
+    the whole that has been read by then, for the progress bar.
     """
 
     items: Callable[[], Iterator[tuple[Any, float]]]
-    facts: Facts
-    unreadable: dict[str, str] = field(default_factory=dict)
+    facts: Facts  # for the record: `source`, `sha256`, and `synthetic` where the inputs are generated
+    unreadable: dict[str, str] = field(default_factory=dict)  # the cause by the name of a file, as such files are met
 
     def skip(self, path: Path, error: Exception) -> None:
         """Note a file that cannot be read."""
@@ -50,19 +44,13 @@ class InputSource:
 class Batches:
     """The batches of one measurement: an iterable that can be run again, and counts as it goes.
 
-    Args:
-        make: a fresh iterator at each call.
-        source: where the inputs come from.
-        facts: for the record, beside those of the source.
+    `make` returns a fresh iterator at each call; `facts` are for the record, beside those of the source.
     """
 
-    def __init__(
-        self, make: Callable[[], Iterator[Counted]], source: InputSource, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, make: Callable[[], Iterator[Counted]], source: InputSource, facts: Facts | None = None) -> None:
         self._make, self._source, self._facts = make, source, {} if facts is None else facts
         self.inputs, self.tokens = 0, 0
-        self.on_share: Callable[[float], None] = lambda share: None
-        """Called after each batch with the share of the source that has been read."""
+        self.on_share: Callable[[float], None] = lambda share: None  # called after each batch
 
     def __iter__(self) -> Iterator[Batch]:
         self.inputs = self.tokens = 0
@@ -83,15 +71,14 @@ class Batches:
     @property
     def condition(self) -> dict[str, str]:
         """Settings for the `condition` column: whether the inputs are synthetic."""
-        synthetic = self._source.facts.get("synthetic")
-        return {"synthetic": synthetic} if synthetic else {}
+        return {key: value for key, value in self._source.facts.items() if key == "synthetic"}
 
     @property
     def facts(self) -> Facts:
         """Facts for the record, complete once the batches have been read."""
+        facts = {**self._source.facts, **self._facts, "inputs": self.inputs, "tokens": self.tokens}
         unreadable = self._source.unreadable
-        skipped: Facts = {"skipped": len(unreadable), "unreadable": dict(unreadable)} if unreadable else {}
-        return {**self._source.facts, **self._facts, "inputs": self.inputs, "tokens": self.tokens, **skipped}
+        return facts | ({"skipped": len(unreadable), "unreadable": dict(unreadable)} if unreadable else {})
 
 
 def encoded(groups: Iterable[list[tuple[Any, float]]], encode: Encode) -> Iterator[Counted]:

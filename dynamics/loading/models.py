@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -28,18 +29,15 @@ from dynamics.loading.subjects import Subject
 from dynamics.models import hub
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MODALITIES = {
+MODALITIES = {  # by the name of the main input
     **dict.fromkeys(("input_ids", "inputs_embeds"), "text"),
     "pixel_values": "images",
     **dict.fromkeys(("input_values", "input_features"), "audio"),
 }
-"""The modality of a model by the name of its main input."""
-
+# Weights that no layer reads: a checkpoint may lack them.
 HEADS = ("pooler", "classifier", "lm_head", "cls.", "projector", "qa_outputs", "masked_spec_embed", "mask_token")
-"""Weights that no layer reads: a checkpoint may lack them."""
-
 ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
-SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {  # of a random model: keys that its configuration has, where it holds a plain number
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim", "embedding_size"), 128),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"), 4),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"), 4),
@@ -47,7 +45,6 @@ SMALL: dict[str, Any] = {
     **{"num_key_value_heads": 4, "num_kv_heads": 4, "head_dim": 32, "d_kv": 32, "rotary_dim": 16},
     **{"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 512, "num_decoder_layers": 1},
 }
-"""The size of a random model: keys that its configuration has, where it holds a plain number."""
 SPECIAL: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280},
     "byt5": {"feed_forward_proj": "gated-gelu", "vocab_size": 384},
@@ -56,23 +53,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Loaded:
-    """A model ready to be measured.
-
-    Args:
-        modality: `text`, `images` or `audio`.
-        source: where its tokenizer or processor lies; empty where it has none.
-        trusted: whether code that it brings may run.
-        encode: makes its batches where the model brings its own function (a module by factory).
-        facts: for the record.
-    """
+    """A model ready to be measured."""
 
     model: nn.Module
-    modality: str
-    source: str = ""
-    trusted: bool = False
+    modality: str  # `text`, `images` or `audio`
+    source: str = ""  # where its tokenizer or processor lies; empty where it has none
+    trusted: bool = False  # whether code that it brings may run
     config: PreTrainedConfig | None = None
-    encode: Encode | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    encode: Encode | None = None  # makes its batches where it brings its own function (a module by factory)
+    facts: dict[str, Any] = field(default_factory=dict)  # for the record
 
     @property
     def main_input(self) -> str:
@@ -86,15 +75,9 @@ class Loaded:
 
 
 def modality(subject: Subject, options: ModelOptions) -> str:
-    """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed.
-
-    Raises:
-        InputError: the model is not found, or transformers has none of its type.
-    """
-    if subject.kind == "run":
-        return "text"
-    if subject.kind == "module":
-        return ""
+    """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed."""
+    if subject.kind in ("run", "module"):
+        return "text" if subject.kind == "run" else ""
     config = _config(subject, options)
     if type(config) not in MODEL_MAPPING:
         if options.trust_remote_code:
@@ -141,8 +124,7 @@ def load(subject: Subject, options: ModelOptions) -> Loaded:
         model = model.to(device)
     main_input = model.main_input_name if isinstance(model, PreTrainedModel) else "input_values"
     source = {"random": "", "run": str(subject.run)}.get(subject.kind, subject.source)
-    commit = getattr(config, "_commit_hash", None)
-    facts = {"commit": commit} if commit else {}
+    facts = {"commit": commit} if (commit := getattr(config, "_commit_hash", None)) else {}
     return Loaded(model.eval(), _modality(subject, main_input), source, options.trust_remote_code, config, facts=facts)
 
 
@@ -159,13 +141,10 @@ def _config(subject: Subject, options: ModelOptions) -> PreTrainedConfig:
     if subject.kind != "random":
         return _fetch(subject, options, AutoConfig.from_pretrained)
     kind = ALIASES.get(subject.source, subject.source)
-    try:
-        defaults = AutoConfig.for_model(kind).to_dict()
-    except ValueError as error:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
+    if kind not in CONFIG_MAPPING:
         near = ", ".join(get_close_matches(kind, list(CONFIG_MAPPING), n=3)) or "bert, gpt2, vit"
-        raise InputError(f"transformers has no architecture {subject.source}: did you mean {near}?") from error
+        raise InputError(f"transformers has no architecture {subject.source}: did you mean {near}?")
+    defaults = AutoConfig.for_model(kind).to_dict()
     is_staged = any(isinstance(defaults.get(key), list | tuple) for key in ("depths", "depth", "hidden_sizes"))
     small = {key: value for key, value in SMALL.items() if isinstance(defaults.get(key), int) and not is_staged}
     for key in options.config_overrides:
@@ -190,14 +169,9 @@ def _fitting(subject: Subject, options: ModelOptions) -> Iterator[None]:
 
 def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **settings: Any) -> Any:
     """Call the `from_pretrained` of a subject."""
-    return hub.fetch(
-        call,
-        subject.source,
-        name=subject.model,
-        revision="" if subject.hub_revision == "main" else subject.hub_revision,
-        trust_remote_code=options.trust_remote_code,
-        **settings,
-    )
+    revision = "" if subject.hub_revision == "main" else subject.hub_revision
+    settings |= {"name": subject.model, "revision": revision, "trust_remote_code": options.trust_remote_code}
+    return hub.fetch(call, subject.source, **settings)
 
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -208,13 +182,11 @@ def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, dev
     if subject.kind == "run":
         # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
         config = _fetch(subject, options, AutoConfig.from_pretrained)
-        is_tuned = any("For" in name and "LM" not in name for name in config.architectures or ())
-        if not is_tuned:
+        if not any("For" in name and "LM" not in name for name in config.architectures or ()):  # not fine-tuned
             kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
     model, info = _fetch(subject, options, kind.from_pretrained, **settings)
     unread = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
-    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in unread))
-    if missing:
+    if missing := sorted(key for key in info["missing_keys"] if not any(part in key for part in unread)):
         raise InputError(
             f"the checkpoint of {subject.name} lacks {len(missing)} weights of {type(model).__name__} "
             f"({missing[0]}): they would be random."

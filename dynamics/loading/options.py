@@ -7,8 +7,7 @@ from typing import Any
 from dynamics.errors import InputError
 
 DTYPES = ("fp32", "bf16", "fp16")
-READING = ("lines", "shuffled", "tokens", "inputs", "context")
-"""Options that choose what of a text is read, and how."""
+READING = ("lines", "shuffled", "tokens", "inputs", "context")  # options that choose what of a text is read, and how
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,6 @@ class ModelOptions:
         trust_remote_code: run the code that a model brings along
         inputs: inputs to read at most
         batch_size: inputs in a batch
-
-    Raises:
-        InputError: a value is out of its range.
     """
 
     models: list[str]

@@ -10,30 +10,21 @@ from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.loading.options import ModelOptions
 
+# These checkpoints are repositories of their own: `google/multiberts-seed_0-step_20k` (2106.16163).
 MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
-"""These checkpoints are repositories of their own: `google/multiberts-seed_0-step_20k` (2106.16163)."""
 FACTS = ("model", "revision", "step", "series", "kind")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured.
+    """A model to be measured."""
 
-    Args:
-        model: its name on the page.
-        revision: of the model; `local` for a folder, `seed0` for a random one.
-        step: its place on the step axis; 0 where there is none.
-        kind: `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`.
-        source: what it is loaded from: a name, a path, an architecture, `package:factory`.
-        series: what models on one step axis share; empty off the axis.
-    """
-
-    model: str
-    revision: str
-    step: int
-    kind: str
-    source: str
-    series: str = ""
+    model: str  # its name on the page
+    revision: str  # `local` for a folder, `seed0` for a random model
+    step: int  # its place on the step axis; 0 where there is none
+    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`
+    source: str  # what it is loaded from: a name, a path, an architecture, `package:factory`
+    series: str = ""  # what models on one step axis share; empty off the axis
 
     @property
     def name(self) -> str:
@@ -81,8 +72,7 @@ def expand(options: ModelOptions) -> list[Subject]:
     if revisions and all(subject.kind in ("random", "module") for subject in subjects):
         raise InputError(f"--revisions {options.revisions}: {subjects[0].model} has none; remove it.")
     names = [subject.name for subject in subjects]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
+    if twice := next((name for name in names if names.count(name) > 1), None):
         places = {subject.source for subject in subjects if subject.name == twice}
         hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
         raise InputError(f"{twice} is named twice: {hint}.")
@@ -111,17 +101,13 @@ def _of_run(run: Path, revisions: Sequence[str]) -> Iterator[Subject]:
         )
     steps = set(paths)
     if revisions and list(revisions) != ["all"]:
-        steps = {_step_of_run(run.name, revision, paths) for revision in revisions}
+        named = {part: int(part) if part.isdigit() else step_of(part) for part in revisions}
+        if missing := [part for part, step in named.items() if step not in paths]:
+            kept = ", ".join(map(str, sorted(paths)))
+            raise InputError(f"{run.name} has no revision {missing[0]}: it kept the steps {kept}.")
+        steps = {step for step in named.values() if step is not None}
     for step in sorted(steps):
         yield Subject(run.name, f"step{step}", step, "run", str(paths[step]), run.name)
-
-
-def _step_of_run(run: str, revision: str, paths: dict[int, Path]) -> int:
-    step = int(revision) if revision.isdigit() else step_of(revision)
-    if step is None or step not in paths:
-        kept = ", ".join(map(str, sorted(paths)))
-        raise InputError(f"{run} has no revision {revision}: it kept the steps {kept}.")
-    return step
 
 
 def _of_folder(path: Path, revisions: Sequence[str]) -> Iterator[Subject]:
@@ -150,20 +136,20 @@ def _of_hub(model: str, revisions: Sequence[str]) -> Iterator[Subject]:
     if list(revisions) == ["all"]:
         revisions = _published(name)
     multibert = MULTIBERT.fullmatch(name)
+    series = multibert[1] if multibert and multibert[2] else ""
     if revisions:
-        is_apart = multibert is not None and not multibert[2]
+        is_apart = multibert and not series
         yield from _series(name, "hub", [(part, f"{name}-{part}" if is_apart else name) for part in revisions])
     else:
-        series = multibert[1] if multibert and multibert[2] else ""
         yield Subject(name, "main", step_of(name) or 0, "hub", name, series)
 
 
 def _series(name: str, kind: str, revisions: Sequence[tuple[str, str]]) -> list[Subject]:
     """Return revisions, each with its source, in the order of their steps; one without a step is off the step axis."""
-    subjects = []
-    for revision, source in revisions:
-        step = step_of(revision)
-        subjects.append(Subject(name, revision, step or 0, kind, source, "" if step is None else name))
+    steps = [(step_of(revision), revision, source) for revision, source in revisions]
+    subjects = [
+        Subject(name, part, step or 0, kind, source, "" if step is None else name) for step, part, source in steps
+    ]
     return sorted(subjects, key=lambda subject: (subject.series == "", subject.step))
 
 

@@ -15,14 +15,10 @@ from dynamics.loading.inputs import Batches, Counted, Encode, Facts, InputSource
 from dynamics.loading.models import Loaded
 from dynamics.loading.options import InputOptions
 
-CONTEXT = 512
-"""Tokens in a window of running text, where the model takes as many."""
-BLOCK = 1 << 16
-"""Characters that are read and tokenised at a time."""
-SORTED = 16
-"""Batches of lines that are sorted by length together: less padding, the same tokens."""
-CORPUS_TOKENS = 65_536
-"""Tokens taken of a corpus or a data set without --tokens."""
+CONTEXT = 512  # tokens in a window of running text, where the model takes as many
+BLOCK = 1 << 16  # characters that are read and tokenised at a time
+SORTED = 16  # batches of lines that are sorted by length together: less padding, the same tokens
+CORPUS_TOKENS = 65_536  # tokens taken of a corpus or a data set without --tokens
 HUB = "hub:"
 
 Texts = Iterator[tuple[str, float]]
@@ -30,11 +26,7 @@ Windows = Iterator[tuple[list[int], float]]
 
 
 def open_text(options: InputOptions) -> InputSource:
-    """Return the text of `--text`: lines, records or blocks of running text.
-
-    Raises:
-        InputError: it does not exist or cannot be read.
-    """
+    """Return the text of `--text`: lines, records or blocks of running text."""
     name = options.text or "auto"
     synthetic = {"synthetic": "shuffled"} if options.shuffled else {}
     if name.startswith(HUB):
@@ -49,39 +41,30 @@ def open_text(options: InputOptions) -> InputSource:
         raise InputError(f"--lines needs a text file that ends with .txt (got --text {name}).")
     corpus = corpora.load(name)
     text = corpus.text("validation")
-    facts = {
-        "source": f"{corpus.source}, validation split",
-        "sha256": corpus.sha256,
-        "recipe": corpus.recipe,
-        **synthetic,
-    }
+    source = f"{corpus.source}, validation split"
+    facts = {"source": source, "sha256": corpus.sha256, "recipe": corpus.recipe, **synthetic}
     starts = range(0, len(text), BLOCK)
     return InputSource(lambda: ((text[at : at + BLOCK], min(1.0, (at + BLOCK) / len(text))) for at in starts), facts)
 
 
 def _lines(path: Path) -> Texts:
-    size, read = path.stat().st_size or 1, 0
+    size = path.stat().st_size
     with path.open("rb") as file:
         for line in file:
-            read += len(line)
             if text := _decode(line, path).strip():
-                yield text, read / size
+                yield text, file.tell() / size
 
 
 def _blocks(path: Path) -> Texts:
     """Yield running text in blocks that end with a line or, failing that, a space."""
-    size, read, rest = path.stat().st_size or 1, 0, b""
+    size, rest = path.stat().st_size, b""
     with path.open("rb") as file:
         while part := file.read(BLOCK):
-            read += len(part)
-            part = rest + part
-            cut = max(part.rfind(b"\n"), part.rfind(b" ") if b"\n" not in part else -1) + 1
-            if cut == 0 and len(part) < 8 * BLOCK:
-                rest = part
-                continue
-            cut = cut or len(part)
-            yield _decode(part[:cut], path), read / size
-            rest = part[cut:]
+            rest += part
+            cut = (rest.rfind(b"\n") + 1 or rest.rfind(b" ") + 1) or (len(rest) if len(rest) >= 8 * BLOCK else 0)
+            if cut:
+                yield _decode(rest[:cut], path), file.tell() / size
+            rest = rest[cut:]
     if rest.strip():
         yield _decode(rest, path), 1.0
 
@@ -97,7 +80,7 @@ def _open_data_set(name: str, synthetic: dict[str, str]) -> InputSource:
     """Open a data set of `datasets`, NAME[:CONFIG[:SPLIT[:COLUMN]]]; each record is one input."""
     import datasets
 
-    title, config, split, column = [*name.split(":"), "", "", "", ""][:4]
+    title, config, split, column = [*name.split(":"), "", "", ""][:4]
     split, column = split or "train", column or "text"
     try:
         data = datasets.load_dataset(title, config or None, split=split, streaming=True)
@@ -112,11 +95,7 @@ def _open_data_set(name: str, synthetic: dict[str, str]) -> InputSource:
 
 
 def text_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> Batches:
-    """Return batches of padded windows: `input_ids` and `attention_mask`, both (B, T).
-
-    Raises:
-        InputError: an option has no effect, or leaves no room for text.
-    """
+    """Return batches of padded windows: `input_ids` and `attention_mask`, both (B, T)."""
     if loaded.encode is not None:
         return _batches_by_module(loaded.encode, options, source)
     code = encoder(loaded, options.tokenizer)
@@ -135,15 +114,14 @@ def text_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> 
         taken = 0
         for number, (ids, share) in enumerate(uncut):
             left = budget - taken - code.specials if budget else len(ids)
-            if (options.inputs and number >= options.inputs) or left <= 0:
+            if number == options.inputs or left <= 0:
                 break
             ids = ids[:left]
             if options.shuffled:
                 order = np.random.default_rng((options.seed, number)).permutation(len(ids))
                 ids = [ids[i] for i in order]
-            window = code.window(ids)
-            taken += len(window)
-            yield window, max(share, taken / budget if budget else 0.0)
+            taken += len(ids) + code.specials
+            yield code.window(ids), max(share, taken / budget if budget else 0.0)
 
     def make() -> Iterator[Counted]:
         if by_line:

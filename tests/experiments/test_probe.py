@@ -33,7 +33,7 @@ def measure(**settings):
     with torch.no_grad():
         for design in chosen.designs():
             blocks = RandomBlocks(design, chosen.depth, CPU)
-            for some in sweep.ProbeSweep(blocks, chosen, suites, "run", CPU).rows(lambda _: None):
+            for some in sweep.ProbeSweep(blocks, chosen, suites, "run").rows(lambda _: None):
                 rows += some
     return with_conditions(pd.DataFrame(rows)).astype({"beta": float, "seed": int})
 

@@ -92,7 +92,7 @@ def test_the_sweep_treats_an_architecture_as_it_treats_random_blocks():
     (design,) = settings.designs()
     blocks = Architecture(design, 2, CPU)
     suites = ProbeSuites.parse(settings.metrics, settings.sample)
-    probe = sweep.ProbeSweep(blocks, settings, suites, "run", CPU)
+    probe = sweep.ProbeSweep(blocks, settings, suites, "run")
     with torch.no_grad():
         rows = [row for some in probe.rows(lambda _: None) for row in some]
     assert {row.subject for row in rows} == {"bert"}

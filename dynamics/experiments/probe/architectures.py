@@ -4,12 +4,13 @@ The model runs whole, on placeholder inputs; a hook replaces the states that ent
 masks, positions and everything between the blocks are the architecture's.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from dynamics.capture import AttentionCall, capture
@@ -19,25 +20,17 @@ from dynamics.experiments.probe.design import BlockDesign
 from dynamics.measure.measurement import exact
 from dynamics.models import architectures
 
-VOCABULARY = 256
-"""Rows of the embedding table, which is not used."""
-LARGEST_IMAGE = 224
-"""Pixels on a side at most, where the architecture says more."""
-IMAGE = 64
-"""Pixels on a side where the architecture does not say."""
+VOCABULARY = 256  # rows of the embedding table, which is not used
+LARGEST_IMAGE = 224  # pixels on a side at most, where the architecture says more
+IMAGE = 64  # pixels on a side where the architecture does not say
+Arguments = tuple[Any, ...]
 
 
 class Architecture:
-    """An architecture with its own initialiser, at the width, depth and heads of a design.
-
-    Used as `RandomBlocks` are.
-
-    Raises:
-        InputError: transformers has no such architecture, or it cannot be built or run at this size.
-    """
+    """An architecture with its own initialiser, at the width, depth and heads of a design; used as `RandomBlocks`."""
 
     def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
-        self.design, self._device, self._name = design, device, design.architecture
+        self.design, self.device, self._name = design, device, design.architecture
         try:
             self._config = _configuration(self._name, design, depth)
             self._model: PreTrainedModel = self._build(0).to(device)
@@ -70,20 +63,17 @@ class Architecture:
             if layer:
                 on_states("mlp", layer, values.view(*x.shape[:2], *values.shape[1:]))
 
-        def attention_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def attention_output(_: nn.Module, __: Arguments, output: Any) -> None:
             values = output[0] if isinstance(output, tuple) else output
             if isinstance(values, Tensor) and values.shape == rows.shape:
                 on_states("attention", current, values.view(x.shape))
 
-        modules = dict(self._model.named_modules())
-        with exact(self._model, torch.float32) as model, _entering(modules[self._first], rows):
-            handles = [modules[name].register_forward_hook(attention_output) for name in self._attentions]
-            try:
-                with capture(model, ["residual", "attention"], states, attention_call):
-                    model(**self._inputs(len(rows)))
-            finally:
-                for handle in handles:
-                    handle.remove()
+        module = self._model.get_submodule
+        with exact(self._model, torch.float32) as model, _entering(module(self._first), rows), ExitStack() as hooks:
+            for name in self._attentions:
+                hooks.enter_context(module(name).register_forward_hook(attention_output))
+            with capture(model, ["residual", "attention"], states, attention_call):
+                model(**self._inputs(len(rows)))
 
     def _build(self, seed: int) -> Any:
         """Build a model with the weights of its own initialiser; the global generator is put back."""
@@ -110,57 +100,42 @@ class Architecture:
         if name == "input_ids":
             special = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
             token = next(i for i in range(VOCABULARY) if i not in special)
-            return {name: torch.full((rows, length), token, device=self._device)}
+            return {name: torch.full((rows, length), token, device=self.device)}
         if name == "pixel_values":
             side = getattr(config, "image_size", IMAGE)
-            sides = side if isinstance(side, Sequence) else (side, side)
-            return {name: torch.zeros(rows, config.num_channels, *sides, device=self._device)}
-        if name == "input_values":
+            shape = config.num_channels, *(side if isinstance(side, Sequence) else (side, side))
+        elif name == "input_values":
             samples = length
             for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
                 samples = (samples - 1) * stride + kernel
-            return {name: torch.zeros(rows, samples, device=self._device)}
-        if name == "input_features" and hasattr(config, "num_mel_bins"):
-            return {name: torch.zeros(rows, config.num_mel_bins, 2 * length, device=self._device)}
-        raise InputError(f"architecture {self._name} takes {name}, which the probe cannot make up.")
+            shape = (samples,)
+        elif name == "input_features" and hasattr(config, "num_mel_bins"):
+            shape = config.num_mel_bins, 2 * length
+        else:
+            raise InputError(f"architecture {self._name} takes {name}, which the probe cannot make up.")
+        return {name: torch.zeros(rows, *shape, device=self.device)}
 
 
-@contextmanager
-def _entering(block: nn.Module, x: Tensor) -> Iterator[None]:
-    """Replace the hidden states of `block` by `x` (rows, T, D) at its first call."""
+def _entering(block: nn.Module, x: Tensor) -> RemovableHandle:
+    """Replace the hidden states of `block` by `x` (rows, T, D) at its first call, while the hook is open."""
     waiting = [x]
 
-    def replace(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def replace(_: nn.Module, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any]] | None:
         if not waiting:  # ALBERT calls one block again and again
             return None
         arguments: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        states = (key for key, value in arguments.items() if _are_states(value))
+        tensors = ((key, value) for key, value in arguments.items() if isinstance(value, Tensor))
+        states = (key for key, value in tensors if value.is_floating_point() and value.ndim in (3, 4))
         place = "hidden_states" if "hidden_states" in arguments else next(states)
         shape, values = arguments[place].shape, waiting.pop().to(arguments[place])
         arguments[place] = values if len(shape) == 3 else values.mT.reshape(shape)
         return tuple(arguments[i] for i in range(len(args))), {key: arguments[key] for key in kwargs}
 
-    handle = block.register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _are_states(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (3, 4)
+    return block.register_forward_pre_hook(replace, with_kwargs=True)
 
 
 def _configuration(name: str, design: BlockDesign, depth: int) -> PreTrainedConfig:
-    """Return the architecture's configuration at the design's size.
-
-    Pyramids, whose stages differ in width, depth and heads, keep their own size.
-
-    Raises:
-        InputError: transformers has no such architecture, or it is made of several.
-    """
+    """Return the architecture's configuration at the design's size; pyramids of stages keep their own size."""
     kind = architectures.find(name)
     standard = kind()
     values = {"vocab_size": VOCABULARY}

@@ -19,14 +19,11 @@ OnAttention = Callable[[AttentionCall], None]
 
 
 class Scheme(NamedTuple):
-    """How weights are drawn: N(0, std^2), and the last ones of a residual branch scaled by `residual`.
+    """How weights are drawn: N(0, std^2), and the last ones of a residual branch scaled by `residual`."""
 
-    `std` is a function of fan-in and fan-out, `residual` of the number of blocks; scores are divided by K ** `power`.
-    """
-
-    std: Callable[[int, int], float]
-    residual: Callable[[int], float] = lambda depth: 1.0
-    power: float = 0.5
+    std: Callable[[int, int], float]  # of fan-in and fan-out
+    residual: Callable[[int], float] = lambda depth: 1.0  # of the number of blocks
+    power: float = 0.5  # scores are divided by K ** power
 
 
 def _per_branch(depth: int) -> float:
@@ -36,14 +33,12 @@ def _per_branch(depth: int) -> float:
 SCHEMES = {
     "gpt2": Scheme(lambda fan_in, fan_out: 0.02, _per_branch),
     "bert": Scheme(lambda fan_in, fan_out: 0.02),
-    "xavier": Scheme(lambda fan_in, fan_out: (2 / (fan_in + fan_out)) ** 0.5),
-    "kaiming": Scheme(lambda fan_in, fan_out: (2 / fan_in) ** 0.5),
-    "lecun": Scheme(lambda fan_in, fan_out: fan_in**-0.5),
+    "xavier": Scheme(lambda fan_in, fan_out: (2 / (fan_in + fan_out)) ** 0.5),  # Glorot and Bengio (2010)
+    "kaiming": Scheme(lambda fan_in, fan_out: (2 / fan_in) ** 0.5),  # He et al. (2015)
+    "lecun": Scheme(lambda fan_in, fan_out: fan_in**-0.5),  # LeCun et al. (1998), 1/d within the attention
+    # Yang et al. (2203.03466, scores over K), with the residual branches of Yang et al. (2310.02244).
     "mup": Scheme(lambda fan_in, fan_out: fan_in**-0.5, _per_branch, power=1.0),
 }
-"""GPT-2 (0.02, residual projections over sqrt(2 L)); BERT (0.02); Glorot and Bengio (2010); He et al. (2015);
-LeCun et al. (1998), which is 1/d within the attention; Yang et al. (2203.03466, scores over K) with the
-residual branches of Yang et al. (2310.02244)."""
 
 
 def ignore(*_: object) -> None:
@@ -82,14 +77,12 @@ def direction(shape: Sequence[int], source: torch.Generator) -> Tensor:
 class RandomBlocks:
     """Blocks of one design: attention and a GELU MLP of width 4 D, without biases.
 
-    Weights are a function of the seed and the layer alone. There are `layers` blocks; `shape` is (tokens, width) of
-    what enters the first.
+    Weights are a function of the seed and the layer alone. `shape` is (tokens, width) of what enters the first.
     """
 
     def __init__(self, design: BlockDesign, depth: int, device: torch.device) -> None:
-        self.design, self.layers, self._device = design, depth, device
-        self.shape = design.length, design.width
-        self._scheme = SCHEMES[design.initialization]
+        self.design, self.layers, self.device = design, depth, device
+        self.shape, self._scheme = (design.length, design.width), SCHEMES[design.initialization]
 
     def run(self, seed: int, x: Tensor, on_states: OnStates, on_attention: OnAttention, depth: int = 0) -> None:
         """Pass `x` (C, B, T, D) through the first `depth` blocks (all by default).
@@ -97,22 +90,19 @@ class RandomBlocks:
         Parts, each shaped as x: (`attention`, l) the attention's output alone, (`residual`, l) the stream that it was
         added to, (`mlp`, l) the block's output. The attention call has C * B rows.
         """
-        norm, shape, width = self.design.norm, x.shape, self.design.width
+        shape = x.shape
         x = x.flatten(0, -2)
 
-        def before(x: Tensor) -> Tensor:
-            return F.layer_norm(x, (width,)) if norm == "pre" else x
-
-        def after(x: Tensor) -> Tensor:
-            return F.layer_norm(x, (width,)) if norm == "post" else x
+        def normed(x: Tensor, place: str) -> Tensor:
+            return F.layer_norm(x, (self.design.width,)) if self.design.norm == place else x
 
         for layer in range(1, (depth or self.layers) + 1):
-            query, key, value, out, up, down = (w.to(self._device) for w in self._weights(seed, layer))
-            branch = self._attention(layer, before(x), (query, key, value), on_attention) @ out
+            query, key, value, out, up, down = (w.to(self.device) for w in self._weights(seed, layer))
+            branch = self._attention(layer, normed(x, "pre"), (query, key, value), on_attention) @ out
             on_states("attention", layer, branch.view(shape))
-            x = after(x + branch)
+            x = normed(x + branch, "post")
             on_states("residual", layer, x.view(shape))
-            x = after(x + F.gelu(before(x) @ up) @ down)
+            x = normed(x + F.gelu(normed(x, "pre") @ up) @ down, "post")
             on_states("mlp", layer, x.view(shape))
 
     def _attention(self, layer: int, x: Tensor, weights: Sequence[Tensor], on_attention: OnAttention) -> Tensor:
@@ -129,10 +119,8 @@ class RandomBlocks:
         """Draw the query, key, value, out, up and down projections of a layer, each (fan-in, fan-out)."""
         width, residual = self.design.width, self._scheme.residual(self.layers)
         source = generator(seed, f"block {layer}")
+        square, last = (width, width, 1.0), (width, width, residual)
         return [
             torch.randn(fan_in, fan_out, generator=source) * (self._scheme.std(fan_in, fan_out) * scale)
-            for fan_in, fan_out, scale in (
-                *[(width, width, 1.0)] * 3,
-                *((width, width, residual), (width, 4 * width, 1.0), (4 * width, width, residual)),
-            )
+            for fan_in, fan_out, scale in (*[square] * 3, last, (width, 4 * width, 1.0), (4 * width, width, residual))
         ]

@@ -19,29 +19,20 @@ from dynamics.measure.suite import Entry, Suite
 from dynamics.metrics.streaming import Attention, Referenced, States, Sums
 from dynamics.record import Row, condition
 
-Cell = Mapping[str, object]
-"""The condition of a cell, without the part of the block."""
+Cell = Mapping[str, object]  # the condition of a cell, without the part of the block
 
 
 class ProbeSuites(NamedTuple):
-    """What a probe measures.
+    """What a probe measures."""
 
-    `every` are metrics of states that use every token (first moments), `sampled` those that use at most `sample`
-    evenly spaced tokens of a cell (spectra and neighbour searches), `attention` those of attention.
-    """
-
-    every: Suite
-    sampled: Suite
+    every: Suite  # of states, on every token (first moments)
+    sampled: Suite  # of states, on at most `sample` evenly spaced tokens of a cell (spectra and neighbour searches)
     attention: Suite
     sample: int
 
     @classmethod
     def parse(cls, names: Sequence[str], sample: int) -> "ProbeSuites":
-        """Sort metrics by what they use.
-
-        Raises:
-            InputError: a name of no metric, or of one that is measured neither on states nor on attention.
-        """
+        """Sort metrics by what they use; refuse those that are measured neither on states nor on attention."""
         every: list[Entry] = []
         sampled: list[Entry] = []
         attention: list[Entry] = []
@@ -67,14 +58,7 @@ class ProbeSuites(NamedTuple):
 
 
 class Cells:
-    """Measures the cells that pass through the blocks together.
-
-    Args:
-        suites: what to measure.
-        key: run and subject, the first columns of the rows.
-        cells: all C of them.
-        windows: B.
-    """
+    """Measures the C cells that pass through the blocks together, of B `windows` each; `key` is run and subject."""
 
     def __init__(self, suites: ProbeSuites, key: tuple[str, str], cells: Sequence[Cell], windows: int) -> None:
         self._suites, self._key, self._cells, self._windows = suites, key, cells, windows
@@ -86,10 +70,9 @@ class Cells:
         windows = self._numbers(x.shape[1] * x.shape[2], x.device)
         some_windows = evenly_spaced(windows, self._suites.sample)
         for cell, states in zip(self._cells, x.flatten(1, 2).unsqueeze(2), strict=True):
-            for suite, batch in (
-                (self._suites.every, States(states.double(), windows)),
-                (self._suites.sampled, States(evenly_spaced(states, self._suites.sample), some_windows)),
-            ):
+            some_states = States(evenly_spaced(states, self._suites.sample), some_windows)
+            batches = States(states.double(), windows), some_states
+            for suite, batch in zip((self._suites.every, self._suites.sampled), batches, strict=True):
                 meter = Meter(suite, x.device)
                 meter.feed("residual", layer, batch)
                 self._read(meter, {**cell, "part": part})

@@ -14,19 +14,16 @@ BIASES = ("input", "query", "key", "parallel", "opposed")
 INPUTS = ("normal", "uniform", "laplace", "signs")
 NORMS = ("none", "pre", "post")
 INITIALIZATIONS = ("gpt2", "bert", "xavier", "kaiming", "lecun", "mup")
-CHOICES = {
-    **{"bias": BIASES, "inputs": INPUTS, "initialization": INITIALIZATIONS, "norm": NORMS},
-    "device": ("auto", "cpu", "cuda"),
-}
+DEVICES = ("auto", "cpu", "cuda")
+CHOICES = {"bias": BIASES, "inputs": INPUTS, "initialization": INITIALIZATIONS, "norm": NORMS, "device": DEVICES}
 LEAST = {"seeds": 1, "seed": 0, "depth": 1, "batch": 1, "sample": 2, "width": 1, "heads": 1, "length": 2}
 
 
 @dataclass(frozen=True)
 class BlockDesign:
-    """One kind of block, and what enters it.
+    """One kind of block, and what enters it; `varied` are the fields in which the designs of a run differ.
 
-    `architecture` names one of transformers, whose blocks have their own initialisation, norms and mask: the last
-    three fields have no effect then. `varied` are the fields in which the designs of a run differ.
+    The blocks of an `architecture` of transformers have their own initialisation, norms and mask.
     """
 
     width: int
@@ -139,13 +136,10 @@ class ProbeSettings:
         """Yield every combination of the settings that are swept."""
         names = ["width", "heads", "length", "inputs"]
         names += ["architecture"] if self.architecture else ["initialization", "norm", "causal"]
-        values = [several(getattr(self, name)) for name in names]
-        varied = [name for name, swept in zip(names, values, strict=True) if len(swept) > 1]
-        for combination in product(*values):
-            yield BlockDesign(
-                **dict(zip(names, combination, strict=True)),
-                varied=tuple(name for name in varied if name != "architecture"),
-            )
+        swept = {name: several(getattr(self, name)) for name in names}
+        varied = tuple(name for name in names if len(swept[name]) > 1 and name != "architecture")
+        for combination in product(*swept.values()):
+            yield BlockDesign(**dict(zip(names, combination, strict=True)), varied=varied)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that have an effect, for `run.json`."""

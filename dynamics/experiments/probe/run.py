@@ -24,12 +24,8 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     All rows have step 0. Those of site `residual` have a `part` of the block in their condition: `input` (layer 0),
     `attention` alone, `residual` (the stream that it was added to) and `mlp` (the block's output), at layers 1..L;
     those of site `attention` have layers 1..L. `beta` is the norm of the bias, `bias` the place where it was added,
-    `seed` the draw. Whatever else a run sweeps has its own key; an architecture is the subject.
-
-    Args:
-        settings: what to measure, and on what.
-        run: name of the run; made up when None.
-        resume: `auto` to resume an existing run; cells that its record has are left out.
+    `seed` the draw. Whatever else a run sweeps has its own key; an architecture is the subject. Cells that the record
+    of a resumed run has are left out.
 
     Raises:
         InputError: the run exists and cannot be resumed so, or the settings are impossible; a new run leaves nothing.
@@ -51,9 +47,12 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         designs=[_describe(blocks) for blocks in designs],
     )
     with start(info, resume, same=list(settings.describe())) as current:
-        _announce(info)
+        sizes = f"{len(info.beta)} bias norms, {info.seeds} seeds, {info.batch} sequences each"
+        print(f"run {info.run}: {sizes}, on {info.device}")
+        for design in info.designs:
+            print(f"{design['label']}, {design['layers']} layers")
         record, measured = Record(current.folder), _measured(current.folder)
-        sweeps = [ProbeSweep(blocks, settings, suites, info.run, device) for blocks in designs]
+        sweeps = [ProbeSweep(blocks, settings, suites, info.run) for blocks in designs]
         guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
         try:
             with guard, torch.no_grad(), progress(sum(sweep.work for sweep in sweeps), info.run) as bar:
@@ -84,13 +83,6 @@ def _describe(blocks: Blocks) -> dict[str, object]:
         "width": width,
         "layers": blocks.layers,
     }
-
-
-def _announce(info: ProbeInfo) -> None:
-    sizes = f"{len(info.beta)} bias norms, {info.seeds} seeds, {info.batch} sequences each"
-    print(f"run {info.run}: {sizes}, on {info.device}")
-    for design in info.designs:
-        print(f"{design['label']}, {design['layers']} layers")
 
 
 def _measured(folder: Path) -> frozenset[tuple[str, str]]:

@@ -13,31 +13,19 @@ from dynamics.experiments.probe.cells import Cell, Cells, ProbeSuites, biased
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.record import Row, condition
 
-BUDGET = 1 << 26
-"""Numbers in the largest tensor that exists at a time."""
+BUDGET = 1 << 26  # numbers in the largest tensor that exists at a time
+# Signs of a bias that is added to queries and keys themselves.
 DIRECT = {"query": (1, 0), "key": (0, 1), "parallel": (1, 1), "opposed": (1, -1)}
-"""Signs of a bias that is added to queries and keys themselves."""
 
 Blocks = RandomBlocks | Architecture
-Chunk = tuple[list[Cell], Callable[[Cells], None]]
-"""Cells that are measured together, and a function that feeds them."""
+Chunk = tuple[list[Cell], Callable[[Cells], None]]  # cells that are measured together, and a function that feeds them
 
 
 class ProbeSweep:
-    """All measurements of one design.
+    """All measurements of one design; `run` is the first column of the rows."""
 
-    Args:
-        blocks: what is measured.
-        settings: of the probe.
-        suites: the metrics.
-        run: the first column of the rows.
-        device: of the states.
-    """
-
-    def __init__(
-        self, blocks: Blocks, settings: ProbeSettings, suites: ProbeSuites, run: str, device: torch.device
-    ) -> None:
-        self._blocks, self._settings, self._suites, self._device = blocks, settings, suites, device
+    def __init__(self, blocks: Blocks, settings: ProbeSettings, suites: ProbeSuites, run: str) -> None:
+        self._blocks, self._settings, self._suites = blocks, settings, suites
         self._key = run, blocks.design.architecture
 
     @property
@@ -50,7 +38,7 @@ class ProbeSweep:
     ) -> Iterator[list[Row]]:
         """Yield the rows, some cells at a time, and report the work done to `advance`.
 
-        `measured` are subject and condition (without the part) of the cells that can be left out.
+        Cells whose subject and condition (without the part) are in `measured` are left out.
         """
         for cells, feed in self._chunks():
             if not measured.issuperset((self._key[1], condition(**cell)) for cell in cells):
@@ -83,12 +71,12 @@ class ProbeSweep:
     def _inputs(self, seed: int) -> Tensor:
         """Draw inputs without a bias, the same for all norms: (1, B, T, D)."""
         shape = 1, self._settings.batch, *self._blocks.shape
-        return draw(self._blocks.design.inputs, shape, generator(seed, "inputs")).to(self._device)
+        return draw(self._blocks.design.inputs, shape, generator(seed, "inputs")).to(self._blocks.device)
 
     def _feed_biased_inputs(self, seed: int, betas: Sequence[float], meter: Cells) -> None:
         """Pass x + b through the blocks."""
         bias = torch.tensor(betas)[:, None] * direction(self._blocks.shape[1:], generator(seed, "bias"))
-        x = self._inputs(seed) + bias[:, None, None].to(self._device)
+        x = self._inputs(seed) + bias[:, None, None].to(self._blocks.device)
         meter.on_states("input", 0, x)
         self._blocks.run(seed, x, meter.on_states, meter.on_attention)
 

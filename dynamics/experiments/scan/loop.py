@@ -1,6 +1,7 @@
 """The scan: one subject after the other is loaded, measured and recorded."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from dynamics.loading.encoder import encoder
 from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
-from dynamics.measure import Measurement, measure
+from dynamics.measure import measure
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
 from dynamics.run_info import Facts, ScanInfo
 from dynamics.runs import Run, name_by_time, start
 
-OPEN = {"text": text.open_text, "images": media.open_images, "audio": media.open_audio}
+OPEN: dict[str, Callable[[ScanOptions], InputSource]] = {
+    "text": text.open_text,
+    **{kind: partial(media.open_media, kind) for kind in media.KINDS},
+}
 BATCHES = {"text": text.text_batches, "images": media.image_batches, "audio": media.audio_batches}
+# Options that all subjects of a run share.
 SETTINGS = ("lines", "shuffled", "tokens", "inputs", "context", "protocol", "dtype", "tokenizer", "seed")
-"""Options that all subjects of a run share."""
 
 
 def scan(options: ScanOptions) -> Path:
@@ -40,15 +44,10 @@ def scan(options: ScanOptions) -> Path:
 
 
 class Scan:
-    """A scan: its subjects, its metrics, and a source of inputs for every modality.
-
-    Raises:
-        InputError: a subject does not exist, or an option does not fit it.
-    """
+    """A scan: its subjects, its metrics, and a source of inputs for every modality."""
 
     def __init__(self, options: ScanOptions) -> None:
-        self.options = options
-        self.subjects = expand(options)
+        self.options, self.subjects = options, expand(options)
         self.suite = self._suite()
         self._sources: dict[str, InputSource] = {}
         modalities = {subject: modality(subject, options) for subject in self.subjects}
@@ -64,7 +63,11 @@ class Scan:
         info = ScanInfo(
             run=self.options.run or name_by_time("scan"),
             **provenance(),
-            settings=self._settings(),
+            settings={
+                **{name: getattr(self.options, name) for name in SETTINGS},
+                **{kind: dict(source.facts) for kind, source in self._sources.items()},
+                "config_overrides": self.options.config_overrides,
+            },
             metrics=self.suite.describe(),
             descriptions=self.suite.descriptions(),
         )
@@ -84,20 +87,13 @@ class Scan:
             suite = suite.only(suite.names - comparing(suite))
         return suite
 
-    def _settings(self) -> Facts:
-        settings: Facts = {name: getattr(self.options, name) for name in SETTINGS}
-        settings |= {kind: dict(source.facts) for kind, source in self._sources.items()}
-        return {**settings, "config_overrides": self.options.config_overrides}
-
     def _refuse_unread(self, modalities: dict[Subject, str]) -> None:
         """Refuse inputs of a modality that no subject takes ("" where only its weights can tell)."""
+        model, other = next((subject.model, kind) for subject, kind in modalities.items())
         for kind in OPEN:
             value = getattr(self.options, kind)
             if value is not None and not {kind, ""} & set(modalities.values()):
-                subject, other = next(iter(modalities.items()))
-                raise InputError(
-                    f"--{kind} {value}: no model of this scan takes {kind}; {subject.model} takes {other}."
-                )
+                raise InputError(f"--{kind} {value}: no model of this scan takes {kind}; {model} takes {other}.")
 
     def _refuse_untextual(self, subject: Subject, kind: str) -> None:
         """Refuse options for text on a model that takes something else ("" where that is not known yet)."""
@@ -127,20 +123,17 @@ class Scan:
         loaded = load(subject, self.options)
         batches = self._batches(subject, loaded)
         batches.on_share = on_share
-        protocol = {"protocol": self.options.protocol} if self.options.protocol else {}
-        where = condition(**batches.condition, **protocol)
-        model, name, step = loaded.model, subject.name, subject.step
-        measure_batches = partial(
-            measure, model, metrics=self.suite, run=run.info.run, subject=name, condition=where, step=step, dtype=None
-        )
+        options, name, step = self.options, subject.name, subject.step
+        where = condition(**batches.condition, **({"protocol": options.protocol} if options.protocol else {}))
+        measure_model = partial(measure, loaded.model, metrics=self.suite, dtype=None)
+        measure_batches = partial(measure_model, run=run.info.run, subject=name, condition=where, step=step)
         started = time.perf_counter()
-        with out_of_memory(name, self.options.batch_size):
+        with out_of_memory(name, options.batch_size):
             facts = describe(loaded, batches.first)
-            if self.options.protocol == SHAPE_OF_LEARNING:
-                code = encoder(loaded, self.options.tokenizer)
-                groups = protocols.groups(self._source("text"), code, self.options.seed)
-                size = self.options.batch_size
-                result, facts["groups"] = protocols.over_groups(groups, size, code.pad, measure_batches)
+            if options.protocol == SHAPE_OF_LEARNING:
+                code = encoder(loaded, options.tokenizer)
+                groups = protocols.groups(self._source("text"), code, options.seed)
+                result, facts["groups"] = protocols.over_groups(groups, options.batch_size, code.pad, measure_batches)
                 batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
             else:
                 result = measure_batches(batches, references=references.of(subject, batches))
@@ -149,15 +142,11 @@ class Scan:
         spent = {"measure_seconds": seconds} | {f"measure_seconds/{key}": part for key, part in result.seconds.items()}
         costs = [Row(run.info.run, name, where, step, "cost", -1, -1, key, part) for key, part in spent.items()]
         Record(run.folder).write(step, [*result.rows, *costs], result.arrays, f"{name}|{where}")
-        about = {**subject.facts, "modality": loaded.modality, "dtype": self.options.dtype}
-        facts = {**about, **loaded.facts, **facts, "input": _inputs(batches, result)}
+        # Models of images and sound make as many tokens as the residual stream has.
+        tokens = batches.tokens or max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
+        about = {**subject.facts, "modality": loaded.modality, "dtype": options.dtype}
+        facts = {**about, **loaded.facts, **facts, "input": {**batches.facts, "tokens": tokens}}
         return facts, f"{_summary(facts)} in {seconds:.0f} s"
-
-
-def _inputs(batches: Batches, result: Measurement) -> Facts:
-    """Return the facts of the inputs; models of images and sound make as many tokens as the residual stream has."""
-    tokens = (row.n for row in result.rows if row.site in ("residual", "output"))
-    return {**batches.facts, "tokens": batches.tokens or max(tokens, default=0)}
 
 
 def _summary(facts: Facts) -> str:

@@ -1,6 +1,5 @@
 """The windows that a run was measured on in training: a scan of it takes them where --text is not given."""
 
-from collections.abc import Iterator
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
-from dynamics.loading.inputs import Batches, Counted, InputSource
+from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded
 from dynamics.loading.options import READING
 from dynamics.loading.subjects import Subject
@@ -19,11 +18,7 @@ from dynamics.models import hub
 
 
 def applies(subject: Subject, options: ScanOptions) -> bool:
-    """Whether a model is measured on the windows of its own run.
-
-    Raises:
-        InputError: it is, and an option asks for something else.
-    """
+    """Whether a model is measured on the windows of its own run; then options for other windows are refused."""
     if subject.kind != "run" or options.text is not None:
         return False
     where = f"on {subject.model}, which is measured on the windows of its own run"
@@ -34,11 +29,7 @@ def applies(subject: Subject, options: ScanOptions) -> bool:
 
 
 def batches(run: Path, loaded: Loaded) -> Batches:
-    """Return the windows of a run, built again from its data for one of its models.
-
-    Raises:
-        InputError: they cannot be built, or the data has changed.
-    """
+    """Return the windows of a run, built again from its data for one of its models; refuse data that has changed."""
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())["data"]
@@ -58,9 +49,5 @@ def batches(run: Path, loaded: Loaded) -> Batches:
         raise InputError(
             f"the data of {run.name} is not what it was in training, so its windows cannot be built again: give --text."
         )
-
-    def make() -> Iterator[Counted]:
-        for number, batch in enumerate(windows):
-            yield batch, len(batch["input_ids"]), (number + 1) / len(windows)
-
-    return Batches(make, InputSource(lambda: iter(()), {"source": "the run's own evaluation windows"}))
+    counted = [(batch, len(batch["input_ids"]), number / len(windows)) for number, batch in enumerate(windows, start=1)]
+    return Batches(lambda: iter(counted), InputSource(lambda: iter(()), {"source": "the run's own evaluation windows"}))

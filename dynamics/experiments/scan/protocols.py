@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 from torch import Tensor
 
 from dynamics.errors import InputError
@@ -27,31 +28,18 @@ from dynamics.record import Row
 WINDOWS, CHARACTERS, EMBEDDINGS = 128, 512, 4096
 
 _STATES = {"sites": ["residual", "output"]}
-METRICS: dict[str, dict[str, Any]] = {
-    SHAPE_OF_LEARNING: dict.fromkeys(
-        (
-            *("anisotropy", "singular_value_share", "intrinsic_dimension", "intrinsic_dimension_lowest_20"),
-            "duplicate_share",
-        ),
-        _STATES,
-    ),
-    INHERENT: {
-        "mean_cosine": {"sites": ["residual", "output", "query", "key"]},
-        "norm_of_mean": {"sites": ["residual", "output", "query", "key"]},
-        "mean_norm": _STATES,
+_STATES_AND_HEADS = {"sites": ["residual", "output", "query", "key"]}
+METRICS: dict[str, dict[str, Any]] = {  # without --metrics
+    SHAPE_OF_LEARNING: {
+        **dict.fromkeys(("anisotropy", "singular_value_share", "intrinsic_dimension"), _STATES),
+        **dict.fromkeys(("intrinsic_dimension_lowest_20", "duplicate_share"), _STATES),
     },
+    INHERENT: {**dict.fromkeys(("mean_cosine", "norm_of_mean"), _STATES_AND_HEADS), "mean_norm": _STATES},
 }
-"""What a protocol measures without --metrics."""
 
 
 def groups(source: InputSource, code: Encoder, seed: int) -> Iterator[list[list[int]]]:
-    """Yield the 128 windows, shuffled, in groups of at least 4096 embeddings; the rest is dropped.
-
-    A window that is too long for the model is cut.
-
-    Raises:
-        InputError: the text is too short.
-    """
+    """Yield 128 windows (cut to the model's limit), shuffled, in groups of at least 4096 embeddings; drop the rest."""
     room = code.limit - code.specials if code.limit else None
     windows = [code.window(code.ids(text)[:room]) for text in islice(_windows(source), WINDOWS)]
     if len(windows) < WINDOWS:
@@ -79,10 +67,7 @@ def _windows(source: InputSource) -> Iterator[str]:
 
 
 def over_groups(
-    groups: Iterable[list[list[int]]],
-    size: int,
-    value: int,
-    measure: Callable[[list[dict[str, Tensor]]], Measurement],
+    groups: Iterable[list[list[int]]], size: int, value: int, measure: Callable[[list[dict[str, Tensor]]], Measurement]
 ) -> tuple[Measurement, int]:
     """Measure every group in batches of `size` padded with `value`; return the mean over groups, and their number.
 
@@ -91,25 +76,20 @@ def over_groups(
     """
     rows: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     seconds: dict[str, float] = defaultdict(float)
-    count = 0
-    for group in groups:
-        count += 1
-        result = measure([pad(part, value) for part in chunks(iter(group), size)])
+    results = [measure([pad(part, value) for part in chunks(iter(group), size)]) for group in groups]
+    for result in results:
         for row in result.rows:
             rows[row[:8]].append(row)
         for metric, spent in result.seconds.items():
             seconds[metric] += spent
-    return Measurement([row for group in rows.values() for row in _summary(group)], [], {}, dict(seconds)), count
+    summaries = [row for same in rows.values() for row in _summary(same)]
+    return Measurement(summaries, [], {}, dict(seconds)), len(results)
 
 
 def _summary(rows: list[Row]) -> Iterator[Row]:
-    from scipy.special import stdtrit
-
-    values = np.array([row.value for row in rows])
-    n = sum(row.n for row in rows)
-    mean, count = float(values.mean()), len(values)
-    deviation = float(values.std(ddof=1)) if count > 1 else float("nan")
-    half = float(stdtrit(count - 1, 0.975)) * deviation / count**0.5 if count > 1 else float("nan")
-    row = rows[0]._replace(value=mean, low=mean - half, high=mean + half, n=n)
+    values, count = np.array([row.value for row in rows]), len(rows)
+    mean, deviation = float(values.mean()), float(values.std(ddof=1)) if count > 1 else np.nan
+    half = float(stdtrit(count - 1, 0.975)) * deviation / count**0.5 if count > 1 else np.nan
+    row = rows[0]._replace(value=mean, low=mean - half, high=mean + half, n=sum(row.n for row in rows))
     yield row
-    yield row._replace(metric=f"{row.metric}_deviation", value=deviation, low=float("nan"), high=float("nan"))
+    yield row._replace(metric=f"{row.metric}_deviation", value=deviation, low=np.nan, high=np.nan)

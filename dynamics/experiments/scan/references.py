@@ -14,20 +14,12 @@ from dynamics.measure.suite import Suite
 def comparing(suite: Suite) -> set[str]:
     """Return the metrics of a suite that compare with the same model at step 0."""
     return {
-        entry.name
-        for entries in suite.sites.values()
-        for entry in entries
-        if hasattr(registry.resolve(entry.name, **entry.options), "reference")
+        entry.name for entry in suite.entries if hasattr(registry.resolve(entry.name, **entry.options), "reference")
     }
 
 
 class References:
-    """The reference tensors of each series, from its step 0.
-
-    Args:
-        subjects: all subjects of the scan.
-        waiting: those that are still to be measured; a step 0 that is not among them is measured again.
-    """
+    """The reference tensors of each series, from its step 0; one that is not `waiting` is measured again."""
 
     def __init__(self, suite: Suite, options: ScanOptions, subjects: list[Subject], waiting: list[Subject]) -> None:
         self._suite, self._options = suite.only(comparing(suite)), options
