@@ -23,7 +23,7 @@ def package_map() -> str:
     rooms: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         rooms.setdefault(str(path.parent.relative_to(PACKAGE.parent)), []).append(path)
-    lines = ["## Map", ""]
+    lines = ["## Map", "", "A folder's line is the docstring of its `__init__.py`, which may hold code.", ""]
     for room, paths in rooms.items():
         about = summary(PACKAGE.parent / room / "__init__.py")
         lines += [f"**{room}/**" + (f" {about}" if about else ""), ""]
