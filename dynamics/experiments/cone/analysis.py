@@ -12,19 +12,25 @@ from dynamics.experiments.cone.axis import Axis
 from dynamics.experiments.cone.collect import Collected
 from dynamics.experiments.cone.resampling import Interval, estimate, interval, point
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, label
+from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.metrics.streaming.base import States
 from dynamics.record import Array, Row
 
-PRESERVED = 200
-"""Resamples for the intervals of similarity over depth."""
+PRESERVED = 200  # resamples for the intervals of similarity over depth
 
 
-def gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> Iterator[Row]:
-    """Yield the mean cosine of sentences minus that of tokens, at every depth of every corpus."""
-    for name, corpus in collected.items():
-        if not corpus.token_sums:
-            continue
+def rows(model: ModelVectors, collected: Mapping[str, Collected], scored: Scored | None, seed: int) -> Iterator[Row]:
+    """Yield all rows of a model beside those of the metrics."""
+    yield from _gaps(model, collected, seed)
+    yield from _axes(model)
+    yield from _similarities(model, collected, scored, seed)
+
+
+def _gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> Iterator[Row]:
+    """Yield the mean cosine of sentences minus that of tokens, at every depth of every corpus but the pairs."""
+    for name in model.axes:
+        corpus = collected[name]
         n = len(corpus.token_counts)
         weights = resampling.weights_with_sample(n, seed)
         for depth in corpus.depths:
@@ -34,17 +40,16 @@ def gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> 
             yield model.row("cone_gap", estimate(gap), n, depth, corpus=label(name))
 
 
-def axis_rows(model: ModelVectors) -> Iterator[Row]:
+def _axes(model: ModelVectors) -> Iterator[Row]:
     """Yield share, stability and place of the axis of every corpus, and the cosines between the axes."""
     names = list(model.axes)
-    for i, name in enumerate(names):
-        axis, drawn, n, corpus = model.axes[name], model.drawn[name], len(model.vectors[name]), label(name)
+    for i, (name, axis) in enumerate(model.axes.items()):
+        drawn, n, corpus = model.drawn[name], len(model.vectors[name]), label(name)
         yield model.row("axis_share", _share(model.vectors[name]), n, corpus=corpus)
         turned = axes.cosine(drawn, axis.direction) if drawn.size else np.array([np.nan])
         yield model.row("axis_stability", interval(float(turned.mean()), turned), n, corpus=corpus)
         for metric, other in (("axis_to_mean", axis.mean), ("axis_to_uncentered", axis.uncentered)):
-            cosine = float(axes.cosine(axis.direction, other))
-            yield model.row(metric, point(cosine), n, corpus=corpus)
+            yield model.row(metric, point(float(axes.cosine(axis.direction, other))), n, corpus=corpus)
         for against in names[:i]:
             cosines = axis_cosine(model, name, model, against)
             yield model.row("axis_cosine", cosines, n, corpus=corpus, against_corpus=against)
@@ -83,8 +88,8 @@ def projections(x: np.ndarray, axis: Axis) -> np.ndarray:
     return axes.standardised(x @ axis.direction)
 
 
-def similarities(
-    model: ModelVectors, collected: Mapping[str, Collected], scored: similarity.Scored | None, seed: int
+def _similarities(
+    model: ModelVectors, collected: Mapping[str, Collected], scored: Scored | None, seed: int
 ) -> Iterator[Row]:
     """Yield how well each depth keeps the final similarities, and how well it agrees with human scores."""
     main = collected[MAIN]

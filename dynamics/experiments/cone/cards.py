@@ -12,8 +12,7 @@ from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.loading.encoder import Encoder
 from dynamics.loading.models import Loaded
 
-COUNT = 6
-"""Sentences and tokens at either end of an axis that are kept."""
+COUNT = 6  # sentences and tokens at either end of an axis that are kept
 
 
 def cards(
@@ -47,8 +46,7 @@ def _vocabulary(axis: Axis, loaded: Loaded, code: Encoder | None) -> dict[str, A
 
 def _ends(values: np.ndarray) -> dict[str, list[tuple[int, float]]]:
     """Return places and values at both ends, outermost first; no place is in both."""
-    order, count = np.argsort(values, kind="stable"), min(COUNT, len(values) // 2)
-    if not np.isfinite(values).all():
-        count = 0
+    order = np.argsort(values, kind="stable")
+    count = min(COUNT, len(values) // 2) if np.isfinite(values).all() else 0
     ends = {"most": order[::-1][:count], "least": order[:count]}
     return {end: [(int(i), round(float(values[i]), 3)) for i in places] for end, places in ends.items()}

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from dynamics.errors import InputError
 
-INPUT = "sentence_embedding"
-"""What a module must read and write to follow the pooling."""
+INPUT = "sentence_embedding"  # what a module must read and write to follow the pooling
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,3 @@ def _activation(name: str) -> nn.Module | None:
         return kind() if isinstance(kind, type) and issubclass(kind, nn.Module) else None
     except TypeError:
         return None
-
-
-def apply(layers: tuple[Dense, ...], x: Tensor) -> Tensor:
-    """Apply one layer after the other."""
-    for layer in layers:
-        x = layer(x)
-    return x

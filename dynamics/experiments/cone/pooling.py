@@ -1,7 +1,8 @@
 """Token states to sentence vectors: the modes of pooling of sentence-transformers.
 
-Where a prompt is not pooled, its tokens are not kept, and `cls` is the first token after it: as in
-sentence-transformers since 5.5 (`Pooling` in its modules/pooling.py), which took the first token of all before.
+Token states x (B, T, d), kept tokens (B, T) -> (B, d). Where a prompt is not pooled, its tokens are not kept, and `cls`
+is the first token after it: as in sentence-transformers since 5.5 (`Pooling` in its modules/pooling.py), which took the
+first token of all before.
 """
 
 from collections.abc import Callable
@@ -9,11 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Pool = Callable[[Tensor, Tensor], Tensor]
-
 
 def mean(x: Tensor, kept: Tensor) -> Tensor:
-    """Return the mean of the kept tokens: x (B, T, d), kept (B, T) boolean -> (B, d)."""
+    """Return the mean of the kept tokens."""
     return (x * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
 
 
@@ -24,7 +23,7 @@ def cls(x: Tensor, kept: Tensor) -> Tensor:
 
 def last(x: Tensor, kept: Tensor) -> Tensor:
     """Return the last kept token."""
-    return x[torch.arange(len(x), device=x.device), kept.shape[1] - 1 - kept.int().flip(1).argmax(1)]
+    return cls(x.flip(1), kept.flip(1))
 
 
 def largest(x: Tensor, kept: Tensor) -> Tensor:
@@ -32,4 +31,4 @@ def largest(x: Tensor, kept: Tensor) -> Tensor:
     return x.masked_fill(~kept[..., None], -torch.inf).amax(1)
 
 
-MODES: dict[str, Pool] = {"mean": mean, "cls": cls, "last": last, "max": largest}
+MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "cls": cls, "last": last, "max": largest}
