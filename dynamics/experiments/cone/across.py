@@ -4,14 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 
-import numpy as np
 import torch
 
-from dynamics import metrics as registry
 from dynamics.experiments.cone import axis as axes
 from dynamics.experiments.cone import resampling
-from dynamics.experiments.cone.analysis import axis_cosine
-from dynamics.experiments.cone.resampling import Interval, estimate, interval, point
+from dynamics.experiments.cone.analysis import axis_cosine, measured
+from dynamics.experiments.cone.resampling import Interval, estimate, interval
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, label
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.transforms import TRANSFORMS
@@ -26,13 +24,9 @@ def agreement(models: Sequence[ModelVectors]) -> Iterator[Row]:
         n, against = len(model.vectors[MAIN]), other.subject.name
         if model.width == other.width:
             yield model.row("axis_cosine", axis_cosine(model, MAIN, other, MAIN), n, against=against)
-        yield model.row("linear_cka", _cka(model.vectors[MAIN], other.vectors[MAIN]), n, against=against)
-
-
-def _cka(x: np.ndarray, y: np.ndarray) -> Interval:
-    metric = registry.resolve("linear_cka")
-    metric.update(Pair(torch.from_numpy(x)[:, None], torch.from_numpy(y)[:, None], torch.arange(len(x))))
-    return point(float(metric.compute().value[-1]))
+        x, y = (torch.from_numpy(each.vectors[MAIN])[:, None] for each in (model, other))
+        cka = measured("linear_cka", Pair(x, y, torch.arange(n)))
+        yield model.row("linear_cka", Interval(cka.value), n, against=against)
 
 
 def turning(models: Sequence[ModelVectors]) -> Iterator[Row]:
@@ -48,7 +42,7 @@ def turning(models: Sequence[ModelVectors]) -> Iterator[Row]:
                     if depth == model.final:
                         cosine = axis_cosine(model, MAIN, end, MAIN)
                     else:
-                        cosine = point(float(axes.cosine(direction, end.turning[depth])))
+                        cosine = Interval(float(axes.cosine(direction, end.turning[depth])))
                     yield model.row(metric, cosine, len(model.vectors[MAIN]), depth)
 
 
@@ -64,12 +58,7 @@ def _donors(models: Sequence[ModelVectors], taker: ModelVectors) -> Iterator[Mod
 def transformed(
     model: ModelVectors, models: Sequence[ModelVectors], scored: Scored | None, components: int | None, seed: int
 ) -> Iterator[Row]:
-    """Yield mean cosine and agreement with scores after each transform, fitted here or elsewhere.
-
-    Args:
-        models: of any width, `model` included; it also takes the fits of its donors.
-        components: that all-but-the-top removes.
-    """
+    """Yield mean cosine and agreement with scores after each transform, fitted here or on the model's donors."""
     others = {f"model:{other.subject.name}": other.vectors[MAIN] for other in _donors(models, model)}
     for name, x in model.vectors.items():
         weights = resampling.weights_with_sample(len(x), seed)

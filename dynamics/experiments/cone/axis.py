@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-from dynamics.experiments.cone.resampling import Interval, interval, point
+from dynamics.experiments.cone.resampling import Interval, interval
 
 DRAWS = 200  # resamples of an axis: each is a decomposition
 STEADY = 0.8  # least mean cosine of an axis with its resamples for which a cosine with another axis has an interval
@@ -84,11 +84,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the absolute cosine along the last axis of directions of unit length.
-
-    >>> float(cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])))
-    1.0
-    """
+    """Return the absolute cosine along the last axis of directions of unit length."""
     return np.abs((a * b).sum(-1))
 
 
@@ -96,21 +92,19 @@ def agreement(direction: np.ndarray, other: np.ndarray, drawn: np.ndarray, drawn
     """Return the absolute cosine of two axes (d,) with the basic bootstrap's interval, from their resamples (R, d).
 
     A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflecting them about the value
-    corrects for that. The value itself is low for the same reason, and may lie below its interval. Each resample is
-    signed as its axis is, and the sign of the cosine is dropped last: absolute cosines of resamples lie on one side
-    of 0 and, reflected, would miss small ones.
+    corrects for that. The value itself is as low, and may lie below its interval. Each resample is signed as its axis
+    is, and the sign of the cosine is dropped last: absolute cosines, reflected, would miss small ones.
 
-    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. Of axes known by
-    construction and steady it holds 89 to 100 % of cosines from .05 to .95, 87 to 95 % of 0, and all of 1, where it is
-    cut. Of axes that resampling turns further it holds less (stability .75: 87 %, .5: 33 to 80 %), as the axis is
-    mostly noise: where either is less than `STEADY`, the bounds are NaN.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. Of steady axes known by
+    construction it holds 89 to 100 % of cosines from .05 to .95, 87 to 95 % of 0, and all of 1, where it is cut; of
+    others less (stability .75: 87 %, .5: 33 to 80 %): where either is below `STEADY`, the bounds are NaN.
     """
     value = float(direction @ other)
     is_defined = drawn.size and drawn_other.size and np.isfinite(value)
     if not is_defined or min(cosine(drawn, direction).mean(), cosine(drawn_other, other).mean()) < STEADY:
-        return point(abs(value))
+        return Interval(abs(value))
     signs = np.sign((drawn @ direction) * (drawn_other @ other))
     _, low, high = interval(value, signs * (drawn * drawn_other).sum(1))
     low, high = np.clip([2 * value - high, 2 * value - low], -1, 1)
-    ends = sorted((abs(low), abs(high)))
-    return Interval(abs(value), 0.0 if low <= 0 <= high else float(ends[0]), float(ends[1]))
+    least, most = sorted((abs(float(low)), abs(float(high))))
+    return Interval(abs(value), 0.0 if low <= 0 <= high else least, most)

@@ -4,7 +4,6 @@ B sentences of a batch, T tokens, n sentences, d width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -42,27 +41,6 @@ class Depth(NamedTuple):
     def where(self, **settings: str) -> str:
         """Return the condition of rows at this depth; empty settings are left out."""
         return condition(**{key: value for key, value in {"state": self.state, **settings}.items() if value})
-
-
-@dataclass
-class Collected:
-    """What a pass over n sentences collects, in their order."""
-
-    vectors: dict[Depth, np.ndarray]  # (n, d) at every depth, pooled as the model does it, not normalised
-    token_sums: dict[Depth, np.ndarray]  # (n, d) at every depth: the sum of the directions of each sentence's tokens
-    token_counts: np.ndarray  # (n,)
-    rows: list[Row] = field(default_factory=list)
-    arrays: list[Array] = field(default_factory=list)
-
-    @property
-    def depths(self) -> list[Depth]:
-        """Every depth: the embeddings first, the output last."""
-        return sorted(self.vectors)
-
-    @property
-    def final(self) -> Depth:
-        """The depth of the model's own vectors: the output, where it differs from the last layer."""
-        return max(self.vectors)
 
 
 class SentenceBatch(NamedTuple):
@@ -107,44 +85,25 @@ def batches(
     return parts, sum(len(numbers) > room for numbers in ids)
 
 
-def collect(
-    loaded: Loaded,
-    parts: Sequence[SentenceBatch],
-    setup: Setup,
-    suite: Suite | None,
-    key: Key,
-    corpus: str,
-    on_sentences: Callable[[int], None] = lambda count: None,
-) -> Collected:
-    """Run the model over the batches.
-
-    Args:
-        suite: metrics of the sites `sentence` (the model's own pooling) and `token`; the other poolings get their
-            mean cosine. None measures nothing and keeps vectors alone.
-        key: of the rows.
-        corpus: named in their condition.
-        on_sentences: called after each batch with its number of sentences.
-    """
-    with exact(loaded.model, None) as network:
-        gatherer = _Gatherer(suite, setup, loaded.device, sum(len(part.numbers) for part in parts))
-        with capture(network, {"residual", "output"}, gatherer.on_states):
-            for part in parts:
-                gatherer.part = part
-                network(**{name: value.to(loaded.device) for name, value in part.inputs.items()})
-                on_sentences(len(part.numbers))
-    return gatherer.finish(key, corpus)
-
-
-class _Gatherer:
-    """Pools states as they pass, keeps the vectors and feeds the meters."""
+class Collected:
+    """What a pass over `count` sentences collects, in their order: states are pooled and measured as they pass."""
 
     def __init__(self, suite: Suite | None, setup: Setup, device: torch.device, count: int) -> None:
         self.part = SentenceBatch([], {})  # the batch that the model reads
-        self._setup, self._device, self._count = setup, device, count
+        self.vectors: dict[Depth, np.ndarray] = {}  # (n, d) at every depth, pooled as the model does it
+        self.token_sums: dict[Depth, np.ndarray] = {}  # (n, d): the sum of the directions of each sentence's tokens
+        self.token_counts = np.zeros(count)
+        self.rows: list[Row] = []
+        self.arrays: list[Array] = []
+        self._setup, self._device = setup, device
         others = Suite.parse({"mean_cosine": {"sites": ["sentence"]}})
         self._suites = {setup.mode: suite} | {mode: others for mode in MODES if mode != setup.mode} if suite else {}
         self._meters: dict[tuple[str, str], Meter] = {}
-        self._collected = Collected({}, {}, np.zeros(count))
+
+    @property
+    def final(self) -> Depth:
+        """The depth of the model's own vectors: the output, where it differs from the last layer."""
+        return max(self.vectors)
 
     def on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:
         """Take token states x (B, T, d), valid (B, T)."""
@@ -155,12 +114,12 @@ class _Gatherer:
             pooled = valid & (valid.cumsum(1) > self.part.skipped)
             pooled = torch.where(pooled.any(1, keepdim=True), pooled, valid)
         vectors = self._pool(self._setup.mode, depth, x, pooled)
-        self._put(self._collected.vectors, depth, vectors)
+        self._put(self.vectors, depth, vectors)
         if not self._suites:
             return
         directions = torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-300)
-        self._put(self._collected.token_sums, depth, (directions * pooled[..., None]).sum(1))
-        self._collected.token_counts[self.part.numbers] = pooled.sum(1).cpu().numpy()
+        self._put(self.token_sums, depth, (directions * pooled[..., None]).sum(1))
+        self.token_counts[self.part.numbers] = pooled.sum(1).cpu().numpy()
         for mode in self._suites:
             by_mode = vectors if mode == self._setup.mode else self._pool(mode, depth, x, pooled)
             self._feed(mode, depth, "sentence", States(by_mode.float()[:, None], numbers))
@@ -175,7 +134,7 @@ class _Gatherer:
 
     def _put(self, arrays: dict[Depth, np.ndarray], depth: Depth, values: Tensor) -> None:
         if depth not in arrays:
-            arrays[depth] = np.zeros((self._count, values.shape[-1]), dtype=np.float32)
+            arrays[depth] = np.zeros((len(self.token_counts), values.shape[-1]), dtype=np.float32)
         arrays[depth][self.part.numbers] = values.cpu().numpy()
 
     def _feed(self, mode: str, depth: Depth, site: str, states: States) -> None:
@@ -183,20 +142,46 @@ class _Gatherer:
         if site in self._suites[mode].sites:
             meter.feed(site, depth.layer, states)
 
-    def finish(self, key: Key, corpus: str) -> Collected:
-        """Return what was collected; an output that equals the last layer is left out."""
-        collected = self._collected
-        for depth in [depth for depth in collected.vectors if depth.state]:
-            if np.array_equal(collected.vectors[depth], collected.vectors[Depth(depth.layer)]):
-                collected.vectors.pop(depth)
-                collected.token_sums.pop(depth, None)
+    def finish(self, key: Key, corpus: str) -> None:
+        """Sort by depth, leave out an output that equals the last layer, and take the rows of the meters."""
+        vectors = self.vectors
+        self.vectors = {
+            depth: x
+            for depth, x in sorted(vectors.items())
+            if not (depth.state and np.array_equal(x, vectors[Depth(depth.layer)]))
+        }
         run, subject, step = key
-        states = {depth.state for depth in collected.vectors}
+        states = {depth.state for depth in self.vectors}
         for (mode, state), meter in self._meters.items():
             if state in states:
-                pooling = "" if mode == self._setup.mode else mode
-                where = Depth(0, state).where(corpus=label(corpus), pooling=pooling)
+                where = Depth(0, state).where(corpus=label(corpus), pooling=mode if mode != self._setup.mode else "")
                 result = meter.compute(run, subject, where, step)
-                collected.rows += result.rows
-                collected.arrays += result.arrays
-        return collected
+                self.rows += result.rows
+                self.arrays += result.arrays
+
+
+def collect(
+    loaded: Loaded,
+    parts: Sequence[SentenceBatch],
+    setup: Setup,
+    suite: Suite | None,
+    key: Key,
+    corpus: str,
+    on_sentences: Callable[[int], None] = lambda count: None,
+) -> Collected:
+    """Run the model over the batches.
+
+    Args:
+        suite: metrics of the sites `sentence` (the model's own pooling) and `token`; the other poolings get their
+            mean cosine. None measures nothing and keeps vectors alone.
+        corpus: named in the condition of the rows.
+        on_sentences: called after each batch with its number of sentences.
+    """
+    collected = Collected(suite, setup, loaded.device, sum(len(part.numbers) for part in parts))
+    with exact(loaded.model, None) as network, capture(network, {"residual", "output"}, collected.on_states):
+        for part in parts:
+            collected.part = part
+            network(**{name: value.to(loaded.device) for name, value in part.inputs.items()})
+            on_sentences(len(part.numbers))
+    collected.finish(key, corpus)
+    return collected

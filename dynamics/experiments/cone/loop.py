@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dynamics.errors import InputError
 from dynamics.experiments.cone import across, analysis, sentences, vectors
-from dynamics.experiments.cone.cards import cards
 from dynamics.experiments.cone.collect import Collected, Key, batches, collect
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.cone.sentences import MAIN, PAIRS
@@ -41,11 +40,7 @@ SETTINGS = (  # options that all models of a run share
 
 
 def cone(options: ConeOptions) -> Path:
-    """Measure every model that the record does not have yet, compare all of them, and return the run's folder.
-
-    Raises:
-        InputError: bad input of any kind. Models that were measured before stay in the record.
-    """
+    """Measure every model that the record does not have yet, compare all of them, and return the run's folder."""
     quiet()
     return Cone(options).run()
 
@@ -119,11 +114,12 @@ class Cone:
             facts = {**subject.facts, **about, **loaded.facts, **described, "setup": setup.facts()}
             vectors.save(run.folder, subject, collected)
             model = vectors.load(run.folder, subject, facts, options.seed)
-            facts["cards"] = cards(model, self.corpora, loaded, code)
+            facts["cards"] = analysis.cards(model, self.corpora, loaded, code)
         self.models.append(model)
         self._refuse_widths((model.subject, model.width) for model in self.models)
         rows = [row for corpus in collected.values() for row in corpus.rows]
-        rows += analysis.rows(model, collected, self.scored, options.seed)
+        rows += [*analysis.gaps(model, collected, options.seed), *analysis.axis_rows(model)]
+        rows += analysis.similarities(model, collected, self.scored, options.seed)
         seconds = time.perf_counter() - started
         rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
         arrays = [array for corpus in collected.values() for array in corpus.arrays]

@@ -15,13 +15,8 @@ class Interval(NamedTuple):
     """A value and the middle 95 % of its resamples."""
 
     value: float
-    low: float
-    high: float
-
-
-def point(value: float) -> Interval:
-    """Return a value without an interval."""
-    return Interval(value, np.nan, np.nan)
+    low: float = np.nan
+    high: float = np.nan
 
 
 def weights(n: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
@@ -42,7 +37,7 @@ def interval(value: float, resampled: np.ndarray) -> Interval:
     """Return the value between the 2.5th and 97.5th percentile of its resamples; NaN bounds where none is finite."""
     finite = resampled[np.isfinite(resampled)]
     if not finite.size or not np.isfinite(value):
-        return point(float(value))
+        return Interval(float(value))
     low, high = np.percentile(finite, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 
@@ -62,30 +57,19 @@ def units(x: np.ndarray) -> np.ndarray:
 def mean_cosine(vectors: np.ndarray, weighted: np.ndarray) -> np.ndarray:
     """Return the mean cosine over pairs of different sentences: vectors (n, d), weights (R, n) -> (R,).
 
-    Formula: (|sum_i w_i u_i|^2 - sum_i w_i^2) / ((sum_i w_i)^2 - sum_i w_i^2), u_i = x_i / |x_i|.
-
-    >>> float(mean_cosine(np.eye(2), np.ones((1, 2)))[0])
-    0.0
+    Formula: (|sum_i w_i u_i|^2 - sum_i w_i^2) / ((sum_i w_i)^2 - sum_i w_i^2), u_i = x_i / |x_i|. NaN without pairs.
     """
     squares = np.square(weighted).sum(1)
-    with np.errstate(invalid="ignore"):
-        return _over(np.square(weighted @ units(vectors)).sum(1) - squares, weighted.sum(1) ** 2 - squares)
+    pairs = weighted.sum(1) ** 2 - squares
+    return (np.square(weighted @ units(vectors)).sum(1) - squares) / np.where(pairs > 0, pairs, np.nan)
 
 
 def token_mean_cosine(sums: np.ndarray, counts: np.ndarray, weighted: np.ndarray) -> np.ndarray:
-    """Return the mean cosine over pairs of different tokens, those of one sentence included: (R,).
+    """Return the mean cosine over pairs of different tokens, those of one sentence included, (R,).
 
-    Args:
-        sums: (n, d), of the directions of each sentence's tokens.
-        counts: (n,), its tokens.
-        weighted: (R, n); with weights of one it is the mean cosine of all tokens.
+    From the sums (n, d) of the directions of each sentence's tokens, their counts (n,), and weights (R, n).
     """
     squares, square = np.square(sums).sum(1), np.square(weighted)
     total = np.square(weighted @ sums).sum(1) - square @ squares + weighted @ (squares - counts)
     pairs = (weighted @ counts) ** 2 - square @ np.square(counts) + weighted @ (np.square(counts) - counts)
-    return _over(total, pairs)
-
-
-def _over(total: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Divide a total by the number of pairs; NaN where there is none."""
     return total / np.where(pairs > 0, pairs, np.nan)

@@ -29,11 +29,7 @@ def label(corpus: str) -> str:
 
 
 def read(name: str, option: str, most: int | None = None) -> list[str]:
-    """Return the lines of a text file, stripped; the first `most` of them.
-
-    Raises:
-        InputError: there is no such file, it is not UTF-8, a line is empty, or there are fewer than three.
-    """
+    """Return the lines of a text file, stripped, none of them empty; the first `most` of them."""
     lines = [line.strip() for line in _lines(name, option)[:most]]
     if "" in lines:
         raise InputError(f"{option} {name}: line {lines.index('') + 1} is empty; give one sentence a line.")
@@ -43,11 +39,7 @@ def read(name: str, option: str, most: int | None = None) -> list[str]:
 
 
 def files(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the files of `--corpus NAME=FILE` by name.
-
-    Raises:
-        InputError: an argument is not NAME=FILE, or a name is taken.
-    """
+    """Return the files of `--corpus NAME=FILE` by name."""
     paths: dict[str, str] = {}
     for argument in arguments:
         name, _, file = argument.partition("=")
@@ -73,7 +65,7 @@ def pairs(name: str) -> Pairs:
     columns = [lines[0].index(title) for title in HEADER] if has_header else _columns(name, lines[0])
     numbers: dict[str, int] = {}
     rows: list[tuple[int, int, float]] = []
-    for number, cells in enumerate(lines[has_header:], start=1 + has_header):
+    for number, cells in enumerate(lines[int(has_header) :], start=1 + has_header):
         if len(cells) <= max(columns):
             raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(columns) + 1} or more.")
         score, *both = (cells[column].strip() for column in columns)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.experiments.cone.dense import Dense, dense
-from dynamics.experiments.cone.pooling import MODES
+from dynamics.experiments.cone.pooling import MODES, Dense, dense
 
 _NAMES = {
     "mean_tokens": "mean",
@@ -55,7 +54,7 @@ class Setup:
             yield f"{model}: vectors are taken before {', '.join(self.left_out)}, which is not applied"
 
     def facts(self) -> dict[str, Any]:
-        """For the record: layers in words."""
+        """Return the setup for the record: layers in words."""
         return {**asdict(self), "dense": [str(layer) for layer in self.dense]}
 
 
@@ -66,14 +65,11 @@ def read_setup(
     prompt: str | None = None,
     normalize: bool | None = None,
 ) -> Setup:
-    """Return the setup of a model; what is given here wins over its own configuration.
+    """Return the setup of a model; the arguments win over its own configuration.
 
     Args:
         source: a folder or a hub name; empty for a model without files.
-        revision: of a hub repository.
-        pooling: a key of `MODES`.
         prompt: the name of one of the model's prompts, or the text itself.
-        normalize: whether vectors are to have length one.
 
     Raises:
         InputError: a mode does not exist, or a configuration cannot be read.
@@ -94,11 +90,14 @@ def read_setup(
     if not modules:
         return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
     configured, limits = _mapping(configured), _mapping(_json(find("sentence_bert_config.json")))
+    prompting = _mapping(_json(find("config_sentence_transformers.json")))
+    prompts = _mapping(prompting.get("prompts"))
+    wanted = prompting.get("default_prompt_name") or "" if prompt is None else prompt
     layers, left_out = _after_pooling(find, kinds)
     return Setup(
         mode=pooling or _mode(source, configured),
         normalize="Normalize" in paths if normalize is None else normalize,
-        prompt=_prompt(_mapping(_json(find("config_sentence_transformers.json"))), prompt),
+        prompt=str(prompts.get(wanted, "" if prompt is None else prompt)),
         counts_prompt=bool(configured.get("include_prompt", True)),
         length=int(limits.get("max_seq_length") or 0),
         lower=bool(limits.get("do_lower_case")),
@@ -139,13 +138,6 @@ def _mode(source: str, configured: Mapping[str, Any]) -> str:
         pools, choices = " and ".join(modes), ", ".join(MODES)
         raise InputError(f"{source} pools by {pools}, which is not implemented: choose a --pooling of {choices}.")
     return modes[0]
-
-
-def _prompt(configured: Mapping[str, Any], name: str | None) -> str:
-    prompts = _mapping(configured.get("prompts"))
-    if name is not None:
-        return str(prompts.get(name, name))
-    return str(prompts.get(configured.get("default_prompt_name") or "", ""))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -16,11 +16,7 @@ MOST = 1000  # sentences whose pairs a comparison of depths takes: their number 
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the Spearman correlation over the last axis, ties sharing their mean rank; NaN where either is constant.
-
-    >>> float(spearman(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.2, 0.3])))
-    1.0
-    """
+    """Return the Spearman correlation over the last axis, ties sharing a mean rank; NaN where either is constant."""
     a, b = rankdata(x, axis=-1), rankdata(y, axis=-1)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,14 +46,9 @@ class Scored:
 
 
 def preservation(layers: Sequence[np.ndarray], last: np.ndarray, weights: np.ndarray) -> list[Interval]:
-    """Return the Spearman correlation between the cosines of all pairs at each depth and at the last.
+    """Return the Spearman correlation between the cosines of all pairs at each depth and at the last, (n, d) each.
 
-    Resamples weigh sentences and keep the ranks of the whole.
-
-    Args:
-        layers: (n, d) each.
-        last: (n, d).
-        weights: (R, n).
+    Resamples weigh sentences, by weights (R, n), and keep the ranks of the whole.
     """
     n = min(len(last), MOST)
     weights = np.concatenate([np.ones((1, n)), weights[:, :n]])

@@ -12,19 +12,13 @@ PER_COMPONENT = 4  # vectors that whitening needs for each component that it sca
 
 
 def centred(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean of x (n, d).
-
-    >>> centred(np.array([[1.0, 0.0], [3.0, 0.0]]))(np.array([[2.0, 5.0]]))
-    array([[0., 5.]])
-    """
+    """Subtract the mean of x (n, d)."""
     mean = x.mean(0)
     return lambda y: y - mean
 
 
 def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean and the k leading principal components; k = d / 100 by default, at least 1.
-
-    NaN where x has no more than k components.
+    """Subtract the mean and k leading principal components, d / 100 by default; NaN where x has no more than k.
 
     Source: Mu, Bhat and Viswanath, All-but-the-Top (arXiv 1702.01417), algorithm 1, which proposes d / 100.
     """
