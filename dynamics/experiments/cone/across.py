@@ -14,7 +14,7 @@ from dynamics.experiments.cone.sentences import MAIN, PAIRS, label
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.transforms import TRANSFORMS
 from dynamics.experiments.cone.vectors import ModelVectors
-from dynamics.metrics.streaming.base import Pair
+from dynamics.metrics.streaming import Pair
 from dynamics.record import Row
 
 

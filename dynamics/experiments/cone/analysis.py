@@ -17,7 +17,7 @@ from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.loading.encoder import Encoder
 from dynamics.loading.models import Loaded
-from dynamics.metrics.streaming.base import Pair, States
+from dynamics.metrics.streaming import Pair, States
 from dynamics.record import Array, Row
 
 COUNT = 6  # sentences and tokens at either end of an axis that its card has
