@@ -1,6 +1,7 @@
-"""Rows of one model: sentences against tokens, the axes of its corpora, and similarity over depth."""
+"""Rows of one model (sentences against tokens, axes, similarity over depth), and the cards of its axes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,24 +11,26 @@ from dynamics.experiments.cone import axis as axes
 from dynamics.experiments.cone import resampling, similarity
 from dynamics.experiments.cone.axis import Axis
 from dynamics.experiments.cone.collect import Collected
-from dynamics.experiments.cone.resampling import Interval, estimate, interval, point
+from dynamics.experiments.cone.resampling import Interval, estimate, interval
 from dynamics.experiments.cone.sentences import MAIN, PAIRS, label
+from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.vectors import ModelVectors
-from dynamics.metrics.streaming.base import States
+from dynamics.loading.encoder import Encoder
+from dynamics.loading.models import Loaded
+from dynamics.metrics.streaming import Pair, States
 from dynamics.record import Array, Row
 
-PRESERVED = 200
-"""Resamples for the intervals of similarity over depth."""
+COUNT = 6  # sentences and tokens at either end of an axis that its card has
+PRESERVED = 200  # resamples for the intervals of similarity over depth
 
 
 def gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> Iterator[Row]:
-    """Yield the mean cosine of sentences minus that of tokens, at every depth of every corpus."""
-    for name, corpus in collected.items():
-        if not corpus.token_sums:
-            continue
+    """Yield the mean cosine of sentences minus that of tokens, at every depth of every corpus but the pairs."""
+    for name in model.axes:
+        corpus = collected[name]
         n = len(corpus.token_counts)
         weights = resampling.weights_with_sample(n, seed)
-        for depth in corpus.depths:
+        for depth in corpus.vectors:
             sentences = resampling.mean_cosine(corpus.vectors[depth].astype(float), weights)
             sums = corpus.token_sums[depth].astype(float)
             gap = sentences - resampling.token_mean_cosine(sums, corpus.token_counts, weights)
@@ -37,14 +40,14 @@ def gaps(model: ModelVectors, collected: Mapping[str, Collected], seed: int) -> 
 def axis_rows(model: ModelVectors) -> Iterator[Row]:
     """Yield share, stability and place of the axis of every corpus, and the cosines between the axes."""
     names = list(model.axes)
-    for i, name in enumerate(names):
-        axis, drawn, n, corpus = model.axes[name], model.drawn[name], len(model.vectors[name]), label(name)
-        yield model.row("axis_share", _share(model.vectors[name]), n, corpus=corpus)
+    for i, (name, axis) in enumerate(model.axes.items()):
+        drawn, n, corpus = model.drawn[name], len(model.vectors[name]), label(name)
+        states = States(torch.from_numpy(model.vectors[name])[:, None], torch.arange(n))
+        yield model.row("axis_share", measured("anisotropy", states), n, corpus=corpus)
         turned = axes.cosine(drawn, axis.direction) if drawn.size else np.array([np.nan])
         yield model.row("axis_stability", interval(float(turned.mean()), turned), n, corpus=corpus)
         for metric, other in (("axis_to_mean", axis.mean), ("axis_to_uncentered", axis.uncentered)):
-            cosine = float(axes.cosine(axis.direction, other))
-            yield model.row(metric, point(cosine), n, corpus=corpus)
+            yield model.row(metric, Interval(float(axes.cosine(axis.direction, other))), n, corpus=corpus)
         for against in names[:i]:
             cosines = axis_cosine(model, name, model, against)
             yield model.row("axis_cosine", cosines, n, corpus=corpus, against_corpus=against)
@@ -56,12 +59,12 @@ def axis_cosine(model: ModelVectors, corpus: str, other: ModelVectors, against: 
     return axes.agreement(*directions, model.drawn[corpus], other.drawn[against])
 
 
-def _share(x: np.ndarray) -> Interval:
-    """Return the axis' share of the variance with the interval of the metric `anisotropy`."""
-    metric = registry.resolve("anisotropy")
-    metric.update(States(torch.from_numpy(x)[:, None], torch.arange(len(x))))
-    share = metric.compute()
-    return Interval(float(share.value[-1]), float(share.low[-1]), float(share.high[-1]))
+def measured(metric: str, batch: States | Pair) -> Interval:
+    """Return a metric of the registry on one batch."""
+    meter = registry.resolve(metric)
+    meter.update(batch)
+    result = meter.compute()
+    return Interval(*(float(values[-1]) for values in (result.value, result.low, result.high)))
 
 
 def arrays(model: ModelVectors) -> Iterator[Array]:
@@ -70,7 +73,7 @@ def arrays(model: ModelVectors) -> Iterator[Array]:
     for name, axis in model.axes.items():
         where = model.final.where(corpus=label(name))
         values = {"axis": axis.direction, "mean_direction": axis.mean, "uncentered_axis": axis.uncentered}
-        values["projections"] = projections(model.vectors[name], axis)
+        values["projections"] = axes.standardised(model.vectors[name] @ axis.direction)
         for what, value in values.items():
             yield Array(run, subject, where, step, "sentence", model.final.layer, -1, f"axis_share/{what}", value)
     for depth, direction in model.turning.items():
@@ -78,23 +81,51 @@ def arrays(model: ModelVectors) -> Iterator[Array]:
             yield Array(run, subject, depth.where(), step, "sentence", depth.layer, -1, "axis_share/axis", direction)
 
 
-def projections(x: np.ndarray, axis: Axis) -> np.ndarray:
-    """Return where vectors x (n, d) lie along an axis, in standard deviations from their mean, (n,)."""
-    return axes.standardised(x @ axis.direction)
-
-
 def similarities(
-    model: ModelVectors, collected: Mapping[str, Collected], scored: similarity.Scored | None, seed: int
+    model: ModelVectors, collected: Mapping[str, Collected], scored: Scored | None, seed: int
 ) -> Iterator[Row]:
     """Yield how well each depth keeps the final similarities, and how well it agrees with human scores."""
     main = collected[MAIN]
     n = len(main.token_counts)
-    layers = [main.vectors[depth] for depth in main.depths]
     weights = resampling.weights(n, seed, PRESERVED)
-    preserved = similarity.preservation(layers, main.vectors[model.final], weights)
-    for depth, correlation in zip(main.depths, preserved, strict=True):
+    preserved = similarity.preservation(list(main.vectors.values()), main.vectors[model.final], weights)
+    for depth, correlation in zip(main.vectors, preserved, strict=True):
         yield model.row("similarity_preservation", correlation, min(n, similarity.MOST), depth)
     if scored is not None:
-        for depth in main.depths:
+        for depth in main.vectors:
             correlation, _ = scored.of_vectors(collected[PAIRS].vectors[depth])
             yield model.row("spearman", correlation, scored.n, depth)
+
+
+def cards(
+    model: ModelVectors, corpora: Mapping[str, Sequence[str]], loaded: Loaded, code: Encoder | None
+) -> dict[str, Any]:
+    """Return the card of the axis of every corpus: `most`, `least`, `most_tokens`, `least_tokens`."""
+    return {
+        name: _ends(model.vectors[name] @ axis.direction, corpora[name].__getitem__) | _vocabulary(axis, loaded, code)
+        for name, axis in model.axes.items()
+    }
+
+
+def _vocabulary(axis: Axis, loaded: Loaded, code: Encoder | None) -> dict[str, Any]:
+    network: Any = loaded.model
+    try:
+        table = network.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = None
+    weight = getattr(table, "weight", None)
+    if code is None or weight is None or weight.ndim != 2:
+        return {"vocabulary": "the model has no table of token embeddings"}
+    if weight.shape[1] != len(axis.direction):
+        return {"vocabulary": f"token embeddings are {weight.shape[1]} wide, sentence vectors {len(axis.direction)}"}
+    along = weight.detach().double().cpu() @ torch.from_numpy(axis.direction)
+    return _ends(along.numpy(), code.token, "_tokens")
+
+
+def _ends(along: np.ndarray, name: Callable[[int], str], suffix: str = "") -> dict[str, Any]:
+    """Return names and standardised values at both ends, outermost first; no place is in both."""
+    values = axes.standardised(along)
+    order = np.argsort(values, kind="stable")
+    count = min(COUNT, len(values) // 2) if np.isfinite(values).all() else 0
+    ends = {f"most{suffix}": order[::-1][:count].tolist(), f"least{suffix}": order[:count].tolist()}
+    return {end: [[name(i), round(float(values[i]), 3)] for i in places] for end, places in ends.items()}

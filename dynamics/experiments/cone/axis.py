@@ -4,33 +4,27 @@ n sentences, d width, R resamples. An axis has no sign of its own: here it point
 between axes are absolute.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-from dynamics.experiments.cone.resampling import Interval, interval, point
+from dynamics.experiments.cone.resampling import Interval, interval
 
-DRAWS = 200
-"""Resamples of an axis: each is a decomposition."""
-STEADY = 0.8
-"""Least mean cosine of an axis with its resamples for which a cosine with another axis has an interval."""
+DRAWS = 200  # resamples of an axis: each is a decomposition
+STEADY = 0.8  # least mean cosine of an axis with its resamples for which a cosine with another axis has an interval
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Directions of unit length, (d,).
+    """Directions of unit length, (d,)."""
 
-    Args:
-        direction: first principal component of the centred vectors.
-        mean: direction of their mean.
-        uncentered: first right singular vector of the vectors as they are.
-        share: of the variance, along `direction`.
-    """
-
-    direction: np.ndarray
-    mean: np.ndarray
-    uncentered: np.ndarray
-    share: float
+    direction: np.ndarray  # first principal component of the centred vectors
+    mean: np.ndarray  # direction of their mean
+    uncentered: np.ndarray  # first right singular vector of the vectors as they are
+    share: float  # of the variance, along `direction`
 
 
 def axis(vectors: np.ndarray) -> Axis:
@@ -46,33 +40,24 @@ def axis(vectors: np.ndarray) -> Axis:
     uncentered, _ = _leading(x)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = middle / np.linalg.norm(middle)
-    return Axis(direction * _sign(direction @ middle), mean, uncentered * _sign(uncentered @ middle), share)
-
-
-def _sign(product: float) -> float:
-    return -1.0 if product < 0 else 1.0
+    direction, uncentered = (-along if along @ middle < 0 else along for along in (direction, uncentered))
+    return Axis(direction, mean, uncentered, share)
 
 
 def _leading(x: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the first right singular vector of x (n, d) and its share of the squares, by the smaller Gram matrix."""
-    from scipy.linalg import eigh
-
     n, d = x.shape
     gram = x @ x.T if n < d else x.T @ x
-    total, size = float(np.trace(gram)), len(gram)
-    scale = np.abs(x).max(initial=0.0)
+    total, scale = float(np.trace(gram)), np.abs(x).max(initial=0.0)
     if not np.isfinite(total) or total <= (1e-7 * scale) ** 2 * x.size or scale == 0:
         return np.full(d, np.nan), np.nan
-    values, vectors = eigh(gram, subset_by_index=[size - 1, size - 1])
+    values, vectors = eigh(gram, subset_by_index=[len(gram) - 1] * 2)
     vector = x.T @ vectors[:, 0] if n < d else vectors[:, 0]
     return vector / np.linalg.norm(vector), float(values[0] / total)
 
 
 def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the axis in each resample: vectors (n, d), weights (R, n) -> (R, d), signs arbitrary."""
-    from scipy.linalg import eigh
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-
     x = np.asarray(vectors, dtype=float)
     x = x - x.mean(0)
     _, _, basis = np.linalg.svd(x, full_matrices=False)
@@ -83,14 +68,13 @@ def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
         share = weight / weight.sum()
         centred = (inside - share @ inside) * np.sqrt(share)[:, None]
         covariance = centred.T @ centred
-        size = len(covariance)
-        try:
-            vector = eigsh(covariance, k=1, v0=start, tol=1e-8)[1][:, 0] if size > 8 else None
-        except ArpackNoConvergence:
-            vector = None
-        if vector is None:
-            vector = eigh(covariance, subset_by_index=[size - 1, size - 1])[1][:, 0]
-        directions[i] = vector @ basis
+        leading = None
+        if len(covariance) > 8:
+            with suppress(ArpackNoConvergence):
+                _, leading = eigsh(covariance, k=1, v0=start, tol=1e-8)
+        if leading is None:
+            _, leading = eigh(covariance, subset_by_index=[len(covariance) - 1] * 2)
+        directions[i] = leading[:, 0] @ basis
     return directions
 
 
@@ -100,11 +84,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the absolute cosine along the last axis of directions of unit length.
-
-    >>> float(cosine(np.array([1.0, 0.0]), np.array([-1.0, 0.0])))
-    1.0
-    """
+    """Return the absolute cosine along the last axis of directions of unit length."""
     return np.abs((a * b).sum(-1))
 
 
@@ -112,22 +92,19 @@ def agreement(direction: np.ndarray, other: np.ndarray, drawn: np.ndarray, drawn
     """Return the absolute cosine of two axes (d,) with the basic bootstrap's interval, from their resamples (R, d).
 
     A resampled axis is noisier than the axis, so cosines of resamples lie too low: reflecting them about the value
-    corrects for that. The value itself is low for the same reason, and may lie below its interval. Each resample is
-    signed as its axis is, and the sign of the cosine is dropped last: absolute cosines of resamples lie on one side
-    of 0 and, reflected, would miss small ones.
+    corrects for that. The value itself is as low, and may lie below its interval. Each resample is signed as its axis
+    is, and the sign of the cosine is dropped last: absolute cosines, reflected, would miss small ones.
 
-    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. Of axes known by
-    construction and steady it holds 89 to 100 % of cosines from .05 to .95, 87 to 95 % of 0, and all of 1, where it is
-    cut. Of axes that resampling turns further it holds less (stability .75: 87 %, .5: 33 to 80 %), as the axis is
-    mostly noise: where either is less than `STEADY`, the bounds are NaN.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. Of steady axes known by
+    construction it holds 89 to 100 % of cosines from .05 to .95, 87 to 95 % of 0, and all of 1, where it is cut; of
+    others less (stability .75: 87 %, .5: 33 to 80 %): where either is below `STEADY`, the bounds are NaN.
     """
     value = float(direction @ other)
-    if not drawn.size or not drawn_other.size or not np.isfinite(value):
-        return point(abs(value))
-    if min(cosine(drawn, direction).mean(), cosine(drawn_other, other).mean()) < STEADY:
-        return point(abs(value))
+    is_defined = drawn.size and drawn_other.size and np.isfinite(value)
+    if not is_defined or min(cosine(drawn, direction).mean(), cosine(drawn_other, other).mean()) < STEADY:
+        return Interval(abs(value))
     signs = np.sign((drawn @ direction) * (drawn_other @ other))
     _, low, high = interval(value, signs * (drawn * drawn_other).sum(1))
     low, high = np.clip([2 * value - high, 2 * value - low], -1, 1)
-    ends = sorted((abs(low), abs(high)))
-    return Interval(abs(value), 0.0 if low <= 0 <= high else float(ends[0]), float(ends[1]))
+    least, most = sorted((abs(float(low)), abs(float(high))))
+    return Interval(abs(value), 0.0 if low <= 0 <= high else least, most)

@@ -2,15 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from dynamics.errors import InputError
 from dynamics.experiments.cone import across, analysis, sentences, vectors
-from dynamics.experiments.cone.cards import cards
-from dynamics.experiments.cone.collect import Collected, Depth, Key, batches, collect
+from dynamics.experiments.cone.collect import Collected, Key, batches, collect
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.cone.sentences import MAIN, PAIRS
 from dynamics.experiments.cone.setup import Setup, read_setup
@@ -31,31 +29,24 @@ from dynamics.runs import Run, name_by_time, start
 
 log = logging.getLogger(__name__)
 
-METRICS = (
+METRICS = (  # of vectors and of tokens, without --metrics
     *("mean_cosine", "anisotropy", "anisotropy_uncentered", "norm_of_mean", "mean_norm", "isoscore"),
     "effective_rank",
 )
-"""What is measured of vectors and of tokens without --metrics."""
-SETTINGS = ("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed")
-"""Options that all models of a run share."""
+SETTINGS = (  # options that all models of a run share
+    *("inputs", "pooling", "prompt", "normalize", "components", "compare", "tokenizer", "dtype", "seed"),
+    "config_overrides",
+)
 
 
 def cone(options: ConeOptions) -> Path:
-    """Measure every model that the record does not have yet, compare all of them, and return the run's folder.
-
-    Raises:
-        InputError: bad input of any kind. Models that were measured before stay in the record.
-    """
+    """Measure every model that the record does not have yet, compare all of them, and return the run's folder."""
     quiet()
     return Cone(options).run()
 
 
 class Cone:
-    """A run of the cone: its models, its metrics, and the sentences that the models read.
-
-    Raises:
-        InputError: a model or a file does not exist, or does not fit.
-    """
+    """A run of the cone: its models, its metrics, and the sentences that the models read."""
 
     def __init__(self, options: ConeOptions) -> None:
         self.options = options
@@ -71,9 +62,11 @@ class Cone:
             pairs = sentences.pairs(options.pairs)
             self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
             self.scored = Scored(pairs, options.seed)
-        self.models: list[ModelVectors] = []
-        """The models that have been measured, in this run or before it was resumed."""
-        self._refuse_unfit()
+        self.models: list[ModelVectors] = []  # measured in this run, or before it was resumed
+        for subject in self.subjects:
+            if (kind := modality(subject, options)) not in ("text", ""):
+                raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
+        self._refuse_widths((subject, width(subject, options)) for subject in self.subjects)
 
     def run(self) -> Path:
         """Measure what the record does not have yet, then compare; return the run's folder."""
@@ -85,14 +78,13 @@ class Cone:
             for name in recorded:
                 facts = run.info.subjects[name]
                 subject = Subject(**{fact: facts[fact] for fact in FACTS}, source="")
-                self.models.append(self._model(run, subject, facts))
+                self.models.append(vectors.load(run.folder, subject, facts, self.options.seed))
             measure_in_turn(run, len(self.subjects), list(setups), partial(self._measure, run, setups))
             self._compare(Record(run.folder))
         return run.folder
 
     def _info(self) -> ConeInfo:
         settings: Facts = {name: getattr(self.options, name) for name in SETTINGS}
-        settings["config_overrides"] = self.options.config_overrides
         settings["texts"] = {name: digest([Path(file)]) for name, file in self.files.items()}
         return ConeInfo(
             run=self.options.run or name_by_time("cone"),
@@ -105,41 +97,39 @@ class Cone:
         )
 
     def _setup(self, subject: Subject) -> Setup:
-        options = self.options
-        source = subject.source if subject.kind in ("hub", "folder") else ""
+        options, source = self.options, subject.source if subject.kind in ("hub", "folder") else ""
         return read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
-
-    def _model(self, run: Run[ConeInfo], subject: Subject, facts: Facts) -> ModelVectors:
-        """Return a model that has read every corpus."""
-        final, normalize = Depth(*facts["final"]), facts["setup"]["normalize"]
-        return vectors.load(run.folder, subject, final, normalize, self.options.seed)
 
     def _measure(
         self, run: Run[ConeInfo], setups: Mapping[Subject, Setup], subject: Subject, on_share: OnShare
     ) -> tuple[Facts, str]:
         """Measure and record a model; return its facts, and a summary for the terminal."""
-        started, seed, setup = time.perf_counter(), self.options.seed, setups[subject]
+        started, options, setup = time.perf_counter(), self.options, setups[subject]
         key = (run.info.run, subject.name, subject.step)
-        with out_of_memory(subject.name, self.options.batch_size):
-            loaded = load(subject, self.options)
-            code = None if loaded.encode else encoder(loaded, self.options.tokenizer)
+        with out_of_memory(subject.name, options.batch_size):
+            loaded = load(subject, options)
+            code = None if loaded.encode else encoder(loaded, options.tokenizer)
             described, collected = self._read(loaded, code, setup, key, on_share)
-            about = {"tokenizer": code.name if code else "the module's own", "dtype": self.options.dtype}
+            about = {"tokenizer": code.name if code else "the module's own", "dtype": options.dtype}
             facts = {**subject.facts, **about, **loaded.facts, **described, "setup": setup.facts()}
             vectors.save(run.folder, subject, collected)
-            model = self._model(run, subject, facts)
-            facts["cards"] = cards(model, self.corpora, loaded, code)
+            model = vectors.load(run.folder, subject, facts, options.seed)
+            facts["cards"] = analysis.cards(model, self.corpora, loaded, code)
         self.models.append(model)
-        self._refuse_widths([(model.subject, model.width) for model in self.models])
+        self._refuse_widths((model.subject, model.width) for model in self.models)
         rows = [row for corpus in collected.values() for row in corpus.rows]
-        rows += analysis.gaps(model, collected, seed)
-        rows += analysis.axis_rows(model)
-        rows += analysis.similarities(model, collected, self.scored, seed)
+        rows += [*analysis.gaps(model, collected, options.seed), *analysis.axis_rows(model)]
+        rows += analysis.similarities(model, collected, self.scored, options.seed)
         seconds = time.perf_counter() - started
         rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
         arrays = [array for corpus in collected.values() for array in corpus.arrays]
         Record(run.folder).write(subject.step, rows, [*arrays, *analysis.arrays(model)], subject.name)
-        return facts, f"{facts['layers']} layers, {_summary(rows, model)}, {seconds:.0f} s"
+        cosine = ", ".join(
+            f"{row.site} cosine {row.value:.3f}"
+            for row in sorted(rows, key=lambda row: row.site)
+            if (row.metric, row.layer, row.condition) == ("mean_cosine", model.final.layer, model.final.where())
+        )
+        return facts, f"{facts['layers']} layers, {cosine}, {seconds:.0f} s"
 
     def _read(
         self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
@@ -175,34 +165,18 @@ class Cone:
             ]
             record.write(model.subject.step, rows, part=f"{model.subject.name}|across")
 
-    def _refuse_unfit(self) -> None:
-        """Refuse, without their weights, models that take no text, and widths that differ."""
-        widths: dict[int, Subject] = {}
-        for subject in self.subjects:
-            kind = modality(subject, self.options)
-            if kind not in ("text", ""):
-                raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
-            if (size := width(subject, self.options)) is not None:
-                widths.setdefault(size, subject)
-        self._refuse_widths([(subject, size) for size, subject in widths.items()])
-
-    def _refuse_widths(self, widths: Sequence[tuple[Subject, int]]) -> None:
+    def _refuse_widths(self, sizes: Iterable[tuple[Subject, int | None]]) -> None:
         """Refuse to compare axes of models of different width."""
-        for (first, size), (second, other) in pairwise(widths) if self.options.compare == "axes" else ():
-            if size != other:
-                raise InputError(
-                    f"{first.model} is {size} wide and {second.model} {other}: axes of different width have no "
-                    "cosine; add --compare cka to compare the models by linear CKA, or leave one out."
-                )
-
-
-def _summary(rows: list[Row], model: ModelVectors) -> str:
-    cosines = {
-        row.site: row.value
-        for row in rows
-        if row.metric == "mean_cosine" and (row.layer, row.condition) == (model.final.layer, model.final.where())
-    }
-    return ", ".join(f"{site} cosine {value:.3f}" for site, value in sorted(cosines.items()))
+        widths: dict[int, Subject] = {}
+        for subject, size in sizes:
+            if size is not None:
+                widths.setdefault(size, subject)
+        if self.options.compare == "axes" and len(widths) > 1:
+            (size, first), (other, second), *_ = widths.items()
+            raise InputError(
+                f"{first.model} is {size} wide and {second.model} {other}: axes of different width have no "
+                "cosine; add --compare cka to compare the models by linear CKA, or leave one out."
+            )
 
 
 def _suite(options: ConeOptions) -> Suite:

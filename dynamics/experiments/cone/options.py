@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from dynamics.errors import InputError
 from dynamics.loading.options import ModelOptions
 
-COMPARE = ("axes", "cka")
-
 
 @dataclass(frozen=True)
 class ConeOptions(ModelOptions):
@@ -40,4 +38,4 @@ class ConeOptions(ModelOptions):
         if not self.sentences:
             raise InputError("--sentences FILE is missing: a text file with one sentence a line.")
         self.refuse_below_one("components")
-        self.refuse_unknown("compare", COMPARE)
+        self.refuse_unknown("compare", ("axes", "cka"))

@@ -1,20 +1,17 @@
 """Files of sentences, and of pairs of sentences with a score."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dynamics.errors import InputError
 
-FEWEST = 3
-"""Sentences that a cone needs, and pairs that a correlation does."""
-MAIN = "sentences"
-"""The corpus of --sentences; its rows have an empty condition."""
-PAIRS = "pairs"
-"""The corpus of the sentences of --pairs."""
-STSB = (4, 5, 6)
-"""Columns of STS-B: score and both sentences (Cer et al., arXiv 1708.00055)."""
+FEWEST = 3  # sentences that a cone needs, and pairs that a correlation does
+MAIN = "sentences"  # the corpus of --sentences; its rows have an empty condition
+PAIRS = "pairs"  # the corpus of the sentences of --pairs
+STSB = (4, 5, 6)  # columns of STS-B: score and both sentences (Cer et al., arXiv 1708.00055)
+HEADER = ("score", "sentence1", "sentence2")
 
 
 class Pairs(NamedTuple):
@@ -32,12 +29,8 @@ def label(corpus: str) -> str:
 
 
 def read(name: str, option: str, most: int | None = None) -> list[str]:
-    """Return the lines of a text file, stripped; the first `most` of them.
-
-    Raises:
-        InputError: there is no such file, it is not UTF-8, a line is empty, or there are fewer than three.
-    """
-    lines = [line.strip() for line in _lines(name, option)][:most]
+    """Return the lines of a text file, stripped, none of them empty; the first `most` of them."""
+    lines = [line.strip() for line in _lines(name, option)[:most]]
     if "" in lines:
         raise InputError(f"{option} {name}: line {lines.index('') + 1} is empty; give one sentence a line.")
     if len(lines) < FEWEST:
@@ -46,11 +39,7 @@ def read(name: str, option: str, most: int | None = None) -> list[str]:
 
 
 def files(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the files of `--corpus NAME=FILE` by name.
-
-    Raises:
-        InputError: an argument is not NAME=FILE, or a name is taken.
-    """
+    """Return the files of `--corpus NAME=FILE` by name."""
     paths: dict[str, str] = {}
     for argument in arguments:
         name, _, file = argument.partition("=")
@@ -72,30 +61,28 @@ def pairs(name: str) -> Pairs:
         InputError: a line lacks columns or a sentence, a score is no number, or all scores are equal.
     """
     lines = [line.split("\t") for line in _lines(name, "--pairs")]
-    where = _columns(name, lines)
-    start = 0 if _is_number(lines[0][where[0]]) or not _has_header(lines[0]) else 1
+    has_header = set(HEADER) <= set(lines[0])
+    columns = [lines[0].index(title) for title in HEADER] if has_header else _columns(name, lines[0])
     numbers: dict[str, int] = {}
-    first: list[int] = []
-    second: list[int] = []
-    scores: list[float] = []
-    for number, cells in enumerate(lines[start:], start=start + 1):
-        if len(cells) <= max(where):
-            raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(where) + 1} or more.")
-        score, *both = (cells[column].strip() for column in where)
+    rows: list[tuple[int, int, float]] = []
+    for number, cells in enumerate(lines[int(has_header) :], start=1 + has_header):
+        if len(cells) <= max(columns):
+            raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(columns) + 1} or more.")
+        score, *both = (cells[column].strip() for column in columns)
         if not _is_number(score):
             raise InputError(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
         if "" in both:
             raise InputError(f"--pairs {name}: line {number} lacks a sentence.")
-        for side, sentence in zip((first, second), both, strict=True):
-            side.append(numbers.setdefault(sentence, len(numbers)))
-        scores.append(float(score))
+        first, second = (numbers.setdefault(sentence, len(numbers)) for sentence in both)
+        rows.append((first, second, float(score)))
+    scores = [score for *_, score in rows]
     if len(scores) < FEWEST or len(set(scores)) == 1:
         what = f"{len(scores)} pairs" if len(scores) < FEWEST else "one score alone"
         raise InputError(f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores.")
-    return Pairs(list(numbers), first, second, scores)
+    return Pairs(list(numbers), [first for first, *_ in rows], [second for _, second, _ in rows], scores)
 
 
-def _lines(name: str, option: str) -> Iterator[str]:
+def _lines(name: str, option: str) -> list[str]:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"{option} {name}: there is no such file.")
@@ -103,29 +90,21 @@ def _lines(name: str, option: str) -> Iterator[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{option} {name} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
-    # Not splitlines: it also cuts at form feeds and other separators inside a sentence.
-    lines = text.split("\n")
     if not text:
         raise InputError(f"{option} {name} is empty.")
-    yield from lines[:-1] if lines[-1] == "" else lines
+    # Not splitlines: it also cuts at form feeds and other separators inside a sentence.
+    return text.removesuffix("\n").split("\n")
 
 
-def _columns(name: str, lines: list[list[str]]) -> tuple[int, int, int]:
-    """Return the columns of the score and of both sentences."""
-    head = lines[0]
-    if _has_header(head):
-        return head.index("score"), head.index("sentence1"), head.index("sentence2")
-    if len(head) > max(STSB):
+def _columns(name: str, cells: Sequence[str]) -> Sequence[int]:
+    """Return the columns of the score and of both sentences in a file whose first line has these cells."""
+    if len(cells) > max(STSB):
         return STSB
-    if len(head) == 3:
-        return (2, 0, 1) if _is_number(head[2]) and not _is_number(head[0]) else (0, 1, 2)
+    if len(cells) == 3:
+        return (2, 0, 1) if _is_number(cells[2]) and not _is_number(cells[0]) else (0, 1, 2)
     raise InputError(
-        f"--pairs {name}: line 1 has {len(head)} columns separated by tabs; give score and two sentences, or STS-B's."
+        f"--pairs {name}: line 1 has {len(cells)} columns separated by tabs; give score and two sentences, or STS-B's."
     )
-
-
-def _has_header(head: Sequence[str]) -> bool:
-    return {"score", "sentence1", "sentence2"} <= set(head)
 
 
 def _is_number(text: str) -> bool:

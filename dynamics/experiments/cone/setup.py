@@ -8,52 +8,38 @@ weights.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.experiments.cone.dense import Dense, dense
-from dynamics.experiments.cone.pooling import MODES
+from dynamics.experiments.cone.pooling import MODES, Dense, dense
 
-_KEYS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
+_NAMES = {
+    "mean_tokens": "mean",
+    "cls_token": "cls",
+    "lasttoken": "last",
+    "max_tokens": "max",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean_tokens": "weightedmean",
 }
-_NAMES = {"lasttoken": "last", "mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
 Find = Callable[[str], Path | None]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How sentences become vectors.
+    """How sentences become vectors."""
 
-    Args:
-        mode: a key of `MODES`.
-        normalize: the model returns vectors of length one.
-        prompt: put before every sentence.
-        counts_prompt: its tokens are pooled as well.
-        length: tokens of a sentence at most; 0 where only the model says.
-        lower: sentences are put in lower case.
-        source: `sentence-transformers` where the model brought a configuration, else `default`.
-        guessed: why the mode is a guess; empty where it was given, or where the model has no files to read it from.
-        dense: layers that the pooled vectors go through.
-        left_out: modules after the pooling that are not applied.
-    """
-
-    mode: str = "mean"
-    normalize: bool = False
-    prompt: str = ""
-    counts_prompt: bool = True
-    length: int = 0
-    lower: bool = False
-    source: str = "default"
-    guessed: str = ""
-    dense: tuple[Dense, ...] = ()
-    left_out: tuple[str, ...] = ()
+    mode: str = "mean"  # a key of `MODES`
+    normalize: bool = False  # the model returns vectors of length one
+    prompt: str = ""  # put before every sentence
+    counts_prompt: bool = True  # its tokens are pooled as well
+    length: int = 0  # tokens of a sentence at most; 0 where only the model says
+    lower: bool = False  # sentences are put in lower case
+    source: str = "default"  # `sentence-transformers` where the model brought a configuration
+    guessed: str = ""  # why the mode is a guess; empty where it is an option, or the model has no files to read it from
+    dense: tuple[Dense, ...] = ()  # layers that the pooled vectors go through
+    left_out: tuple[str, ...] = ()  # modules after the pooling that are not applied
 
     def prepare(self, sentence: str) -> str:
         """Return a sentence as the tokenizer gets it."""
@@ -68,7 +54,7 @@ class Setup:
             yield f"{model}: vectors are taken before {', '.join(self.left_out)}, which is not applied"
 
     def facts(self) -> dict[str, Any]:
-        """For the record: layers in words."""
+        """Return the setup for the record: layers in words."""
         return {**asdict(self), "dense": [str(layer) for layer in self.dense]}
 
 
@@ -79,43 +65,40 @@ def read_setup(
     prompt: str | None = None,
     normalize: bool | None = None,
 ) -> Setup:
-    """Return the setup of a model; what is given here wins over its own configuration.
+    """Return the setup of a model; the arguments win over its own configuration.
 
     Args:
         source: a folder or a hub name; empty for a model without files.
-        revision: of a hub repository.
-        pooling: a key of `MODES`.
         prompt: the name of one of the model's prompts, or the text itself.
-        normalize: whether vectors are to have length one.
 
     Raises:
         InputError: a mode does not exist, or a configuration cannot be read.
     """
     if pooling is not None and pooling not in MODES:
         raise InputError(f"--pooling must be one of {', '.join(MODES)} (got {pooling}).")
-
-    def find(name: str) -> Path | None:
-        path = Path(source) / name if Path(source).is_dir() else _cached(source, revision, name)
-        return path if source and path is not None and path.is_file() else None
-
-    modules = _json(find, "modules.json")
+    find = partial(_find, source, revision)
+    modules = _json(find("modules.json"))
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         modules = []
     kinds = [(str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))) for module in modules]
-    file = f"{dict(kinds)['Pooling']}/config.json" if "Pooling" in dict(kinds) else ""
-    configured = _json(find, file) if file else None
+    paths = dict(kinds)
+    file = f"{paths['Pooling']}/config.json" if "Pooling" in paths else ""
+    configured = _json(find(file)) if file else None
     guessed = ""
     if source and pooling is None and not isinstance(configured, dict):
         guessed = f"there is no {(file or 'pooling in its modules.json') if modules else 'modules.json'}"
     if not modules:
         return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
-    limits = _mapping(_json(find, "sentence_bert_config.json"))
+    configured, limits = _mapping(configured), _mapping(_json(find("sentence_bert_config.json")))
+    prompting = _mapping(_json(find("config_sentence_transformers.json")))
+    prompts = _mapping(prompting.get("prompts"))
+    wanted = prompting.get("default_prompt_name") or "" if prompt is None else prompt
     layers, left_out = _after_pooling(find, kinds)
     return Setup(
-        mode=pooling or _mode(source, _mapping(configured)),
-        normalize="Normalize" in dict(kinds) if normalize is None else normalize,
-        prompt=_prompt(_mapping(_json(find, "config_sentence_transformers.json")), prompt),
-        counts_prompt=bool(_mapping(configured).get("include_prompt", True)),
+        mode=pooling or _mode(source, configured),
+        normalize="Normalize" in paths if normalize is None else normalize,
+        prompt=str(prompts.get(wanted, "" if prompt is None else prompt)),
+        counts_prompt=bool(configured.get("include_prompt", True)),
         length=int(limits.get("max_seq_length") or 0),
         lower=bool(limits.get("do_lower_case")),
         source="sentence-transformers",
@@ -132,15 +115,12 @@ def _after_pooling(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[
     """
     layers: list[Dense] = []
     left_out: list[str] = []
-    is_normalised = False
-    for kind, path in kinds:
-        is_normalised = is_normalised or kind == "Normalize"
+    for place, (kind, path) in enumerate(kinds):
         if kind in ("Transformer", "Pooling", "Normalize"):
             continue
         layer = None
-        if kind == "Dense" and not left_out and not is_normalised:
-            config = _mapping(_json(find, f"{path}/config.json"))
-            layer = dense(config, find(f"{path}/model.safetensors"))
+        if kind == "Dense" and not left_out and "Normalize" not in dict(kinds[:place]):
+            layer = dense(_mapping(_json(find(f"{path}/config.json"))), find(f"{path}/model.safetensors"))
         if layer is None:
             left_out.append(kind)
         else:
@@ -153,48 +133,34 @@ def _mode(source: str, configured: Mapping[str, Any]) -> str:
     if isinstance(name, str):
         modes = [_NAMES.get(name, name)]
     else:
-        modes = [mode for key, mode in _KEYS.items() if configured.get(key)] or ["mean"]
+        modes = [mode for key, mode in _NAMES.items() if configured.get(f"pooling_mode_{key}")] or ["mean"]
     if len(modes) > 1 or modes[0] not in MODES:
-        raise InputError(
-            f"{source} pools by {' and '.join(modes)}, which is not implemented: choose a --pooling of "
-            f"{', '.join(MODES)}."
-        )
+        pools, choices = " and ".join(modes), ", ".join(MODES)
+        raise InputError(f"{source} pools by {pools}, which is not implemented: choose a --pooling of {choices}.")
     return modes[0]
-
-
-def _prompt(configured: Mapping[str, Any], name: str | None) -> str:
-    prompts = _mapping(configured.get("prompts"))
-    if name is not None:
-        return str(prompts.get(name, name))
-    return str(prompts.get(configured.get("default_prompt_name") or "", ""))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _json(find: Find, name: str) -> Any:
-    """Return a file of a model as JSON; None where it has none."""
-    path = find(name)
-    if path is None:
-        return None
+def _json(path: Path | None) -> Any:
+    """Return the content of a model's file; None where it has none."""
     try:
-        return json.loads(path.read_text())
+        return None if path is None else json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): fix it, or delete it and give --pooling.") from error
 
 
-def _cached(source: str, revision: str, name: str) -> Path | None:
+def _find(source: str, revision: str, name: str) -> Path | None:
+    """Return a file of a folder or of the hub, fetched or from its cache; None where there is none."""
+    if not source:
+        return None
     from transformers.utils.hub import cached_file
 
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        path = cached_file(
-            source,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        path = cached_file(source, name, revision=revision, **quiet)
     except (OSError, ValueError):
         return None
     return Path(path) if path else None

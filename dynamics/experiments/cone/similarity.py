@@ -9,32 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from dynamics.experiments.cone.resampling import Interval, estimate, interval
+from dynamics.experiments.cone.resampling import Interval, estimate, interval, units
 from dynamics.experiments.cone.sentences import Pairs
 
-MOST = 1000
-"""Sentences whose pairs a comparison of depths takes: their number grows with the square."""
-
-
-def units(x: np.ndarray) -> np.ndarray:
-    """Return rows of unit length, float64; NaN where a row is zero."""
-    x = np.asarray(x, dtype=float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def pair_cosines(x: np.ndarray, first: Sequence[int], second: Sequence[int]) -> np.ndarray:
-    """Return the cosine of each pair: x (n, d), indices (P,) -> (P,)."""
-    u = units(x)
-    return (u[list(first)] * u[list(second)]).sum(1)
+MOST = 1000  # sentences whose pairs a comparison of depths takes: their number grows with the square
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the Spearman correlation over the last axis, ties sharing their mean rank; NaN where either is constant.
-
-    >>> float(spearman(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.2, 0.3])))
-    1.0
-    """
+    """Return the Spearman correlation over the last axis, ties sharing a mean rank; NaN where either is constant."""
     a, b = rankdata(x, axis=-1), rankdata(y, axis=-1)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -43,12 +25,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Scored:
-    """Pairs with scores, and resamples of them that all comparisons share.
-
-    Args:
-        seed: of the resamples.
-        draws: how many.
-    """
+    """Pairs with scores, and resamples of them that all comparisons share."""
 
     def __init__(self, pairs: Pairs, seed: int = 0, draws: int = 1000) -> None:
         self._pairs, self._scores = pairs, np.asarray(pairs.scores, dtype=float)
@@ -57,7 +34,8 @@ class Scored:
 
     def of_vectors(self, x: np.ndarray) -> tuple[Interval, np.ndarray]:
         """Return `spearman` of the vectors (n, d) of the pairs' sentences."""
-        return self.spearman(pair_cosines(x, self._pairs.first, self._pairs.second))
+        u = units(x)
+        return self.spearman((u[self._pairs.first] * u[self._pairs.second]).sum(1))
 
     def spearman(self, cosines: np.ndarray) -> tuple[Interval, np.ndarray]:
         """Return the correlation of cosines (P,) with the scores, times 100, and its resamples (R,)."""
@@ -68,41 +46,35 @@ class Scored:
 
 
 def preservation(layers: Sequence[np.ndarray], last: np.ndarray, weights: np.ndarray) -> list[Interval]:
-    """Return the Spearman correlation between the cosines of all pairs at each depth and at the last.
+    """Return the Spearman correlation between the cosines of all pairs at each depth and at the last, (n, d) each.
 
-    Resamples weigh sentences and keep the ranks of the whole.
-
-    Args:
-        layers: (n, d) each.
-        last: (n, d).
-        weights: (R, n).
+    Resamples weigh sentences, by weights (R, n), and keep the ranks of the whole.
     """
     n = min(len(last), MOST)
     weights = np.concatenate([np.ones((1, n)), weights[:, :n]])
     upper = np.triu_indices(n, 1)
 
     def ranks(x: np.ndarray) -> np.ndarray:
+        """Return the ranks of the cosines of all pairs, in standard deviations from their mean."""
         u = units(x[:n])
         cosines = (u @ u.T)[upper]
-        return rankdata(cosines) if np.isfinite(cosines).all() else np.full(len(cosines), np.nan)
+        values = rankdata(cosines) if np.isfinite(cosines).all() else np.full(len(cosines), np.nan)
+        centred = values - values.mean()
+        return centred / (centred.std() or np.nan)
 
     def spread(values: np.ndarray) -> np.ndarray:
+        """Return the sum over pairs in each resample."""
         matrix = np.zeros((n, n), dtype=np.float32 if n > 400 else float)
         matrix[upper] = values
         return ((weights @ matrix) * weights).sum(1)
-
-    def standard(values: np.ndarray) -> np.ndarray:
-        centred = values - values.mean()
-        return centred / (centred.std() or np.nan)
 
     correlations = []
     # A resample that is one sentence alone has no pairs.
     with np.errstate(invalid="ignore", divide="ignore"):
         total = spread(np.ones(len(upper[0])))
-        reference = standard(ranks(last))
+        reference = ranks(last)
         mean, square = spread(reference) / total, spread(reference**2) / total
-        for x in layers:
-            layer = standard(ranks(x))
+        for layer in map(ranks, layers):
             layer_mean, layer_square = spread(layer) / total, spread(layer**2) / total
             both = spread(layer * reference) / total - mean * layer_mean
             correlations.append(estimate(both / np.sqrt((square - mean**2) * (layer_square - layer_mean**2))))

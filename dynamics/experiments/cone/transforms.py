@@ -4,36 +4,21 @@ So the mean, the axes and the scales can be taken from one corpus or model and a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
-Apply = Callable[[np.ndarray], np.ndarray]
-PER_COMPONENT = 4
-"""Vectors that whitening needs for each component that it scales."""
-
-
-class Transform(NamedTuple):
-    """A fitted transform and the number of principal components that it removes or keeps (0: none)."""
-
-    apply: Apply
-    components: int = 0
+Transform = Callable[[np.ndarray], np.ndarray]
+PER_COMPONENT = 4  # vectors that whitening needs for each component that it scales
 
 
 def centred(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean of x (n, d).
-
-    >>> centred(np.array([[1.0, 0.0], [3.0, 0.0]])).apply(np.array([[2.0, 5.0]]))
-    array([[0., 5.]])
-    """
+    """Subtract the mean of x (n, d)."""
     mean = x.mean(0)
-    return Transform(lambda y: y - mean)
+    return lambda y: y - mean
 
 
 def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
-    """Subtract the mean and the k leading principal components; k = d / 100 by default, at least 1.
-
-    NaN where x has no more than k components.
+    """Subtract the mean and k leading principal components, d / 100 by default; NaN where x has no more than k.
 
     Source: Mu, Bhat and Viswanath, All-but-the-Top (arXiv 1702.01417), algorithm 1, which proposes d / 100.
     """
@@ -41,9 +26,9 @@ def all_but_the_top(x: np.ndarray, components: int | None = None) -> Transform:
     k = max(1, round(x.shape[1] / 100)) if components is None else components
     rank, _, axes = _principal(x - mean)
     if k >= rank:  # nothing but rounding would be left
-        return Transform(lambda y: np.full_like(y, np.nan), k)
+        return lambda y: np.full_like(y, np.nan)
     top = axes[:k]
-    return Transform(lambda y: (y - mean) - (y - mean) @ top.T @ top, len(top))
+    return lambda y: (y - mean) - (y - mean) @ top.T @ top
 
 
 def whitened(x: np.ndarray, components: int | None = None) -> Transform:
@@ -58,7 +43,7 @@ def whitened(x: np.ndarray, components: int | None = None) -> Transform:
     rank, scales, axes = _principal(x - mean)
     k = min(rank, max(1, len(x) // PER_COMPONENT))
     kernel = (axes[:k] / scales[:k, None]).T * np.sqrt(len(x))
-    return Transform(lambda y: (y - mean) @ kernel, k)
+    return lambda y: (y - mean) @ kernel
 
 
 TRANSFORMS: dict[str, Callable[[np.ndarray, int | None], Transform]] = {

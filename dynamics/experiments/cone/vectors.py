@@ -17,32 +17,23 @@ from dynamics.experiments.cone.axis import Axis
 from dynamics.experiments.cone.collect import Collected, Depth, Key
 from dynamics.experiments.cone.resampling import Interval
 from dynamics.experiments.cone.sentences import MAIN, PAIRS
-from dynamics.experiments.cone.similarity import units
 from dynamics.files import write_atomically
 from dynamics.loading.subjects import Subject
 from dynamics.record import Row
+from dynamics.run_info import Facts
 
 
 @dataclass
 class ModelVectors:
-    """A model's vectors, as other models are compared with them.
-
-    Args:
-        final: the depth that its own vectors come from.
-        vectors: (n, d) of each corpus as the model returns them, normalised if it does so; `sentences` is the main
-            corpus, `pairs` the sentences of the pairs.
-        axes: of each corpus but the pairs.
-        drawn: the axis of each corpus in every resample, (R, d).
-        turning: the axis of the main corpus at every depth.
-    """
+    """A model's vectors, as other models are compared with them."""
 
     subject: Subject
     key: Key
-    final: Depth
-    vectors: dict[str, np.ndarray]
-    axes: dict[str, Axis]
-    drawn: dict[str, np.ndarray]
-    turning: dict[Depth, np.ndarray]
+    final: Depth  # that its own vectors come from
+    vectors: dict[str, np.ndarray]  # (n, d) of each corpus as the model returns them, normalised if it does so
+    axes: dict[str, Axis]  # of each corpus but the pairs
+    drawn: dict[str, np.ndarray]  # the axis of each of these in every resample, (R, d)
+    turning: dict[Depth, np.ndarray]  # the axis of the main corpus at every depth
 
     @property
     def width(self) -> int:
@@ -71,22 +62,18 @@ def save(folder: Path, subject: Subject, collected: Mapping[str, Collected]) -> 
     write_atomically(path(folder, subject.name), lambda file: np.savez(file, **arrays))
 
 
-def load(folder: Path, subject: Subject, final: Depth, normalize: bool, seed: int) -> ModelVectors:
-    """Return the vectors and axes of a model from its file in a run's folder.
-
-    Args:
-        normalize: whether the model returns vectors of length one.
-        seed: of the resamples.
-    """
+def load(folder: Path, subject: Subject, facts: Facts, seed: int) -> ModelVectors:
+    """Return the vectors and axes of a model from its file and its facts; `seed` is that of the resamples."""
     vectors, turning = {}, {}
+    final, normalize = Depth(*facts["final"]), facts["setup"]["normalize"]
     with np.load(path(folder, subject.name)) as arrays:
-        for key in arrays.files:
+        for key, x in arrays.items():
             kind, _, name = key.partition("/")
             if kind == "vectors":
-                vectors[name] = units(arrays[key]) if normalize else arrays[key].astype(float)
+                vectors[name] = resampling.units(x) if normalize else x.astype(float)
             else:
                 layer, _, state = name.partition("/")
-                turning[Depth(int(layer), state)] = arrays[key]
+                turning[Depth(int(layer), state)] = x
     by_corpus = {name: axes.axis(x) for name, x in vectors.items() if name != PAIRS}
     drawn = {}
     for name, axis in by_corpus.items():
