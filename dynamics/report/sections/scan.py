@@ -1,7 +1,6 @@
 """Scanned models: any depth on one axis, encoders beside decoders, cone against drift, revisions along steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,31 +10,18 @@ from dynamics.report.arms import Settings
 from dynamics.report.figure import Figure, Section
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
-from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, panel_title, plain
+from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, Looks, panel_title, plain
 from dynamics.report.plot.values import Values
 from dynamics.report.study import Study
 from dynamics.runs import ScanInfo
 
+# Quantities that have a row of panels, as far as they were measured.
 PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", "isoscore", "effective_rank")
-"""Quantities that have a row of panels, as far as they were measured."""
-GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")
-"""What the names of the groups begin with, in order."""
+GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")  # first words of the groups, in order
+TRANSFORMERS = {"images": "vision transformers", "audio": "speech transformers"}
 SHAPE = "shape-of-learning"
 DEPTH_AXIS = {"title": {"text": "relative depth"}, "range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
-FEWEST = 3
-"""Layers that a correlation needs."""
-
-
-@dataclass(frozen=True)
-class ScannedModel:
-    """One line of the figures: a model, or one revision of a series."""
-
-    key: str
-    name: str
-    group: str
-    series: str
-    step: int
-    synthetic: bool
+FEWEST = 3  # layers that a correlation needs
 
 
 def applies(study: Study) -> bool:
@@ -44,29 +30,22 @@ def applies(study: Study) -> bool:
 
 
 def section(study: Study) -> Section | None:
-    """Return the figures of all scans."""
-    blocks = figures(study)
+    """Return the figures of all scans; None where no states were measured."""
+    table = profiles(study)
+    if table.empty:
+        return None
+    last = table[table["last"]]
+    drawn = [_over_depth(study, last), _cone_against_drift(study, last), *_along_training(study, table)]
+    blocks = [figure for figure in drawn if figure is not None]
     return Section("Models", "models", "Models", blocks) if blocks else None
 
 
-def figures(study: Study) -> list[Figure]:
-    """Return the figures of all scans among the runs; none where no states were measured."""
-    table = profiles(study)
-    if table.empty:
-        return []
-    last = table[table["last"]]
-    drawn = [_over_depth(study, last), _cone_against_drift(study, last), *_along_training(study, table)]
-    return [figure for figure in drawn if figure is not None]
-
-
 def profiles(study: Study) -> pd.DataFrame:
-    """Return states over relative depth.
-
-    Under the protocol of 2311.05928 the last layer is that after the final norm.
+    """Return states over relative depth; under the protocol of 2311.05928 the last layer is that after the final norm.
 
     Returns:
-        The columns of `ScannedModel` and `layer depth metric value low high last`: `depth` is 0 at the embeddings and
-        1 at the last layer; `last` marks models off the step axis, and the last step of each series.
+        `layer metric value low high` and `depth` (0 at the embeddings, 1 at the last layer) with the columns of
+        `_identity` and `last`: whether a model is off the step axis, or a row of the last step of its series.
     """
     scans = study.of_kind(ScanInfo)
     parts = []
@@ -74,11 +53,13 @@ def profiles(study: Study) -> pd.DataFrame:
         rows = study.rows_of(run, ("protocol", "synthetic"))
         rows = rows[rows["site"].isin(["residual", "output"]) & (rows["layer"] >= 0) & (rows["head"] == -1)]
         for (subject, _), part in rows.groupby(["subject", "condition"], sort=False):
-            part = _states(part)
+            end = part["layer"].max()
+            is_output = (part["protocol"] == SHAPE) & (part["layer"] == end) & (end > 0)
+            part = part[(part["site"] == "output") == is_output]
             if len(part):
-                model = _model(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
+                identity = _identity(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
                 depth = part["layer"] / max(int(part["layer"].max()), 1)
-                parts.append(part[["layer", "metric", "value", "low", "high"]].assign(depth=depth, **vars(model)))
+                parts.append(part[["layer", "metric", "value", "low", "high"]].assign(depth=depth, **identity))
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
@@ -86,35 +67,28 @@ def profiles(study: Study) -> pd.DataFrame:
     return table.assign(last=(table["series"] == "") | (table["step"] == newest))
 
 
-def _states(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the residual stream of a model, where the protocol says so with the output as last layer."""
-    end = rows["layer"].max()
-    is_output = (rows["protocol"] == SHAPE) & (rows["layer"] == end) & (end > 0)
-    return rows[(rows["site"] == "output") == is_output]
-
-
-def _model(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> ScannedModel:
+def _identity(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> Settings:
+    """Return `key name group series step synthetic` of a model, or of one revision of a series."""
     subject, condition, synthetic = rows[["subject", "condition", "synthetic"]].iloc[0]
     modality = facts.get("modality", "text")
     if not any(facts.get("heads", [1])):
         group = f"convolutional ({modality})"
     elif modality != "text":
-        group = {"images": "vision transformers", "audio": "speech transformers"}[modality]
+        group = TRANSFORMERS[modality]
     else:
         group = "decoders (causal)" if facts.get("is_causal") else "encoders (bidirectional)"
     series = f"{run}: {facts['series']}" if facts.get("series") else ""
     short = str(facts.get("model", subject)) if subject.endswith(("@local", "@main")) or series else subject
     name = short + (f", {synthetic}" if synthetic else "") + (f" ({run})" if several else "")
-    step = int(facts.get("step", 0))
-    return ScannedModel(f"{run}/{subject}/{condition}", name, group, series, step, bool(synthetic))
+    columns = {"key": f"{run}/{subject}/{condition}", "name": name, "group": group, "series": series}
+    return columns | {"step": int(facts.get("step", 0)), "synthetic": bool(synthetic)}
 
 
 def _groups(table: pd.DataFrame) -> list[str]:
-    order = {word: i for i, word in enumerate(GROUPS)}
-    return sorted(table["group"].unique(), key=lambda group: order[group.split(" ")[0]])
+    return sorted(table["group"].unique(), key=lambda group: GROUPS.index(group.split(" ")[0]))
 
 
-def _looks(table: pd.DataFrame) -> dict[str, Look]:
+def _looks(table: pd.DataFrame) -> Looks:
     """Return the look of each model, by key: colours start anew in each group; synthetic inputs are dashed."""
     styles = {}
     for _, models in table.drop_duplicates("key").groupby("group"):
@@ -126,7 +100,8 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 
 def _measured(table: pd.DataFrame) -> list[str]:
     """Return the quantities of `PROFILES` with a value somewhere."""
-    return [metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()]
+    measured = set(table.loc[np.isfinite(table["value"]), "metric"])
+    return [metric for metric in PROFILES if metric in measured]
 
 
 def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
@@ -135,18 +110,16 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
         return None
     titles = [panel_title(group, width=22) for group in groups]
     canvas = Canvas(len(metrics), len(groups), titles, panel=190, gap=52, top=76, right=200)
-    for row, metric in enumerate(metrics):
-        rows = table[table["metric"] == metric]
-        values = Values.of(study.words(metric), rows["value"])
-        canvas[row, 0].y(title={"text": values.short_title})
-        for col, group in enumerate(groups):
-            axes, title = canvas[row, col], "relative depth" if row == len(metrics) - 1 else ""
-            axes.x(**DEPTH_AXIS | {"title": {"text": title}})
-            axes.y(**values.axis())
-            for key, part in rows[rows["group"] == group].groupby("key", sort=False):
-                part = part.sort_values("layer")
-                lines.band(axes, part["depth"], part, styles[str(key)])
-                _line(axes, part, "depth", "value", styles[str(key)].line(1.8), styles[str(key)], is_named=row == 0)
+    for axes in canvas.panels:
+        rows = table[table["metric"] == metrics[axes.row]]
+        values = Values.of(study.words(metrics[axes.row]), rows["value"])
+        is_bottom = axes.row == len(metrics) - 1
+        axes.x(**DEPTH_AXIS if is_bottom else DEPTH_AXIS | {"title": {"text": ""}})
+        axes.y(**values.axis(), **{"title": {"text": values.short_title}} if axes.col == 0 else {})
+        for key, part in rows[rows["group"] == groups[axes.col]].groupby("key", sort=False):
+            part, look = part.sort_values("layer"), styles[str(key)]
+            lines.band(axes, part["depth"], part, look)
+            _line(axes, part, "depth", "value", 1.8, look, is_named=axes.row == 0)
     canvas.legend_beside()
     peaks = [_peak(part) for _, part in table[table["metric"] == metrics[0]].groupby("key", sort=False)]
     return Figure(
@@ -161,30 +134,27 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
     )
 
 
-def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, line: Settings, look: Look, is_named: bool = True) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, width: float, look: Look, is_named: bool = True) -> None:
     """Draw one model through its layers: column `y` against column `x`."""
     name, group = rows["name"].iloc[0], plain(rows["group"].iloc[0])
     hover = f"{plain(name)}, layer %{{customdata}}: {'' if x == 'depth' else '%{x:.4g}, '}%{{y:.4g}}"
     named = {"name": plain(name, 30), "legendgroup": group, "legendgrouptitle": {"text": group}, "showlegend": is_named}
-    lines.line(axes, rows[x], rows[y], hover, customdata=rows["layer"], line=line, marker=look.marker(6), **named)
+    style = {"line": look.line(width), "marker": look.marker(6)}
+    lines.line(axes, rows[x], rows[y], hover, customdata=rows["layer"], **style, **named)
 
 
 def _peak(rows: pd.DataFrame) -> str:
-    finite = rows[np.isfinite(rows["value"])]
-    if finite.empty:
+    if not np.isfinite(rows["value"]).any():
         return f"{rows['name'].iloc[0]} undefined"
-    best = finite.loc[finite["value"].idxmax()]
+    best = rows.loc[rows["value"].where(np.isfinite(rows["value"])).idxmax()]
     return f"{best['name']} highest at layer {best['layer']} of {rows['layer'].max()} ({best['value']:.3g})"
 
 
 def correlations(points: pd.DataFrame) -> pd.DataFrame:
     """Return the correlations of mean cosine with the norm of the mean: `group key name layers spearman pearson`.
 
-    A row for each model over its layers 0..L, and after those of a group one over the layers of all its models (key
-    empty). A model with fewer than three layers has no correlation.
-
-    Args:
-        points: `layer_points`.
+    A row for each model of `layer_points` over its layers 0..L, and after those of a group one over the layers of all
+    its models (key empty). A model with fewer than three layers has no correlation.
     """
     from scipy.stats import pearsonr, spearmanr
 
@@ -222,8 +192,7 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
         values = Values.of(study.words("norm_of_mean"), members["norm_of_mean"])
         axes.x(title={"text": values.title}, **values.axis())
         for key, part in members.groupby("key", sort=False):
-            look = styles[str(key)]
-            _line(axes, part, "norm_of_mean", "mean_cosine", look.line(0.7), look)
+            _line(axes, part, "norm_of_mean", "mean_cosine", 0.7, styles[str(key)])
     canvas.legend_beside()
     finite = agreement[np.isfinite(agreement["spearman"])].to_dict("records")
     parts = ["{name}: Spearman {spearman:.2f}, Pearson {pearson:.2f} ({layers} layers)".format(**row) for row in finite]
@@ -262,9 +231,7 @@ def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]
     shades = sample_colorscale(TIME, list(shares / (shares.max() or 1)))
     changes = []
     for col, metric in enumerate(metrics):
-        rows = table[table["metric"] == metric]
-        values = Values.of(study.words(metric), rows["value"])
-        top, bottom = canvas[0, col], canvas[1, col]
+        rows, words, top, bottom = table[table["metric"] == metric], study.words(metric), canvas[0, col], canvas[1, col]
         for step, shade in zip(steps, shades, strict=True):
             part = rows[rows["step"] == step].sort_values("layer")
             style = {"line": {"color": shade, "width": 1.6}, "marker": {"color": shade, "size": 4}}
@@ -274,12 +241,12 @@ def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]
         over = rows[(rows["layer"] > 0) | (rows["layer"].max() == 0)].groupby("step")["value"].mean()
         style = {"line": {"color": INK, "width": 1.8}, "marker": {"color": INK, "size": 5}}
         lines.line(bottom, range(len(over)), over, "step %{customdata}: %{y:.4g}", customdata=over.index, **style)
-        at = heat.spread(len(over), 6)
+        at, scale = heat.spread(len(over), 6), Values.of(words, rows["value"]).axis()
         bottom.x(title={"text": "step"}, tickvals=at, ticktext=[f"{over.index[i]:g}" for i in at])
         top.x(**DEPTH_AXIS)
-        top.y(**values.axis())
-        bottom.y(**values.axis())
-        changes.append(f"{study.words(metric).title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
+        top.y(**scale)
+        bottom.y(**scale)
+        changes.append(f"{words.title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
     canvas.legend_beside()
     return Figure(
         f"Along training: {name}",

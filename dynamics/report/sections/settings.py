@@ -9,7 +9,6 @@ from dynamics.report.names import DASH, number
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
 
-MEASURE = "measure_seconds"
 COST_NOTE = (
     "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time evenly."
 )
@@ -24,8 +23,8 @@ def section(study: Study) -> Section:
     """Return the tables of all runs."""
     note = "Entries that differ come first and are marked."
     tables = [by_arm(study, settings(study), "Settings", note), cost(study), history(study)]
-    blocks = [table for table in tables if table.rows]
-    return Section("Settings, cost, provenance", "settings", "Settings, cost, provenance", blocks)
+    heading = "Settings, cost, provenance"
+    return Section(heading, "settings", heading, [table for table in tables if table.rows])
 
 
 def settings(study: Study) -> list[TableRow]:
@@ -35,8 +34,7 @@ def settings(study: Study) -> list[TableRow]:
         flat = flatten({key: value for key, value in arm.settings.items() if key not in HISTORY})
         flat = {key: value for key, value in flat.items() if not _repeats(key, value, arm.settings)}
         by_arm.append({"seed": ", ".join(filter(None, arm.seeds)) or arm.settings.get("seed")} | flat)
-    rows = [row for row in setting_rows(by_arm) if set(row.cells) != {DASH}]
-    rows = [row._replace(differs=len(set(row.cells)) > 1) for row in rows]
+    rows = [row._replace(differs=len(set(row.cells)) > 1) for row in setting_rows(by_arm) if {*row.cells} != {DASH}]
     return sorted(rows, key=lambda row: not row.differs)
 
 
@@ -61,8 +59,7 @@ def history(study: Study) -> Table:
     """Return where every run comes from: a column for each run."""
     owners = {run: arm.name for arm in study.arms for run in arm.runs}
     arms = [TableRow("arm", tuple(owners.get(run, DASH) for run in study.runs))] if owners else []
-    keys = [key for key in HISTORY if key != "run"]
-    columns = [settings_of(info) for info in study.runs.values()]
+    keys, columns = [key for key in HISTORY if key != "run"], [settings_of(info) for info in study.runs.values()]
     rows = setting_rows([flatten({key: column[key] for key in keys if key in column}) for column in columns])
     return Table(tuple(study.runs), [*arms, *rows], "Provenance")
 
@@ -72,8 +69,8 @@ def cost(study: Study) -> Table:
     rows = study.rows[(study.rows["site"] == "cost") & study.rows["value"].notna()]
     by_run = {run: rows[rows["run"] == run] for run in study.runs if (rows["run"] == run).any()}
     spent = rows.pivot_table(index="metric", columns="run", values="value", aggfunc="sum").reindex(columns=[*by_run])
-    parts = spent[spent.index.str.startswith(f"{MEASURE}/")]
-    whole = spent.reindex([MEASURE]).iloc[0].fillna(parts.sum(min_count=1))
+    parts = spent[spent.index.str.startswith("measure_seconds/")]
+    whole = spent.reindex(["measure_seconds"]).iloc[0].fillna(parts.sum(min_count=1))
     training = pd.Series({run: _training(costs) for run, costs in by_run.items()}, dtype=float)
     median = rows[rows["metric"] == "step_seconds"].groupby("run")["value"].median().reindex([*by_run])
     table = [

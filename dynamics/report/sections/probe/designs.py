@@ -31,14 +31,9 @@ KEYS = ("beta", "bias", "part", "seed")
 
 @dataclass(frozen=True)
 class ProbeDesign:
-    """One kind of block.
+    """One kind of block, its actual size, and the run that it belongs to; `short` is its name in a legend.
 
-    Args:
-        name, short: what it is called, in full and in a legend.
-        run: that it belongs to.
-        info: what `run.json` says of this.
-        width, layers: its actual size.
-        rows: with the columns of the record and `at` (the norm of the bias), `bias`, `part`, `seed`.
+    `rows` have the columns of the record and `at` (the norm of the bias), `bias`, `part`, `seed`.
     """
 
     name: str
