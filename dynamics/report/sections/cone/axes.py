@@ -1,7 +1,9 @@
-"""The axes of the cone: against one another, and along the steps of training."""
+"""The axes of the cone: what lies at their ends, against one another, and along the steps of training."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,53 +21,87 @@ CKA = (
     " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
     "are not far more than the width. Blank: axes of different width."
 )
-LETTERS = 110
-"""Letters that fit under all the panels of a row; longer names are tilted."""
-LONGEST = 18
-"""Letters of a name at most."""
-MOST_PAIRS = 8
-"""Pairs that are read out in numbers."""
+LETTERS = 110  # that fit under all the panels of a row; longer names are tilted
+LONGEST = 18  # letters of a name at most
+MOST_PAIRS = 8  # that are read out in numbers
+NUMBERS = {
+    "share of the variance": "axis_share",
+    "stability": "axis_stability",
+    "cosine with the mean direction": "axis_to_mean",
+    "with the uncentred axis": "axis_to_uncentered",
+}
+ENDS = {"most": "Highest projection", "least": "Lowest projection"}
+
+Texts = list[tuple[str, str]]  # with how far they project, in standard deviations
+Matrix = tuple[str, Sequence[str], np.ndarray]  # title, names, and the values between them
 
 
-class Matrix(NamedTuple):
-    """Values between named things, of shape (names, names)."""
+@dataclass(frozen=True)
+class Card:
+    """What an axis is: its numbers, and its two ends, each with a title, its sentences and its tokens."""
 
     title: str
-    names: list[str]
-    values: np.ndarray
+    numbers: list[str]
+    ends: list[tuple[str, Texts, Texts]]
+    note: str
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The block of all cards of a run."""
+
+    kind: ClassVar[str] = "cards"
+    cards: list[Card]
+
+
+def cards(run: ConeRun) -> Cards | None:
+    """Return a card for the axis of every model and corpus."""
+    blocks = []
+    for model in run.displayed:
+        for corpus, facts in model.facts.get("cards", {}).items():
+            where = where_corpus(corpus)
+            numbers = [f"{label} {run.estimate(model, metric, **where)}" for label, metric in NUMBERS.items()]
+            count = run.info.corpora.get(corpus, {}).get("sentences")
+            numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
+            ends = [(title, _texts(facts.get(end)), _texts(facts.get(f"{end}_tokens"))) for end, title in ENDS.items()]
+            title = model.name + (f", {corpus}" if len(run.corpora) > 1 else "")
+            blocks.append(Card(title, numbers, ends, str(facts.get("vocabulary", ""))))
+    return Cards(blocks) if blocks else None
+
+
+def _texts(pairs: Any) -> Texts:
+    return [(str(text), number(float(value))) for text, value in pairs or ()]
 
 
 def matrices(run: ConeRun) -> Figure | None:
     """Return cosines between axes: of a model's corpora, of the models; beside them CKA."""
-    panels = []
+    panels: list[Matrix] = []
     if len(run.displayed) > 1:
         names = [model.name for model in run.displayed]
-        panels += [Matrix("axes of the models", names, _between_models(run, "axis_cosine"))]
-        panels += [Matrix("linear CKA of the models", names, _between_models(run, "linear_cka"))]
+        panels += [("axes of the models", names, _between_models(run, "axis_cosine"))]
+        panels += [("linear CKA of the models", names, _between_models(run, "linear_cka"))]
     if len(run.corpora) > 1:
-        panels += [
-            Matrix(f"axes by corpus<br>{plain(model.name, 34)}", run.corpora, _between_corpora(run, model))
-            for model in run.displayed
-        ]
-    panels = [panel for panel in panels if np.isfinite(panel.values[~np.eye(len(panel.names), dtype=bool)]).any()]
+        titles = [f"axes by corpus<br>{plain(model.name, 34)}" for model in run.displayed]
+        tables = [_between_corpora(run, model) for model in run.displayed]
+        panels += [(title, run.corpora, values) for title, values in zip(titles, tables, strict=True)]
+    panels = [panel for panel in panels if np.isfinite(panel[2][~np.eye(len(panel[1]), dtype=bool)]).any()]
     if not panels:
         return None
     columns = len(panels) if len(panels) <= COLUMNS else 3
-    size = max(150, 44 * max(len(panel.names) for panel in panels))
-    titles = [f"<b>{panel.title}</b>" for panel in panels]
+    size = max(150, 44 * max(len(names) for _, names, _ in panels))
+    titles = [f"<b>{title}</b>" for title, _, _ in panels]
     canvas = Canvas.grid(titles, columns, panel=size, gap=130, top=64, right=90, between=0.14)
-    tilted = [_letters(panel.names) > LETTERS / columns for panel in panels]
-    for axes, panel, is_tilted in zip(canvas.panels, panels, tilted, strict=False):
-        _matrix(axes, panel, 40 if is_tilted else 0)
+    # Each name takes the room of the longest.
+    letters = [len(names) * (2 + max(min(len(name), LONGEST) for name in names)) for _, names, _ in panels]
+    tilted = [count > LETTERS / columns for count in letters]
+    for axes, (_, names, values), is_tilted in zip(canvas.panels, panels, tilted, strict=False):
+        _matrix(axes, [plain(name, LONGEST) for name in names], values, 40 if is_tilted else 0)
     canvas.set(coloraxis=heat.shares({**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}))
-    is_tilted_below = any(tilted[(canvas.rows - 1) * columns :])
-    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90 if is_tilted_below else 46})
-    figure = canvas.figure()
-    if is_tilted_below:
-        figure.update_layout(height=figure.layout.height + 44)
+    below = 44 if any(tilted[(canvas.rows - 1) * columns :]) else 0
+    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 46 + below}, height=canvas.layout["height"] + below)
     return Figure(
         "Axes against axes",
-        figure,
+        canvas.figure(),
         "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
         "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled.",
         _reading(run),
@@ -76,43 +112,34 @@ def matrices(run: ConeRun) -> Figure | None:
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
-    def cosine(i: int, j: int) -> float:
-        where = where_corpus(run.corpora[i])
-        if i == j:
-            return _value(run.final(model, "axis_stability", **where))
-        return _value(run.final(model, "axis_cosine", **where, against_corpus=run.corpora[j]))
-
-    return _symmetric(len(run.corpora), cosine)
+    diagonal = [run.value(model, "axis_stability", **where_corpus(name)) for name in run.corpora]
+    pairs = [(where_corpus(name), other) for other, name in combinations(run.corpora, 2)]
+    cosines = [run.value(model, "axis_cosine", **where, against_corpus=other) for where, other in pairs]
+    return _symmetric(diagonal, cosines)
 
 
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
-    def similarity(i: int, j: int) -> float:
-        model, other = run.displayed[i], run.displayed[j]
-        if i == j:
-            return 1.0 if metric == "linear_cka" else _value(run.final(model, "axis_stability"))
-        rows = run.final(model, metric, against=other.subject), run.final(other, metric, against=model.subject)
-        return next((_value(row) for row in rows if row is not None), np.nan)
-
-    return _symmetric(len(run.displayed), similarity)
-
-
-def _symmetric(size: int, entry: Callable[[int, int], float]) -> np.ndarray:
-    """Return the symmetric matrix whose entries on and below the diagonal are `entry(i, j)`."""
-    lower = np.array([[entry(i, j) if j <= i else np.nan for j in range(size)] for i in range(size)])
-    return np.where(np.tri(size, dtype=bool), lower, lower.T)
+    is_cka = metric == "linear_cka"
+    diagonal = [1.0 if is_cka else run.value(model, "axis_stability") for model in run.displayed]
+    similarities = []
+    for other, model in combinations(run.displayed, 2):  # the record has one of the two directions
+        values = run.value(model, metric, against=other.subject), run.value(other, metric, against=model.subject)
+        similarities.append(next((value for value in values if np.isfinite(value)), np.nan))
+    return _symmetric(diagonal, similarities)
 
 
-def _value(row: Any) -> float:
-    return float("nan") if row is None else float(row["value"])
+def _symmetric(diagonal: list[float], pairs: list[float]) -> np.ndarray:
+    """Return the symmetric matrix with this diagonal, and `pairs` in the order of `combinations`."""
+    from scipy.spatial.distance import squareform
+
+    return np.asarray(squareform(pairs) + np.diag(diagonal))
 
 
 def _reading(run: ConeRun) -> str:
-    rows = run.rows[run.rows["metric"] == "axis_cosine"]
     names = {model.subject: model.name for model in run.displayed}
+    rows = run.rows[(run.rows["metric"] == "axis_cosine") & run.rows["subject"].isin(names)]
     pairs = []
-    for row in rows.to_dict("records"):
-        if row["subject"] not in names or (row["against"] and row["against"] not in names):
-            continue
+    for row in rows[rows["against"].isin(["", *names])].to_dict("records"):
         if row["against"]:
             pair = f"{names[row['subject']]} and {names[row['against']]}"
         else:
@@ -123,25 +150,14 @@ def _reading(run: ConeRun) -> str:
     return f"{'; '.join([*pairs[:MOST_PAIRS], *more])}." if pairs else ""
 
 
-def _letters(names: Sequence[str]) -> int:
-    """Return the letters that names take side by side, each in the room of the longest."""
-    return len(names) * (2 + max(min(len(name), LONGEST) for name in names))
-
-
-def _matrix(axes: Axes, matrix: Matrix, angle: int) -> None:
-    labels, values = [plain(name, LONGEST) for name in matrix.names], matrix.values
+def _matrix(axes: Axes, labels: Sequence[str], values: np.ndarray, angle: int) -> None:
     heat.heat(axes, labels, labels, values, "%{y} and %{x}: %{z:.4g}", xgap=2, ygap=2)
     finite = np.argwhere(np.isfinite(values))
-    axes.add(
-        type="scatter",
-        mode="text",
-        x=[labels[j] for _, j in finite],
-        y=[labels[i] for i, _ in finite],
-        text=[number(values[i, j]) for i, j in finite],
-        # What plotly chooses by itself is hard to read on the middle of the scale.
-        textfont={"size": 12, "color": [INK if values[i, j] > 0.45 else "white" for i, j in finite]},
-        hoverinfo="skip",
-    )
+    x, y = [labels[j] for _, j in finite], [labels[i] for i, _ in finite]
+    # What plotly chooses by itself is hard to read on the middle of the scale.
+    colours = [INK if values[i, j] > 0.45 else "white" for i, j in finite]
+    style = {"text": [number(values[i, j]) for i, j in finite], "textfont": {"size": 12, "color": colours}}
+    axes.add(type="scatter", mode="text", x=x, y=y, hoverinfo="skip", **style)
     axes.x(showgrid=False, tickangle=angle, showline=False, ticks="")
     axes.y(showgrid=False, autorange="reversed", showline=False, ticks="")
 

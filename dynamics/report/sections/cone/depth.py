@@ -31,12 +31,7 @@ class DepthLine(NamedTuple):
     is_banded: bool = True
 
 
-class DepthPanels(NamedTuple):
-    """The two panels of a model."""
-
-    model: ConeModel
-    upper: list[DepthLine]
-    lower: list[DepthLine]
+DepthPanels = tuple[ConeModel, list[DepthLine], list[DepthLine]]  # the upper and the lower panel of a model
 
 
 def draw_line(axes: Axes, line: DepthLine) -> None:
@@ -44,8 +39,7 @@ def draw_line(axes: Axes, line: DepthLine) -> None:
     if line.is_banded:
         lines.band(axes, line.rows["depth"], line.rows, line.look)
     style = {"line": line.look.line(line.width), "marker": line.look.marker(3.5 + line.width)}
-    hover = f"{plain(line.name)}, %{{x}}: %{{y:.4g}}"
-    lines.line(axes, line.rows["depth"], line.rows["value"], hover, **style)
+    lines.line(axes, line.rows["depth"], line.rows["value"], f"{plain(line.name)}, %{{x}}: %{{y:.4g}}", **style)
 
 
 def ticks(rows: pd.DataFrame) -> dict[str, list[Any]]:
@@ -57,7 +51,10 @@ def ticks(rows: pd.DataFrame) -> dict[str, list[Any]]:
     return {"tickvals": at + out, "ticktext": [*map(str, at), *("out" for _ in out)]}
 
 
-def _layer_axis(axes: Axes, drawn: Sequence[DepthLine], title: str) -> None:
+def _panel(axes: Axes, drawn: Sequence[DepthLine], title: str = "layer") -> None:
+    """Draw lines over the layers."""
+    for line in drawn:
+        draw_line(axes, line)
     rows = pd.concat(line.rows for line in drawn)
     if len(rows):
         axes.x(**ticks(rows), range=[-0.3, float(rows["depth"].max()) + 0.3])
@@ -66,8 +63,10 @@ def _layer_axis(axes: Axes, drawn: Sequence[DepthLine], title: str) -> None:
 
 def sentences_and_tokens(run: ConeRun) -> Figure | None:
     """Return the mean cosine of sentences, pooled in every way, and of tokens; below, the gap (E1 and E2)."""
+    if not run.displayed:
+        return None
     styles, token = looks(list(POOLINGS)), Look(INK, "x", SYMBOLS[5][1], "dash")
-    panels, readings = [], []
+    panels: list[DepthPanels] = []
     for model in run.displayed:
         upper = []
         for mode, look in styles.items():
@@ -75,25 +74,21 @@ def sentences_and_tokens(run: ConeRun) -> Figure | None:
             rows = run.of(model, "mean_cosine", pooling="" if is_own else mode)
             upper.append(DepthLine(POOLINGS[mode], rows, look, 2.8 if is_own else 1.2, is_own))
         upper.append(DepthLine("tokens", run.of(model, "mean_cosine", "token"), token, 2.0))
-        lower = [DepthLine("gap", run.of(model, "cone_gap"), styles[model.pooling], 2.2)]
-        panels.append(DepthPanels(model, upper, lower))
-        readings.append(_gap_reading(panels[-1]))
-    if not panels:
-        return None
+        panels.append((model, upper, [DepthLine("gap", run.of(model, "cone_gap"), styles[model.pooling], 2.2)]))
     return Figure(
         "Sentences against tokens",
         _plot(panels, {**{POOLINGS[mode]: look for mode, look in styles.items()}, "tokens": token}),
         "Top: cosine of two sentence vectors taken at random, for every way of pooling (bold: the model's own), "
         "and of two tokens of the same sentences (black, dashed). Bottom: the gap, sentences less tokens.",
-        " ".join(readings),
+        " ".join(_gap_reading(*panel) for panel in panels),
         f"{DEPTHS} All pairs, not centred. Bands: 95 % interval, of the gap by resampling sentences.",
     )
 
 
-def _gap_reading(panels: DepthPanels) -> str:
-    sentences = next(line.rows for line in panels.upper if line.is_banded)
-    tokens, gap = panels.upper[-1].rows, panels.lower[0].rows
-    if sentences.empty or tokens.empty or gap.empty:
+def _gap_reading(model: ConeModel, upper: Sequence[DepthLine], lower: Sequence[DepthLine]) -> str:
+    sentences = next(line.rows for line in upper if line.is_banded)
+    tables = sentences, upper[-1].rows, lower[0].rows
+    if any(rows.empty for rows in tables):
         return ""
     last, end = int(sentences["layer"].max()), int(sentences["depth"].max())
     parts = []
@@ -101,10 +96,10 @@ def _gap_reading(panels: DepthPanels) -> str:
         (f"middle layer ({last // 2})", last // 2),
         (f"last ({last})" if end == last else "output", end),
     ):
-        cosine, other, apart = (rows[rows["depth"] == depth].iloc[0] for rows in (sentences, tokens, gap))
+        cosine, other, gap = (rows[rows["depth"] == depth].iloc[0] for rows in tables)
         values = f"{number(cosine['value'])} against {number(other['value'])}"
-        parts.append(f"{name} {values}, gap {estimate(apart, 'undefined')}")
-    return f"{panels.model.name}: {'; '.join(parts)}."
+        parts.append(f"{name} {values}, gap {estimate(gap, 'undefined')}")
+    return f"{model.name}: {'; '.join(parts)}."
 
 
 def by_corpus(run: ConeRun) -> Figure | None:
@@ -112,42 +107,35 @@ def by_corpus(run: ConeRun) -> Figure | None:
     if len(run.corpora) < 2:
         return None
     styles = looks(run.corpora)
-    panels = []
-    for model in run.displayed:
-        upper, lower = (
-            [DepthLine(name, run.of(model, metric, **where_corpus(name)), look) for name, look in styles.items()]
-            for metric in ("mean_cosine", "cone_gap")
-        )
-        panels.append(DepthPanels(model, upper, lower))
+
+    def drawn(model: ConeModel, metric: str) -> list[DepthLine]:
+        return [DepthLine(name, run.of(model, metric, **where_corpus(name)), look) for name, look in styles.items()]
+
     return Figure(
         "Corpus by corpus",
-        _plot(panels, styles),
+        _plot([(model, drawn(model, "mean_cosine"), drawn(model, "cone_gap")) for model in run.displayed], styles),
         "The mean cosine of sentence vectors and its gap to the tokens, for every corpus.",
-        "",
-        f"{DEPTHS} The model's own pooling. Bands: 95 % interval.",
+        caption=f"{DEPTHS} The model's own pooling. Bands: 95 % interval.",
     )
 
 
 def _plot(panels: Sequence[DepthPanels], styles: Looks) -> go.Figure:
     """Draw two panels for each model, one above the other; models side by side, four in a row."""
-    columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    titles = [""] * (2 * rows * columns)
-    cells = [(2 * (i // columns), i % columns) for i in range(rows * columns)]
-    for (row, col), (model, _, _) in zip(cells, panels, strict=False):
-        titles[row * columns + col] = panel_title(model.name, width=34)
-    canvas = Canvas(2 * rows, columns, titles, panel=200, gap=58, top=88, lift=40)
-    for (row, col), (_, upper, lower) in zip(cells, panels, strict=False):
-        for axes, drawn, title in ((canvas[row, col], upper, "mean cosine"), (canvas[row + 1, col], lower, "gap")):
-            for line in drawn:
-                draw_line(axes, line)
-            _layer_axis(axes, drawn, "layer" if drawn is lower else "")
-            axes.y(zeroline=True, zerolinecolor=SOFT, zerolinewidth=1)
-            if col == 0:
-                axes.y(title={"text": title})
-    for row, col in cells[len(panels) :]:
-        canvas[row, col].hide()
-        canvas[row + 1, col].hide()
+    columns, titles = min(COLUMNS, len(panels)), list[str]()
+    for start in range(0, len(panels), columns):
+        names = [panel_title(model.name, width=34) for model, _, _ in panels[start : start + columns]]
+        titles += names + [""] * (2 * columns - len(names))
+    canvas = Canvas(len(titles) // columns, columns, titles, panel=200, gap=58, top=88, lift=40)
+    for axes in canvas.panels:
+        i, is_lower = axes.row // 2 * columns + axes.col, axes.row % 2 == 1
+        if i >= len(panels):
+            axes.hide()
+            continue
+        _, upper, lower = panels[i]
+        _panel(axes, *(lower, "layer") if is_lower else (upper, ""))
+        axes.y(zeroline=True, zerolinecolor=SOFT, zerolinewidth=1)
+        if axes.col == 0:
+            axes.y(title={"text": "gap" if is_lower else "mean cosine"})
     canvas.legend(styles)
     return canvas.figure()
 
@@ -164,14 +152,11 @@ def similarity(run: ConeRun) -> Figure | None:
     styles = looks([model.name for model in run.displayed])
     canvas = Canvas.grid([panel_title(title) for _, title, _ in panels], panel=240, top=84, between=0.07, lift=34)
     for axes, (metric, _, title) in zip(canvas.panels, panels, strict=True):
-        drawn = [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed]
-        for line in drawn:
-            draw_line(axes, line)
-        _layer_axis(axes, drawn, "layer")
+        _panel(axes, [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed])
         axes.y(title={"text": title})
     canvas.legend(styles)
-    last = [(model.name, run.final(model, "spearman")) for model in run.displayed]
-    scores = "; ".join(f"{name} {estimate(row, 'undefined')}" for name, row in last if row is not None)
+    scored = [model for model in run.displayed if run.final(model, "spearman") is not None]
+    scores = "; ".join(f"{model.name} {run.estimate(model, 'spearman')}" for model in scored)
     return Figure(
         "Similarity, layer by layer",
         canvas.figure(),

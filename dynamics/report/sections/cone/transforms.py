@@ -5,12 +5,11 @@ import pandas as pd
 from dynamics.report.figure import Figure
 from dynamics.report.names import estimate
 from dynamics.report.plot import lines
-from dynamics.report.plot.canvas import Axes, Canvas
+from dynamics.report.plot.canvas import Canvas
 from dynamics.report.plot.style import ARMS, INK, SYMBOLS, panel_title, plain
 from dynamics.report.sections.cone.runs import ConeModel, ConeRun
 
 TRANSFORMS = ("", "centred", "all-but-the-top", "whitened")
-RAW = "as they are"
 
 
 def transforms(run: ConeRun) -> list[Figure]:
@@ -26,16 +25,20 @@ def _figure(run: ConeRun, model: ConeModel) -> Figure | None:
     last = rows[rows["depth"] == rows["depth"].max()]
     cosines = last[(last["metric"] == "mean_cosine") & (last["pooling"] == "") & (last["corpus"] == "")]
     scores = last[last["metric"] == "spearman"]
-    panels = {"mean cosine": cosines, "Spearman correlation \N{MULTIPLICATION SIGN} 100": scores}
-    panels = {title: part for title, part in panels.items() if len(part) or part is cosines}
+    panels = {"mean cosine": cosines}
+    panels |= {"Spearman correlation \N{MULTIPLICATION SIGN} 100": scores} if len(scores) else {}
     places = pd.concat(panels.values())[["transform", "fitted"]].drop_duplicates().itertuples(index=False, name=None)
     ordered = sorted(places, key=lambda place: (TRANSFORMS.index(place[0]), place[1] != "own", place[1]))
     names = {place: _name(run, *place) for place in ordered}
     labels, height = list(names.values()), max(120, 24 * len(names))
     canvas = Canvas(1, len(panels), [panel_title(title) for title in panels], panel=height, top=70, between=0.03)
     for axes, part in zip(canvas.panels, panels.values(), strict=True):
-        for place, row in part.drop_duplicates(["transform", "fitted"]).groupby(["transform", "fitted"]):
-            _point(axes, row, names[place], *place)
+        for (transform, fitted), row in part.drop_duplicates(["transform", "fitted"]).groupby(["transform", "fitted"]):
+            kind, is_own = TRANSFORMS.index(transform), fitted in ("", "own")
+            colour, symbol = ARMS[kind - 1] if kind else INK, SYMBOLS[kind][0] + ("" if is_own else "-open")
+            marker = {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.8, "color": colour}}
+            bars, label = lines.error_bars(row, colour), names[transform, fitted]
+            lines.line(axes, row["value"], [label], f"{label}: %{{x:.4g}}", mode="markers", error_x=bars, marker=marker)
         raw = part[part["transform"] == ""]
         if len(raw):
             lines.dotted(axes, [raw["value"].iloc[0]] * 2, [labels[0], labels[-1]])
@@ -56,28 +59,20 @@ def _figure(run: ConeRun, model: ConeModel) -> Figure | None:
 
 def _name(run: ConeRun, transform: str, fitted: str) -> str:
     if not transform:
-        return RAW
+        return "as they are"
     kind, _, source = fitted.partition(":")
     if kind == "model":
         source = next((model.name for model in run.models if model.subject == source), source)
     return plain(transform + ("" if fitted == "own" else f", from {source}"))
 
 
-def _point(axes: Axes, row: pd.DataFrame, name: str, transform: str, fitted: str) -> None:
-    kind = TRANSFORMS.index(transform)
-    colour = ARMS[kind - 1] if transform else INK
-    symbol = SYMBOLS[kind][0] + ("" if fitted in ("", "own") else "-open")
-    marker = {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.8, "color": colour}}
-    bars, hover = lines.error_bars(row, colour), f"{name}: %{{x:.4g}}"
-    lines.line(axes, row["value"], [name], hover, mode="markers", error_x=bars, marker=marker)
-
-
 def _reading(run: ConeRun, model: ConeModel) -> str:
     parts = []
     for transform in TRANSFORMS[1:]:
-        after = run.final(model, "spearman", transform=transform, fitted="own")
-        change = run.final(model, "spearman_change", transform=transform, fitted="own")
-        if after is not None and change is not None:
-            parts.append(f"{transform} {estimate(after, 'undefined')}, a change of {estimate(change, 'undefined')}")
-    raw = estimate(run.final(model, "spearman"), "undefined")
+        score, change = (
+            run.final(model, m, transform=transform, fitted="own") for m in ("spearman", "spearman_change")
+        )
+        if score is not None and change is not None:
+            parts.append(f"{transform} {estimate(score, 'undefined')}, a change of {estimate(change, 'undefined')}")
+    raw = run.estimate(model, "spearman")
     return f"Spearman \N{MULTIPLICATION SIGN} 100 as they are {raw}; {'; '.join(parts)}." if parts else ""
