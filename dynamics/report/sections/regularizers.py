@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 
@@ -88,7 +87,9 @@ def _sweep(study: Study, terms: dict[str, Settings]) -> RegularizerSweep | None:
     curves, training = (rows[rows["site"] == site] for site in ("validation", "train"))
     quality = next((metric for metric in tables.curve_metrics(curves) if metric in QUALITY), "")
     parts = ((states, SCORE), (states, DIMENSION), (curves, quality), (training, "isoscore_star"))
-    last = pd.concat(_last(part[part["metric"] == metric]) for part, metric in parts)
+    chosen = pd.concat(part[part["metric"] == metric] for part, metric in parts)
+    last = chosen[chosen["step"] == chosen.groupby(["run", "metric"])["step"].transform("max")]
+    last = last.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
     if len(runs[["kind", "weight"]].drop_duplicates()) < 2 or last[last["metric"] == SCORE].empty:
         return None
     # A sweep bears the label of its first run, without the regulariser.
@@ -97,11 +98,6 @@ def _sweep(study: Study, terms: dict[str, Settings]) -> RegularizerSweep | None:
     for term in info.regularizers.values():
         name = name.removesuffix(f", {term['class']} {term['weight']:g}")
     return RegularizerSweep(name, quality, last.merge(runs, on="run"))
-
-
-def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    newest = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
-    return newest.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -115,11 +111,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
-    """Return IsoScore* less that of the unregularised run of the same seed.
-
-    Returns:
-        The columns of `over_seeds`, and `lower` and `higher`: numbers of seeds.
-    """
+    """Return `over_seeds` of IsoScore* less that of the unregularised run of a seed; in how many it is `lower higher`."""
     score = sweep.rows[sweep.rows["metric"] == SCORE]
     zero = score[score["kind"] == UNREGULARISED].groupby("seed")["value"].mean()
     paired = score[(score["kind"] != UNREGULARISED) & score["seed"].isin(zero.index)]
@@ -142,16 +134,16 @@ def figure(members: list[RegularizerSweep]) -> Figure:
             canvas[row, col].x(title={"text": "IsoScore*" if row else ""})
             _paths(canvas[row, col], sweep, metric, styles)
     canvas.set(showlegend=True)
-    return Figure(
-        "What shaping does",
-        canvas.figure(),
+    meaning = (
         "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. Each "
-        "point is a weight of the regulariser (lambda, beside it); 0 is the run without one.",
-        " ".join(_reading(sweep) for sweep in members),
-        "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
-        "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
-        "Small marks: single seeds.",
     )
+    meaning += "point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
+    caption = "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
+    caption += (
+        "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
+    )
+    caption += "Small marks: single seeds."
+    return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption)
 
 
 def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> None:
@@ -210,12 +202,11 @@ def table(sweep: RegularizerSweep) -> Table:
     for kind, weight in sorted(set(means.index)):  # the one without a regulariser is first
         points = means.loc[[(kind, weight)]].set_index("metric")
         cells = [estimate(points.loc[metric]) if metric in points.index else DASH for metric in columns]
-        change = _change(changes.loc[(kind, weight)]) if (kind, weight) in changes.index else DASH
+        change = DASH
+        if (kind, weight) in changes.index:
+            row = changes.loc[(kind, weight)]
+            plus, direction = ("+", "higher") if row["value"] > 0 else ("", "lower")
+            change = f"{plus}{estimate(row)}, {row[direction]} of {row['seeds']} seeds {direction}"
         label = f"{kind} {_signed(weight)}" if kind else "none"
         rows.append(TableRow(label, (str(int(points["seeds"].max())), *cells, change)))
     return Table(("seeds", *columns.values(), "change of IsoScore* against none"), rows, sweep.name)
-
-
-def _change(row: Any) -> str:
-    plus, direction = ("+", "higher") if row["value"] > 0 else ("", "lower")
-    return f"{plus}{estimate(row)}, {row[direction]} of {row['seeds']} seeds {direction}"

@@ -1,7 +1,5 @@
 """Scanned models: any depth on one axis, encoders beside decoders, cone against drift, revisions along steps."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from plotly.colors import sample_colorscale
@@ -18,10 +16,7 @@ from dynamics.runs import ScanInfo
 # Quantities that have a row of panels, as far as they were measured.
 PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", "isoscore", "effective_rank")
 GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")  # first words of the groups, in order
-TRANSFORMERS = {"images": "vision transformers", "audio": "speech transformers"}
-SHAPE = "shape-of-learning"
-DEPTH_AXIS = {"title": {"text": "relative depth"}, "range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
-FEWEST = 3  # layers that a correlation needs
+DEPTH_AXIS = {"range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
 
 
 def applies(study: Study) -> bool:
@@ -34,8 +29,9 @@ def section(study: Study) -> Section | None:
     table = profiles(study)
     if table.empty:
         return None
-    last = table[table["last"]]
-    drawn = [_over_depth(study, last), _cone_against_drift(study, last), *_along_training(study, table)]
+    last, series = table[table["last"]], table[table["series"] != ""].groupby("series", sort=False)
+    drawn = [_over_depth(study, last), _cone_against_drift(study, last)]
+    drawn += [_along_training(study, rows) for _, rows in series]
     blocks = [figure for figure in drawn if figure is not None]
     return Section("Models", "models", "Models", blocks) if blocks else None
 
@@ -54,7 +50,7 @@ def profiles(study: Study) -> pd.DataFrame:
         rows = rows[rows["site"].isin(["residual", "output"]) & (rows["layer"] >= 0) & (rows["head"] == -1)]
         for (subject, _), part in rows.groupby(["subject", "condition"], sort=False):
             end = part["layer"].max()
-            is_output = (part["protocol"] == SHAPE) & (part["layer"] == end) & (end > 0)
+            is_output = (part["protocol"] == "shape-of-learning") & (part["layer"] == end) & (end > 0)
             part = part[(part["site"] == "output") == is_output]
             if len(part):
                 identity = _identity(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
@@ -74,7 +70,7 @@ def _identity(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> S
     if not any(facts.get("heads", [1])):
         group = f"convolutional ({modality})"
     elif modality != "text":
-        group = TRANSFORMERS[modality]
+        group = {"images": "vision transformers", "audio": "speech transformers"}[modality]
     else:
         group = "decoders (causal)" if facts.get("is_causal") else "encoders (bidirectional)"
     series = f"{run}: {facts['series']}" if facts.get("series") else ""
@@ -113,8 +109,7 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
     for axes in canvas.panels:
         rows = table[table["metric"] == metrics[axes.row]]
         values = Values.of(study.words(metrics[axes.row]), rows["value"])
-        is_bottom = axes.row == len(metrics) - 1
-        axes.x(**DEPTH_AXIS if is_bottom else DEPTH_AXIS | {"title": {"text": ""}})
+        axes.x(**DEPTH_AXIS, title={"text": "relative depth" if axes.row == len(metrics) - 1 else ""})
         axes.y(**values.axis(), **{"title": {"text": values.short_title}} if axes.col == 0 else {})
         for key, part in rows[rows["group"] == groups[axes.col]].groupby("key", sort=False):
             part, look = part.sort_values("layer"), styles[str(key)]
@@ -122,16 +117,14 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
             _line(axes, part, "depth", "value", 1.8, look, is_named=axes.row == 0)
     canvas.legend_beside()
     peaks = [_peak(part) for _, part in table[table["metric"] == metrics[0]].groupby("key", sort=False)]
-    return Figure(
-        "Over relative depth",
-        canvas.figure(),
-        "Every model from its embeddings (0) to its last layer (1), so that depths compare.",
-        f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}.",
+    meaning = "Every model from its embeddings (0) to its last layer (1), so that depths compare."
+    reading = f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}."
+    caption = (
         "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after it). "
         "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its last step. "
-        "Convolutional models list stages, and their width changes on the way.",
-        columns=len(groups) + 1,
+        "Convolutional models list stages, and their width changes on the way."
     )
+    return Figure("Over relative depth", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
 def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, width: float, look: Look, is_named: bool = True) -> None:
@@ -165,7 +158,7 @@ def correlations(points: pd.DataFrame) -> pd.DataFrame:
         parts += [("", f"all {group}", members)] if len(parts) > 1 else []
         for key, name, part in parts:
             x, y = part["norm_of_mean"].to_numpy(), part["mean_cosine"].to_numpy()
-            enough = len(part) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
+            enough = len(part) >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0
             spearman, pearson = (spearmanr(x, y)[0], pearsonr(x, y)[0]) if enough else (np.nan, np.nan)
             rows.append((group, key, name, len(part), float(spearman), float(pearson)))
     return pd.DataFrame(rows, columns=["group", "key", "name", "layers", "spearman", "pearson"])
@@ -184,7 +177,11 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
     if points.empty:
         return None
     groups, styles, agreement = _groups(points), _looks(table), correlations(points)
-    titles = [_correlation_title(agreement, group) for group in groups]
+    titles = []
+    for whole in agreement.drop_duplicates("group", keep="last").to_dict("records"):
+        below = "Spearman {spearman:.2f}\nPearson {pearson:.2f}".format(**whole)
+        is_finite = np.isfinite(whole["spearman"])
+        titles.append(panel_title(whole["group"], below if is_finite else "too few layers\nto correlate", 22))
     canvas = Canvas(1, len(groups), titles, panel=300, top=112, right=200)
     canvas[0, 0].y(title={"text": "mean cosine"})
     for axes, group in zip(canvas.panels, groups, strict=True):
@@ -196,35 +193,21 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
     canvas.legend_beside()
     finite = agreement[np.isfinite(agreement["spearman"])].to_dict("records")
     parts = ["{name}: Spearman {spearman:.2f}, Pearson {pearson:.2f} ({layers} layers)".format(**row) for row in finite]
-    return Figure(
-        "Cone against drift",
-        canvas.figure(),
-        "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
-        "the mean). A point for each layer, joined from the embeddings on.",
-        f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation.",
+    reading = f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation."
+    meaning = "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
+    meaning += "the mean). A point for each layer, joined from the embeddings on."
+    caption = (
         "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as they "
-        "are, not on their logarithms. Layers of one model are not independent: no p-value is given.",
-        columns=len(groups) + 1,
     )
+    caption += "are, not on their logarithms. Layers of one model are not independent: no p-value is given."
+    return Figure("Cone against drift", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
-def _correlation_title(agreement: pd.DataFrame, group: str) -> str:
-    whole = agreement[agreement["group"] == group].iloc[-1]
-    below = f"Spearman {whole['spearman']:.2f}\nPearson {whole['pearson']:.2f}"
-    return panel_title(group, below if np.isfinite(whole["spearman"]) else "too few layers\nto correlate", 22)
-
-
-def _along_training(study: Study, table: pd.DataFrame) -> list[Figure]:
-    return [
-        _series(study, str(series).split(": ", 1)[1], rows, _measured(rows)[:4])
-        for series, rows in table[table["series"] != ""].groupby("series", sort=False)
-        if rows["step"].nunique() > 1 and _measured(rows)
-    ]
-
-
-def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
-    """Draw the profiles of the revisions of one model above their means over layers."""
-    steps = sorted(table["step"].unique())
+def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
+    """Draw the profiles of the revisions of one series above their means over layers."""
+    steps, metrics = sorted(table["step"].unique()), _measured(table)[:4]
+    if len(steps) < 2 or not metrics:
+        return None
     titles = [panel_title(study.words(metric).title) for metric in metrics]
     canvas = Canvas(2, len(metrics), titles, panel=190, gap=70, top=70, right=90, between=0.055, share_y=False)
     shares = np.log1p(np.array(steps, dtype=float) - steps[0])
@@ -243,15 +226,12 @@ def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]
         lines.line(bottom, range(len(over)), over, "step %{customdata}: %{y:.4g}", customdata=over.index, **style)
         at, scale = heat.spread(len(over), 6), Values.of(words, rows["value"]).axis()
         bottom.x(title={"text": "step"}, tickvals=at, ticktext=[f"{over.index[i]:g}" for i in at])
-        top.x(**DEPTH_AXIS)
+        top.x(**DEPTH_AXIS, title={"text": "relative depth"})
         top.y(**scale)
         bottom.y(**scale)
         changes.append(f"{words.title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
     canvas.legend_beside()
-    return Figure(
-        f"Along training: {name}",
-        canvas.figure(),
-        "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L.",
-        f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}.",
-        "Steps are equally spaced below.",
-    )
+    title = f"Along training: {table['series'].iloc[0].split(': ', 1)[1]}"
+    meaning = "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L."
+    reading = f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}."
+    return Figure(title, canvas.figure(), meaning, reading, "Steps are equally spaced below.")

@@ -24,8 +24,7 @@ SHARPNESS = ("score_variance", "normalized_entropy", "max_probability", "min_pro
 AXIS = "norm of the bias, β"
 LEAST = 1e-6  # where the axis of a probability that vanishes ends
 LAST = "output of the last block"
-# Metric, layer (-1: the last), part and words of the panels that compare designs.
-COMPARED = (
+COMPARED = (  # metric, layer (-1: the last), part, and where that is
     ("mean_cosine", 1, "attention", "attention alone, block 1"),
     ("mean_cosine", -1, "mlp", LAST),
     ("mean_cosine", -1, "gain", f"{LAST}, less the input's"),
@@ -76,17 +75,12 @@ def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
 
 
 def _cone(study: Study, design: ProbeDesign) -> Figure | None:
-    return _by_part(
-        study,
-        design,
-        CONE,
-        "The cone: outputs against inputs",
-        "Cosine of two states taken at random, and their mean norm, as the bias that all inputs share grows. "
-        "Where a line lies above the input's, the block has narrowed the cone by itself.",
-        "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what their "
-        "attention averages over: within one the cosine is higher than over all pairs.",
-        cone_reading(design),
-    )
+    meaning = "Cosine of two states taken at random, and their mean norm, as the bias that all inputs share grows. "
+    meaning += "Where a line lies above the input's, the block has narrowed the cone by itself."
+    caption = "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what "
+    caption += "their attention averages over: within one the cosine is higher than over all pairs."
+    title = "The cone: outputs against inputs"
+    return _by_part(study, design, CONE, title, meaning, cone_reading(design), caption)
 
 
 def cone_reading(design: ProbeDesign) -> str:
@@ -105,19 +99,15 @@ def cone_reading(design: ProbeDesign) -> str:
 
 def _shape(study: Study, design: ProbeDesign) -> Figure | None:
     states = design.rows.loc[design.rows["site"] == "residual", "metric"].unique()
-    return _by_part(
-        study,
-        design,
-        [metric for metric in states if metric not in CONE],
-        "The shape of the states",
-        "What else the bias does to the cloud: except for the norm of the mean, these quantities do not see the bias "
-        "itself, only what the block does with it.",
-        f"Spectra and neighbours use {design.info.sample} states of each draw at most.",
-    )
+    meaning = "What else the bias does to the cloud: except for the norm of the mean, these quantities do not see the "
+    meaning += "bias itself, only what the block does with it."
+    caption = f"Spectra and neighbours use {design.info.sample} states of each draw at most."
+    metrics = [metric for metric in states if metric not in CONE]
+    return _by_part(study, design, metrics, "The shape of the states", meaning, "", caption)
 
 
 def _by_part(
-    study: Study, design: ProbeDesign, metrics: Sequence[str], title: str, meaning: str, caption: str, reading: str = ""
+    study: Study, design: ProbeDesign, metrics: Sequence[str], title: str, meaning: str, reading: str, caption: str
 ) -> Figure | None:
     """Draw quantities of states, a row for the first block and one for the last, a line for each part."""
     metrics = [metric for metric in metrics if design.has(metric)]
@@ -144,14 +134,11 @@ def _by_part(
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     """Draw the first block's attention against the bias, wherever it was put."""
     metrics = [metric for metric in SHARPNESS if design.has(metric)]
-    rows = design.rows[design.rows["metric"].isin(metrics)]
     if not metrics:
         return None
-    styles = {
-        BIASES[bias]: replace(look, dash=DASHES.get(bias, "solid"))
-        for bias, look in looks(list(BIASES)).items()
-        if bias in set(rows["bias"])
-    }
+    rows = design.rows[design.rows["metric"].isin(metrics)]
+    styles = {bias: look for bias, look in looks(list(BIASES)).items() if bias in set(rows["bias"])}
+    styles = {BIASES[bias]: replace(look, dash=DASHES.get(bias, "solid")) for bias, look in styles.items()}
     arms, below = design.rows["bias"].map(BIASES), f"block 1 of {design.layers}"
     panels = [(study.words(metric), below, design.table(metric, 1, arms)) for metric in metrics]
     canvas = _lines(panels, styles, panel=230)
@@ -167,18 +154,14 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
         "both opposed should coincide",
         f"the axis of the least probability ends at {LEAST:g}" * ("min_probability" in metrics),
     )
-    return Figure(
-        "Sharpness of attention",
-        canvas.figure(),
-        "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share.",
-        sharpness_reading(study, design),
-        summary.join(caption),
-    )
+    meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
+    reading = sharpness_reading(study, design)
+    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, summary.join(caption))
 
 
 def sharpness_reading(study: Study, design: ProbeDesign) -> str:
     """Return how far attention moves from its unbiased entropy, for every place of the bias."""
-    metric = next((m for m in ("entropy", "normalized_entropy") if design.has(m)), "")
+    metric = "entropy" if design.has("entropy") else "normalized_entropy"
     ends = design.rows["at"].min(), design.rows["at"].max()
     parts = []
     for bias, name in BIASES.items():

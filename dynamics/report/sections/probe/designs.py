@@ -1,6 +1,5 @@
 """The designs of a probe as frames."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,7 @@ from dynamics.report import tables
 from dynamics.report.study import Study
 from dynamics.runs import ProbeInfo
 
-PARTS = {
-    "input": "input",
-    "attention": "attention alone",
-    "residual": "after the residual",
-    "mlp": "block's output",
-}
+PARTS = {"input": "input", "attention": "attention alone", "residual": "after the residual", "mlp": "block's output"}
 BIASES = {
     "input": "on the input",
     "query": "on queries",
@@ -66,20 +60,18 @@ class ProbeDesign:
 
 def designs(study: Study) -> list[ProbeDesign]:
     """Return the designs of all probes among the runs."""
-    probes = study.of_kind(ProbeInfo)
-    return [design for run, info in probes.items() for design in _designs(study, run, info, several=len(probes) > 1)]
-
-
-def _designs(study: Study, run: str, info: ProbeInfo, several: bool) -> Iterator[ProbeDesign]:
-    rows = study.rows_of(run, KEYS)
-    rows = rows.assign(at=rows["beta"].astype(float), rest=rows["condition"].map(_without_keys))
-    for facts in info.designs:
-        subject, condition = facts["subject"], facts["condition"]
-        part = rows[(rows["subject"] == subject) & (rows["rest"] == condition)]
-        short = ", ".join(filter(None, [subject or "random blocks", condition, several * run]))
-        name = facts["label"] + f" ({run})" * several
-        if len(part):
-            yield ProbeDesign(name, short, run, info, facts["width"], facts["layers"], part)
+    probes, members = study.of_kind(ProbeInfo), []
+    for run, info in probes.items():
+        rows, several = study.rows_of(run, KEYS), len(probes) > 1
+        rows = rows.assign(at=rows["beta"].astype(float), rest=rows["condition"].map(_without_keys))
+        for facts in info.designs:
+            subject, condition = facts["subject"], facts["condition"]
+            part = rows[(rows["subject"] == subject) & (rows["rest"] == condition)]
+            short = ", ".join(filter(None, [subject or "random blocks", condition, several * run]))
+            name = facts["label"] + f" ({run})" * several
+            if len(part):
+                members.append(ProbeDesign(name, short, run, info, facts["width"], facts["layers"], part))
+    return members
 
 
 def _without_keys(condition: str) -> str:
