@@ -33,8 +33,8 @@ def _figure(study: Study, metric: str) -> Figure:
         panels.setdefault(summary.objective(arm), []).append(arm.name)
     is_training, is_validation = ((table["site"] == site) for site in CURVES)
     training = "; broad faint lines: training, averaged within log-spaced bins." if is_training.any() else ""
-    several = "Each objective has a panel and an axis of its own: values on masked characters do not compare "
-    several += "with values on every character, nor those of one task with another's."
+    several = "Each objective has a panel and an axis of its own: values on masked characters do not compare with "
+    several += "values on every character, nor those of one task with another's."
     caption = (
         "Log axis" + ("; step 0 (before any update) is set apart at its left end" if (table["at"] == 0).any() else ""),
         f"Lines with markers: validation{training}",

@@ -21,7 +21,8 @@ COLUMNS = 6  # arms that stand side by side; more are laid over one another
 INTRODUCTION = (
     "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark (late). "
     "Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, colours are shared "
-    "by all arms. The last column lays the arms over one another. A gap is a value that is undefined or not measured."
+    "by all arms. The last column lays the arms over one another. A gap is a value that is undefined or was not "
+    "measured."
 )
 
 

@@ -111,7 +111,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
-    """Return `over_seeds` of IsoScore* less that of the unregularised run of a seed; in how many it is `lower higher`."""
+    """Return `over_seeds` of IsoScore* less that without a regulariser in the same seed, and counts `lower higher`."""
     score = sweep.rows[sweep.rows["metric"] == SCORE]
     zero = score[score["kind"] == UNREGULARISED].groupby("seed")["value"].mean()
     paired = score[(score["kind"] != UNREGULARISED) & score["seed"].isin(zero.index)]
@@ -134,15 +134,11 @@ def figure(members: list[RegularizerSweep]) -> Figure:
             canvas[row, col].x(title={"text": "IsoScore*" if row else ""})
             _paths(canvas[row, col], sweep, metric, styles)
     canvas.set(showlegend=True)
-    meaning = (
-        "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. Each "
-    )
-    meaning += "point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
+    meaning = "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. "
+    meaning += "Each point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
     caption = "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
-    caption += (
-        "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
-    )
-    caption += "Small marks: single seeds."
+    caption += "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over "
+    caption += "seeds. Small marks: single seeds."
     return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption)
 
 

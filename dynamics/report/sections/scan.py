@@ -119,11 +119,9 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
     peaks = [_peak(part) for _, part in table[table["metric"] == metrics[0]].groupby("key", sort=False)]
     meaning = "Every model from its embeddings (0) to its last layer (1), so that depths compare."
     reading = f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}."
-    caption = (
-        "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after it). "
-        "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its last step. "
-        "Convolutional models list stages, and their width changes on the way."
-    )
+    caption = "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after "
+    caption += "it). Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its "
+    caption += "last step. Convolutional models list stages, and their width changes on the way."
     return Figure("Over relative depth", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
@@ -196,10 +194,8 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
     reading = f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation."
     meaning = "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
     meaning += "the mean). A point for each layer, joined from the embeddings on."
-    caption = (
-        "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as they "
-    )
-    caption += "are, not on their logarithms. Layers of one model are not independent: no p-value is given."
+    caption = "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as "
+    caption += "they are, not on their logarithms. Layers of one model are not independent: no p-value is given."
     return Figure("Cone against drift", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 

@@ -2,9 +2,8 @@
 
 from dynamics.report.figure import Compared, PageBlock, Section, Text
 from dynamics.report.sections.cone.axes import cards, matrices, turning
-from dynamics.report.sections.cone.depth import by_corpus, sentences_and_tokens, similarity
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
-from dynamics.report.sections.cone.transforms import transforms
+from dynamics.report.sections.cone.sentences import by_corpus, sentences_and_tokens, similarity, transforms
 from dynamics.report.study import Study
 from dynamics.runs import ConeInfo
 

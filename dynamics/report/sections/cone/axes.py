@@ -14,8 +14,8 @@ from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Look, looks, plain
 from dynamics.report.plot.values import StepScale
-from dynamics.report.sections.cone.depth import COLUMNS, DepthLine, draw_line, ticks
 from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun, where_corpus
+from dynamics.report.sections.cone.sentences import COLUMNS, DepthLine, draw_line, ticks
 
 CKA = (
     " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
@@ -33,7 +33,7 @@ NUMBERS = {
 ENDS = {"most": "Highest projection", "least": "Lowest projection"}
 
 Texts = list[tuple[str, str]]  # with how far they project, in standard deviations
-Matrix = tuple[str, Sequence[str], np.ndarray]  # title, names, and the values between them
+Matrix = tuple[str, list[str], np.ndarray]  # title, names, and the values between them
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,13 @@ def _texts(pairs: Any) -> Texts:
 
 def matrices(run: ConeRun) -> Figure | None:
     """Return cosines between axes: of a model's corpora, of the models; beside them CKA."""
+    models, corpora, has_models = [model.name for model in run.displayed], run.corpora, len(run.displayed) > 1
     panels: list[Matrix] = []
-    if len(run.displayed) > 1:
-        names = [model.name for model in run.displayed]
-        panels += [("axes of the models", names, _between_models(run, "axis_cosine"))]
-        panels += [("linear CKA of the models", names, _between_models(run, "linear_cka"))]
-    if len(run.corpora) > 1:
-        titles = [f"axes by corpus<br>{plain(model.name, 34)}" for model in run.displayed]
-        tables = [_between_corpora(run, model) for model in run.displayed]
-        panels += [(title, run.corpora, values) for title, values in zip(titles, tables, strict=True)]
+    if has_models:
+        panels += [("axes of the models", models, _between_models(run, "axis_cosine"))]
+        panels += [("linear CKA of the models", models, _between_models(run, "linear_cka"))]
+    for model in run.displayed if len(corpora) > 1 else ():
+        panels += [(f"axes by corpus<br>{plain(model.name, 34)}", corpora, _between_corpora(run, model))]
     panels = [panel for panel in panels if np.isfinite(panel[2][~np.eye(len(panel[1]), dtype=bool)]).any()]
     if not panels:
         return None
@@ -92,23 +90,19 @@ def matrices(run: ConeRun) -> Figure | None:
     titles = [f"<b>{title}</b>" for title, _, _ in panels]
     canvas = Canvas.grid(titles, columns, panel=size, gap=130, top=64, right=90, between=0.14)
     # Each name takes the room of the longest.
-    letters = [len(names) * (2 + max(min(len(name), LONGEST) for name in names)) for _, names, _ in panels]
+    letters = [len(names) * (2 + min(max(map(len, names)), LONGEST)) for _, names, _ in panels]
     tilted = [count > LETTERS / columns for count in letters]
     for axes, (_, names, values), is_tilted in zip(canvas.panels, panels, tilted, strict=False):
         _matrix(axes, [plain(name, LONGEST) for name in names], values, 40 if is_tilted else 0)
     canvas.set(coloraxis=heat.shares({**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}))
     below = 44 if any(tilted[(canvas.rows - 1) * columns :]) else 0
     canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 46 + below}, height=canvas.layout["height"] + below)
-    return Figure(
-        "Axes against axes",
-        canvas.figure(),
-        "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
-        "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled.",
-        _reading(run),
-        "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, the "
-        "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; "
-        "there is none where an axis agrees with itself by less than 0.8." + (CKA if len(run.displayed) > 1 else ""),
-    )
+    meaning = "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
+    meaning += "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled."
+    caption = "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, "
+    caption += "the basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; there "
+    caption += f"is none where an axis agrees with itself by less than 0.8.{CKA if has_models else ''}"
+    return Figure("Axes against axes", canvas.figure(), meaning, _reading(run), caption)
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
@@ -150,33 +144,30 @@ def _reading(run: ConeRun) -> str:
     return f"{'; '.join([*pairs[:MOST_PAIRS], *more])}." if pairs else ""
 
 
-def _matrix(axes: Axes, labels: Sequence[str], values: np.ndarray, angle: int) -> None:
+def _matrix(axes: Axes, labels: list[str], values: np.ndarray, angle: int) -> None:
     heat.heat(axes, labels, labels, values, "%{y} and %{x}: %{z:.4g}", xgap=2, ygap=2)
-    finite = np.argwhere(np.isfinite(values))
-    x, y = [labels[j] for _, j in finite], [labels[i] for i, _ in finite]
+    rows, columns = np.nonzero(np.isfinite(values))
+    finite, place = values[rows, columns], {"x": [labels[j] for j in columns], "y": [labels[i] for i in rows]}
     # What plotly chooses by itself is hard to read on the middle of the scale.
-    colours = [INK if values[i, j] > 0.45 else "white" for i, j in finite]
-    style = {"text": [number(values[i, j]) for i, j in finite], "textfont": {"size": 12, "color": colours}}
-    axes.add(type="scatter", mode="text", x=x, y=y, hoverinfo="skip", **style)
+    font = {"size": 12, "color": [INK if value > 0.45 else "white" for value in finite]}
+    axes.add(type="scatter", mode="text", **place, text=[*map(number, finite)], textfont=font, hoverinfo="skip")
     axes.x(showgrid=False, tickangle=angle, showline=False, ticks="")
     axes.y(showgrid=False, autorange="reversed", showline=False, ticks="")
 
 
 def turning(run: ConeRun) -> list[Figure]:
     """Return the axis along training steps, a figure for each series."""
-    figures = []
-    for series in dict.fromkeys(model.series for model in run.models if model.series):
-        subjects = [model.subject for model in run.models if model.series == series]
-        rows = run.rows[run.rows["subject"].isin(subjects)]
-        if rows[rows["metric"] == "axis_cosine_first"]["step"].nunique() > 1:
-            figures.append(_turning(series, rows))
-    return figures
+    names = dict.fromkeys(model.series for model in run.models if model.series)
+    series = run.rows["subject"].map({model.subject: model.series for model in run.models})
+    return [figure for name in names if (figure := _turning(name, run.rows[series == name]))]
 
 
-def _turning(series: str, rows: pd.DataFrame) -> Figure:
-    plain_rows = rows[(rows[["corpus", "pooling", "transform"]] == "").all(axis=1)]
-    cosines = plain_rows[plain_rows["metric"] == "mean_cosine"]
+def _turning(series: str, rows: pd.DataFrame) -> Figure | None:
     ends = {end: rows[rows["metric"] == f"axis_cosine_{end}"] for end in ("first", "last")}
+    if ends["first"]["step"].nunique() < 2:
+        return None
+    is_plain = (rows[["corpus", "pooling", "transform"]] == "").all(axis=1)
+    cosines = rows[is_plain & (rows["metric"] == "mean_cosine")]
     turns, states = {end: f"axis with the {end} step's" for end in ends}, ("sentences", "tokens")
     styles = looks([*turns.values(), *states])
     titles = ["<b>the cone, last layer</b>", "<b>its axis, last layer</b>"]
@@ -198,15 +189,11 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure:
         readings.append(f"step {edge['step']} against the {end}: {estimate(edge, 'undefined')}")
     canvas.set(coloraxis=heat.shares(canvas.bar("absolute cosine", 0)))
     canvas.legend(styles)
-    return Figure(
-        f"The axis turning: {series}",
-        canvas.figure(),
-        "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and with "
-        "what it is at the last.",
-        f"{'; '.join(readings)}.",
-        "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % "
-        "interval, of two axes the basic bootstrap's. Maps: the steps are equally wide.",
-    )
+    meaning = "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and "
+    meaning += "with what it is at the last."
+    caption = "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % interval, of "
+    caption += "two axes the basic bootstrap's. Maps: the steps are equally wide."
+    return Figure(f"The axis turning: {series}", canvas.figure(), meaning, f"{'; '.join(readings)}.", caption)
 
 
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:

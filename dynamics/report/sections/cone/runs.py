@@ -99,15 +99,12 @@ def cone_runs(study: Study) -> list[ConeRun]:
 
 def _models(subjects: dict[str, Settings]) -> list[ConeModel]:
     steps = {key: (str(facts.get("series") or ""), int(facts.get("step") or 0)) for key, facts in subjects.items()}
-    short = {
-        subject: str(facts.get("model", subject)) if subject.endswith(("@local", "@main")) else subject
-        for subject, facts in subjects.items()
-    }
+    short = [str(f.get("model", key)) if key.endswith(("@local", "@main")) else key for key, f in subjects.items()]
     models = []
-    for subject, facts in subjects.items():
+    for (subject, facts), name in zip(subjects.items(), short, strict=True):
         series, step = steps[subject]
-        name = short[subject] if list(short.values()).count(short[subject]) == 1 else subject
-        is_last = not series or step == max(other for name, other in steps.values() if name == series)
+        name = name if short.count(name) == 1 else subject
+        is_last = not series or (series, step) == max(end for end in steps.values() if end[0] == series)
         models.append(ConeModel(subject, name, facts, series, is_last))
     return models
 
