@@ -1,6 +1,5 @@
 """The axes of the cone: what lies at their ends, against one another, and along the steps of training."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar

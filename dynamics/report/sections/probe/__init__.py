@@ -91,7 +91,7 @@ def cone_reading(design: ProbeDesign) -> str:
         places[f"output of block {design.layers}"] = "mlp", design.layers
     parts = []
     for name, (part, layer) in places.items():
-        pooled, within = (design.mean(metric, at, part=part, layer=layer) for metric in CONE[:2])
+        pooled, within = (design.of(metric, at=at, part=part, layer=layer)["value"].mean() for metric in CONE[:2])
         if np.isfinite(pooled):
             parts.append(f"{name} {number(pooled)}" + (f" ({number(within)})" if np.isfinite(within) else ""))
     return f"Mean cosine at β = {at:g} (within a sequence): {', '.join(parts)}." if parts else ""
@@ -165,7 +165,7 @@ def sharpness_reading(study: Study, design: ProbeDesign) -> str:
     ends = design.rows["at"].min(), design.rows["at"].max()
     parts = []
     for bias, name in BIASES.items():
-        first, last = (design.mean(metric, at, bias=bias, layer=1) for at in ends)
+        first, last = (design.of(metric, at=at, bias=bias, layer=1)["value"].mean() for at in ends)
         if np.isfinite([first, last]).all():
             parts.append(f"{number(first)} → {number(last)} with the bias {name}")
     start = f"{capital(study.words(metric).axis)} from β = {ends[0]:g} to {ends[1]:g}: "

@@ -40,18 +40,15 @@ class ProbeDesign:
 
     def table(self, metric: str, depth: int, arm: Any, **where: Any) -> pd.DataFrame:
         """Return one quantity after a block and of the input (layer 0); `arm` names lines, `where` selects rows."""
-        rows = self._rows(metric, **where)
+        rows = self.of(metric, **where)
         return rows[rows["layer"].isin([0, depth])].assign(arm=arm)[tables.COLUMNS]
-
-    def mean(self, metric: str, at: float, **where: Any) -> float:
-        """Return a quantity at one norm, averaged over seeds; `where` selects rows."""
-        return float(self._rows(metric, at=at, **where)["value"].mean())
 
     def has(self, metric: str) -> bool:
         """Whether the quantity was measured, with a value somewhere."""
-        return bool(np.isfinite(self._rows(metric)["value"]).any())
+        return bool(np.isfinite(self.of(metric)["value"]).any())
 
-    def _rows(self, metric: str, **where: Any) -> pd.DataFrame:
+    def of(self, metric: str, **where: Any) -> pd.DataFrame:
+        """Return the rows of one quantity that have the values of `where` in its columns."""
         rows = self.rows[self.rows["metric"] == metric]
         for column, value in where.items():
             rows = rows[rows[column] == value]
