@@ -59,13 +59,10 @@ def _levels(study: Study, metric: str) -> dict[str, float]:
 def plot(
     table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks: Looks, levels: dict[str, float]
 ) -> go.Figure:
-    """Draw learning curves (`tables.curves`), a panel for each objective: never two objectives on one axis.
+    """Draw `tables.curves`, a panel for each objective: never two objectives on one axis.
 
-    Args:
-        table, words: of the metric.
-        panels: names of the arms in each panel, by the panel's title.
-        looks: of all arms.
-        levels: values to compare with, by label, drawn where every character counts.
+    `panels` are names of arms by the title of their panel; `levels` are values to compare with where every character
+    counts, by label.
     """
     scale = StepScale.of(table["at"])
     canvas = Canvas(1, len(panels), [*map(panel_title, panels)], panel=270, top=74, between=0.07, share_y=False)

@@ -34,23 +34,19 @@ def section(study: Study) -> Section | None:
 def _small(study: Study, quantities: Sequence[tables.Quantity]) -> list[Figure]:
     """Return a figure for each site, with the quantities of one layer or position, or of too many arms for columns."""
     panels: dict[str, list[Panel]] = defaultdict(list)
-    drawn: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)
+    notes: dict[str, dict[str, str]] = defaultdict(dict)
     for along, place, metric in quantities:
         table, words = tables.without_heads(tables.geometry(study.rows, place, metric, along)), study.words(metric)
         if np.isfinite(table["value"]).any():
             title, has_steps = panel_title(words.title), table["at"].nunique() > 1
             panels[place] += [Panel(title, words, table, along)] * has_steps
             panels[place] += [Panel(title, words, table)] * (table["layer"].nunique() > 1 or not has_steps)
-            drawn[place][metric] = table
+            notes[place][metric] = f"{words.title}: {words.estimator or metric}, {summary.points(table)}"
     figures = []
-    for place, by_metric in drawn.items():
-        words_of = {metric: study.words(metric) for metric in by_metric}
-        parts = [
-            f"{words_of[m].title}: {words_of[m].estimator or m}, {summary.points(t)}" for m, t in by_metric.items()
-        ]
-        shape = summary.intervals(pd.concat(by_metric.values()), "bars and bands")
-        caption = summary.join([*parts, LAYERS.get(place, ""), shape])
-        figures.append(Figure(capital(site(place)), grid(panels[place], looks(study.arm_names)), caption=caption))
+    for place, drawn in panels.items():
+        shape = summary.intervals(pd.concat(panel.table for panel in drawn), "bars and bands")
+        caption = summary.join([*notes[place].values(), LAYERS.get(place, ""), shape])
+        figures.append(Figure(capital(site(place)), grid(drawn, looks(study.arm_names)), caption=caption))
     return figures
 
 

@@ -13,7 +13,7 @@ from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Look, looks, plain
 from dynamics.report.plot.values import StepScale
-from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun, where_corpus
+from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun
 from dynamics.report.sections.cone.sentences import COLUMNS, DepthLine, draw_line, ticks
 
 CKA = (
@@ -58,8 +58,8 @@ def cards(run: ConeRun) -> Cards | None:
     blocks = []
     for model in run.displayed:
         for corpus, facts in model.facts.get("cards", {}).items():
-            where = where_corpus(corpus)
-            numbers = [f"{label} {run.estimate(model, metric, **where)}" for label, metric in NUMBERS.items()]
+            finals = {label: run.final(model, metric, corpus=corpus) for label, metric in NUMBERS.items()}
+            numbers = [f"{label} {estimate(row, 'undefined')}" for label, row in finals.items()]
             count = run.info.corpora.get(corpus, {}).get("sentences")
             numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
             ends = [(title, _texts(facts.get(end)), _texts(facts.get(f"{end}_tokens"))) for end, title in ENDS.items()]
@@ -105,9 +105,9 @@ def matrices(run: ConeRun) -> Figure | None:
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
-    diagonal = [run.value(model, "axis_stability", **where_corpus(name)) for name in run.corpora]
-    pairs = [(where_corpus(name), other) for other, name in combinations(run.corpora, 2)]
-    cosines = [run.value(model, "axis_cosine", **where, against_corpus=other) for where, other in pairs]
+    diagonal = [run.value(model, "axis_stability", corpus=name) for name in run.corpora]
+    pairs = combinations(run.corpora, 2)
+    cosines = [run.value(model, "axis_cosine", corpus=name, against_corpus=other) for other, name in pairs]
     return _symmetric(diagonal, cosines)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dynamics.report.arms import Settings
 from dynamics.report.figure import Table
-from dynamics.report.names import DASH, estimate
+from dynamics.report.names import DASH
 from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
 from dynamics.runs import ConeInfo
@@ -63,7 +63,8 @@ class ConeRun:
         rows = rows[(rows["subject"] == model.subject) & (rows["metric"] == metric) & (rows["site"] == site)]
         for key in KEYS:
             if key in where or key != "state":
-                rows = rows[rows[key] == where.get(key, "")]
+                value = where.get(key, "")
+                rows = rows[rows[key] == ("" if (key, value) == ("corpus", MAIN) else value)]
         return rows.sort_values("depth")
 
     def final(self, model: ConeModel, metric: str, **where: str) -> "pd.Series[Any] | None":
@@ -75,15 +76,6 @@ class ConeRun:
         """Return the value of `final`, NaN where there is none."""
         row = self.final(model, metric, **where)
         return np.nan if row is None else float(row["value"])
-
-    def estimate(self, model: ConeModel, metric: str, **where: str) -> str:
-        """Return `final` with its interval, as text."""
-        return estimate(self.final(model, metric, **where), "undefined")
-
-
-def where_corpus(name: str) -> dict[str, str]:
-    """Return what the rows of a corpus have in their condition."""
-    return {} if name == MAIN else {"corpus": name}
 
 
 def cone_runs(study: Study) -> list[ConeRun]:

@@ -11,7 +11,7 @@ from dynamics.report.names import estimate, number
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import ARMS, INK, SOFT, SYMBOLS, Look, Looks, looks, panel_title, plain
-from dynamics.report.sections.cone.runs import ConeModel, ConeRun, where_corpus
+from dynamics.report.sections.cone.runs import ConeModel, ConeRun
 
 COLUMNS, TIMES = 4, "\N{MULTIPLICATION SIGN}"
 DEPTHS = (
@@ -112,7 +112,7 @@ def by_corpus(run: ConeRun) -> Figure | None:
     styles, panels = looks(run.corpora), []
     for model in run.displayed:
         upper, lower = (
-            [DepthLine(name, run.of(model, metric, **where_corpus(name)), look) for name, look in styles.items()]
+            [DepthLine(name, run.of(model, metric, corpus=name), look) for name, look in styles.items()]
             for metric in ("mean_cosine", "cone_gap")
         )
         panels.append((model, upper, lower))
@@ -153,8 +153,8 @@ def similarity(run: ConeRun) -> Figure | None:
         _panel(axes, [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed])
         axes.y(title={"text": title})
     canvas.legend(styles)
-    scored = [model for model in run.displayed if run.final(model, "spearman") is not None]
-    scores = "; ".join(f"{model.name} {run.estimate(model, 'spearman')}" for model in scored)
+    last = [(model.name, run.final(model, "spearman")) for model in run.displayed]
+    scores = "; ".join(f"{name} {estimate(row, 'undefined')}" for name, row in last if row is not None)
     meaning = "Left: whether sentences that are similar at the end are close already. Rank correlation of all pairwise "
     meaning += "cosines at a layer with those of the last."
     reading = f"Against the scores, last layer: {scores}." if scores else ""
@@ -222,5 +222,5 @@ def _transforms_reading(run: ConeRun, model: ConeModel) -> str:
         )
         if score is not None and change is not None:
             parts.append(f"{transform} {estimate(score, 'undefined')}, a change of {estimate(change, 'undefined')}")
-    raw = run.estimate(model, "spearman")
+    raw = estimate(run.final(model, "spearman"), "undefined")
     return f"Spearman {TIMES} 100 as they are {raw}; {'; '.join(parts)}." if parts else ""
