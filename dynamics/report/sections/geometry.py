@@ -18,12 +18,6 @@ from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.study import Study
 
 COLUMNS = 6  # arms that stand side by side; more are laid over one another
-INTRODUCTION = (
-    "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark (late). "
-    "Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, colours are shared "
-    "by all arms. The last column lays the arms over one another. A gap is a value that is undefined or was not "
-    "measured."
-)
 
 
 def applies(study: Study) -> bool:
@@ -35,8 +29,12 @@ def section(study: Study) -> Section | None:
     """Return a figure for each core quantity that has layers and steps."""
     core = tables.core(tables.quantities(study.rows))
     figures = [figure(study, quantity, is_core=True) for quantity in core if has_columns(study, quantity)]
+    text = "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark "
+    text += "(late). Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, "
+    text += "colours are shared by all arms. The last column lays the arms over one another. A gap is a value that is "
+    text += "undefined or was not measured."
     heading = "Geometry through training"
-    return Section(heading, "geometry", "Geometry", [Text(INTRODUCTION), *figures]) if figures else None
+    return Section(heading, "geometry", "Geometry", [Text(text), *figures]) if figures else None
 
 
 def has_columns(study: Study, quantity: tables.Quantity) -> bool:
@@ -80,8 +78,7 @@ def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -
     highest, over_layers = tables.highest(means), tables.over_layers(table)
     for i, (name, look) in enumerate(looks.items()):
         rows = means[means["arm"] == name]
-        _profiles(canvas[0, i], rows, scale, along)
-        _each_layer(canvas[1, i], rows, scale, layers)
+        _arm_lines(canvas, i, rows, scale, layers, along)
         _map(canvas[2, i], rows, "layer", along, values)
         canvas[2, i].x(title={"text": plain(along)})
         lines.last_profile(canvas[0, last], table, name, look)
@@ -123,22 +120,18 @@ def _arm_titles(looks: Looks) -> list[str]:
     return [f"<b><span style='color:{it.colour}'>{it.mark} {plain(name, 30)}</span></b>" for name, it in looks.items()]
 
 
-def _profiles(axes: Axes, means: pd.DataFrame, scale: StepScale, along: str) -> None:
-    """Draw the profile over layers at every position, coloured by it; the last one is bold."""
+def _arm_lines(canvas: Canvas, col: int, means: pd.DataFrame, scale: StepScale, layers: list[int], along: str) -> None:
+    """Draw the profile at every position, coloured by it, the last one bold; below it every layer, by its depth."""
     positions = sorted(means["at"].unique())
     shades = np.clip(scale.fraction(positions), 0, 1) if positions else []
     for at, colour in zip(positions, sample_colorscale(TIME, shades), strict=True):
-        rows = means[means["at"] == at].sort_values("layer")
-        style = {"color": colour, "width": 2.8 if at == positions[-1] else 1.4}
-        lines.line(axes, rows["layer"], rows["value"], f"{plain(along)} {at:g}, layer %{{x}}: %{{y:.4g}}", line=style)
-
-
-def _each_layer(axes: Axes, means: pd.DataFrame, scale: StepScale, layers: Sequence[int]) -> None:
-    """Draw every layer along the positions, coloured by its depth."""
+        rows, hover = means[means["at"] == at].sort_values("layer"), f"{plain(along)} {at:g}, layer %{{x}}: %{{y:.4g}}"
+        width = 2.8 if at == positions[-1] else 1.4
+        lines.line(canvas[0, col], rows["layer"], rows["value"], hover, line={"color": colour, "width": width})
     shades = np.linspace(0, 1, len(layers)) if len(layers) > 1 else [1.0]
     for layer, colour in zip(layers, sample_colorscale(DEPTH, shades), strict=True):
         style = {"line": {"color": colour, "width": 1.5}, "marker": {"size": 3.5, "color": colour}}
-        lines.along(axes, scale, means[means["layer"] == layer], f"layer {layer}", **style)
+        lines.along(canvas[1, col], scale, means[means["layer"] == layer], f"layer {layer}", **style)
 
 
 def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values) -> None:

@@ -20,10 +20,6 @@ from dynamics.runs import FitInfo
 SCORE, DIMENSION = "isoscore", "intrinsic_dimension"
 UNREGULARISED = ""
 DASHES = ("solid", "dot", "dash")
-NOTE = (
-    "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the loss: last "
-    "training batch, union of the layers, as the regulariser computes it."
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,9 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return one figure, with a column for each sweep, and a table for each."""
     members = sweeps(study)
-    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(NOTE, is_soft=True)]
+    note = "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the "
+    note += "loss: last training batch, union of the layers, as the regulariser computes it."
+    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(note, is_soft=True)]
     return Section("Shaping geometry", "shaping", "Shaping", blocks)
 
 

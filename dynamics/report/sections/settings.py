@@ -8,9 +8,6 @@ from dynamics.report.names import DASH, number
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
 
-COST_NOTE = "Shares of a quantity are of the time spent measuring; "
-COST_NOTE += "quantities that share an accumulator share its time evenly."
-
 
 def applies(study: Study) -> bool:
     """Whether there is a run."""
@@ -82,7 +79,9 @@ def cost(study: Study) -> Table:
         name = str(metric).split("/", 1)[1]
         label = "forward passes" if name == "forward" else study.words(name).title
         table.append(TableRow(f"of it: {label}", tuple(map(_share, seconds, whole))))
-    return Table(tuple(runs), [row for row in table if any(cell != DASH for cell in row.cells)], "Cost", COST_NOTE)
+    note = "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time "
+    note += "evenly."
+    return Table(tuple(runs), [row for row in table if any(cell != DASH for cell in row.cells)], "Cost", note)
 
 
 def _share(part: float, whole: float) -> str:

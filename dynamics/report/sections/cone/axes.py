@@ -16,10 +16,6 @@ from dynamics.report.plot.values import StepScale
 from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun
 from dynamics.report.sections.cone.sentences import COLUMNS, DepthLine, draw_line, ticks
 
-CKA = (
-    " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
-    "are not far more than the width. Blank: axes of different width."
-)
 LETTERS = 110  # that fit under all the panels of a row; longer names are tilted
 LONGEST = 18  # letters of a name at most
 MOST_PAIRS = 8  # that are read out in numbers
@@ -36,21 +32,14 @@ Matrix = tuple[str, list[str], np.ndarray]  # title, names, and the values betwe
 
 
 @dataclass(frozen=True)
-class Card:
-    """What an axis is: its numbers, and its two ends, each with a title, its sentences and its tokens."""
-
-    title: str
-    numbers: list[str]
-    ends: list[tuple[str, Texts, Texts]]
-    note: str
-
-
-@dataclass(frozen=True)
 class Cards:
-    """The block of all cards of a run."""
+    """The block of all cards of a run: each has the `title` of an axis, its `numbers`, its two `ends` and a `note`.
+
+    An end is its title, its sentences and its tokens.
+    """
 
     kind: ClassVar[str] = "cards"
-    cards: list[Card]
+    cards: list[dict[str, Any]]
 
 
 def cards(run: ConeRun) -> Cards | None:
@@ -64,7 +53,7 @@ def cards(run: ConeRun) -> Cards | None:
             numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
             ends = [(title, _texts(facts.get(end)), _texts(facts.get(f"{end}_tokens"))) for end, title in ENDS.items()]
             title = model.name + (f", {corpus}" if len(run.corpora) > 1 else "")
-            blocks.append(Card(title, numbers, ends, str(facts.get("vocabulary", ""))))
+            blocks.append({"title": title, "numbers": numbers, "ends": ends, "note": str(facts.get("vocabulary", ""))})
     return Cards(blocks) if blocks else None
 
 
@@ -100,7 +89,10 @@ def matrices(run: ConeRun) -> Figure | None:
     meaning += "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled."
     caption = "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, "
     caption += "the basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; there "
-    caption += f"is none where an axis agrees with itself by less than 0.8.{CKA if has_models else ''}"
+    caption += "is none where an axis agrees with itself by less than 0.8."
+    if has_models:
+        caption += " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards "
+        caption += "where sentences are not far more than the width. Blank: axes of different width."
     return Figure("Axes against axes", canvas.figure(), meaning, _reading(run), caption)
 
 

@@ -70,17 +70,18 @@ def sentences_and_tokens(run: ConeRun) -> Figure | None:
     """Return the mean cosine of sentences, pooled in every way, and of tokens; below, the gap (E1 and E2)."""
     if not run.displayed:
         return None
-    styles, token = looks(list(POOLINGS)), Look(INK, "x", SYMBOLS[5][1], "dash")
+    styles, token = looks([*POOLINGS.values()]), Look(INK, "x", SYMBOLS[5][1], "dash")
     panels: list[DepthPanels] = []
     for model in run.displayed:
         upper = []
-        for mode, look in styles.items():
+        for mode, name in POOLINGS.items():
             is_own = mode == model.pooling
             rows = run.of(model, "mean_cosine", pooling="" if is_own else mode)
-            upper.append(DepthLine(POOLINGS[mode], rows, look, 2.8 if is_own else 1.2, is_own))
+            upper.append(DepthLine(name, rows, styles[name], 2.8 if is_own else 1.2, is_own))
         upper.append(DepthLine("tokens", run.of(model, "mean_cosine", "token"), token, 2.0))
-        panels.append((model, upper, [DepthLine("gap", run.of(model, "cone_gap"), styles[model.pooling], 2.2)]))
-    figure = _plot(panels, {**{POOLINGS[mode]: look for mode, look in styles.items()}, "tokens": token})
+        gap = DepthLine("gap", run.of(model, "cone_gap"), styles[POOLINGS[model.pooling]], 2.2)
+        panels.append((model, upper, [gap]))
+    figure = _plot(panels, styles | {"tokens": token})
     meaning = "Top: cosine of two sentence vectors taken at random, for every way of pooling (bold: the model's own), "
     meaning += "and of two tokens of the same sentences (black, dashed). Bottom: the gap, sentences less tokens."
     reading = " ".join(_gap_reading(*panel) for panel in panels)
@@ -94,11 +95,9 @@ def _gap_reading(model: ConeModel, upper: Sequence[DepthLine], lower: Sequence[D
     if any(rows.empty for rows in tables):
         return ""
     last, end = int(sentences["layer"].max()), int(sentences["depth"].max())
+    depths = {f"middle layer ({last // 2})": last // 2, f"last ({last})" if end == last else "output": end}
     parts = []
-    for name, depth in (
-        (f"middle layer ({last // 2})", last // 2),
-        (f"last ({last})" if end == last else "output", end),
-    ):
+    for name, depth in depths.items():
         cosine, other, gap = (rows[rows["depth"] == depth].iloc[0] for rows in tables)
         values = f"{number(cosine['value'])} against {number(other['value'])}"
         parts.append(f"{name} {values}, gap {estimate(gap, 'undefined')}")
@@ -179,7 +178,11 @@ def _transforms(run: ConeRun, model: ConeModel) -> Figure | None:
     panels = {"mean cosine": cosines, **({f"Spearman correlation {TIMES} 100": scores} if len(scores) else {})}
     places = pd.concat(panels.values())[["transform", "fitted"]].drop_duplicates().itertuples(index=False, name=None)
     ordered = sorted(places, key=lambda place: (TRANSFORMS.index(place[0]), place[1] != "own", place[1]))
-    names = {place: _fit_name(run, *place) for place in ordered}
+    sources = {f"model:{model.subject}": model.name for model in run.models}
+    names = {}
+    for transform, fitted in ordered:
+        source = "" if fitted == "own" else f", from {sources.get(fitted, fitted.partition(':')[2])}"
+        names[transform, fitted] = plain(f"{transform}{source}") if transform else "as they are"
     labels, height = list(names.values()), max(120, 24 * len(names))
     canvas = Canvas(1, len(panels), [panel_title(title) for title in panels], panel=height, top=70, between=0.03)
     for axes, part in zip(canvas.panels, panels.values(), strict=True):
@@ -200,26 +203,15 @@ def _transforms(run: ConeRun, model: ConeModel) -> Figure | None:
     caption += "the width unless set). Whitened: principal components of equal variance, as many as a quarter of the "
     caption += "sentences fitted on. Bars: 95 % interval over resampled sentences or pairs, the fit held fixed. Fitted "
     caption += "on themselves, vectors have a mean cosine near 0 by construction."
-    return Figure(
-        f"What centring changes: {model.name}", canvas.figure(), meaning, _transforms_reading(run, model), caption
-    )
-
-
-def _fit_name(run: ConeRun, transform: str, fitted: str) -> str:
-    if not transform:
-        return "as they are"
-    kind, _, source = fitted.partition(":")
-    if kind == "model":
-        source = next((model.name for model in run.models if model.subject == source), source)
-    return plain(transform + ("" if fitted == "own" else f", from {source}"))
+    title, reading = f"What centring changes: {model.name}", _transforms_reading(run, model)
+    return Figure(title, canvas.figure(), meaning, reading, caption)
 
 
 def _transforms_reading(run: ConeRun, model: ConeModel) -> str:
     parts = []
     for transform in TRANSFORMS[1:]:
-        score, change = (
-            run.final(model, m, transform=transform, fitted="own") for m in ("spearman", "spearman_change")
-        )
+        score = run.final(model, "spearman", transform=transform, fitted="own")
+        change = run.final(model, "spearman_change", transform=transform, fitted="own")
         if score is not None and change is not None:
             parts.append(f"{transform} {estimate(score, 'undefined')}, a change of {estimate(change, 'undefined')}")
     raw = estimate(run.final(model, "spearman"), "undefined")

@@ -35,10 +35,6 @@ COMPARED = (  # metric, layer (-1: the last), part, and where that is
     ("score_variance", 1, "", "block 1"),
 )
 LinePanel = tuple[Words, str, pd.DataFrame]  # words, the soft line below the title, what is drawn
-INTRODUCTION = (
-    "Nothing here was trained: inputs without structure, with one bias added to all of them, pass through blocks whose "
-    "weights have just been drawn."
-)
 
 
 def applies(study: Study) -> bool:
@@ -49,7 +45,9 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section | None:
     """Return the figures of all designs, and their settings."""
     members = designs(study)
-    blocks: list[PageBlock] = [Text(INTRODUCTION), *figures(study, members), settings(study)]
+    introduction = "Nothing here was trained: inputs without structure, with one bias added to all of them, pass "
+    introduction += "through blocks whose weights have just been drawn."
+    blocks: list[PageBlock] = [Text(introduction), *figures(study, members), settings(study)]
     compared = [Compared(design.name, runs=[design.run]) for design in members]
     return Section("Untrained blocks", "probe", "Untrained blocks", blocks, compared) if len(blocks) > 2 else None
 
