@@ -26,10 +26,9 @@ DASHES = ("solid", "dot", "dash")
 class RegularizerSweep:
     """Runs that differ in their regulariser and their seed alone.
 
-    `rows` have the columns `kind` (class of the regulariser, with those of its settings in which the runs differ;
-    empty where nothing is added to the loss), `weight`, `seed`, `metric` and `value`: `isoscore` and
-    `intrinsic_dimension` are means over the layers 1..L at the last measured step, `isoscore_star` is that of the last
-    training step, and the rest (`quality`) is how well the model does, last.
+    `rows` have the columns `kind` (the regulariser, with the settings in which the runs differ; empty without one),
+    `weight seed metric value`: `isoscore` and `intrinsic_dimension` are means over the layers 1..L at the last measured
+    step, `isoscore_star` is that of the last training step, and `quality` is how well the model does, last.
     """
 
     name: str

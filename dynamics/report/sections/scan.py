@@ -147,18 +147,16 @@ def correlations(points: pd.DataFrame) -> pd.DataFrame:
     A row for each model of `layer_points` over its layers 0..L, and after those of a group one over the layers of all
     its models (key empty). A model with fewer than three layers has no correlation.
     """
-    from scipy.stats import pearsonr, spearmanr
-
     rows = []
     for group in _groups(points):
         members = points[points["group"] == group]
         parts = [(str(key), part["name"].iloc[0], part) for key, part in members.groupby("key")]
         parts += [("", f"all {group}", members)] if len(parts) > 1 else []
         for key, name, part in parts:
-            x, y = part["norm_of_mean"].to_numpy(), part["mean_cosine"].to_numpy()
-            enough = len(part) >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0
-            spearman, pearson = (spearmanr(x, y)[0], pearsonr(x, y)[0]) if enough else (np.nan, np.nan)
-            rows.append((group, key, name, len(part), float(spearman), float(pearson)))
+            both = part[["norm_of_mean", "mean_cosine"]]
+            enough = len(both) >= 3 and (both.nunique() > 1).all()
+            pair = [both.corr(method).iloc[0, 1] if enough else np.nan for method in ("spearman", "pearson")]
+            rows.append((group, key, name, len(part), *pair))
     return pd.DataFrame(rows, columns=["group", "key", "name", "layers", "spearman", "pearson"])
 
 

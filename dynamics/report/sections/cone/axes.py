@@ -26,17 +26,13 @@ NUMBERS = {
     "with the uncentred axis": "axis_to_uncentered",
 }
 ENDS = {"most": "Highest projection", "least": "Lowest projection"}
-
-Texts = list[tuple[str, str]]  # with how far they project, in standard deviations
+TEXTS = ("most", "most_tokens", "least", "least_tokens")
 Matrix = tuple[str, list[str], np.ndarray]  # title, names, and the values between them
 
 
 @dataclass(frozen=True)
 class Cards:
-    """The block of all cards of a run: each has the `title` of an axis, its `numbers`, its two `ends` and a `note`.
-
-    An end is its title, its sentences and its tokens.
-    """
+    """The block of all cards of a run: `title`, `numbers`, `note` and two `ends`: title, sentences and tokens."""
 
     kind: ClassVar[str] = "cards"
     cards: list[dict[str, Any]]
@@ -51,14 +47,11 @@ def cards(run: ConeRun) -> Cards | None:
             numbers = [f"{label} {estimate(row, 'undefined')}" for label, row in finals.items()]
             count = run.info.corpora.get(corpus, {}).get("sentences")
             numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
-            ends = [(title, _texts(facts.get(end)), _texts(facts.get(f"{end}_tokens"))) for end, title in ENDS.items()]
+            texts = {key: [(text, number(float(value))) for text, value in facts.get(key) or ()] for key in TEXTS}
+            ends = [(title, texts[end], texts[f"{end}_tokens"]) for end, title in ENDS.items()]
             title = model.name + (f", {corpus}" if len(run.corpora) > 1 else "")
             blocks.append({"title": title, "numbers": numbers, "ends": ends, "note": str(facts.get("vocabulary", ""))})
     return Cards(blocks) if blocks else None
-
-
-def _texts(pairs: Any) -> Texts:
-    return [(str(text), number(float(value))) for text, value in pairs or ()]
 
 
 def matrices(run: ConeRun) -> Figure | None:

@@ -20,18 +20,14 @@ SOURCES = {"sentence-transformers": "its own", "default": "unknown"}
 
 @dataclass(frozen=True)
 class ConeModel:
-    """One model of a run; `is_displayed` unless it is a step that another of its series follows."""
+    """One model of a run with its own way of pooling; `is_displayed` unless another step of its series follows."""
 
     subject: str
     name: str
     facts: Settings
+    pooling: str
     series: str
     is_displayed: bool
-
-    @property
-    def pooling(self) -> str:
-        """Return the model's own way of pooling."""
-        return str(self.facts.get("setup", {}).get("mode", "mean"))
 
 
 @dataclass(frozen=True)
@@ -97,31 +93,26 @@ def _models(subjects: dict[str, Settings]) -> list[ConeModel]:
         series, step = steps[subject]
         name = name if short.count(name) == 1 else subject
         is_last = not series or (series, step) == max(end for end in steps.values() if end[0] == series)
-        models.append(ConeModel(subject, name, facts, series, is_last))
+        pooling = facts.get("setup", {}).get("mode", "mean")
+        models.append(ConeModel(subject, name, facts, pooling, series, is_last))
     return models
 
 
 def settings(run: ConeRun) -> Table:
     """Return what every model is and how its sentences became vectors: a column for each model."""
-    rows = setting_rows([_settings(model.facts) for model in run.displayed])
-    names = tuple(model.name for model in run.displayed)
-    return Table(names, [row for row in rows if set(row.cells) != {DASH}], "Models and settings")
-
-
-def _settings(facts: Settings) -> Settings:
-    setup, counts = facts.get("setup", {}), facts.get("input", {}).get(MAIN, {})
-    return {
-        "layers": facts.get("layers"),
-        "width": facts.get("width"),
-        "parameters": f"{facts.get('parameters', 0) / 1e6:.1f} M",
-        "tokenizer": facts.get("tokenizer"),
-        "configuration": SOURCES.get(setup.get("source", "")),
-        "pooling": f"{setup.get('mode')}{', guessed' if setup.get('guessed') else ''}",
-        "dense layers": "; ".join(setup.get("dense", ())),
-        "normalised": "yes" if setup.get("normalize") else "no",
-        "prompt": setup.get("prompt"),
-        "not applied": ", ".join(setup.get("left_out", ())),
-        "sentences": counts.get("sentences"),
-        "their tokens": counts.get("tokens"),
-        "cut at the model's length": counts.get("truncated"),
-    }
+    columns = []
+    for model in run.displayed:
+        facts, setup = model.facts, model.facts.get("setup", {})
+        counts = facts.get("input", {}).get(MAIN, {})
+        column = {"layers": facts.get("layers"), "width": facts.get("width")}
+        column["parameters"] = f"{facts.get('parameters', 0) / 1e6:.1f} M"
+        column["tokenizer"] = facts.get("tokenizer")
+        column["configuration"] = SOURCES.get(setup.get("source", ""))
+        column["pooling"] = f"{setup.get('mode')}{', guessed' if setup.get('guessed') else ''}"
+        column["dense layers"] = "; ".join(setup.get("dense", ()))
+        column["normalised"] = "yes" if setup.get("normalize") else "no"
+        column |= {"prompt": setup.get("prompt"), "not applied": ", ".join(setup.get("left_out", ()))}
+        column |= {"sentences": counts.get("sentences"), "their tokens": counts.get("tokens")}
+        columns.append(column | {"cut at the model's length": counts.get("truncated")})
+    rows = [row for row in setting_rows(columns) if set(row.cells) != {DASH}]
+    return Table(tuple(model.name for model in run.displayed), rows, "Models and settings")

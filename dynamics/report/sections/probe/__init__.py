@@ -144,17 +144,14 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
         i = metrics.index("min_probability")
         ends = np.log10([LEAST, max(float(panels[i][2]["value"].max()), LEAST) * 3])
         canvas.panels[i].y(type="log", range=ends.tolist(), dtick=1, exponentformat="power")
-    caption = (
-        _draws(design, rows),
-        "On the input, β is the norm of a bias of the block's input; on queries and keys, of a bias of every head, in "
-        "one random direction for both",
-        "softmax ignores what a bias on the keys adds to a whole row, so the lines of queries, of both parallel and of "
-        "both opposed should coincide",
-        f"the axis of the least probability ends at {LEAST:g}" * ("min_probability" in metrics),
-    )
+    caption = "On the input, β is the norm of a bias of the block's input; on queries and keys, of a bias of every "
+    caption += "head, in one random direction for both. Softmax ignores what a bias on the keys adds to a whole row, "
+    caption += "so the lines of queries, of both parallel and of both opposed should coincide."
+    end = f"the axis of the least probability ends at {LEAST:g}" * ("min_probability" in metrics)
     meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
     reading = sharpness_reading(study, design)
-    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, summary.join(caption))
+    caption = summary.join([_draws(design, rows), caption, end])
+    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, caption)
 
 
 def sharpness_reading(study: Study, design: ProbeDesign) -> str:
