@@ -7,8 +7,8 @@ from dynamics.report import summary, tables
 from dynamics.report.figure import Figure, Section
 from dynamics.report.names import CURVES, Words, capital
 from dynamics.report.plot import lines
-from dynamics.report.plot.canvas import Axes, Canvas
-from dynamics.report.plot.style import Look, Looks, looks, panel_title, plain
+from dynamics.report.plot.canvas import Canvas
+from dynamics.report.plot.style import Looks, looks, panel_title, plain
 from dynamics.report.plot.values import StepScale
 from dynamics.report.study import Study
 
@@ -26,29 +26,25 @@ def section(study: Study) -> Section:
 
 
 def _figure(study: Study, metric: str) -> Figure:
-    table = tables.curves(study.rows, metric)
+    table, words = tables.curves(study.rows, metric), study.words(metric)
     arms = [arm for arm in study.arms if arm.name in set(table["arm"])]
     panels: dict[str, list[str]] = {}
     for arm in arms:
         panels.setdefault(summary.objective(arm), []).append(arm.name)
     is_training, is_validation = ((table["site"] == site) for site in CURVES)
+    training = "; broad faint lines: training, averaged within log-spaced bins." if is_training.any() else ""
+    several = "Each objective has a panel and an axis of its own: values on masked characters do not compare with "
+    several += "values on every character, nor those of one task with another's."
     caption = (
         "Log axis" + ("; step 0 (before any update) is set apart at its left end" if (table["at"] == 0).any() else ""),
-        "Lines with markers: validation"
-        + ("; broad faint lines: training, averaged within log-spaced bins." if is_training.any() else ""),
-        "Each objective has a panel and an axis of its own: values on masked characters do not compare "
-        "with values on every character, nor those of one task with another's."
-        if len(panels) > 1
-        else "",
+        f"Lines with markers: validation{training}",
+        several if len(panels) > 1 else "",
         "" if is_validation.any() else "no validation was run",
         summary.intervals(table[is_validation], "bands"),
     )
-    return Figure(
-        capital(study.words(metric).axis),
-        plot(table, study.words(metric), panels, looks(study.arm_names), _levels(study, metric)),
-        reading=summary.last_validation(table, [arm.name for arm in arms]),
-        caption=summary.join(caption),
-    )
+    figure = plot(table, words, panels, looks(study.arm_names), _levels(study, metric))
+    reading = summary.last_validation(table, [arm.name for arm in arms])
+    return Figure(capital(words.axis), figure, reading=reading, caption=summary.join(caption))
 
 
 def _levels(study: Study, metric: str) -> dict[str, float]:
@@ -63,24 +59,20 @@ def _levels(study: Study, metric: str) -> dict[str, float]:
 def plot(
     table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks: Looks, levels: dict[str, float]
 ) -> go.Figure:
-    """Draw learning curves, a panel for each objective: never two objectives on one axis.
+    """Draw `tables.curves`, a panel for each objective: never two objectives on one axis.
 
-    Args:
-        table: `tables.curves`.
-        words: of the metric.
-        panels: names of the arms in each panel, by the panel's title.
-        looks: of all arms.
-        levels: values to compare with, by label, drawn where every character counts.
+    `panels` are names of arms by the title of their panel; `levels` are values to compare with where every character
+    counts, by label.
     """
     scale = StepScale.of(table["at"])
-    table = table.assign(layer=-1, head=-1, n=0)
-    titles = [panel_title(title) for title in panels]
-    canvas = Canvas(1, len(panels), titles, panel=270, top=74, between=0.07, share_y=False)
+    canvas = Canvas(1, len(panels), [*map(panel_title, panels)], panel=270, top=74, between=0.07, share_y=False)
+    training, validation = (table[table["site"] == site].assign(layer=-1, head=-1, n=0) for site in CURVES)
     for axes, (title, names) in zip(canvas.panels, panels.items(), strict=True):
         for name in names:
-            _training(axes, table[table["arm"] == name], scale, name, looks[name])
+            style = {"line": {"color": looks[name].colour, "width": 3}, "opacity": 0.25}
+            for seed, rows in training[training["arm"] == name].groupby("seed"):
+                lines.along(axes, scale, rows, f"{plain(name)}, training, seed {plain(str(seed))}", **style)
         for name in names:
-            validation = table[table["site"] == "validation"]
             lines.means(axes, scale, validation, name, looks[name], width=2, size=6.5)
         for label, level in levels.items() if "masked" not in title else ():
             ends = [scale.zero if scale.has_zero else scale.smallest, scale.largest]
@@ -90,9 +82,3 @@ def plot(
         axes.y(title={"text": plain(words.axis)})
     canvas.legend({name: look for name, look in looks.items() if name in set(table["arm"])})
     return canvas.figure()
-
-
-def _training(axes: Axes, table: pd.DataFrame, scale: StepScale, name: str, look: Look) -> None:
-    for seed, rows in table[table["site"] == "train"].groupby("seed"):
-        label = f"{plain(name)}, training, seed {plain(str(seed))}"
-        lines.along(axes, scale, rows, label, line={"color": look.colour, "width": 3}, opacity=0.25)

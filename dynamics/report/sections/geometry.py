@@ -1,7 +1,6 @@
 """The core quantities through training: over layers, over steps, and head by head."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from dynamics.report import summary, tables
-from dynamics.report.figure import Figure, Section, Text
+from dynamics.report.figure import Figure, Fold, Section, Text
 from dynamics.report.names import Words
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
@@ -18,14 +17,7 @@ from dynamics.report.plot.style import DEPTH, TIME, Look, Looks, looks, plain
 from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.study import Study
 
-COLUMNS = 6
-"""Arms that stand side by side; more are laid over one another."""
-INTRODUCTION = (
-    "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark (late). "
-    "Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, colours are shared "
-    "by all arms. The last column lays the arms over one another. A gap is a value that is undefined or was not "
-    "measured."
-)
+COLUMNS = 6  # arms that stand side by side; more are laid over one another
 
 
 def applies(study: Study) -> bool:
@@ -37,17 +29,20 @@ def section(study: Study) -> Section | None:
     """Return a figure for each core quantity that has layers and steps."""
     core = tables.core(tables.quantities(study.rows))
     figures = [figure(study, quantity, is_core=True) for quantity in core if has_columns(study, quantity)]
+    text = "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark "
+    text += "(late). Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, "
+    text += "colours are shared by all arms. The last column lays the arms over one another. A gap is a value that is "
+    text += "undefined or was not measured."
     heading = "Geometry through training"
-    return Section(heading, "geometry", "Geometry", [Text(INTRODUCTION), *figures]) if figures else None
+    return Section(heading, "geometry", "Geometry", [Text(text), *figures]) if figures else None
 
 
 def has_columns(study: Study, quantity: tables.Quantity) -> bool:
     """Whether a quantity has several layers and steps, of so few arms that they stand side by side."""
     along, site, metric = quantity
     rows = tables.geometry(study.rows, site, metric, along)
-    has_values = bool(np.isfinite(rows["value"]).any())
     is_grid = rows["layer"].nunique() > 1 and rows["at"].nunique() > 1
-    return has_values and is_grid and rows["arm"].nunique() <= COLUMNS
+    return is_grid and rows["arm"].nunique() <= COLUMNS and bool(np.isfinite(rows["value"]).any())
 
 
 def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Figure:
@@ -59,62 +54,42 @@ def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Fi
     title = study.heading(site, metric) + ("" if along == "step" else f", along {along}")
     detail = None
     if by_head["head"].nunique() > 1:
-        detail = Figure(
-            f"{title}, head by head",
-            plot_heads(by_head, words, styles, along),
-            words.meaning,
-            caption=summary.caption(study, by_head, site, metric),
-            columns=len(styles),
-            fold="open" if is_core and words.signed else "closed",
-        )
-    return Figure(
-        title,
-        plot(table, words, styles, along),
-        words.meaning,
-        summary.reading(table, list(styles), along),
-        summary.caption(study, table, site, metric),
-        len(styles) + 1,
-        detail=detail,
-    )
+        fold: Fold = "open" if is_core and words.signed else "closed"
+        maps, caption = plot_heads(by_head, words, styles, along), summary.caption(study, by_head, site, metric)
+        detail = Figure(f"{title}, head by head", maps, words.meaning, "", caption, len(styles), fold)
+    reading, caption = summary.reading(table, list(styles), along), summary.caption(study, table, site, metric)
+    panels = plot(table, words, styles, along)
+    return Figure(title, panels, words.meaning, reading, caption, len(styles) + 1, detail=detail)
 
 
 def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -> go.Figure:
-    """Draw one quantity through training: a column for each arm and one for all of them.
+    """Draw one quantity through training: a column for each arm in `looks` and one for all of them.
 
-    Rows: the profile over layers, a line for each position; each layer along the positions; layers x positions
-    as a map. The last column has the last profile, the mean over layers 1..L and the layer with the highest.
-
-    Args:
-        table: `tables.geometry`, without heads; seeds are averaged.
-        words: of the quantity.
-        looks: of the arms to draw, in their order.
-        along: what the positions are: `step`, or a condition that varies.
+    Rows: the profile over layers, a line for each position; each layer along the positions; layers x positions as a
+    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value. Seeds
+    of `table` (`tables.geometry` without heads) are averaged; `along` is `step`, or a condition that varies.
     """
     table = tables.thin(table)
-    means, scale, names = tables.over_seeds(table), StepScale.of(table["at"]), list(looks)
+    means, scale, last = tables.over_seeds(table), StepScale.of(table["at"]), len(looks)
     layers, values = sorted(table["layer"].unique()), Values.of(words, means["value"])
-    last, blank = len(names), [""] * len(names)
-    heads = [_arm_title(name, look) for name, look in looks.items()]
-    titles = [*heads, "<b>last profile</b>", *blank, "<b>mean over layers</b>", *blank, "<b>highest layer</b>"]
+    titles = [*_arm_titles(looks), "<b>last profile</b>"]
+    titles += [*[""] * last, "<b>mean over layers</b>", *[""] * last, "<b>highest layer</b>"]
     canvas = Canvas(3, last + 1, titles, panel=176, right=96)
-    for col, name in enumerate(names):
-        rows = means[means["arm"] == name]
-        _profiles(canvas[0, col], rows, scale, along)
-        _each_layer(canvas[1, col], rows, scale, layers)
-        _map(canvas[2, col], rows, "layer", along, values)
-        canvas[2, col].x(title={"text": plain(along)})
     highest, over_layers = tables.highest(means), tables.over_layers(table)
     for i, (name, look) in enumerate(looks.items()):
+        rows = means[means["arm"] == name]
+        _arm_lines(canvas, i, rows, scale, layers, along)
+        _map(canvas[2, i], rows, "layer", along, values)
+        canvas[2, i].x(title={"text": plain(along)})
         lines.last_profile(canvas[0, last], table, name, look)
         lines.means(canvas[1, last], scale, over_layers, name, look)
         # Whole layers coincide: arms are set a little apart so that none hides another.
         _peaks(canvas[2, last], highest[highest["arm"] == name], scale, name, look, 0.16 * (i - (last - 1) / 2))
     ticks = layer_ticks(layers)
     for col in range(last + 1):
-        span = [layers[0] - 0.25, layers[-1] + 0.25]
-        canvas[0, col].x(title={"text": "layer"}, tickvals=ticks, range=span)
-        canvas[1, col].x(**scale.axis(plain(along)))
+        canvas[0, col].x(title={"text": "layer"}, tickvals=ticks, range=[layers[0] - 0.25, layers[-1] + 0.25])
         canvas[0, col].y(**values.axis())
+        canvas[1, col].x(**scale.axis(plain(along)))
         canvas[1, col].y(**values.axis())
         canvas[2, col].y(range=[layers[0] - 0.5, layers[-1] + 0.5], tickvals=ticks)
     canvas[2, last].x(**scale.axis(plain(along)))
@@ -129,8 +104,7 @@ def plot_heads(table: pd.DataFrame, words: Words, looks: Looks, along: str = "st
     means = tables.over_seeds(tables.thin(table[table["head"] >= 0]))
     layers, count = sorted(means["layer"].unique()), means["head"].nunique()
     values = Values.of(words, means["value"])
-    titles = [_arm_title(name, look) for name, look in looks.items()]
-    canvas = Canvas(len(layers), len(looks), titles, panel=max(58, 9 * count), gap=16, right=96)
+    canvas = Canvas(len(layers), len(looks), _arm_titles(looks), panel=max(58, 9 * count), gap=16, right=96)
     for row, layer in enumerate(layers):
         for col, name in enumerate(looks):
             rows = means[(means["arm"] == name) & (means["layer"] == layer)]
@@ -142,30 +116,22 @@ def plot_heads(table: pd.DataFrame, words: Words, looks: Looks, along: str = "st
     return canvas.figure()
 
 
-def _arm_title(name: str, look: Look) -> str:
-    return f"<b><span style='color:{look.colour}'>{look.mark} {plain(name, 30)}</span></b>"
+def _arm_titles(looks: Looks) -> list[str]:
+    return [f"<b><span style='color:{it.colour}'>{it.mark} {plain(name, 30)}</span></b>" for name, it in looks.items()]
 
 
-def _profiles(axes: Axes, means: pd.DataFrame, scale: StepScale, along: str) -> None:
-    """Draw the profile over layers at every position, coloured by it; the last one is bold."""
+def _arm_lines(canvas: Canvas, col: int, means: pd.DataFrame, scale: StepScale, layers: list[int], along: str) -> None:
+    """Draw the profile at every position, coloured by it, the last one bold; below it every layer, by its depth."""
     positions = sorted(means["at"].unique())
     shades = np.clip(scale.fraction(positions), 0, 1) if positions else []
     for at, colour in zip(positions, sample_colorscale(TIME, shades), strict=True):
-        rows = means[means["at"] == at].sort_values("layer")
-        style = {"color": colour, "width": 2.8 if at == positions[-1] else 1.4}
-        hover = f"{plain(along)} {at:g}, layer %{{x}}: %{{y:.4g}}"
-        lines.line(axes, rows["layer"], rows["value"], hover, line=style)
-
-
-def _each_layer(axes: Axes, means: pd.DataFrame, scale: StepScale, layers: Sequence[int]) -> None:
-    """Draw every layer along the positions, coloured by its depth."""
+        rows, hover = means[means["at"] == at].sort_values("layer"), f"{plain(along)} {at:g}, layer %{{x}}: %{{y:.4g}}"
+        width = 2.8 if at == positions[-1] else 1.4
+        lines.line(canvas[0, col], rows["layer"], rows["value"], hover, line={"color": colour, "width": width})
     shades = np.linspace(0, 1, len(layers)) if len(layers) > 1 else [1.0]
     for layer, colour in zip(layers, sample_colorscale(DEPTH, shades), strict=True):
-        rows = means[means["layer"] == layer]
-        marker = {"size": 3.5, "color": colour}
-        lines.along(
-            axes, scale, rows, f"layer {layer}", line={"color": colour, "width": 1.5}, marker=marker
-        )  # fmt: skip
+        style = {"line": {"color": colour, "width": 1.5}, "marker": {"size": 3.5, "color": colour}}
+        lines.along(canvas[1, col], scale, means[means["layer"] == layer], f"layer {layer}", **style)
 
 
 def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values) -> None:
@@ -176,13 +142,10 @@ def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values)
 
 def _peaks(axes: Axes, highest: pd.DataFrame, scale: StepScale, name: str, look: Look, offset: float) -> None:
     """Draw the layer with the highest value; open where its interval does not exclude the runner-up."""
-    rows = highest.sort_values("at")
-    rows = rows.assign(value=rows["layer"] + offset, true=rows["layer"])
+    rows = highest.sort_values("at").assign(value=highest["layer"] + offset, true=highest["layer"])
     fill = [look.colour if is_clear else "white" for is_clear in rows["clear"]]
     marker = {**look.marker(6.5), "color": fill, "line": {"color": look.colour, "width": 1.3}}
-    lines.along(
-        axes, scale, rows, plain(name), line={"color": look.colour, "width": 0.7}, marker=marker
-    )  # fmt: skip
+    lines.along(axes, scale, rows, plain(name), line={"color": look.colour, "width": 0.7}, marker=marker)
 
 
 def _colour_bars(canvas: Canvas, values: Values, scale: StepScale, layers: Sequence[int], along: str) -> None:
@@ -192,13 +155,12 @@ def _colour_bars(canvas: Canvas, values: Values, scale: StepScale, layers: Seque
     if scale.log:
         at, text = scale.ticks()
         time_bar |= {"tickvals": np.log10(at), "ticktext": text}
-    axes: dict[str, dict[str, Any]] = {
-        "coloraxis": values.colours(canvas.bar(values.short_title, 2)),
-        "coloraxis2": {"colorscale": TIME, "cmin": low, "cmax": high, "colorbar": time_bar},
-        "coloraxis3": {"colorscale": DEPTH, "cmin": layers[0], "cmax": layers[-1], "colorbar": depth_bar},
-    }
-    canvas.set(**axes)
-    for row, axis in ((0, "coloraxis2"), (1, "coloraxis3")):
+    canvas.set(
+        coloraxis=values.colours(canvas.bar(values.short_title, 2)),
+        coloraxis2={"colorscale": TIME, "cmin": low, "cmax": high, "colorbar": time_bar},
+        coloraxis3={"colorscale": DEPTH, "cmin": layers[0], "cmax": layers[-1], "colorbar": depth_bar},
+    )
+    for row in (0, 1):
         # Lines carry no colour bar of their own: an empty trace brings it.
-        marker = {"color": [0], "coloraxis": axis}
+        marker = {"color": [0], "coloraxis": f"coloraxis{row + 2}"}
         canvas[row, 0].add(type="scatter", mode="markers", x=[None], y=[None], marker=marker)

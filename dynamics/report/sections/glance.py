@@ -8,20 +8,17 @@ from dynamics.report.figure import Figure, Section
 from dynamics.report.names import site
 from dynamics.report.plot.panels import Panel, grid
 from dynamics.report.plot.style import looks, panel_title
+from dynamics.report.sections import geometry
 from dynamics.report.study import Study
 
-
-def applies(study: Study) -> bool:
-    """Whether any geometry was measured."""
-    return bool(tables.quantities(study.rows))
+applies = geometry.applies  # whether any geometry was measured
 
 
 def section(study: Study) -> Section | None:
     """Return the two figures, as far as there are layers and steps."""
     profiles, steps = [], []
     for along, place, metric in tables.core(tables.quantities(study.rows)):
-        table = tables.without_heads(tables.geometry(study.rows, place, metric, along))
-        words = study.words(metric)
+        table, words = tables.without_heads(tables.geometry(study.rows, place, metric, along)), study.words(metric)
         title = panel_title(words.title, site(place))
         if np.isfinite(table["value"]).any():
             profiles += [Panel(title, words, table)] * (table["layer"].nunique() > 1)

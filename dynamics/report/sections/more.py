@@ -1,5 +1,6 @@
 """What is not in the core: other quantities, those of one layer or position, and histograms."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,43 +18,35 @@ from dynamics.report.study import Study
 
 def applies(study: Study) -> bool:
     """Whether any geometry was measured."""
-    return bool(tables.quantities(study.rows)) or bool(len(study.arrays))
+    return bool(tables.quantities(study.rows) or len(study.arrays))
 
 
 def section(study: Study) -> Section | None:
     """Return the figures that wait for a click."""
     quantities = tables.quantities(study.rows)
-    wide = [quantity for quantity in quantities if geometry.has_columns(study, quantity)]
-    core = tables.core(quantities)
+    wide, core = [each for each in quantities if geometry.has_columns(study, each)], tables.core(quantities)
     figures = [geometry.figure(study, quantity) for quantity in wide if quantity not in core]
-    figures += _small(study, [quantity for quantity in quantities if quantity not in wide])
-    figures += _histograms(study)
+    figures += _small(study, [quantity for quantity in quantities if quantity not in wide]) + _histograms(study)
     blocks = [figure.folded() for figure in figures]
     return Section("More quantities", "more", "More quantities", blocks) if blocks else None
 
 
 def _small(study: Study, quantities: Sequence[tables.Quantity]) -> list[Figure]:
     """Return a figure for each site, with the quantities of one layer or position, or of too many arms for columns."""
-    by_site: dict[str, list[tuple[str, Panel]]] = {}
+    panels: dict[str, list[Panel]] = defaultdict(list)
+    notes: dict[str, dict[str, str]] = defaultdict(dict)
     for along, place, metric in quantities:
-        table = tables.without_heads(tables.geometry(study.rows, place, metric, along))
+        table, words = tables.without_heads(tables.geometry(study.rows, place, metric, along)), study.words(metric)
         if np.isfinite(table["value"]).any():
-            title, words = panel_title(study.words(metric).title), study.words(metric)
-            has_layers, has_steps = table["layer"].nunique() > 1, table["at"].nunique() > 1
-            panels = [Panel(title, words, table, along)] * has_steps
-            panels += [Panel(title, words, table)] * (has_layers or not has_steps)
-            by_site.setdefault(place, []).extend((metric, panel) for panel in panels)
+            title, has_steps = panel_title(words.title), table["at"].nunique() > 1
+            panels[place] += [Panel(title, words, table, along)] * has_steps
+            panels[place] += [Panel(title, words, table)] * (table["layer"].nunique() > 1 or not has_steps)
+            notes[place][metric] = f"{words.title}: {words.estimator or metric}, {summary.points(table)}"
     figures = []
-    for place, members in by_site.items():
-        panels_of = dict(members)
-        parts = [
-            f"{panel.words.title}: {panel.words.estimator or metric}, {summary.points(panel.table)}"
-            for metric, panel in panels_of.items()
-        ]
-        shape = summary.intervals(pd.concat(panel.table for panel in panels_of.values()), "bars and bands")
-        plot = grid([panel for _, panel in members], looks(study.arm_names))
-        caption = summary.join([*parts, LAYERS.get(place, ""), shape])
-        figures.append(Figure(capital(site(place)), plot, caption=caption))
+    for place, drawn in panels.items():
+        shape = summary.intervals(pd.concat(panel.table for panel in drawn), "bars and bands")
+        caption = summary.join([*notes[place].values(), LAYERS.get(place, ""), shape])
+        figures.append(Figure(capital(site(place)), grid(drawn, looks(study.arm_names)), caption=caption))
     return figures
 
 

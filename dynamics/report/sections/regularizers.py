@@ -1,10 +1,9 @@
 """What regularisers of geometry did: how well the model does, and its dimension, against IsoScore*, over lambda."""
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dynamics.report import tables
@@ -21,21 +20,15 @@ from dynamics.run_info import FitInfo
 SCORE, DIMENSION = "isoscore", "intrinsic_dimension"
 UNREGULARISED = ""
 DASHES = ("solid", "dot", "dash")
-COLUMNS = ["kind", "weight", "seed", "metric", "value"]
-NOTE = (
-    "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the loss: last "
-    "training batch, union of the layers, as the regulariser computes it."
-)
 
 
 @dataclass(frozen=True)
 class RegularizerSweep:
     """Runs that differ in their regulariser and their seed alone.
 
-    `rows` have the columns `kind` (class of the regulariser, with those of its settings in which the runs differ;
-    empty where nothing is added to the loss), `weight`, `seed`, `metric` and `value`: `isoscore` and
-    `intrinsic_dimension` are means over the layers 1..L at the last measured step, `isoscore_star` is that of the last
-    training step, and the rest (`quality`) is how well the model does, last.
+    `rows` have the columns `kind` (the regulariser, with the settings in which the runs differ; empty without one),
+    `weight seed metric value`: `isoscore` and `intrinsic_dimension` are means over the layers 1..L at the last measured
+    step, `isoscore_star` is that of the last training step, and `quality` is how well the model does, last.
     """
 
     name: str
@@ -56,67 +49,52 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return one figure, with a column for each sweep, and a table for each."""
     members = sweeps(study)
-    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(NOTE, is_soft=True)]
+    note = "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the "
+    note += "loss: last training batch, union of the layers, as the regulariser computes it."
+    blocks: list[PageBlock] = [figure(members), *map(table, members), Text(note, is_soft=True)]
     return Section("Shaping geometry", "shaping", "Shaping", blocks)
 
 
 def sweeps(study: Study) -> list[RegularizerSweep]:
     """Return all sweeps among the runs: two weights at least of one design."""
-    by_design: dict[str, dict[str, Settings]] = {}
+    by_design: dict[str, dict[str, Settings]] = defaultdict(dict)
     for run, info in study.of_kind(FitInfo).items():
         if len(info.regularizers) < 2:
             term = next(iter(info.regularizers.values()), {"weight": 0.0})
-            by_design.setdefault(_key(info), {})[run] = term if term["weight"] else {"weight": 0.0}
-    members = []
-    for terms in by_design.values():
-        kinds = _kinds([*terms.values()])
-        runs = [(run, kind, float(term["weight"])) for (run, term), kind in zip(terms.items(), kinds, strict=True)]
-        if len({(kind, weight) for _, kind, weight in runs}) > 1:
-            members.append(_sweep(study, runs))
-    return [sweep for sweep in members if sweep is not None]
+            settings = {key: value for key, value in info.to_dict().items() if key not in ("regularizers", "label")}
+            key = json.dumps(design(settings), sort_keys=True, default=str)
+            by_design[key][run] = term if term["weight"] else {"weight": 0.0}
+    candidates = (_sweep(study, terms) for terms in by_design.values())
+    return [sweep for sweep in candidates if sweep is not None]
 
 
-def _key(info: FitInfo) -> str:
-    settings = {key: value for key, value in info.to_dict().items() if key not in ("regularizers", "label")}
-    return json.dumps(design(settings), sort_keys=True, default=str)
+def _kind(term: Settings, terms: list[Settings]) -> str:
+    """Return the class of a regulariser, and those of its settings (not the weight) in which its class differs."""
+    kind = str(term.get("class", UNREGULARISED))
+    alike = [other for other in terms if other.get("class", UNREGULARISED) == kind]
+    return ", ".join([kind, *differing({k: v for k, v in term.items() if k != "weight"}, alike)])
 
 
-def _kinds(terms: list[Settings]) -> list[str]:
-    """Name each regulariser: its class, and those settings besides the weight that tell it from others of its class."""
-    names = []
-    for term in terms:
-        kind = str(term.get("class", UNREGULARISED))
-        alike = [other for other in terms if other.get("class", UNREGULARISED) == kind]
-        names.append(", ".join([kind, *differing({k: v for k, v in term.items() if k != "weight"}, alike)]))
-    return names
-
-
-def _sweep(study: Study, runs: list[tuple[str, str, float]]) -> RegularizerSweep | None:
-    rows = study.rows[study.rows["run"].isin([run for run, _, _ in runs])]
+def _sweep(study: Study, terms: dict[str, Settings]) -> RegularizerSweep | None:
+    """Return the runs of one design, by their terms; None without two weights or without IsoScore*."""
+    members = [(run, _kind(term, [*terms.values()]), float(term["weight"])) for run, term in terms.items()]
+    runs = pd.DataFrame(members, columns=["run", "kind", "weight"])
+    rows = study.rows[study.rows["run"].isin(terms)]
     states = rows[(rows["site"] == "residual") & (rows["layer"] > 0) & (rows["head"] == -1)]
-    curves = rows[rows["site"] == "validation"]
+    curves, training = (rows[rows["site"] == site] for site in ("validation", "train"))
     quality = next((metric for metric in tables.curve_metrics(curves) if metric in QUALITY), "")
-    training = rows[rows["site"] == "train"]
     parts = ((states, SCORE), (states, DIMENSION), (curves, quality), (training, "isoscore_star"))
-    last = pd.concat(_last(part[part["metric"] == metric]) for part, metric in parts)
-    if last[last["metric"] == SCORE].empty:
+    chosen = pd.concat(part[part["metric"] == metric] for part, metric in parts)
+    last = chosen[chosen["step"] == chosen.groupby(["run", "metric"])["step"].transform("max")]
+    last = last.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
+    if len(runs[["kind", "weight"]].drop_duplicates()) < 2 or last[last["metric"] == SCORE].empty:
         return None
-    members = pd.DataFrame(runs, columns=["run", "kind", "weight"])
-    return RegularizerSweep(_name(study, runs[0][0]), quality, last.merge(members, on="run")[COLUMNS])
-
-
-def _name(study: Study, run: str) -> str:
-    """Return what a sweep is called: the label of a run without its regulariser."""
-    info = study.of_kind(FitInfo)[run]
-    name = info.label or run
+    # A sweep bears the label of its first run, without the regulariser.
+    info = study.of_kind(FitInfo)[members[0][0]]
+    name = info.label or members[0][0]
     for term in info.regularizers.values():
         name = name.removesuffix(f", {term['class']} {term['weight']:g}")
-    return name
-
-
-def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    newest = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
-    return newest.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
+    return RegularizerSweep(name, quality, last.merge(runs, on="run"))
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -124,27 +102,20 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     # Runs of one seed are no independent repetitions.
     rows = rows.groupby(["kind", "weight", "metric", "seed"], as_index=False)["value"].mean()
     means = rows.groupby(["kind", "weight", "metric"], as_index=False)["value"].agg(["mean", "std", "count"])
-    half = np.full(len(means), np.nan)
-    several = means["count"] > 1
-    half[several] = tables.t_half(means.loc[several, "std"], means.loc[several, "count"])
     means = means.rename(columns={"mean": "value", "count": "seeds"})
+    half = tables.t_half(means["std"], means["seeds"])
     return means.assign(low=means["value"] - half, high=means["value"] + half).drop(columns="std")
 
 
 def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
-    """Return IsoScore* less that of the unregularised run of the same seed.
-
-    Returns:
-        The columns of `over_seeds`, and `lower` and `higher`: numbers of seeds.
-    """
+    """Return `over_seeds` of IsoScore* less that without a regulariser in the same seed, and counts `lower higher`."""
     score = sweep.rows[sweep.rows["metric"] == SCORE]
     zero = score[score["kind"] == UNREGULARISED].groupby("seed")["value"].mean()
     paired = score[(score["kind"] != UNREGULARISED) & score["seed"].isin(zero.index)]
     paired = paired.assign(value=paired["value"] - paired["seed"].map(zero))
-    counts = paired.groupby(["kind", "weight"])["value"].agg(
-        lower=lambda x: int((x < 0).sum()), higher=lambda x: int((x > 0).sum())
-    )
-    return over_seeds(paired).merge(counts.reset_index(), on=["kind", "weight"])
+    signs = paired.assign(lower=paired["value"] < 0, higher=paired["value"] > 0)
+    counts = signs.groupby(["kind", "weight"], as_index=False)[["lower", "higher"]].sum()
+    return over_seeds(paired).merge(counts, on=["kind", "weight"])
 
 
 def figure(members: list[RegularizerSweep]) -> Figure:
@@ -160,16 +131,12 @@ def figure(members: list[RegularizerSweep]) -> Figure:
             canvas[row, col].x(title={"text": "IsoScore*" if row else ""})
             _paths(canvas[row, col], sweep, metric, styles)
     canvas.set(showlegend=True)
-    return Figure(
-        "What shaping does",
-        canvas.figure(),
-        "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. Each "
-        "point is a weight of the regulariser (lambda, beside it); 0 is the run without one.",
-        " ".join(_reading(sweep) for sweep in members),
-        "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
-        "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over seeds. "
-        "Small marks: single seeds.",
-    )
+    meaning = "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. "
+    meaning += "Each point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
+    caption = "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
+    caption += "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over "
+    caption += "seeds. Small marks: single seeds."
+    return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption)
 
 
 def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> None:
@@ -181,9 +148,9 @@ def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> N
     means = means[means["metric"].isin([SCORE, metric])].pivot(index=["weight", "kind"], columns="metric")
     means = means.dropna(subset=[("value", metric)])
     kinds = means.index.get_level_values("kind")
+    hover = f"%{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>{words(metric).title} %{{y:.4f}}"
     for i, kind in enumerate([*(kind for kind in styles if kind in sweep.kinds), UNREGULARISED]):
-        look = styles.get(kind, Look(INK, "star", "★", "solid"))
-        points = means[kinds == kind]
+        look, name, points = styles.get(kind, Look(INK, "star", "★", "solid")), kind or "none", means[kinds == kind]
         if points.empty:
             continue
         if kind:
@@ -191,26 +158,15 @@ def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> N
             lines.line(axes, path[SCORE], path[metric], line=look.line(1.4))
         seeds = by_seed[by_seed.index.get_level_values("kind") == kind]
         lines.line(axes, seeds[SCORE], seeds[metric], mode="markers", marker=look.marker(5), opacity=0.35)
-        weights, name = [_signed(weight) for weight, _ in points.index], kind or "none"
-        x, y = (points.xs(name, axis=1, level="metric") for name in (SCORE, metric))
-        lines.line(
-            axes,
-            x["value"],
-            y["value"],
-            f"{name} %{{customdata[0]}}, %{{customdata[1]}} seeds<br>IsoScore* %{{x:.4f}}<br>"
-            f"{words(metric).title} %{{y:.4f}}",
-            mode="markers+text",
-            name=name,
-            legendgroup=name,
-            showlegend=axes.number == "",
-            error_x=lines.error_bars(x, look.colour),
-            error_y=lines.error_bars(y, look.colour),
-            text=weights,
-            textposition="bottom left" if kind and i % 2 else "top right",
-            textfont={"size": 11, "color": look.colour},
-            marker=look.marker(10 if kind else 13),
-            customdata=[[*pair] for pair in zip(weights, y["seeds"].astype(int), strict=True)],
-        )
+        weights = [_signed(weight) for weight, _ in points.index]
+        x, y = (points.xs(quantity, axis=1, level="metric") for quantity in (SCORE, metric))
+        side, font = "bottom left" if kind and i % 2 else "top right", {"size": 11, "color": look.colour}
+        style: Settings = {"mode": "markers+text", "marker": look.marker(10 if kind else 13)}
+        style |= {"text": weights, "textposition": side, "textfont": font}
+        style |= {"error_x": lines.error_bars(x, look.colour), "error_y": lines.error_bars(y, look.colour)}
+        style |= {"name": name, "legendgroup": name, "showlegend": axes.number == ""}
+        facts = [[*pair] for pair in zip(weights, y["seeds"].astype(int), strict=True)]
+        lines.line(axes, x["value"], y["value"], f"{name} {hover}", customdata=facts, **style)
 
 
 def _signed(weight: float) -> str:
@@ -221,8 +177,8 @@ def _reading(sweep: RegularizerSweep) -> str:
     """Return in how many seeds each regulariser moved IsoScore* where its weight asks."""
     parts = []
     for kind, change in against_none(sweep).groupby("kind", sort=False):
-        for sign, column, verb in (("<", "lower", "lowered"), (">", "higher", "raised")):
-            rows = change[change["weight"] < 0 if sign == "<" else change["weight"] > 0]
+        below, above = change[change["weight"] < 0], change[change["weight"] > 0]
+        for rows, sign, column, verb in ((below, "<", "lower", "lowered"), (above, ">", "higher", "raised")):
             if len(rows):
                 runs = f"{int(rows[column].sum())} of {int(rows['seeds'].sum())} runs"
                 parts.append(f"{kind} with lambda {sign} 0 {verb} IsoScore* in {runs}")
@@ -232,24 +188,18 @@ def _reading(sweep: RegularizerSweep) -> str:
 def table(sweep: RegularizerSweep) -> Table:
     """Return every weight with its means and intervals, and what it changed against none in the same seeds."""
     means, changes = (rows.set_index(["kind", "weight"]) for rows in (over_seeds(sweep.rows), against_none(sweep)))
-    columns = {
-        SCORE: "IsoScore*, held out",
-        DIMENSION: words(DIMENSION).title,
-        sweep.quality: words(sweep.quality).axis,
-        "isoscore_star": "IsoScore* of the loss",
-    }
+    columns = {SCORE: "IsoScore*, held out", DIMENSION: words(DIMENSION).title}
+    columns |= {sweep.quality: words(sweep.quality).axis, "isoscore_star": "IsoScore* of the loss"}
     columns = {metric: title for metric, title in columns.items() if (means["metric"] == metric).any()}
     rows = []
     for kind, weight in sorted(set(means.index)):  # the one without a regulariser is first
         points = means.loc[[(kind, weight)]].set_index("metric")
         cells = [estimate(points.loc[metric]) if metric in points.index else DASH for metric in columns]
-        change = _change(changes.loc[(kind, weight)]) if (kind, weight) in changes.index else DASH
+        change = DASH
+        if (kind, weight) in changes.index:
+            row = changes.loc[(kind, weight)]
+            plus, direction = ("+", "higher") if row["value"] > 0 else ("", "lower")
+            change = f"{plus}{estimate(row)}, {row[direction]} of {row['seeds']} seeds {direction}"
         label = f"{kind} {_signed(weight)}" if kind else "none"
         rows.append(TableRow(label, (str(int(points["seeds"].max())), *cells, change)))
     return Table(("seeds", *columns.values(), "change of IsoScore* against none"), rows, sweep.name)
-
-
-def _change(row: Any) -> str:
-    is_up = row["value"] > 0
-    count, direction = (row["higher"], "higher") if is_up else (row["lower"], "lower")
-    return f"{'+' if is_up else ''}{estimate(row)}, {count} of {row['seeds']} seeds {direction}"

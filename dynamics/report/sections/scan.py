@@ -1,8 +1,5 @@
 """Scanned models: any depth on one axis, encoders beside decoders, cone against drift, revisions along steps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from plotly.colors import sample_colorscale
@@ -11,31 +8,15 @@ from dynamics.report.arms import Settings
 from dynamics.report.figure import Figure, Section
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
-from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, panel_title, plain
+from dynamics.report.plot.style import ARMS, INK, SYMBOLS, TIME, Look, Looks, panel_title, plain
 from dynamics.report.plot.values import Values
 from dynamics.report.study import Study
 from dynamics.run_info import ScanInfo
 
+# Quantities that have a row of panels, as far as they were measured.
 PROFILES = ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean", "isoscore", "effective_rank")
-"""Quantities that have a row of panels, as far as they were measured."""
-GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")
-"""What the names of the groups begin with, in order."""
-SHAPE = "shape-of-learning"
-DEPTH_AXIS = {"title": {"text": "relative depth"}, "range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
-FEWEST = 3
-"""Layers that a correlation needs."""
-
-
-@dataclass(frozen=True)
-class ScannedModel:
-    """One line of the figures: a model, or one revision of a series."""
-
-    key: str
-    name: str
-    group: str
-    series: str
-    step: int
-    synthetic: bool
+GROUPS = ("encoders", "decoders", "speech", "vision", "convolutional")  # first words of the groups, in order
+DEPTH_AXIS = {"range": [-0.04, 1.04], "tickvals": [0, 0.5, 1]}
 
 
 def applies(study: Study) -> bool:
@@ -44,29 +25,23 @@ def applies(study: Study) -> bool:
 
 
 def section(study: Study) -> Section | None:
-    """Return the figures of all scans."""
-    blocks = figures(study)
+    """Return the figures of all scans; None where no states were measured."""
+    table = profiles(study)
+    if table.empty:
+        return None
+    last, series = table[table["last"]], table[table["series"] != ""].groupby("series", sort=False)
+    drawn = [_over_depth(study, last), _cone_against_drift(study, last)]
+    drawn += [_along_training(study, rows) for _, rows in series]
+    blocks = [figure for figure in drawn if figure is not None]
     return Section("Models", "models", "Models", blocks) if blocks else None
 
 
-def figures(study: Study) -> list[Figure]:
-    """Return the figures of all scans among the runs; none where no states were measured."""
-    table = profiles(study)
-    if table.empty:
-        return []
-    last = table[table["last"]]
-    drawn = [_over_depth(study, last), _cone_against_drift(study, last), *_along_training(study, table)]
-    return [figure for figure in drawn if figure is not None]
-
-
 def profiles(study: Study) -> pd.DataFrame:
-    """Return states over relative depth.
-
-    Under the protocol of 2311.05928 the last layer is that after the final norm.
+    """Return states over relative depth; under the protocol of 2311.05928 the last layer is that after the final norm.
 
     Returns:
-        The columns of `ScannedModel` and `layer depth metric value low high last`: `depth` is 0 at the embeddings and
-        1 at the last layer; `last` marks models off the step axis, and the last step of each series.
+        `layer metric value low high` and `depth` (0 at the embeddings, 1 at the last layer) with the columns of
+        `_identity` and `last`: whether a model is off the step axis, or a row of the last step of its series.
     """
     scans = study.of_kind(ScanInfo)
     parts = []
@@ -74,11 +49,13 @@ def profiles(study: Study) -> pd.DataFrame:
         rows = study.rows_of(run, ("protocol", "synthetic"))
         rows = rows[rows["site"].isin(["residual", "output"]) & (rows["layer"] >= 0) & (rows["head"] == -1)]
         for (subject, _), part in rows.groupby(["subject", "condition"], sort=False):
-            part = _states(part)
+            end = part["layer"].max()
+            is_output = (part["protocol"] == "shape-of-learning") & (part["layer"] == end) & (end > 0)
+            part = part[(part["site"] == "output") == is_output]
             if len(part):
-                model = _model(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
+                identity = _identity(run, part, info.subjects.get(str(subject), {}), several=len(scans) > 1)
                 depth = part["layer"] / max(int(part["layer"].max()), 1)
-                parts.append(part[["layer", "metric", "value", "low", "high"]].assign(depth=depth, **vars(model)))
+                parts.append(part[["layer", "metric", "value", "low", "high"]].assign(depth=depth, **identity))
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
@@ -86,14 +63,8 @@ def profiles(study: Study) -> pd.DataFrame:
     return table.assign(last=(table["series"] == "") | (table["step"] == newest))
 
 
-def _states(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the residual stream of a model, where the protocol says so with the output as last layer."""
-    end = rows["layer"].max()
-    is_output = (rows["protocol"] == SHAPE) & (rows["layer"] == end) & (end > 0)
-    return rows[(rows["site"] == "output") == is_output]
-
-
-def _model(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> ScannedModel:
+def _identity(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> Settings:
+    """Return `key name group series step synthetic` of a model, or of one revision of a series."""
     subject, condition, synthetic = rows[["subject", "condition", "synthetic"]].iloc[0]
     modality = facts.get("modality", "text")
     if not any(facts.get("heads", [1])):
@@ -105,16 +76,15 @@ def _model(run: str, rows: pd.DataFrame, facts: Settings, several: bool) -> Scan
     series = f"{run}: {facts['series']}" if facts.get("series") else ""
     short = str(facts.get("model", subject)) if subject.endswith(("@local", "@main")) or series else subject
     name = short + (f", {synthetic}" if synthetic else "") + (f" ({run})" if several else "")
-    step = int(facts.get("step", 0))
-    return ScannedModel(f"{run}/{subject}/{condition}", name, group, series, step, bool(synthetic))
+    columns = {"key": f"{run}/{subject}/{condition}", "name": name, "group": group, "series": series}
+    return columns | {"step": int(facts.get("step", 0)), "synthetic": bool(synthetic)}
 
 
 def _groups(table: pd.DataFrame) -> list[str]:
-    order = {word: i for i, word in enumerate(GROUPS)}
-    return sorted(table["group"].unique(), key=lambda group: order[group.split(" ")[0]])
+    return sorted(table["group"].unique(), key=lambda group: GROUPS.index(group.split(" ")[0]))
 
 
-def _looks(table: pd.DataFrame) -> dict[str, Look]:
+def _looks(table: pd.DataFrame) -> Looks:
     """Return the look of each model, by key: colours start anew in each group; synthetic inputs are dashed."""
     styles = {}
     for _, models in table.drop_duplicates("key").groupby("group"):
@@ -126,7 +96,8 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 
 def _measured(table: pd.DataFrame) -> list[str]:
     """Return the quantities of `PROFILES` with a value somewhere."""
-    return [metric for metric in PROFILES if np.isfinite(table.loc[table["metric"] == metric, "value"]).any()]
+    measured = set(table.loc[np.isfinite(table["value"]), "metric"])
+    return [metric for metric in PROFILES if metric in measured]
 
 
 def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
@@ -135,69 +106,57 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
         return None
     titles = [panel_title(group, width=22) for group in groups]
     canvas = Canvas(len(metrics), len(groups), titles, panel=190, gap=52, top=76, right=200)
-    for row, metric in enumerate(metrics):
-        rows = table[table["metric"] == metric]
-        values = Values.of(study.words(metric), rows["value"])
-        canvas[row, 0].y(title={"text": values.short_title})
-        for col, group in enumerate(groups):
-            axes, title = canvas[row, col], "relative depth" if row == len(metrics) - 1 else ""
-            axes.x(**DEPTH_AXIS | {"title": {"text": title}})
-            axes.y(**values.axis())
-            for key, part in rows[rows["group"] == group].groupby("key", sort=False):
-                part = part.sort_values("layer")
-                lines.band(axes, part["depth"], part, styles[str(key)])
-                _line(axes, part, "depth", "value", styles[str(key)].line(1.8), styles[str(key)], is_named=row == 0)
+    for axes in canvas.panels:
+        rows = table[table["metric"] == metrics[axes.row]]
+        values = Values.of(study.words(metrics[axes.row]), rows["value"])
+        axes.x(**DEPTH_AXIS, title={"text": "relative depth" if axes.row == len(metrics) - 1 else ""})
+        axes.y(**values.axis(), **{"title": {"text": values.short_title}} if axes.col == 0 else {})
+        for key, part in rows[rows["group"] == groups[axes.col]].groupby("key", sort=False):
+            part, look = part.sort_values("layer"), styles[str(key)]
+            lines.band(axes, part["depth"], part, look)
+            _line(axes, part, "depth", "value", 1.8, look, is_named=axes.row == 0)
     canvas.legend_beside()
     peaks = [_peak(part) for _, part in table[table["metric"] == metrics[0]].groupby("key", sort=False)]
-    return Figure(
-        "Over relative depth",
-        canvas.figure(),
-        "Every model from its embeddings (0) to its last layer (1), so that depths compare.",
-        f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}.",
-        "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after it). "
-        "Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its last step. "
-        "Convolutional models list stages, and their width changes on the way.",
-        columns=len(groups) + 1,
-    )
+    meaning = "Every model from its embeddings (0) to its last layer (1), so that depths compare."
+    reading = f"{study.words(metrics[0]).title.capitalize()}: {'; '.join(peaks)}."
+    caption = "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after "
+    caption += "it). Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its "
+    caption += "last step. Convolutional models list stages, and their width changes on the way."
+    return Figure("Over relative depth", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
-def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, line: Settings, look: Look, is_named: bool = True) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, x: str, y: str, width: float, look: Look, is_named: bool = True) -> None:
     """Draw one model through its layers: column `y` against column `x`."""
     name, group = rows["name"].iloc[0], plain(rows["group"].iloc[0])
     hover = f"{plain(name)}, layer %{{customdata}}: {'' if x == 'depth' else '%{x:.4g}, '}%{{y:.4g}}"
     named = {"name": plain(name, 30), "legendgroup": group, "legendgrouptitle": {"text": group}, "showlegend": is_named}
-    lines.line(axes, rows[x], rows[y], hover, customdata=rows["layer"], line=line, marker=look.marker(6), **named)
+    style = {"line": look.line(width), "marker": look.marker(6)}
+    lines.line(axes, rows[x], rows[y], hover, customdata=rows["layer"], **style, **named)
 
 
 def _peak(rows: pd.DataFrame) -> str:
-    finite = rows[np.isfinite(rows["value"])]
-    if finite.empty:
+    if not np.isfinite(rows["value"]).any():
         return f"{rows['name'].iloc[0]} undefined"
-    best = finite.loc[finite["value"].idxmax()]
+    best = rows.loc[rows["value"].where(np.isfinite(rows["value"])).idxmax()]
     return f"{best['name']} highest at layer {best['layer']} of {rows['layer'].max()} ({best['value']:.3g})"
 
 
 def correlations(points: pd.DataFrame) -> pd.DataFrame:
     """Return the correlations of mean cosine with the norm of the mean: `group key name layers spearman pearson`.
 
-    A row for each model over its layers 0..L, and after those of a group one over the layers of all its models (key
-    empty). A model with fewer than three layers has no correlation.
-
-    Args:
-        points: `layer_points`.
+    A row for each model of `layer_points` over its layers 0..L, and after those of a group one over the layers of all
+    its models (key empty). A model with fewer than three layers has no correlation.
     """
-    from scipy.stats import pearsonr, spearmanr
-
     rows = []
     for group in _groups(points):
         members = points[points["group"] == group]
         parts = [(str(key), part["name"].iloc[0], part) for key, part in members.groupby("key")]
         parts += [("", f"all {group}", members)] if len(parts) > 1 else []
         for key, name, part in parts:
-            x, y = part["norm_of_mean"].to_numpy(), part["mean_cosine"].to_numpy()
-            enough = len(part) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
-            spearman, pearson = (spearmanr(x, y)[0], pearsonr(x, y)[0]) if enough else (np.nan, np.nan)
-            rows.append((group, key, name, len(part), float(spearman), float(pearson)))
+            both = part[["norm_of_mean", "mean_cosine"]]
+            enough = len(both) >= 3 and (both.nunique() > 1).all()
+            pair = [both.corr(method).iloc[0, 1] if enough else np.nan for method in ("spearman", "pearson")]
+            rows.append((group, key, name, len(part), *pair))
     return pd.DataFrame(rows, columns=["group", "key", "name", "layers", "spearman", "pearson"])
 
 
@@ -214,7 +173,11 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
     if points.empty:
         return None
     groups, styles, agreement = _groups(points), _looks(table), correlations(points)
-    titles = [_correlation_title(agreement, group) for group in groups]
+    titles = []
+    for whole in agreement.drop_duplicates("group", keep="last").to_dict("records"):
+        below = "Spearman {spearman:.2f}\nPearson {pearson:.2f}".format(**whole)
+        is_finite = np.isfinite(whole["spearman"])
+        titles.append(panel_title(whole["group"], below if is_finite else "too few layers\nto correlate", 22))
     canvas = Canvas(1, len(groups), titles, panel=300, top=112, right=200)
     canvas[0, 0].y(title={"text": "mean cosine"})
     for axes, group in zip(canvas.panels, groups, strict=True):
@@ -222,49 +185,30 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
         values = Values.of(study.words("norm_of_mean"), members["norm_of_mean"])
         axes.x(title={"text": values.title}, **values.axis())
         for key, part in members.groupby("key", sort=False):
-            look = styles[str(key)]
-            _line(axes, part, "norm_of_mean", "mean_cosine", look.line(0.7), look)
+            _line(axes, part, "norm_of_mean", "mean_cosine", 0.7, styles[str(key)])
     canvas.legend_beside()
     finite = agreement[np.isfinite(agreement["spearman"])].to_dict("records")
     parts = ["{name}: Spearman {spearman:.2f}, Pearson {pearson:.2f} ({layers} layers)".format(**row) for row in finite]
-    return Figure(
-        "Cone against drift",
-        canvas.figure(),
-        "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
-        "the mean). A point for each layer, joined from the embeddings on.",
-        f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation.",
-        "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as they "
-        "are, not on their logarithms. Layers of one model are not independent: no p-value is given.",
-        columns=len(groups) + 1,
-    )
+    reading = f"{'; '.join(parts)}." if parts else "No model has enough layers for a correlation."
+    meaning = "Whether states share a direction (mean cosine) where the whole cloud lies far from the origin (norm of "
+    meaning += "the mean). A point for each layer, joined from the embeddings on."
+    caption = "Correlations over the layers 0..L of a model, or of all models of a column; Pearson on the values as "
+    caption += "they are, not on their logarithms. Layers of one model are not independent: no p-value is given."
+    return Figure("Cone against drift", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
-def _correlation_title(agreement: pd.DataFrame, group: str) -> str:
-    whole = agreement[agreement["group"] == group].iloc[-1]
-    below = f"Spearman {whole['spearman']:.2f}\nPearson {whole['pearson']:.2f}"
-    return panel_title(group, below if np.isfinite(whole["spearman"]) else "too few layers\nto correlate", 22)
-
-
-def _along_training(study: Study, table: pd.DataFrame) -> list[Figure]:
-    return [
-        _series(study, str(series).split(": ", 1)[1], rows, _measured(rows)[:4])
-        for series, rows in table[table["series"] != ""].groupby("series", sort=False)
-        if rows["step"].nunique() > 1 and _measured(rows)
-    ]
-
-
-def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
-    """Draw the profiles of the revisions of one model above their means over layers."""
-    steps = sorted(table["step"].unique())
+def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
+    """Draw the profiles of the revisions of one series above their means over layers."""
+    steps, metrics = sorted(table["step"].unique()), _measured(table)[:4]
+    if len(steps) < 2 or not metrics:
+        return None
     titles = [panel_title(study.words(metric).title) for metric in metrics]
     canvas = Canvas(2, len(metrics), titles, panel=190, gap=70, top=70, right=90, between=0.055, share_y=False)
     shares = np.log1p(np.array(steps, dtype=float) - steps[0])
     shades = sample_colorscale(TIME, list(shares / (shares.max() or 1)))
     changes = []
     for col, metric in enumerate(metrics):
-        rows = table[table["metric"] == metric]
-        values = Values.of(study.words(metric), rows["value"])
-        top, bottom = canvas[0, col], canvas[1, col]
+        rows, words, top, bottom = table[table["metric"] == metric], study.words(metric), canvas[0, col], canvas[1, col]
         for step, shade in zip(steps, shades, strict=True):
             part = rows[rows["step"] == step].sort_values("layer")
             style = {"line": {"color": shade, "width": 1.6}, "marker": {"color": shade, "size": 4}}
@@ -274,17 +218,14 @@ def _series(study: Study, name: str, table: pd.DataFrame, metrics: Sequence[str]
         over = rows[(rows["layer"] > 0) | (rows["layer"].max() == 0)].groupby("step")["value"].mean()
         style = {"line": {"color": INK, "width": 1.8}, "marker": {"color": INK, "size": 5}}
         lines.line(bottom, range(len(over)), over, "step %{customdata}: %{y:.4g}", customdata=over.index, **style)
-        at = heat.spread(len(over), 6)
+        at, scale = heat.spread(len(over), 6), Values.of(words, rows["value"]).axis()
         bottom.x(title={"text": "step"}, tickvals=at, ticktext=[f"{over.index[i]:g}" for i in at])
-        top.x(**DEPTH_AXIS)
-        top.y(**values.axis())
-        bottom.y(**values.axis())
-        changes.append(f"{study.words(metric).title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
+        top.x(**DEPTH_AXIS, title={"text": "relative depth"})
+        top.y(**scale)
+        bottom.y(**scale)
+        changes.append(f"{words.title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
     canvas.legend_beside()
-    return Figure(
-        f"Along training: {name}",
-        canvas.figure(),
-        "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L.",
-        f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}.",
-        "Steps are equally spaced below.",
-    )
+    title = f"Along training: {table['series'].iloc[0].split(': ', 1)[1]}"
+    meaning = "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L."
+    reading = f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}."
+    return Figure(title, canvas.figure(), meaning, reading, "Steps are equally spaced below.")

@@ -1,18 +1,12 @@
 """Settings, cost and provenance of the runs, as tables."""
 
 import numpy as np
-import pandas as pd
 
 from dynamics.report.arms import HISTORY, Settings, flatten, settings_of
 from dynamics.report.figure import Section, Table, TableRow
 from dynamics.report.names import DASH, number
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
-
-MEASURE = "measure_seconds"
-COST_NOTE = (
-    "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time evenly."
-)
 
 
 def applies(study: Study) -> bool:
@@ -22,21 +16,19 @@ def applies(study: Study) -> bool:
 
 def section(study: Study) -> Section:
     """Return the tables of all runs."""
-    note = "Entries that differ come first and are marked."
+    heading, note = "Settings, cost, provenance", "Entries that differ come first and are marked."
     tables = [by_arm(study, settings(study), "Settings", note), cost(study), history(study)]
-    blocks = [table for table in tables if table.rows]
-    return Section("Settings, cost, provenance", "settings", "Settings, cost, provenance", blocks)
+    return Section(heading, "settings", heading, [table for table in tables if table.rows])
 
 
 def settings(study: Study) -> list[TableRow]:
     """Return every setting of every arm (of its first run), those that differ first."""
-    by_arm: list[Settings] = []
+    columns: list[Settings] = []
     for arm in study.arms:
         flat = flatten({key: value for key, value in arm.settings.items() if key not in HISTORY})
         flat = {key: value for key, value in flat.items() if not _repeats(key, value, arm.settings)}
-        by_arm.append({"seed": ", ".join(filter(None, arm.seeds)) or arm.settings.get("seed")} | flat)
-    rows = [row for row in setting_rows(by_arm) if set(row.cells) != {DASH}]
-    rows = [row._replace(differs=len(set(row.cells)) > 1) for row in rows]
+        columns.append({"seed": ", ".join(filter(None, arm.seeds)) or arm.settings.get("seed")} | flat)
+    rows = [row._replace(differs=len(set(row.cells)) > 1) for row in setting_rows(columns) if {*row.cells} != {DASH}]
     return sorted(rows, key=lambda row: not row.differs)
 
 
@@ -61,8 +53,7 @@ def history(study: Study) -> Table:
     """Return where every run comes from: a column for each run."""
     owners = {run: arm.name for arm in study.arms for run in arm.runs}
     arms = [TableRow("arm", tuple(owners.get(run, DASH) for run in study.runs))] if owners else []
-    keys = [key for key in HISTORY if key != "run"]
-    columns = [settings_of(info) for info in study.runs.values()]
+    keys, columns = [key for key in HISTORY if key != "run"], [settings_of(info) for info in study.runs.values()]
     rows = setting_rows([flatten({key: column[key] for key in keys if key in column}) for column in columns])
     return Table(tuple(study.runs), [*arms, *rows], "Provenance")
 
@@ -70,12 +61,15 @@ def history(study: Study) -> Table:
 def cost(study: Study) -> Table:
     """Return the seconds of every run: training, measuring (with its share of both), and each metric."""
     rows = study.rows[(study.rows["site"] == "cost") & study.rows["value"].notna()]
-    by_run = {run: rows[rows["run"] == run] for run in study.runs if (rows["run"] == run).any()}
-    spent = rows.pivot_table(index="metric", columns="run", values="value", aggfunc="sum").reindex(columns=[*by_run])
-    parts = spent[spent.index.str.startswith(f"{MEASURE}/")]
-    whole = spent.reindex([MEASURE]).iloc[0].fillna(parts.sum(min_count=1))
-    training = pd.Series({run: _training(costs) for run, costs in by_run.items()}, dtype=float)
-    median = rows[rows["metric"] == "step_seconds"].groupby("run")["value"].median().reindex([*by_run])
+    runs = [run for run in study.runs if (rows["run"] == run).any()]
+    spent = rows.pivot_table(index="metric", columns="run", values="value", aggfunc="sum").reindex(columns=runs)
+    parts = spent[spent.index.str.startswith("measure_seconds/")]
+    whole = spent.reindex(["measure_seconds"]).iloc[0].fillna(parts.sum(min_count=1))
+    steps = rows[rows["metric"] == "step_seconds"].sort_values(["run", "step"])
+    # A row is the mean of a step since the row before it.
+    seconds = steps["value"] * steps.groupby("run")["step"].diff().fillna(steps["step"])
+    training = seconds.groupby(steps["run"]).sum(min_count=1).reindex(runs)
+    median = steps.groupby("run")["value"].median().reindex(runs)
     table = [
         TableRow("training, seconds", tuple(map(number, training))),
         TableRow("a training step, seconds (median)", tuple(map(number, median))),
@@ -85,13 +79,9 @@ def cost(study: Study) -> Table:
         name = str(metric).split("/", 1)[1]
         label = "forward passes" if name == "forward" else study.words(name).title
         table.append(TableRow(f"of it: {label}", tuple(map(_share, seconds, whole))))
-    return Table(tuple(by_run), [row for row in table if any(cell != DASH for cell in row.cells)], "Cost", COST_NOTE)
-
-
-def _training(rows: pd.DataFrame) -> float:
-    """Return the seconds in training steps: a row is the mean of a step since the row before it."""
-    steps = rows[rows["metric"] == "step_seconds"].sort_values("step")
-    return float((steps["value"] * steps["step"].diff().fillna(steps["step"])).sum(min_count=1))
+    note = "Shares of a quantity are of the time spent measuring; quantities that share an accumulator share its time "
+    note += "evenly."
+    return Table(tuple(runs), [row for row in table if any(cell != DASH for cell in row.cells)], "Cost", note)
 
 
 def _share(part: float, whole: float) -> str:

@@ -11,8 +11,8 @@ from dynamics.report import page
 from dynamics.report.figure import Figure
 from dynamics.report.sections import cone
 from dynamics.report.sections.cone.axes import matrices
-from dynamics.report.sections.cone.depth import sentences_and_tokens
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
+from dynamics.report.sections.cone.sentences import sentences_and_tokens
 from dynamics.report.study import load
 from tests.report.conftest import write_run
 

@@ -8,7 +8,6 @@ from dynamics.record import NAN, Row
 from dynamics.report import page
 from dynamics.report.sections import probe
 from dynamics.report.sections.probe.designs import designs
-from dynamics.report.sections.probe.readings import cone_reading, sharpness_reading
 from dynamics.report.study import load
 from tests.report.conftest import write_run
 
@@ -93,11 +92,11 @@ def test_lines_are_means_over_seeds_and_the_expectation_is_exact(make):
 def test_readings_give_the_numbers(make):
     study = load([make("p")])
     (design,) = designs(study)
-    text = cone_reading(design)
+    text = probe.cone_reading(design)
     assert "β = 16" in text  # half of the input is bias at the root of the width
     for words in ("input 0.500", "attention alone 0.909", "output of block 2 0.750"):
         assert words in text
-    text = sharpness_reading(study, design)
+    text = probe.sharpness_reading(study, design)
     assert "4.00 → 1.00 with the bias on queries" in text
     assert "4.00 → 4.00 with the bias on keys" in text
 

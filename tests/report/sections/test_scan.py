@@ -83,7 +83,7 @@ def test_correlations_are_those_of_scipy(study):
 
 
 def test_the_figures_show_every_model_and_the_steps(study):
-    plots = {figure.title: figure.plot for figure in scan.figures(study)}
+    plots = {figure.title: figure.plot for figure in scan.section(study).blocks}
     assert list(plots) == ["Over relative depth", "Cone against drift", "Along training: pythia"]
     names = {trace.name for trace in plots["Over relative depth"].data if trace.showlegend}
     assert names == {"bert", "gpt2", "vit", "resnet, noise", "pythia"}
@@ -129,7 +129,7 @@ def test_what_was_measured_once_has_no_path_and_no_step(study):
 
 
 def test_norms_that_span_decades_have_round_ticks(study):
-    figure = next(figure.plot for figure in scan.figures(study) if figure.title == "Cone against drift")
+    figure = next(figure.plot for figure in scan.section(study).blocks if figure.title == "Cone against drift")
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.ticktext) == ["1", "10", "100"]
 
@@ -143,4 +143,4 @@ def test_the_page_of_a_scan(study, tmp_path):
 
 def test_runs_of_training_have_no_section_of_models(twins):
     assert not scan.applies(load(twins))
-    assert scan.figures(load(twins)) == []
+    assert scan.section(load(twins)) is None

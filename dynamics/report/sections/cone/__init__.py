@@ -1,11 +1,9 @@
 """The cone of sentence vectors: sentences against tokens over depth, the axes, what transforms change."""
 
 from dynamics.report.figure import Compared, PageBlock, Section, Text
-from dynamics.report.sections.cone.axes import matrices, turning
-from dynamics.report.sections.cone.cards import cards
-from dynamics.report.sections.cone.depth import by_corpus, sentences_and_tokens, similarity
+from dynamics.report.sections.cone.axes import cards, matrices, turning
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
-from dynamics.report.sections.cone.transforms import transforms
+from dynamics.report.sections.cone.sentences import by_corpus, sentences_and_tokens, similarity, transforms
 from dynamics.report.study import Study
 from dynamics.run_info import ConeInfo
 
@@ -22,14 +20,13 @@ def section(study: Study) -> Section:
     for run in runs:
         parts += [Text(f"The run {run.name}", "h3")] if len(runs) > 1 else []
         parts += blocks(run)
-    about = [f"sentence encoders {', '.join(model.name for model in run.displayed)}" for run in runs]
-    compared = [Compared(run.name, text) for run, text in zip(runs, about, strict=True)]
+    models = [", ".join(model.name for model in run.displayed) for run in runs]
+    compared = [Compared(run.name, f"sentence encoders {names}") for run, names in zip(runs, models, strict=True)]
     return Section("The cone of sentence vectors", "cone", "The cone", parts, compared)
 
 
 def blocks(run: ConeRun) -> list[PageBlock]:
     """Return the figures of a run in the order of the experiments, the cards of the axes among them."""
-    axes = cards(run)
-    parts: list[PageBlock | None] = [sentences_and_tokens(run), by_corpus(run), axes if axes.cards else None]
-    parts += [matrices(run), *turning(run), similarity(run), *transforms(run), settings(run)]
+    parts: list[PageBlock | None] = [sentences_and_tokens(run), by_corpus(run), cards(run), matrices(run)]
+    parts += [*turning(run), similarity(run), *transforms(run), settings(run)]
     return [block for block in parts if block is not None]

@@ -1,7 +1,8 @@
-"""The axes of the cone: against one another, and along the steps of training."""
+"""The axes of the cone: what lies at their ends, against one another, and along the steps of training."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,107 +13,111 @@ from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import INK, Look, looks, plain
 from dynamics.report.plot.values import StepScale
-from dynamics.report.sections.cone.depth import COLUMNS, DepthLine, draw_line, ticks
-from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun, where_corpus
+from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun
+from dynamics.report.sections.cone.sentences import COLUMNS, DepthLine, draw_line, ticks
 
-CKA = (
-    " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards where sentences "
-    "are not far more than the width. Blank: axes of different width."
-)
-LETTERS = 110
-"""Letters that fit under all the panels of a row; longer names are tilted."""
-LONGEST = 18
-"""Letters of a name at most."""
-MOST_PAIRS = 8
-"""Pairs that are read out in numbers."""
+LETTERS = 110  # that fit under all the panels of a row; longer names are tilted
+LONGEST = 18  # letters of a name at most
+MOST_PAIRS = 8  # that are read out in numbers
+NUMBERS = {
+    "share of the variance": "axis_share",
+    "stability": "axis_stability",
+    "cosine with the mean direction": "axis_to_mean",
+    "with the uncentred axis": "axis_to_uncentered",
+}
+ENDS = {"most": "Highest projection", "least": "Lowest projection"}
+TEXTS = ("most", "most_tokens", "least", "least_tokens")
+Matrix = tuple[str, list[str], np.ndarray]  # title, names, and the values between them
 
 
-class Matrix(NamedTuple):
-    """Values between named things, of shape (names, names)."""
+@dataclass(frozen=True)
+class Cards:
+    """The block of all cards of a run: `title`, `numbers`, `note` and two `ends`: title, sentences and tokens."""
 
-    title: str
-    names: list[str]
-    values: np.ndarray
+    kind: ClassVar[str] = "cards"
+    cards: list[dict[str, Any]]
+
+
+def cards(run: ConeRun) -> Cards | None:
+    """Return a card for the axis of every model and corpus."""
+    blocks = []
+    for model in run.displayed:
+        for corpus, facts in model.facts.get("cards", {}).items():
+            finals = {label: run.final(model, metric, corpus=corpus) for label, metric in NUMBERS.items()}
+            numbers = [f"{label} {estimate(row, 'undefined')}" for label, row in finals.items()]
+            count = run.info.corpora.get(corpus, {}).get("sentences")
+            numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
+            texts = {key: [(text, number(float(value))) for text, value in facts.get(key) or ()] for key in TEXTS}
+            ends = [(title, texts[end], texts[f"{end}_tokens"]) for end, title in ENDS.items()]
+            title = model.name + (f", {corpus}" if len(run.corpora) > 1 else "")
+            blocks.append({"title": title, "numbers": numbers, "ends": ends, "note": str(facts.get("vocabulary", ""))})
+    return Cards(blocks) if blocks else None
 
 
 def matrices(run: ConeRun) -> Figure | None:
     """Return cosines between axes: of a model's corpora, of the models; beside them CKA."""
-    panels = []
-    if len(run.displayed) > 1:
-        names = [model.name for model in run.displayed]
-        panels += [Matrix("axes of the models", names, _between_models(run, "axis_cosine"))]
-        panels += [Matrix("linear CKA of the models", names, _between_models(run, "linear_cka"))]
-    if len(run.corpora) > 1:
-        panels += [
-            Matrix(f"axes by corpus<br>{plain(model.name, 34)}", run.corpora, _between_corpora(run, model))
-            for model in run.displayed
-        ]
-    panels = [panel for panel in panels if np.isfinite(panel.values[~np.eye(len(panel.names), dtype=bool)]).any()]
+    models, corpora, has_models = [model.name for model in run.displayed], run.corpora, len(run.displayed) > 1
+    panels: list[Matrix] = []
+    if has_models:
+        panels += [("axes of the models", models, _between_models(run, "axis_cosine"))]
+        panels += [("linear CKA of the models", models, _between_models(run, "linear_cka"))]
+    for model in run.displayed if len(corpora) > 1 else ():
+        panels += [(f"axes by corpus<br>{plain(model.name, 34)}", corpora, _between_corpora(run, model))]
+    panels = [panel for panel in panels if np.isfinite(panel[2][~np.eye(len(panel[1]), dtype=bool)]).any()]
     if not panels:
         return None
     columns = len(panels) if len(panels) <= COLUMNS else 3
-    size = max(150, 44 * max(len(panel.names) for panel in panels))
-    titles = [f"<b>{panel.title}</b>" for panel in panels]
+    size = max(150, 44 * max(len(names) for _, names, _ in panels))
+    titles = [f"<b>{title}</b>" for title, _, _ in panels]
     canvas = Canvas.grid(titles, columns, panel=size, gap=130, top=64, right=90, between=0.14)
-    tilted = [_letters(panel.names) > LETTERS / columns for panel in panels]
-    for axes, panel, is_tilted in zip(canvas.panels, panels, tilted, strict=False):
-        _matrix(axes, panel, 40 if is_tilted else 0)
+    # Each name takes the room of the longest.
+    letters = [len(names) * (2 + min(max(map(len, names)), LONGEST)) for _, names, _ in panels]
+    tilted = [count > LETTERS / columns for count in letters]
+    for axes, (_, names, values), is_tilted in zip(canvas.panels, panels, tilted, strict=False):
+        _matrix(axes, [plain(name, LONGEST) for name in names], values, 40 if is_tilted else 0)
     canvas.set(coloraxis=heat.shares({**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}))
-    is_tilted_below = any(tilted[(canvas.rows - 1) * columns :])
-    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 90 if is_tilted_below else 46})
-    figure = canvas.figure()
-    if is_tilted_below:
-        figure.update_layout(height=figure.layout.height + 44)
-    return Figure(
-        "Axes against axes",
-        figure,
-        "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
-        "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled.",
-        _reading(run),
-        "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, the "
-        "basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; "
-        "there is none where an axis agrees with itself by less than 0.8." + (CKA if len(run.displayed) > 1 else ""),
-    )
+    below = 44 if any(tilted[(canvas.rows - 1) * columns :]) else 0
+    canvas.set(margin={"l": 130, "r": 90, "t": 64, "b": 46 + below}, height=canvas.layout["height"] + below)
+    meaning = "Absolute cosine between the axes of corpora and of models: 1 where they are one line, 0 where at right "
+    meaning += "angles. On the diagonal: how well an axis agrees with itself when sentences are resampled."
+    caption = "Off-diagonal cosines cannot be told from 1 any better than the diagonal is. Brackets: 95 % interval, "
+    caption += "the basic bootstrap's over sentences: resampled axes lie apart, and the value itself may be low; there "
+    caption += "is none where an axis agrees with itself by less than 0.8."
+    if has_models:
+        caption += " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards "
+        caption += "where sentences are not far more than the width. Blank: axes of different width."
+    return Figure("Axes against axes", canvas.figure(), meaning, _reading(run), caption)
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
-    def cosine(i: int, j: int) -> float:
-        where = where_corpus(run.corpora[i])
-        if i == j:
-            return _value(run.final(model, "axis_stability", **where))
-        return _value(run.final(model, "axis_cosine", **where, against_corpus=run.corpora[j]))
-
-    return _symmetric(len(run.corpora), cosine)
+    diagonal = [run.value(model, "axis_stability", corpus=name) for name in run.corpora]
+    pairs = combinations(run.corpora, 2)
+    cosines = [run.value(model, "axis_cosine", corpus=name, against_corpus=other) for other, name in pairs]
+    return _symmetric(diagonal, cosines)
 
 
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
-    def similarity(i: int, j: int) -> float:
-        model, other = run.displayed[i], run.displayed[j]
-        if i == j:
-            return 1.0 if metric == "linear_cka" else _value(run.final(model, "axis_stability"))
-        rows = run.final(model, metric, against=other.subject), run.final(other, metric, against=model.subject)
-        return next((_value(row) for row in rows if row is not None), np.nan)
-
-    return _symmetric(len(run.displayed), similarity)
-
-
-def _symmetric(size: int, entry: Callable[[int, int], float]) -> np.ndarray:
-    """Return the symmetric matrix whose entries on and below the diagonal are `entry(i, j)`."""
-    lower = np.array([[entry(i, j) if j <= i else np.nan for j in range(size)] for i in range(size)])
-    return np.where(np.tri(size, dtype=bool), lower, lower.T)
+    is_cka = metric == "linear_cka"
+    diagonal = [1.0 if is_cka else run.value(model, "axis_stability") for model in run.displayed]
+    similarities = []
+    for other, model in combinations(run.displayed, 2):  # the record has one of the two directions
+        values = run.value(model, metric, against=other.subject), run.value(other, metric, against=model.subject)
+        similarities.append(next((value for value in values if np.isfinite(value)), np.nan))
+    return _symmetric(diagonal, similarities)
 
 
-def _value(row: Any) -> float:
-    return float("nan") if row is None else float(row["value"])
+def _symmetric(diagonal: list[float], pairs: list[float]) -> np.ndarray:
+    """Return the symmetric matrix with this diagonal, and `pairs` in the order of `combinations`."""
+    from scipy.spatial.distance import squareform
+
+    return np.asarray(squareform(pairs) + np.diag(diagonal))
 
 
 def _reading(run: ConeRun) -> str:
-    rows = run.rows[run.rows["metric"] == "axis_cosine"]
     names = {model.subject: model.name for model in run.displayed}
+    rows = run.rows[(run.rows["metric"] == "axis_cosine") & run.rows["subject"].isin(names)]
     pairs = []
-    for row in rows.to_dict("records"):
-        if row["subject"] not in names or (row["against"] and row["against"] not in names):
-            continue
+    for row in rows[rows["against"].isin(["", *names])].to_dict("records"):
         if row["against"]:
             pair = f"{names[row['subject']]} and {names[row['against']]}"
         else:
@@ -123,44 +128,30 @@ def _reading(run: ConeRun) -> str:
     return f"{'; '.join([*pairs[:MOST_PAIRS], *more])}." if pairs else ""
 
 
-def _letters(names: Sequence[str]) -> int:
-    """Return the letters that names take side by side, each in the room of the longest."""
-    return len(names) * (2 + max(min(len(name), LONGEST) for name in names))
-
-
-def _matrix(axes: Axes, matrix: Matrix, angle: int) -> None:
-    labels, values = [plain(name, LONGEST) for name in matrix.names], matrix.values
+def _matrix(axes: Axes, labels: list[str], values: np.ndarray, angle: int) -> None:
     heat.heat(axes, labels, labels, values, "%{y} and %{x}: %{z:.4g}", xgap=2, ygap=2)
-    finite = np.argwhere(np.isfinite(values))
-    axes.add(
-        type="scatter",
-        mode="text",
-        x=[labels[j] for _, j in finite],
-        y=[labels[i] for i, _ in finite],
-        text=[number(values[i, j]) for i, j in finite],
-        # What plotly chooses by itself is hard to read on the middle of the scale.
-        textfont={"size": 12, "color": [INK if values[i, j] > 0.45 else "white" for i, j in finite]},
-        hoverinfo="skip",
-    )
+    rows, columns = np.nonzero(np.isfinite(values))
+    finite, place = values[rows, columns], {"x": [labels[j] for j in columns], "y": [labels[i] for i in rows]}
+    # What plotly chooses by itself is hard to read on the middle of the scale.
+    font = {"size": 12, "color": [INK if value > 0.45 else "white" for value in finite]}
+    axes.add(type="scatter", mode="text", **place, text=[*map(number, finite)], textfont=font, hoverinfo="skip")
     axes.x(showgrid=False, tickangle=angle, showline=False, ticks="")
     axes.y(showgrid=False, autorange="reversed", showline=False, ticks="")
 
 
 def turning(run: ConeRun) -> list[Figure]:
     """Return the axis along training steps, a figure for each series."""
-    figures = []
-    for series in dict.fromkeys(model.series for model in run.models if model.series):
-        subjects = [model.subject for model in run.models if model.series == series]
-        rows = run.rows[run.rows["subject"].isin(subjects)]
-        if rows[rows["metric"] == "axis_cosine_first"]["step"].nunique() > 1:
-            figures.append(_turning(series, rows))
-    return figures
+    names = dict.fromkeys(model.series for model in run.models if model.series)
+    series = run.rows["subject"].map({model.subject: model.series for model in run.models})
+    return [figure for name in names if (figure := _turning(name, run.rows[series == name]))]
 
 
-def _turning(series: str, rows: pd.DataFrame) -> Figure:
-    plain_rows = rows[(rows[["corpus", "pooling", "transform"]] == "").all(axis=1)]
-    cosines = plain_rows[plain_rows["metric"] == "mean_cosine"]
+def _turning(series: str, rows: pd.DataFrame) -> Figure | None:
     ends = {end: rows[rows["metric"] == f"axis_cosine_{end}"] for end in ("first", "last")}
+    if ends["first"]["step"].nunique() < 2:
+        return None
+    is_plain = (rows[["corpus", "pooling", "transform"]] == "").all(axis=1)
+    cosines = rows[is_plain & (rows["metric"] == "mean_cosine")]
     turns, states = {end: f"axis with the {end} step's" for end in ends}, ("sentences", "tokens")
     styles = looks([*turns.values(), *states])
     titles = ["<b>the cone, last layer</b>", "<b>its axis, last layer</b>"]
@@ -182,15 +173,11 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure:
         readings.append(f"step {edge['step']} against the {end}: {estimate(edge, 'undefined')}")
     canvas.set(coloraxis=heat.shares(canvas.bar("absolute cosine", 0)))
     canvas.legend(styles)
-    return Figure(
-        f"The axis turning: {series}",
-        canvas.figure(),
-        "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and with "
-        "what it is at the last.",
-        f"{'; '.join(readings)}.",
-        "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % "
-        "interval, of two axes the basic bootstrap's. Maps: the steps are equally wide.",
-    )
+    meaning = "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and "
+    meaning += "with what it is at the last."
+    caption = "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % interval, of "
+    caption += "two axes the basic bootstrap's. Maps: the steps are equally wide."
+    return Figure(f"The axis turning: {series}", canvas.figure(), meaning, f"{'; '.join(readings)}.", caption)
 
 
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:

@@ -1,49 +1,41 @@
 """The runs of `dynamics cone` as frames: models, their rows, their settings."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dynamics.report.arms import Settings
-from dynamics.report.figure import Table, TableRow
+from dynamics.report.figure import Table
 from dynamics.report.names import DASH
+from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
 from dynamics.run_info import ConeInfo
 
-MAIN = "sentences"
-"""The corpus whose rows have no corpus in their condition."""
+MAIN = "sentences"  # the corpus whose rows have no corpus in their condition
 KEYS = ("corpus", "pooling", "state", "transform", "fitted", "against", "against_corpus")
+SOURCES = {"sentence-transformers": "its own", "default": "unknown"}
 
 
 @dataclass(frozen=True)
 class ConeModel:
-    """One model of a run; `is_displayed` unless it is a step that another of its series follows."""
+    """One model of a run with its own way of pooling; `is_displayed` unless another step of its series follows."""
 
     subject: str
     name: str
     facts: Settings
+    pooling: str
     series: str
-    step: int
     is_displayed: bool
-
-    @property
-    def pooling(self) -> str:
-        """Return the model's own way of pooling."""
-        return str(self.facts.get("setup", {}).get("mode", "mean"))
 
 
 @dataclass(frozen=True)
 class ConeRun:
     """One run of `dynamics cone`.
 
-    Args:
-        name: of the run.
-        info: what its `run.json` says.
-        models: that it measured.
-        rows: with a column for each of `KEYS`, empty where a condition does not have it, and `depth`: the layer, or one
-            more for what the model returns, where that is not its last layer.
+    `rows` have a column for each of `KEYS`, empty where a condition does not have it, and `depth`: the layer, or one
+    more for what the model returns, where that is not its last layer.
     """
 
     name: str
@@ -67,7 +59,8 @@ class ConeRun:
         rows = rows[(rows["subject"] == model.subject) & (rows["metric"] == metric) & (rows["site"] == site)]
         for key in KEYS:
             if key in where or key != "state":
-                rows = rows[rows[key] == where.get(key, "")]
+                value = where.get(key, "")
+                rows = rows[rows[key] == ("" if (key, value) == ("corpus", MAIN) else value)]
         return rows.sort_values("depth")
 
     def final(self, model: ConeModel, metric: str, **where: str) -> "pd.Series[Any] | None":
@@ -75,63 +68,51 @@ class ConeRun:
         rows = self.of(model, metric, **where)
         return None if rows.empty else rows.iloc[-1]
 
-
-def where_corpus(name: str) -> dict[str, str]:
-    """Return what the rows of a corpus have in their condition."""
-    return {} if name == MAIN else {"corpus": name}
+    def value(self, model: ConeModel, metric: str, **where: str) -> float:
+        """Return the value of `final`, NaN where there is none."""
+        row = self.final(model, metric, **where)
+        return np.nan if row is None else float(row["value"])
 
 
 def cone_runs(study: Study) -> list[ConeRun]:
     """Return the cones among the runs."""
-    return [_cone_run(study, run, info) for run, info in study.of_kind(ConeInfo).items()]
+    runs = []
+    for run, info in study.of_kind(ConeInfo).items():
+        rows = study.rows_of(run, KEYS)
+        rows = rows[rows["site"].isin(["sentence", "token"])]
+        rows = rows.assign(depth=rows["layer"] + (rows["state"] == "output"))
+        runs.append(ConeRun(run, info, tuple(_models(info.subjects)), rows))
+    return runs
 
 
-def _cone_run(study: Study, run: str, info: ConeInfo) -> ConeRun:
-    rows = study.rows_of(run, KEYS)
-    rows = rows[rows["site"].isin(["sentence", "token"])]
-    return ConeRun(run, info, tuple(_models(info)), rows.assign(depth=rows["layer"] + (rows["state"] == "output")))
-
-
-def _models(info: ConeInfo) -> list[ConeModel]:
-    ends: dict[str, int] = {}
-    for facts in info.subjects.values():
-        if facts.get("series"):
-            ends[facts["series"]] = max(ends.get(facts["series"], 0), int(facts["step"]))
-    short = {
-        subject: str(facts.get("model", subject)) if subject.endswith(("@local", "@main")) else subject
-        for subject, facts in info.subjects.items()
-    }
+def _models(subjects: dict[str, Settings]) -> list[ConeModel]:
+    steps = {key: (str(facts.get("series") or ""), int(facts.get("step") or 0)) for key, facts in subjects.items()}
+    short = [str(f.get("model", key)) if key.endswith(("@local", "@main")) else key for key, f in subjects.items()]
     models = []
-    for subject, facts in info.subjects.items():
-        name = short[subject] if list(short.values()).count(short[subject]) == 1 else subject
-        series, step = str(facts.get("series") or ""), int(facts.get("step") or 0)
-        models.append(ConeModel(subject, name, facts, series, step, not series or step == ends[series]))
+    for (subject, facts), name in zip(subjects.items(), short, strict=True):
+        series, step = steps[subject]
+        name = name if short.count(name) == 1 else subject
+        is_last = not series or (series, step) == max(end for end in steps.values() if end[0] == series)
+        pooling = facts.get("setup", {}).get("mode", "mean")
+        models.append(ConeModel(subject, name, facts, pooling, series, is_last))
     return models
 
 
 def settings(run: ConeRun) -> Table:
     """Return what every model is and how its sentences became vectors: a column for each model."""
-    facts = [model.facts for model in run.displayed]
-    setups = [of_model.get("setup", {}) for of_model in facts]
-    inputs = [of_model.get("input", {}).get(MAIN, {}) for of_model in facts]
-    sources = {"sentence-transformers": "its own", "default": "unknown"}
-    columns: list[tuple[str, Sequence[object]]] = [
-        *((key, [of_model.get(key) for of_model in facts]) for key in ("layers", "width")),
-        ("parameters", [f"{of_model.get('parameters', 0) / 1e6:.1f} M" for of_model in facts]),
-        ("tokenizer", [of_model.get("tokenizer") for of_model in facts]),
-        ("configuration", [sources.get(setup.get("source", ""), "") for setup in setups]),
-        ("pooling", [f"{setup.get('mode')}{', guessed' if setup.get('guessed') else ''}" for setup in setups]),
-        ("dense layers", ["; ".join(setup.get("dense", ())) for setup in setups]),
-        ("normalised", ["yes" if setup.get("normalize") else "no" for setup in setups]),
-        ("prompt", [setup.get("prompt") for setup in setups]),
-        ("not applied", [", ".join(setup.get("left_out", ())) for setup in setups]),
-        ("sentences", [counts.get("sentences") for counts in inputs]),
-        ("their tokens", [counts.get("tokens") for counts in inputs]),
-        ("cut at the model's length", [counts.get("truncated") for counts in inputs]),
-    ]
-    rows = [
-        TableRow(label, tuple(DASH if cell in (None, "") else str(cell) for cell in cells))
-        for label, cells in columns
-        if any(cell not in (None, "") for cell in cells)
-    ]
+    columns = []
+    for model in run.displayed:
+        facts, setup = model.facts, model.facts.get("setup", {})
+        counts = facts.get("input", {}).get(MAIN, {})
+        column = {"layers": facts.get("layers"), "width": facts.get("width")}
+        column["parameters"] = f"{facts.get('parameters', 0) / 1e6:.1f} M"
+        column["tokenizer"] = facts.get("tokenizer")
+        column["configuration"] = SOURCES.get(setup.get("source", ""))
+        column["pooling"] = f"{setup.get('mode')}{', guessed' if setup.get('guessed') else ''}"
+        column["dense layers"] = "; ".join(setup.get("dense", ()))
+        column["normalised"] = "yes" if setup.get("normalize") else "no"
+        column |= {"prompt": setup.get("prompt"), "not applied": ", ".join(setup.get("left_out", ()))}
+        column |= {"sentences": counts.get("sentences"), "their tokens": counts.get("tokens")}
+        columns.append(column | {"cut at the model's length": counts.get("truncated")})
+    rows = [row for row in setting_rows(columns) if set(row.cells) != {DASH}]
     return Table(tuple(model.name for model in run.displayed), rows, "Models and settings")

@@ -9,27 +9,32 @@ import pandas as pd
 from dynamics.report import summary, tables
 from dynamics.report.arms import HISTORY, flatten, settings_of
 from dynamics.report.figure import Compared, Figure, PageBlock, Section, Table, Text
-from dynamics.report.names import Words
+from dynamics.report.names import Words, capital, number
 from dynamics.report.plot import heat, lines
-from dynamics.report.plot.canvas import Axes, Canvas
+from dynamics.report.plot.canvas import Canvas
 from dynamics.report.plot.style import INK, Looks, looks, panel_title
 from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.sections.probe.designs import BIASES, CONE, PARTS, ProbeDesign, designs
-from dynamics.report.sections.probe.readings import cone_reading, sharpness_reading
 from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
 from dynamics.run_info import ProbeInfo
 
-DASHES = {"parallel": "dash", "opposed": "dot"}
-"""Of lines that are to lie on another one."""
+DASHES = {"parallel": "dash", "opposed": "dot"}  # of lines that are to lie on another one
 SHARPNESS = ("score_variance", "normalized_entropy", "max_probability", "min_probability")
 AXIS = "norm of the bias, β"
-LEAST = 1e-6
-"""Where the axis of a probability that vanishes ends."""
-INTRODUCTION = (
-    "Nothing here was trained: inputs without structure, with one bias added to all of them, pass through blocks whose "
-    "weights have just been drawn."
+LEAST = 1e-6  # where the axis of a probability that vanishes ends
+LAST = "output of the last block"
+COMPARED = (  # metric, layer (-1: the last), part, and where that is
+    ("mean_cosine", 1, "attention", "attention alone, block 1"),
+    ("mean_cosine", -1, "mlp", LAST),
+    ("mean_cosine", -1, "gain", f"{LAST}, less the input's"),
+    ("mean_norm", -1, "mlp", LAST),
+    ("anisotropy", -1, "mlp", LAST),
+    ("intrinsic_dimension", -1, "mlp", LAST),
+    ("normalized_entropy", 1, "", "block 1"),
+    ("score_variance", 1, "", "block 1"),
 )
+LinePanel = tuple[Words, str, pd.DataFrame]  # words, the soft line below the title, what is drawn
 
 
 def applies(study: Study) -> bool:
@@ -40,15 +45,16 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section | None:
     """Return the figures of all designs, and their settings."""
     members = designs(study)
-    blocks: list[PageBlock] = [Text(INTRODUCTION), *figures(study, members), settings(study)]
+    introduction = "Nothing here was trained: inputs without structure, with one bias added to all of them, pass "
+    introduction += "through blocks whose weights have just been drawn."
+    blocks: list[PageBlock] = [Text(introduction), *figures(study, members), settings(study)]
     compared = [Compared(design.name, runs=[design.run]) for design in members]
     return Section("Untrained blocks", "probe", "Untrained blocks", blocks, compared) if len(blocks) > 2 else None
 
 
 def settings(study: Study) -> Table:
     """Return every setting of the probes: a column for each."""
-    aside = (*HISTORY, "kind", "designs")
-    probes = study.of_kind(ProbeInfo)
+    aside, probes = (*HISTORY, "kind", "designs"), study.of_kind(ProbeInfo)
     columns = [flatten({k: v for k, v in settings_of(info).items() if k not in aside}) for info in probes.values()]
     return Table(tuple(probes), setting_rows(columns), "Settings of the probe")
 
@@ -67,91 +73,98 @@ def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
 
 
 def _cone(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw cosine and norms against the bias, after the first block and after the last."""
-    return _by_part(
-        study,
-        design,
-        [metric for metric in CONE if design.has(metric)],
-        "The cone: outputs against inputs",
-        "Cosine of two states taken at random, and their mean norm, as the bias that all inputs share grows. "
-        "Where a line lies above the input's, the block has narrowed the cone by itself.",
-        cone_reading(design),
-        "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what their "
-        "attention averages over: within one the cosine is higher than over all pairs.",
-    )
+    meaning = "Cosine of two states taken at random, and their mean norm, as the bias that all inputs share grows. "
+    meaning += "Where a line lies above the input's, the block has narrowed the cone by itself."
+    caption = "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what "
+    caption += "their attention averages over: within one the cosine is higher than over all pairs."
+    title = "The cone: outputs against inputs"
+    return _by_part(study, design, CONE, title, meaning, cone_reading(design), caption)
+
+
+def cone_reading(design: ProbeDesign) -> str:
+    """Return the cone in numbers, near the norm at which half of an input is bias."""
+    at = float(min(design.rows["at"].unique(), key=lambda beta: abs(beta - design.width**0.5)))
+    places = {PARTS[part]: (part, min(1, i)) for i, part in enumerate(PARTS)}
+    if design.layers > 1:
+        places[f"output of block {design.layers}"] = "mlp", design.layers
+    parts = []
+    for name, (part, layer) in places.items():
+        pooled, within = (design.of(metric, at=at, part=part, layer=layer)["value"].mean() for metric in CONE[:2])
+        if np.isfinite(pooled):
+            parts.append(f"{name} {number(pooled)}" + (f" ({number(within)})" if np.isfinite(within) else ""))
+    return f"Mean cosine at β = {at:g} (within a sequence): {', '.join(parts)}." if parts else ""
 
 
 def _shape(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw every other quantity of states."""
     states = design.rows.loc[design.rows["site"] == "residual", "metric"].unique()
-    return _by_part(
-        study,
-        design,
-        [metric for metric in states if metric not in CONE and design.has(metric)],
-        "The shape of the states",
-        "What else the bias does to the cloud: except for the norm of the mean, these quantities do not see the bias "
-        "itself, only what the block does with it.",
-        "",
-        f"Spectra and neighbours use {design.info.sample} states of each draw at most." * bool(design.info.sample),
-    )
+    meaning = "What else the bias does to the cloud: except for the norm of the mean, these quantities do not see the "
+    meaning += "bias itself, only what the block does with it."
+    caption = f"Spectra and neighbours use {design.info.sample} states of each draw at most." * bool(design.info.sample)
+    metrics = [metric for metric in states if metric not in CONE]
+    return _by_part(study, design, metrics, "The shape of the states", meaning, "", caption)
 
 
 def _by_part(
     study: Study, design: ProbeDesign, metrics: Sequence[str], title: str, meaning: str, reading: str, caption: str
 ) -> Figure | None:
     """Draw quantities of states, a row for the first block and one for the last, a line for each part."""
+    metrics = [metric for metric in metrics if design.has(metric)]
     rows = design.rows[design.rows["metric"].isin(metrics)]
     if rows.empty:
         return None
-    panels = [(metric, depth) for depth in sorted({1, design.layers}) for metric in metrics]
+    arms = design.rows["part"].map(PARTS)
     styles = {PARTS[part]: look for part, look in looks(list(PARTS)).items() if part in set(rows["part"])}
-    titles = [panel_title(study.words(metric).title, f"block {depth} of {design.layers}") for metric, depth in panels]
-    canvas = Canvas.grid(titles, len(metrics))
-    for axes, (metric, depth) in zip(canvas.panels, panels, strict=False):
-        table = design.table(metric, depth, design.rows["part"].map(PARTS), bias="input")
-        _panel(axes, table, study.words(metric), styles)
-        if metric in CONE:
-            _expected(axes, design.width, metric, StepScale.of(table["at"]))
-    canvas.legend(styles)
+    cells = [(metric, depth) for depth in sorted({1, design.layers}) for metric in metrics]
+    panels = [
+        (study.words(metric), f"block {depth} of {design.layers}", design.table(metric, depth, arms, bias="input"))
+        for metric, depth in cells
+    ]
+    canvas = _lines(panels, styles, columns=len(metrics))
+    for axes, (metric, _), (_, _, table) in zip(canvas.panels, cells, panels, strict=True):
+        if metric in CONE:  # the exact expectation for inputs without structure
+            scale = StepScale.of(table["at"])
+            beta = np.geomspace(scale.smallest, scale.largest, 60)
+            square = beta**2 + design.width
+            lines.dotted(axes, beta, np.sqrt(square) if metric == "mean_norm" else beta**2 / square, INK)
     return Figure(title, canvas.figure(), meaning, reading, summary.join([_draws(design, rows), caption]))
 
 
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     """Draw the first block's attention against the bias, wherever it was put."""
     metrics = [metric for metric in SHARPNESS if design.has(metric)]
-    rows = design.rows[design.rows["metric"].isin(metrics)]
-    if rows.empty:
+    if not metrics:
         return None
-    styles = {
-        BIASES[bias]: replace(look, dash=DASHES.get(bias, "solid"))
-        for bias, look in looks(list(BIASES)).items()
-        if bias in set(rows["bias"])
-    }
-    titles = [panel_title(study.words(metric).title, f"block 1 of {design.layers}") for metric in metrics]
-    canvas = Canvas.grid(titles, panel=230)
-    for axes, metric in zip(canvas.panels, metrics, strict=False):
-        table = design.table(metric, 1, design.rows["bias"].map(BIASES))
-        _panel(axes, table, study.words(metric), styles)
-        if metric == "min_probability":
-            ends = np.log10([LEAST, max(float(table["value"].max()), LEAST) * 3])
-            axes.y(type="log", range=ends.tolist(), dtick=1, exponentformat="power")
-    canvas.legend(styles)
-    return Figure(
-        "Sharpness of attention",
-        canvas.figure(),
-        "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share.",
-        sharpness_reading(study, design),
-        summary.join(
-            [
-                _draws(design, rows),
-                "On the input, β is the norm of a bias of the block's input; on queries and keys, of a bias of "
-                "every head, in one random direction for both",
-                "softmax ignores what a bias on the keys adds to a whole row, so the lines of queries, of both "
-                "parallel and of both opposed should coincide",
-                f"the axis of the least probability ends at {LEAST:g}" * ("min_probability" in metrics),
-            ]
-        ),
-    )
+    rows = design.rows[design.rows["metric"].isin(metrics)]
+    styles = {bias: look for bias, look in looks(list(BIASES)).items() if bias in set(rows["bias"])}
+    styles = {BIASES[bias]: replace(look, dash=DASHES.get(bias, "solid")) for bias, look in styles.items()}
+    arms, below = design.rows["bias"].map(BIASES), f"block 1 of {design.layers}"
+    panels = [(study.words(metric), below, design.table(metric, 1, arms)) for metric in metrics]
+    canvas = _lines(panels, styles, panel=230)
+    if "min_probability" in metrics:
+        i = metrics.index("min_probability")
+        ends = np.log10([LEAST, max(float(panels[i][2]["value"].max()), LEAST) * 3])
+        canvas.panels[i].y(type="log", range=ends.tolist(), dtick=1, exponentformat="power")
+    caption = "On the input, β is the norm of a bias of the block's input; on queries and keys, of a bias of every "
+    caption += "head, in one random direction for both. Softmax ignores what a bias on the keys adds to a whole row, "
+    caption += "so the lines of queries, of both parallel and of both opposed should coincide."
+    end = f"the axis of the least probability ends at {LEAST:g}" * ("min_probability" in metrics)
+    meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
+    reading = sharpness_reading(study, design)
+    caption = summary.join([_draws(design, rows), caption, end])
+    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, caption)
+
+
+def sharpness_reading(study: Study, design: ProbeDesign) -> str:
+    """Return how far attention moves from its unbiased entropy, for every place of the bias."""
+    metric = "entropy" if design.has("entropy") else "normalized_entropy"
+    ends = design.rows["at"].min(), design.rows["at"].max()
+    parts = []
+    for bias, name in BIASES.items():
+        first, last = (design.of(metric, at=at, bias=bias, layer=1)["value"].mean() for at in ends)
+        if np.isfinite([first, last]).all():
+            parts.append(f"{number(first)} → {number(last)} with the bias {name}")
+    start = f"{capital(study.words(metric).axis)} from β = {ends[0]:g} to {ends[1]:g}: "
+    return f"{start}{', '.join(parts)}." if parts else ""
 
 
 def _maps(study: Study, design: ProbeDesign) -> Figure | None:
@@ -172,83 +185,55 @@ def _maps(study: Study, design: ProbeDesign) -> Figure | None:
         canvas.set(**{colours: values.colours(canvas.bar("", axes.row, axes.col))})
         axes.x(title={"text": AXIS})
         axes.y(title={"text": "layer"}, dtick=-(-len(table) // 8), tickformat="d")
-    return Figure(
-        "Depth by bias",
-        canvas.figure(),
-        "Every quantity after each block: down the cone's growth with depth, across its growth with the bias.",
-        "",
-        summary.join(["Layer 0 = the input, 1..L = the block's output (attention: in the block)", "mean over seeds"]),
-    )
+    meaning = "Every quantity after each block: down the cone's growth with depth, across its growth with the bias."
+    caption = "Layer 0 = the input, 1..L = the block's output (attention: in the block). Mean over seeds."
+    return Figure("Depth by bias", canvas.figure(), meaning, caption=caption)
 
 
 def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
     """Draw all designs, a line for each: what differs at a glance."""
-    last = "output of the last block"
-    wanted = [
-        ("mean_cosine", 1, "attention", "attention alone, block 1"),
-        ("mean_cosine", -1, "mlp", last),
-        ("mean_cosine", -1, "gain", f"{last}, less the input's"),
-        ("mean_norm", -1, "mlp", last),
-        ("anisotropy", -1, "mlp", last),
-        ("intrinsic_dimension", -1, "mlp", last),
-        ("normalized_entropy", 1, "", "block 1"),
-        ("score_variance", 1, "", "block 1"),
-    ]
     panels = []
-    for metric, depth, part, where in wanted:
-        table = pd.concat(_line(design, metric, depth, part) for design in members)
+    for metric, depth, part, below in COMPARED:
+        table = pd.concat(_of_design(design, metric, depth, part) for design in members)
         if np.isfinite(table["value"]).any():
-            panels.append((study.words(metric), where, table))
+            panels.append((study.words(metric), below, table))
     if not panels:
         return None
-    styles = looks([design.short for design in members])
-    canvas = Canvas.grid([panel_title(words.title, where) for words, where, _ in panels])
-    for axes, (words, _, table) in zip(canvas.panels, panels, strict=False):
-        _panel(axes, table, words, styles, is_flat=True)
-    canvas.legend(styles)
-    rows = pd.concat(design.rows for design in members)
-    return Figure(
-        "The designs compared",
-        canvas.figure(),
-        "Inputs of one kind, with biases of the same norms, through blocks of each design.",
-        "",
-        summary.join([_draws(members[0], rows), "each design has its own layers"]),
-    )
+    canvas = _lines(panels, looks([design.short for design in members]), is_flat=True)
+    meaning = "Inputs of one kind, with biases of the same norms, through blocks of each design."
+    draws = _draws(members[0], pd.concat(design.rows for design in members))
+    caption = summary.join([draws, "each design has its own layers"])
+    return Figure("The designs compared", canvas.figure(), meaning, caption=caption)
 
 
-def _line(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFrame:
+def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFrame:
     """Return one quantity of a design, after the last block where `depth` is negative."""
     if part == "gain":
-        keys = ["seed", "at"]
-        output, inputs = _line(design, metric, depth, "mlp"), _line(design, metric, 0, "input")
-        pairs = output.merge(inputs[[*keys, "value"]], on=keys, suffixes=("", "_in"))
+        output, inputs = _of_design(design, metric, depth, "mlp"), _of_design(design, metric, 0, "input")
+        pairs = output.merge(inputs[["seed", "at", "value"]], on=["seed", "at"], suffixes=("", "_in"))
         pairs["value"] -= pairs.pop("value_in")
         return pairs.assign(low=np.nan, high=np.nan)
     layer = design.layers if depth < 0 else depth
     return design.table(metric, layer, design.short, bias="input", part=part, layer=layer)
 
 
-def _panel(axes: Axes, table: pd.DataFrame, words: Words, looks: Looks, is_flat: bool = False) -> None:
-    """Draw lines against the norm of the bias: mean, band and a thin line for each seed.
+def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **sizes: int) -> Canvas:
+    """Draw panels against the norm of the bias: for each look mean, band and a thin line for each seed.
 
     Lines that lie on one another stay visible: the first are broad (unless `is_flat`), later ones may be dashed;
     these show their means alone.
     """
-    scale, values = StepScale.of(table["at"]), Values.of(words, table["value"])
-    widths = [1.8] * len(looks) if is_flat else np.linspace(3.4, 1.4, len(looks)).tolist()
-    for (name, look), width in zip(looks.items(), widths, strict=True):
-        if (table["arm"] == name).any():
-            size, is_banded = 2.6 + 1.4 * width, look.dash == "solid"
-            lines.means(axes, scale, table, name, look, width, size, is_banded)
-    axes.x(**scale.axis(AXIS))
-    axes.y(**values.axis())
-
-
-def _expected(axes: Axes, width: int, metric: str, scale: StepScale) -> None:
-    """Draw the exact expectation for inputs without structure."""
-    beta = np.geomspace(scale.smallest, scale.largest, 60)
-    square = beta**2 + width
-    lines.dotted(axes, beta, np.sqrt(square) if metric == "mean_norm" else beta**2 / square, INK)
+    canvas = Canvas.grid([panel_title(words.title, below) for words, below, _ in panels], **sizes)
+    widths = [1.8] * len(styles) if is_flat else np.linspace(3.4, 1.4, len(styles)).tolist()
+    for axes, (words, _, table) in zip(canvas.panels, panels, strict=False):
+        scale = StepScale.of(table["at"])
+        for (name, look), width in zip(styles.items(), widths, strict=True):
+            if (table["arm"] == name).any():
+                lines.means(axes, scale, table, name, look, width, 2.6 + 1.4 * width, look.dash == "solid")
+        axes.x(**scale.axis(AXIS))
+        axes.y(**Values.of(words, table["value"]).axis())
+    canvas.legend(styles)
+    return canvas
 
 
 def _draws(design: ProbeDesign, rows: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """The designs of a probe as frames."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,7 @@ from dynamics.report import tables
 from dynamics.report.study import Study
 from dynamics.run_info import ProbeInfo
 
-PARTS = {
-    "input": "input",
-    "attention": "attention alone",
-    "residual": "after the residual",
-    "mlp": "block's output",
-}
+PARTS = {"input": "input", "attention": "attention alone", "residual": "after the residual", "mlp": "block's output"}
 BIASES = {
     "input": "on the input",
     "query": "on queries",
@@ -31,14 +25,9 @@ KEYS = ("beta", "bias", "part", "seed")
 
 @dataclass(frozen=True)
 class ProbeDesign:
-    """One kind of block.
+    """One kind of block, its actual size, and the run that it belongs to; `short` is its name in a legend.
 
-    Args:
-        name, short: what it is called, in full and in a legend.
-        run: that it belongs to.
-        info: what `run.json` says of this.
-        width, layers: its actual size.
-        rows: with the columns of the record and `at` (the norm of the bias), `bias`, `part`, `seed`.
+    `rows` have the columns of the record and `at` (the norm of the bias), `bias`, `part`, `seed`.
     """
 
     name: str
@@ -51,18 +40,15 @@ class ProbeDesign:
 
     def table(self, metric: str, depth: int, arm: Any, **where: Any) -> pd.DataFrame:
         """Return one quantity after a block and of the input (layer 0); `arm` names lines, `where` selects rows."""
-        rows = self._rows(metric, **where)
+        rows = self.of(metric, **where)
         return rows[rows["layer"].isin([0, depth])].assign(arm=arm)[tables.COLUMNS]
-
-    def mean(self, metric: str, at: float, **where: Any) -> float:
-        """Return a quantity at one norm, averaged over seeds; `where` selects rows."""
-        return float(self._rows(metric, at=at, **where)["value"].mean())
 
     def has(self, metric: str) -> bool:
         """Whether the quantity was measured, with a value somewhere."""
-        return bool(np.isfinite(self._rows(metric)["value"]).any())
+        return bool(np.isfinite(self.of(metric)["value"]).any())
 
-    def _rows(self, metric: str, **where: Any) -> pd.DataFrame:
+    def of(self, metric: str, **where: Any) -> pd.DataFrame:
+        """Return the rows of one quantity that have the values of `where` in its columns."""
         rows = self.rows[self.rows["metric"] == metric]
         for column, value in where.items():
             rows = rows[rows[column] == value]
@@ -71,20 +57,18 @@ class ProbeDesign:
 
 def designs(study: Study) -> list[ProbeDesign]:
     """Return the designs of all probes among the runs."""
-    probes = study.of_kind(ProbeInfo)
-    return [design for run, info in probes.items() for design in _designs(study, run, info, several=len(probes) > 1)]
-
-
-def _designs(study: Study, run: str, info: ProbeInfo, several: bool) -> Iterator[ProbeDesign]:
-    rows = study.rows_of(run, KEYS)
-    rows = rows.assign(at=rows["beta"].astype(float), rest=rows["condition"].map(_without_keys))
-    for facts in info.designs:
-        subject, condition = facts["subject"], facts["condition"]
-        part = rows[(rows["subject"] == subject) & (rows["rest"] == condition)]
-        short = ", ".join(filter(None, [subject or "random blocks", condition, several * run]))
-        name = facts["label"] + f" ({run})" * several
-        if len(part):
-            yield ProbeDesign(name, short, run, info, facts["width"], facts["layers"], part)
+    probes, members = study.of_kind(ProbeInfo), []
+    for run, info in probes.items():
+        rows, several = study.rows_of(run, KEYS), len(probes) > 1
+        rows = rows.assign(at=rows["beta"].astype(float), rest=rows["condition"].map(_without_keys))
+        for facts in info.designs:
+            subject, condition = facts["subject"], facts["condition"]
+            part = rows[(rows["subject"] == subject) & (rows["rest"] == condition)]
+            short = ", ".join(filter(None, [subject or "random blocks", condition, several * run]))
+            name = facts["label"] + f" ({run})" * several
+            if len(part):
+                members.append(ProbeDesign(name, short, run, info, facts["width"], facts["layers"], part))
+    return members
 
 
 def _without_keys(condition: str) -> str:
