@@ -23,6 +23,7 @@ def write(runs: Sequence[str | Path], out: Path) -> Path:
     Raises:
         InputError: a run is missing or has no rows, or `out` cannot be written. Nothing is left half written.
     """
+    out = Path(out)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name a file in it, for example {out / 'report.html'}.")
     if not out.parent.is_dir():
