@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,14 +14,10 @@ from dynamics.run_info import RunInfo, ScanInfo
 
 HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
-ASIDE = ("probe", "seed", "seed_everything", "source", "notes")
-"""Keys, at any depth, that do not make another arm either."""
-HIDDEN = ("schema", "descriptions")
-"""Keys of `run.json` that are no settings."""
-NAMING = ("model", "revision", "step", "series")
-"""Facts of a scanned model that its name on the page says."""
-SOURCES = ("text", "images", "audio")
-"""What a scan reads: the facts of a model name its own."""
+ASIDE = ("probe", "seed", "seed_everything", "source", "notes")  # keys, at any depth, that do not make another arm
+HIDDEN = ("schema", "descriptions")  # keys of `run.json` that are no settings
+NAMING = ("model", "revision", "step", "series")  # facts of a scanned model that its name on the page says
+SOURCES = ("text", "images", "audio")  # what a scan reads: the facts of a model name its own
 
 Settings = dict[str, Any]
 
@@ -33,20 +30,13 @@ ABOUT: dict[tuple[str, Any], str] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of the comparison.
-
-    Args:
-        name: unique on the page.
-        runs, seeds: that it consists of.
-        along: what its geometry is followed along.
-        settings: that its runs share.
-    """
+    """One arm of the comparison; its name is unique on the page."""
 
     name: str
     runs: tuple[str, ...]
     seeds: tuple[str, ...]
-    along: str
-    settings: Settings = field(default_factory=dict, repr=False)
+    along: str  # what its geometry is followed along
+    settings: Settings = field(default_factory=dict, repr=False)  # that its runs share
 
     @property
     def objective(self) -> str:
@@ -59,8 +49,7 @@ class Arm:
         return ABOUT.get((self.objective, self.settings.get("is_causal")), "")
 
 
-@dataclass(frozen=True)
-class ArmEntry:
+class ArmEntry(NamedTuple):
     """The rows of one run that share a subject and a condition; entries with one `key` differ in their seed."""
 
     run: str
@@ -79,12 +68,10 @@ def flatten(settings: Any, prefix: str = "") -> Settings:
     >>> flatten({"layers": 4, "data": {"corpus": "enwik8"}, "devices": [0, 1]})
     {'layers': 4, 'data.corpus': 'enwik8', 'devices': '[0, 1]'}
     """
-    if isinstance(settings, dict):
-        flat: Settings = {}
-        for key, value in settings.items():
-            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: json.dumps(settings, default=str) if isinstance(settings, list) else settings}
+    if not isinstance(settings, dict):
+        return {prefix: json.dumps(settings, default=str) if isinstance(settings, list) else settings}
+    parts = (flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in settings.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def settings_of(info: RunInfo) -> Settings:
@@ -115,23 +102,20 @@ def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
     conditions = [record.parse_condition(condition) for _, condition in pairs]
     along, settings = _along(rows, conditions), settings_of(info)
     for (subject, condition), keys in zip(pairs, conditions, strict=True):
-        seed = keys.pop("seed", settings.get("seed", ""))
+        seed = str(keys.pop("seed", settings.get("seed", "")))
         at = _number(keys.pop(along)) if along in keys else None
         key = json.dumps([design(settings), _series(info, subject), keys, along], sort_keys=True, default=str)
-        yield ArmEntry(run, subject, condition, record.condition(**keys), str(seed), along, at, key)
+        yield ArmEntry(run, subject, condition, record.condition(**keys), seed, along, at, key)
 
 
 def _along(rows: pd.DataFrame, conditions: Sequence[Mapping[str, str]]) -> str:
     """Return what a run is followed along: its steps, else the condition with the most numbers, three at least."""
     if rows.loc[~rows["site"].isin([*CURVES, "cost"]), "step"].nunique() > 1:
         return "step"
-    values: dict[str, set[float | None]] = {}
-    for condition in conditions:
-        for key, text in condition.items():
-            values.setdefault(key, set()).add(_number(text))
-    counts = {key: len(numbers) for key, numbers in values.items() if None not in numbers and key != "seed"}
-    best = max(counts, key=counts.__getitem__, default="step")
-    return best if counts.get(best, 0) >= 3 else "step"
+    keys = dict.fromkeys(key for condition in conditions for key in condition if key != "seed")
+    values = {key: {_number(condition[key]) for condition in conditions if key in condition} for key in keys}
+    counts = {key: len(numbers) for key, numbers in values.items() if None not in numbers and len(numbers) >= 3}
+    return max(counts, key=counts.__getitem__, default="step")
 
 
 def _number(text: str) -> float | None:
@@ -141,24 +125,21 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _facts(info: RunInfo, subject: str) -> Settings:
-    """Return what a scan says of one of its models; nothing where the run is no scan."""
-    return info.subjects.get(subject, {}) if isinstance(info, ScanInfo) else {}
-
-
 def _series(info: RunInfo, subject: str) -> str:
-    """Return the model that revisions on one step axis share, else the subject itself."""
-    return str(_facts(info, subject).get("series") or subject)
+    """Return the model of a scan that revisions on one step axis share, else the subject itself."""
+    facts = info.subjects.get(subject, {}) if isinstance(info, ScanInfo) else {}
+    return str(facts.get("series") or subject)
 
 
 def _arm_settings(info: RunInfo, subject: str) -> Settings:
     """Return the settings of an arm: of a scan's, those that all its models share and the facts of this one."""
-    settings = settings_of(info)
-    facts = {key: value for key, value in _facts(info, subject).items() if key not in NAMING}
-    if not facts or not isinstance(info, ScanInfo):
-        return settings
-    shared = {key: value for key, value in info.settings.items() if key not in SOURCES}
-    return {key: value for key, value in settings.items() if key not in ("settings", "subjects")} | shared | facts
+    settings, subjects = settings_of(info), info.subjects if isinstance(info, ScanInfo) else {}
+    facts = {key: value for key, value in subjects.get(subject, {}).items() if key not in NAMING}
+    if facts:
+        shared = {key: value for key, value in settings.pop("settings", {}).items() if key not in SOURCES}
+        del settings["subjects"]
+        settings |= shared | facts
+    return settings
 
 
 def arms_of(members: Sequence[ArmEntry], infos: Mapping[str, RunInfo]) -> dict[ArmEntry, Arm]:
@@ -168,35 +149,30 @@ def arms_of(members: Sequence[ArmEntry], infos: Mapping[str, RunInfo]) -> dict[A
         by_key.setdefault(entry.key, []).append(entry)
     groups: list[list[ArmEntry]] = []
     for group in by_key.values():
-        per_run = [[entry for entry in group if entry.run == run] for run in dict.fromkeys(e.run for e in group)]
-        seeds = [seed for part in per_run for seed in {entry.seed for entry in part}]
-        # Runs of one seed are no independent repetitions: they stay apart.
-        groups += [group] if len(set(seeds)) == len(seeds) else per_run
+        repetitions = {(entry.run, entry.seed) for entry in group}
+        is_one = len(repetitions) == len({seed for _, seed in repetitions})
+        # Runs of one seed are no independent repetitions: they stay apart. The entries of a run follow one another.
+        groups += [group] if is_one else [[*part] for _, part in groupby(group, key=lambda entry: entry.run)]
     owners: dict[ArmEntry, Arm] = {}
     for group, name in zip(groups, _names(groups, infos), strict=True):
         runs = tuple(dict.fromkeys(entry.run for entry in group))
+        seeds = tuple(dict.fromkeys(entry.seed for entry in group))
         settings = _arm_settings(infos[runs[0]], group[-1].subject)
-        arm = Arm(name, runs, tuple(dict.fromkeys(entry.seed for entry in group)), group[0].along, settings)
-        owners |= dict.fromkeys(group, arm)
+        owners |= dict.fromkeys(group, Arm(name, runs, seeds, group[0].along, settings))
     return owners
 
 
 def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -> list[str]:
     """Name each arm by label, subject and condition; where those agree, by the settings that differ, else the run."""
-    bases = [_base_name(group[0], infos[group[0].run]) for group in groups]
-    flat = [flatten(design(settings_of(infos[group[0].run]))) for group in groups]
+    runs, bases, flat = [group[0].run for group in groups], [], []
+    for group in groups:
+        entry, info = group[0], infos[group[0].run]
+        label = info.to_dict().get("label") or ("" if entry.subject else entry.run)
+        bases.append(", ".join(str(part) for part in (label, _series(info, entry.subject), entry.rest) if part))
+        flat.append(flatten(design(settings_of(info))))
     names = []
-    for base, group, settings in zip(bases, groups, flat, strict=True):
+    for base, run, settings in zip(bases, runs, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
-        if len(alike) > 1:
-            short = {key: value for key, value in settings.items() if len(str(value)) <= 24}
-            base = f"{base}, {', '.join(differing(short, alike)[:2]) or group[0].run}"
-        names.append(base)
-    return [
-        name if names.count(name) == 1 else f"{name}, {group[0].run}" for name, group in zip(names, groups, strict=True)
-    ]
-
-
-def _base_name(entry: ArmEntry, info: RunInfo) -> str:
-    label = info.to_dict().get("label") or ("" if entry.subject else entry.run)
-    return ", ".join(str(part) for part in (label, _series(info, entry.subject), entry.rest) if part)
+        short = {key: value for key, value in settings.items() if len(str(value)) <= 24}
+        names.append(base if len(alike) == 1 else f"{base}, {', '.join(differing(short, alike)[:2]) or run}")
+    return [name if names.count(name) == 1 else f"{name}, {run}" for name, run in zip(names, runs, strict=True)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,28 +21,17 @@ class PageBlock(Protocol):
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its words.
-
-    Args:
-        title: above it.
-        plot: the plotly figure.
-        meaning: what it shows.
-        reading: its numbers in words.
-        caption: how the numbers were computed.
-        columns: of panels; they set the least width.
-        fold: whether it can be folded away, and is so at first.
-        detail: a figure below it.
-    """
+    """A figure with its words."""
 
     kind: ClassVar[str] = "figure"
     title: str
     plot: go.Figure
-    meaning: str = ""
-    reading: str = ""
-    caption: str = ""
-    columns: int = 4
-    fold: Fold = ""
-    detail: "Figure | None" = None
+    meaning: str = ""  # what it shows
+    reading: str = ""  # its numbers in words
+    caption: str = ""  # how the numbers were computed
+    columns: int = 4  # of panels; they set the least width
+    fold: Fold = ""  # whether it can be folded away, and is so at first
+    detail: "Figure | None" = None  # a figure below it
 
     def folded(self) -> "Figure":
         """Return the figure as one that waits for a click."""
@@ -57,7 +46,7 @@ class Figure:
     @property
     def alt(self) -> str:
         """Return what the figure says, for those who do not see it."""
-        return " ".join(part for part in (f"{self.title}.", self.meaning, self.reading) if part)
+        return " ".join(filter(None, (f"{self.title}.", self.meaning, self.reading)))
 
 
 class TableRow(NamedTuple):
@@ -102,21 +91,13 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page.
-
-    Args:
-        heading: its title.
-        anchor: its id.
-        link: its name in the navigation.
-        blocks: its content, in order.
-        compared: what it adds to the list at the head of the page.
-    """
+    """One section of the page."""
 
     heading: str
-    anchor: str
-    link: str
+    anchor: str  # its id
+    link: str  # its name in the navigation
     blocks: Sequence[PageBlock]
-    compared: list[Compared] = field(default_factory=list)
+    compared: Sequence[Compared] = ()  # what it adds to the list at the head of the page
 
 
 def as_json(value: Any) -> Any:
@@ -127,8 +108,10 @@ def as_json(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [as_json(inner) for inner in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    if isinstance(value, float | np.floating):
+    if isinstance(value, np.ndarray | np.generic):
+        return as_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+    return value

@@ -11,23 +11,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a quantity.
-
-    Args:
-        title: its name in text.
-        unit: empty where it has none.
-        meaning: what it says, in a line.
-        estimator: how the number is computed and whether the states are centred.
-        signed: whether zero means something: where values take both signs, colours diverge from it.
-        wide: whether it is positive and may span decades: then its axis is logarithmic.
-    """
+    """The words of a quantity."""
 
     title: str
     unit: str = ""
-    meaning: str = ""
-    estimator: str = ""
-    signed: bool = False
-    wide: bool = False
+    meaning: str = ""  # in a line
+    estimator: str = ""  # how the number is computed, and whether the states are centred
+    signed: bool = False  # whether zero means something: where values take both signs, colours diverge from it
+    wide: bool = False  # whether it is positive and may span decades: then its axis is logarithmic
 
     @property
     def axis(self) -> str:
@@ -38,54 +29,11 @@ class Words:
 Descriptions = Mapping[str, Mapping[str, Any]]
 """Facts of metrics by name, as `run.json` has them; keys that `Words` does not have are ignored."""
 
-METRICS: Descriptions = json.loads((Path(__file__).parent / "metrics.json").read_text())
-"""Facts of the metrics that have a class, for runs that do not describe theirs."""
-
-OTHERS = {
-    "cone_gap": Words(
-        "gap",
-        meaning="How much more two sentence vectors agree than two of their tokens.",
-        estimator="mean cosine of sentence vectors less that of the tokens of the same sentences",
-        signed=True,
-    ),
-    "axis_share": Words(
-        "share of the axis",
-        meaning="Share of the variance of sentence vectors along the axis of their cone.",
-        estimator="σ₁² / Σσᵢ² of the centred vectors as the model returns them",
-    ),
-    "axis_stability": Words(
-        "stability of the axis",
-        meaning="1 where other sentences would give the same axis.",
-        estimator="absolute cosine with the axis of resampled sentences, mean over 200 resamples",
-    ),
-    "axis_cosine": Words(
-        "cosine of axes",
-        meaning="1 where two axes are one line, 0 where they are at right angles.",
-        estimator="absolute cosine between first principal components, centred",
-    ),
-    "similarity_preservation": Words(
-        "preservation of similarity",
-        meaning="1 where a layer ranks all pairs of sentences as the last layer does.",
-        estimator="Spearman correlation between pairwise cosines at a layer and at the last",
-        signed=True,
-    ),
-    "spearman": Words(
-        "Spearman correlation",
-        "\N{MULTIPLICATION SIGN} 100",
-        meaning="Agreement of cosines with human scores.",
-        estimator="rank correlation of the pairs' cosines with their scores, times 100",
-        signed=True,
-    ),
-    "bits_per_character": Words("cross-entropy", "bits per character"),
-    "accuracy": Words("accuracy"),
-    "f1": Words("F1"),
-    "exact_match": Words("exact match"),
-    "matthews_correlation": Words("Matthews correlation"),
-    "pearson_correlation": Words("Pearson correlation"),
-    "spearman_correlation": Words("Spearman correlation"),
-    "loss": Words("loss", "nats; squared error of a score"),
+METRICS: Descriptions = {
+    # metrics.json: those that have a class, for runs that do not describe theirs; quantities.json: the rest.
+    **json.loads((Path(__file__).parent / "metrics.json").read_text()),
+    **json.loads((Path(__file__).parent / "quantities.json").read_text()),
 }
-"""Quantities without a metric class."""
 
 SITES = {
     "residual": "residual stream",
@@ -100,53 +48,34 @@ SITES = {
     "validation": "validation",
     "cost": "cost",
 }
-
 LAYERS = {
     "residual": "layer 0 = embeddings, 1..L = residual stream after each block, before the final norm",
     "output": "the last layer after the final norm",
-    "query": "layers 1..L; queries as they enter the dot product",
-    "key": "layers 1..L; keys as they enter the dot product",
-    "attention": "layers 1..L",
-    "weight": "layers 1..L",
-    "sentence": "layer 0 = embeddings, 1..L = after each block",
-    "token": "layer 0 = embeddings, 1..L = after each block",
+    **{site: f"layers 1..L; {SITES[site]} as they enter the dot product" for site in ("query", "key")},
+    **dict.fromkeys(("attention", "weight"), "layers 1..L"),
+    **dict.fromkeys(("sentence", "token"), "layer 0 = embeddings, 1..L = after each block"),
 }
 
 CORE = (
-    ("residual", "anisotropy"),
-    ("residual", "intrinsic_dimension"),
-    ("residual", "mean_cosine"),
-    ("residual", "norm_of_mean"),
-    ("query", "drift"),
-    ("key", "drift"),
-    ("attention", "qk_alignment"),
-    ("attention", "normalized_entropy"),
+    *(("residual", metric) for metric in ("anisotropy", "intrinsic_dimension", "mean_cosine", "norm_of_mean")),
+    *(("query", "drift"), ("key", "drift")),
+    *(("attention", "qk_alignment"), ("attention", "normalized_entropy")),
 )
 """Site and metric of what a reader sees without a click, in this order."""
-
-CURVES = ("train", "validation")
-"""Sites of the learning curves."""
+CURVES = ("train", "validation")  # sites of the learning curves
 QUALITY = (
-    "bits_per_character",
-    "accuracy",
-    "matthews_correlation",
-    "spearman_correlation",
-    "pearson_correlation",
-    "f1",
-    "exact_match",
+    # How well a model does what it learns, the most telling first.
+    *("bits_per_character", "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
+    *("f1", "exact_match"),
 )
-"""Curves that say how well a model does what it learns, the most telling first."""
-DASH = "\N{EN DASH}"
-"""Stands where there is no value."""
+DASH = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"
 
 
 def words(metric: str, descriptions: Descriptions | None = None) -> Words:
     """Return the words of a metric; a variant borrows from the metric that its name begins with.
 
-    Args:
-        metric: its name.
-        descriptions: facts that runs state themselves; they come before those of this package.
+    Facts in `descriptions`, which runs state themselves, come before those of this package.
 
     >>> words("anisotropy").title, words("intrinsic_dimension_mle").title, words("stable_rank").title
     ('anisotropy', 'intrinsic dimension (mle)', 'stable rank')
@@ -157,9 +86,7 @@ def words(metric: str, descriptions: Descriptions | None = None) -> Words:
     if metric in described:
         facts = {"title": metric.replace("_", " "), **described[metric]}
         return Words(**{key: value for key, value in facts.items() if key in Words.__dataclass_fields__})
-    if metric in OTHERS:
-        return OTHERS[metric]
-    stem = max((name for name in (*described, *OTHERS) if metric.startswith(f"{name}_")), key=len, default="")
+    stem = max((name for name in described if metric.startswith(f"{name}_")), key=len, default="")
     if not stem:
         return Words(metric.replace("_", " "), signed=True)
     variant, base = metric[len(stem) + 1 :].replace("_", " "), words(stem, descriptions)
@@ -182,10 +109,10 @@ def compact(value: float) -> str:
     >>> [compact(v) for v in (0, 0.25, 512, 1000, 1024, 2500, 143000, 3e6)]
     ['0', '0.25', '512', '1k', '1024', '2.5k', '143k', '3M']
     """
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return min(f"{value / size:.4g}{letter}", f"{value:.10g}", key=len)
-    return f"{value:.4g}"
+    if abs(value) < 1000:
+        return f"{value:.4g}"
+    size, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k")
+    return min(f"{value / size:.4g}{letter}", f"{value:.10g}", key=len)
 
 
 def number(value: float) -> str:
@@ -207,16 +134,12 @@ def number(value: float) -> str:
 
 
 def estimate(row: Any, missing: str = DASH) -> str:
-    """Return a value with its interval, where it has one.
-
-    Args:
-        row: with `value`, `low` and `high`, or None.
-        missing: stands where there is no finite value.
+    """Return a value with its interval, where it has one; `missing` where there is no row or no finite value.
 
     >>> estimate({"value": 0.5, "low": 0.4, "high": 0.6}), estimate(None, "undefined")
     ('0.500 [0.400, 0.600]', 'undefined')
     """
     if row is None or not np.isfinite(row["value"]):
         return missing
-    bounded = np.isfinite(row["low"]) and np.isfinite(row["high"])
+    bounded = np.isfinite([row["low"], row["high"]]).all()
     return number(row["value"]) + (f" [{number(row['low'])}, {number(row['high'])}]" if bounded else "")

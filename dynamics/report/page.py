@@ -14,8 +14,7 @@ from dynamics.report.sections import SECTIONS
 from dynamics.report.study import Study, load
 
 HEADING = "Geometry through training"
-HEADINGS = {"scan": "Geometry of models", "probe": "Untrained blocks", "cone": "Inside the cone"}
-"""Titles of pages on runs of one kind."""
+HEADINGS = {"scan": "Geometry of models", "probe": "Untrained blocks", "cone": "Inside the cone"}  # of one kind of runs
 
 
 def write(runs: Sequence[str | Path], out: Path) -> Path:
@@ -41,19 +40,15 @@ def page(study: Study) -> str:
     """Return the page as text: its head, and every section that applies."""
     from plotly.offline import get_plotlyjs
 
-    applying = [module.section(study) for module in SECTIONS if module.applies(study)]
-    sections = [section for section in applying if section is not None]
+    sections = [section for module in SECTIONS if module.applies(study) and (section := module.section(study))]
     styles = looks(study.arm_names)
     compared = [Compared(arm.name, arm.about, arm.runs, styles[arm.name]) for arm in study.arms]
     compared += [entry for section in sections for entry in section.compared]
     kinds = {info.kind for info in study.runs.values()}
     heading = HEADINGS.get(kinds.pop(), HEADING) if len(kinds) == 1 else HEADING
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html").render(
         title=f"{heading}: {'; '.join(entry.name for entry in compared)}",

@@ -9,8 +9,8 @@ import pandas as pd
 
 from dynamics import record, runs
 from dynamics.errors import InputError
-from dynamics.report.arms import Arm, arms_of, entries
-from dynamics.report.names import Descriptions, Words, capital, site, words
+from dynamics.report.arms import Arm, ArmEntry, arms_of, entries
+from dynamics.report.names import Words, capital, site, words
 from dynamics.run_info import ConeInfo, ProbeInfo, RunInfo
 
 Info = TypeVar("Info", bound=RunInfo)
@@ -19,22 +19,17 @@ ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]
 
 @dataclass(frozen=True)
 class Study:
-    """What the page is about.
+    """What the page is about: `rows` and `arrays` are those that arms have.
 
-    Args:
-        rows: those of the record that arms have, with the columns `arm` (its name), `seed`, `along` (what the geometry
-            is followed along: `step`, or the name of a condition that varies) and `at` (where on it, a number).
-        arrays: those that stand for all heads of a layer, with the same columns and their numbers in `values`.
-        arms: what is compared; probes and cones have none.
-        runs: what `run.json` says of each run, by name.
-        records: all rows of each run, with conditions as columns.
+    Both have the columns `arm` (its name), `seed`, `along` (what the geometry is followed along: `step`, or the name
+    of a condition that varies) and `at` (where on it, a number).
     """
 
     rows: pd.DataFrame
-    arrays: pd.DataFrame
-    arms: tuple[Arm, ...]
-    runs: dict[str, RunInfo]
-    records: dict[str, pd.DataFrame]
+    arrays: pd.DataFrame  # those that stand for all heads of a layer, with their numbers in `values`
+    arms: tuple[Arm, ...]  # what is compared; probes and cones have none
+    runs: dict[str, RunInfo]  # what `run.json` says of each, by name
+    records: dict[str, pd.DataFrame]  # all rows of each run, with conditions as columns
 
     @property
     def arm_names(self) -> list[str]:
@@ -50,14 +45,9 @@ class Study:
         rows = self.records[run]
         return rows.assign(**{key: rows[key].fillna("") if key in rows else "" for key in keys})
 
-    @property
-    def descriptions(self) -> Descriptions:
-        """Return the facts of metrics that the runs state."""
-        return {metric: facts for info in self.runs.values() for metric, facts in info.descriptions.items()}
-
     def words(self, metric: str) -> Words:
         """Return the words of a metric, as the runs describe it where they do."""
-        return words(metric, self.descriptions)
+        return words(metric, {name: facts for info in self.runs.values() for name, facts in info.descriptions.items()})
 
     def heading(self, place: str, metric: str) -> str:
         """Return the title of a metric at a site, for example `Drift (queries)`."""
@@ -84,16 +74,13 @@ def load(names: Sequence[str | Path]) -> Study:
             raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
     compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo)}
-    members = [entry for run, info in compared.items() for entry in entries(run, records[run], info)]
-    owners = arms_of(members, compared)
-    labels = pd.DataFrame(
-        [(e.run, e.subject, e.condition, arm.name, e.seed, e.along, e.at) for e, arm in owners.items()],
-        columns=["run", "subject", "condition", "arm", "seed", "along", "at"],
-    ).astype({"at": float})
-    rows = [records[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)]
+    owners = arms_of([entry for run, info in compared.items() for entry in entries(run, records[run], info)], compared)
+    labels = pd.DataFrame([*owners], columns=ArmEntry._fields).assign(arm=[arm.name for arm in owners.values()])
+    labels = labels.drop(columns=["rest", "key"]).astype({"at": float})
+    rows = pd.concat([records[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)])
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
-    return Study(_label(pd.concat(rows), labels), _label(table, labels), arms, infos, records)
+    return Study(_label(rows, labels), _label(table, labels), arms, infos, records)
 
 
 def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -36,17 +36,18 @@ def by_arm(study: Study, rows: list[TableRow], title: str = "", note: str = "", 
 
 def key_numbers(study: Study) -> list[TableRow]:
     """Return what to know first: size, seeds, final validation by objective, and where the geometry went."""
-    arms = study.arms
+    arms, steps = study.arms, [_last_steps(study, arm) for arm in study.arms]
+    sizes = [arm.settings.get("parameters") for arm in arms]
     rows = [
         TableRow("seeds", tuple(str(len(arm.seeds)) if any(arm.seeds) else DASH for arm in arms)),
-        TableRow("parameters", tuple(_count(arm.settings.get("parameters")) for arm in arms)),
-        TableRow("last step", tuple(_last_step(study, arm) for arm in arms)),
+        TableRow("parameters", tuple(f"{n:,}".replace(",", "\u202f") if isinstance(n, int) else DASH for n in sizes)),
+        # Step 0 is that of runs that were never trained, or without a step.
+        TableRow("last step", tuple(_range(last) if last.max() > 0 else DASH for last in steps)),
     ]
     for metric in (name for name in tables.curve_metrics(study.rows) if name in QUALITY):
-        curves, words = tables.curves(study.rows, metric), study.words(metric)
-        means = tables.final(tables.curve_means(curves[curves["site"] == "validation"]))
+        values, words = _validation(tables.curves(study.rows, metric), study.arm_names), study.words(metric)
         for covered in dict.fromkeys(objective(arm) for arm in arms):
-            cells = tuple(_value(means, arm.name) if objective(arm) == covered else DASH for arm in arms)
+            cells = tuple(values[arm.name] if objective(arm) == covered else DASH for arm in arms)
             rows.append(TableRow(f"validation {words.unit or words.title}, {covered}", cells))
     for quantity in tables.quantities(study.rows):
         if quantity[1:] in CORE:
@@ -62,21 +63,21 @@ def _quantity(study: Study, quantity: tables.Quantity) -> list[TableRow]:
     rows = [TableRow(title, tuple(_change(means, name) for name in names))]
     if (site, metric) == CORE[0]:
         peaks = tables.highest(tables.final(tables.over_seeds(table)))
-        rows.append(TableRow(f"{title}, highest layer at the end", tuple(_peak(peaks, name) for name in names)))
+        layers = peaks.set_index("arm")["layer"]
+        cells = tuple(f"layer {layers[name]}: {_value(peaks, name)}" if name in layers else DASH for name in names)
+        rows.append(TableRow(f"{title}, highest layer at the end", cells))
     if metric == "intrinsic_dimension":
         moved = means.groupby("arm")["at"].transform("nunique") > 1
         top = means[moved].dropna(subset="value")
         top = top.loc[top.groupby("arm")["value"].idxmax()].assign(low=np.nan)
-        cells = tuple(_value(top, name, f" at {along}") for name in names)
-        rows.append(TableRow(f"{title}, highest value", cells))
+        rows.append(TableRow(f"{title}, highest value", tuple(_value(top, name, f" at {along}") for name in names)))
     return rows
 
 
 def _change(means: pd.DataFrame, arm: str) -> str:
-    start, end = _value(tables.first(means).assign(low=np.nan), arm), _value(tables.final(means), arm)
-    if means.loc[means["arm"] == arm, "at"].nunique() < 2:
-        return end  # a single measurement is no change
-    return DASH if (start, end) == (DASH, DASH) else f"{start} → {end}"
+    start, end = _value(tables.final(means, "min").assign(low=np.nan), arm), _value(tables.final(means), arm)
+    is_single = means.loc[means["arm"] == arm, "at"].nunique() < 2  # a single measurement is no change
+    return end if is_single or (start, end) == (DASH, DASH) else f"{start} → {end}"
 
 
 def _value(table: pd.DataFrame, arm: str, at: str = "") -> str:
@@ -86,64 +87,48 @@ def _value(table: pd.DataFrame, arm: str, at: str = "") -> str:
     return f"{text}{at} {compact(rows['at'].iloc[0])}" if at and text != DASH else text
 
 
-def _peak(peaks: pd.DataFrame, arm: str) -> str:
-    rows = peaks[peaks["arm"] == arm]
-    return f"layer {rows['layer'].iloc[0]}: {_value(peaks, arm)}" if len(rows) else DASH
+def _last_steps(study: Study, arm: Arm) -> "pd.Series[int]":
+    """Return the last step of each run of an arm."""
+    return study.rows[study.rows["arm"] == arm.name].groupby("run")["step"].max()
 
 
-def _count(value: object) -> str:
-    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else DASH
+def _range(numbers: "pd.Series[int]") -> str:
+    """Return the lowest and the highest number, or the only one."""
+    return " to ".join(dict.fromkeys([str(numbers.min()), str(numbers.max())]))
 
 
-def _last_step(study: Study, arm: Arm) -> str:
-    steps = study.rows[study.rows["arm"] == arm.name].groupby("run")["step"].max()
-    if steps.max() == 0:
-        return DASH  # never trained, or without a step
-    return f"{steps.min()}" if steps.nunique() == 1 else f"{steps.min()} to {steps.max()}"
+def _validation(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """Return the last validation of each arm."""
+    means = tables.final(tables.curve_means(table[table["site"] == "validation"]))
+    return {name: _value(means, name) for name in names}
 
 
 def last_validation(table: pd.DataFrame, names: Sequence[str]) -> str:
-    """Return the end of the learning curves, in a sentence.
-
-    Args:
-        table: `tables.curves`.
-        names: of the arms.
-    """
-    means = tables.final(tables.curve_means(table[table["site"] == "validation"]))
-    parts = [f"{name}: {_value(means, name)}" for name in names if _value(means, name) != DASH]
+    """Return the end of the learning curves (`tables.curves`) of the arms `names`, in a sentence."""
+    parts = [f"{name}: {value}" for name, value in _validation(table, names).items() if value != DASH]
     return f"Last validation. {'; '.join(parts)}." if parts else ""
 
 
 def reading(table: pd.DataFrame, names: Sequence[str], along: str) -> str:
-    """Return what a figure of geometry shows, in numbers, for the eye and for screen readers.
+    """Return what a figure of geometry (`tables.geometry` without heads) shows, in numbers.
 
-    Args:
-        table: `tables.geometry` without heads.
-        names: of the arms.
-        along: what the positions are.
+    `names` are the arms, `along` is what the positions are.
     """
     means, peaks = tables.over_seeds(tables.over_layers(table)), tables.highest(tables.final(tables.over_seeds(table)))
-    parts = []
-    for name in names:
-        change, peak = _change(means, name), peaks[peaks["arm"] == name]
-        if change != DASH or len(peak):
-            parts.append(f"{name}: {change}" + (f", highest at layer {peak['layer'].iloc[0]}" if len(peak) else ""))
+    layers = peaks.set_index("arm")["layer"]
+    changes = {name: _change(means, name) for name in names}
+    parts = [
+        f"{name}: {change}" + (f", highest at layer {layers[name]}" if name in layers else "")
+        for name, change in changes.items()
+        if change != DASH or name in layers
+    ]
     return f"Mean over layers, from the first to the last {along}. {'; '.join(parts)}." if parts else ""
 
 
 def points(table: pd.DataFrame) -> str:
     """Return the n of a figure: `n = 4096`, or a range."""
     counts = table.loc[table["n"] > 0, "n"]
-    if counts.empty:
-        return "n unknown"
-    low, high = counts.min(), counts.max()
-    return f"n = {low}" if low == high else f"n = {low} to {high}"
-
-
-def gaps(table: pd.DataFrame) -> str:
-    """Return a note on values that are missing; empty where none is."""
-    missing = int((~np.isfinite(table["value"])).sum())
-    return f"{missing} of {len(table)} values are undefined or not measured: left as gaps" if missing else ""
+    return f"n = {_range(counts)}" if len(counts) else "n unknown"
 
 
 def intervals(table: pd.DataFrame, shape: str) -> str:
@@ -151,9 +136,8 @@ def intervals(table: pd.DataFrame, shape: str) -> str:
     seeds = table.groupby("arm")["seed"].nunique()
     several = bool((seeds > 1).any())
     single = bool(np.isfinite(table.loc[table["arm"].map(seeds) == 1, "low"]).any())
-    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds, thin lines = seeds"
-    sampling = f"{shape} = 95 % interval of sampling error"
-    return join([over_seeds if several else "", ("One seed: " if several else "") + sampling if single else ""])
+    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds, thin lines = seeds" * several
+    return join([over_seeds, f"{'One seed: ' * several}{shape} = 95 % interval of sampling error" * single])
 
 
 def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
@@ -162,19 +146,20 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
     several = bool((table.groupby("arm")["seed"].nunique() > 1).any())
     heads = "mean over seeds" if by_head and several else ""
     if not by_head and site in ("query", "key", "attention"):
-        heads = "values of a layer are means over its heads"
-        heads += ", where opposite signs cancel" if words.signed else ""
+        heads = "values of a layer are means over its heads" + (", where opposite signs cancel" if words.signed else "")
+    shapes = [intervals(table, "bars and bands")]
+    shapes += ["highest layer: filled where it has an interval and this excludes the runner-up"]
     drawn, measured = tables.thin(table)["at"].nunique(), table["at"].nunique()
+    missing = int((~np.isfinite(table["value"])).sum())
     return join(
         [
             f"Estimator: {words.estimator or metric}{_options(study, site, metric)}",
             points(table),
             LAYERS.get(site, ""),
             heads,
-            "" if by_head else intervals(table, "bars and bands"),
-            "" if by_head else "highest layer: filled where it has an interval and this excludes the runner-up",
+            *([] if by_head else shapes),
             f"{drawn} of {measured} measured positions are drawn" if drawn < measured else "",
-            gaps(table),
+            f"{missing} of {len(table)} values are undefined or not measured: left as gaps" if missing else "",
         ]
     )
 
@@ -198,16 +183,15 @@ def notes(study: Study) -> list[str]:
             texts.append(f"Run {run} is marked {info.status}: its curves may be incomplete.")
         if not info.to_dict():
             texts.append(f"Run {run} has no run.json: its settings and provenance are unknown.")
-    flat = [flatten(info.to_dict()) for info in study.runs.values()]
     for key, what in (("probe.sha256", "evaluation tokens"), ("data.sha256", "training text")):
-        if len({settings.get(key) for settings in flat} - {None}) > 1:
+        if len({flatten(info.to_dict()).get(key) for info in study.runs.values()} - {None}) > 1:
             texts.append(f"The runs do not share their {what} ({key} differs): compare them with care.")
     for arm in study.arms:
-        steps = study.rows[study.rows["arm"] == arm.name].groupby("run")["step"].max()
+        steps = _last_steps(study, arm)
         if steps.nunique() > 1:
             texts.append(
-                f"The runs of {arm.name} end at different steps ({steps.min()} to {steps.max()}): "
-                "means over seeds stop at the earliest; leave a short run out to see the others further."
+                f"The runs of {arm.name} end at different steps ({_range(steps)}): means over seeds stop at "
+                "the earliest; leave a short run out to see the others further."
             )
     for _, site, metric in tables.quantities(study.rows):
         rows = study.rows[(study.rows["site"] == site) & (study.rows["metric"] == metric)]

@@ -1,7 +1,6 @@
-"""The record as tidy frames: one for each figure. Pure pandas; no plots here.
+"""The record as tidy frames, one for each figure. Pure pandas; no plots here.
 
-Every frame of geometry has the columns `arm seed at layer head value low high n`; one that is averaged over
-seeds has `seeds` (how many) in place of `seed`.
+Frames of geometry have the columns `COLUMNS`; averaged over seeds, `seeds` (how many) in place of `seed`.
 """
 
 from collections.abc import Sequence
@@ -13,22 +12,19 @@ from dynamics.report.names import CORE, CURVES, QUALITY, SITES
 
 SERIES = ["arm", "at", "layer", "head"]
 COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n"]
-DRAWN = 40
-"""Positions (steps) that a figure of geometry draws at most."""
-
-Quantity = tuple[str, str, str]
-"""What a figure of geometry is about: along (`step`, or a condition that varies), site and metric."""
+DRAWN = 40  # positions (steps) that a figure of geometry draws at most
+Quantity = tuple[str, str, str]  # of geometry: along (`step`, or a condition that varies), site and metric
 
 
 def quantities(rows: pd.DataFrame) -> list[Quantity]:
     """Return every quantity of geometry, the core first, then by site and name."""
     geometry = rows[~rows["site"].isin([*CURVES, "cost"])]
-    sites = list(SITES)
+    core = {pair: i for i, pair in enumerate(CORE)}
+    sites = {site: i for i, site in enumerate(SITES)}
 
     def place(quantity: Quantity) -> tuple[object, ...]:
         along, site, metric = quantity
-        core = CORE.index((site, metric)) if (site, metric) in CORE else len(CORE)
-        return (along != "step", along, core, sites.index(site) if site in sites else len(sites), site, metric)
+        return (along != "step", along, core.get((site, metric), len(core)), sites.get(site, len(sites)), site, metric)
 
     return sorted(geometry[["along", "site", "metric"]].drop_duplicates().itertuples(index=False, name=None), key=place)
 
@@ -51,10 +47,8 @@ def without_heads(table: pd.DataFrame) -> pd.DataFrame:
     rest = table.merge(recorded[keys], on=keys, how="left", indicator=True).query("_merge == 'left_only'")
     if rest.empty:
         return recorded.reset_index(drop=True)
-    means = _average(rest, keys)
-    means = means.assign(head=-1, low=np.nan, high=np.nan)[COLUMNS]
-    parts = [part for part in (recorded, means) if not part.empty]
-    return pd.concat(parts).sort_values(keys, ignore_index=True)
+    means = _average(rest, keys).assign(head=-1, low=np.nan, high=np.nan)[COLUMNS]
+    return pd.concat([recorded, means] if len(recorded) else [means]).sort_values(keys, ignore_index=True)
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,21 +75,15 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     table = table.merge(reached, on=["arm", "at"])
     means = _average(table, [*SERIES, "seeds"], spread=("value", "std"), low=("low", "first"), high=("high", "first"))
     means.loc[means["members"] < means["seeds"], "value"] = np.nan
-    several = means["seeds"] > 1
-    half = t_half(means.loc[several, "spread"], means.loc[several, "seeds"])
-    means.loc[several, "low"] = means.loc[several, "value"] - half
-    means.loc[several, "high"] = means.loc[several, "value"] + half
+    several, half = means["seeds"] > 1, t_half(means["spread"], means["seeds"])
+    means.loc[several, "low"] = means["value"] - half
+    means.loc[several, "high"] = means["value"] + half
     return means[[*SERIES, "value", "low", "high", "n", "seeds"]]
 
 
-def final(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the last position of every arm."""
-    return table[table["at"] == table.groupby("arm")["at"].transform("max")].reset_index(drop=True)
-
-
-def first(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the first position of every arm."""
-    return table[table["at"] == table.groupby("arm")["at"].transform("min")].reset_index(drop=True)
+def final(table: pd.DataFrame, end: str = "max") -> pd.DataFrame:
+    """Return the last position of every arm, or the first with `end="min"`."""
+    return table[table["at"] == table.groupby("arm")["at"].transform(end)].reset_index(drop=True)
 
 
 def highest(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,20 +93,16 @@ def highest(table: pd.DataFrame) -> pd.DataFrame:
     """
     ranked = table.dropna(subset="value").sort_values("value", ascending=False, kind="stable")
     groups = ranked.groupby(["arm", "at"], sort=False)
-    best = groups.head(1)
-    second = groups.nth(1)[["arm", "at", "value"]].rename(columns={"value": "second"})
-    best = best.merge(second, on=["arm", "at"], how="left")
-    best["clear"] = best["low"] > best["second"].fillna(-np.inf)
-    return best.drop(columns="second").sort_values(["arm", "at"], ignore_index=True)
+    second = groups["value"].shift(-1)
+    best = ranked.assign(clear=ranked["low"] > second.fillna(-np.inf))[groups.cumcount() == 0]
+    return best.sort_values(["arm", "at"], ignore_index=True)
 
 
 def thin(table: pd.DataFrame, most: int = DRAWN) -> pd.DataFrame:
     """Return at most `most` positions of each arm: the first, the last and about evenly spaced ones on a log axis."""
-    kept = []
-    for _, part in table.groupby("arm", sort=False):
-        positions = np.sort(part["at"].unique())
-        kept.append(part[part["at"].isin(positions[chosen(positions, most)])])
-    return pd.concat(kept).sort_index() if kept else table
+    positions = {arm: np.sort(at.unique()) for arm, at in table.groupby("arm")["at"]}
+    kept = {(arm, at) for arm, places in positions.items() for at in places[chosen(places, most)]}
+    return table[pd.MultiIndex.from_frame(table[["arm", "at"]]).isin(kept)]
 
 
 def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
@@ -132,16 +116,15 @@ def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
         return np.arange(len(values))
     scale = np.log1p(values - values.min())
     targets = np.linspace(scale[0], scale[-1], most)
-    return np.unique(np.abs(scale[:, None] - targets[None, :]).argmin(axis=0))
+    return np.unique(np.abs(scale[:, None] - targets).argmin(axis=0))
 
 
 def curves(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return a learning curve: columns `arm seed site at value low high`; training averaged in log-spaced bins."""
     table = rows[rows["site"].isin(CURVES) & (rows["metric"] == metric)]
     table = table[["arm", "seed", "site", "step", "value", "low", "high"]].rename(columns={"step": "at"})
-    parts = []
-    for (_, _, site), part in table.groupby(["arm", "seed", "site"], sort=False):
-        parts.append(binned(part) if site == "train" else part)
+    groups = table.groupby(["arm", "seed", "site"], sort=False)
+    parts = [binned(part) if site == "train" else part for (_, _, site), part in groups]
     return pd.concat(parts, ignore_index=True) if parts else table
 
 
@@ -152,19 +135,15 @@ def binned(curve: pd.DataFrame, bins: int = 24) -> pd.DataFrame:
     one step each.
     """
     scale = np.log1p(curve["at"].to_numpy(dtype=float))
-    groups = curve.assign(at=scale).groupby(np.floor(scale * bins))
-    means = groups.agg(at=("at", "mean"), value=("value", "mean"))
-    shared = {column: curve[column].iloc[0] for column in ("arm", "seed", "site")}
-    means = means.assign(at=np.expm1(means["at"]).round(6), **shared, low=np.nan, high=np.nan)
-    return means.reset_index(drop=True)[list(curve.columns)]
+    means = curve.assign(at=scale).groupby(np.floor(scale * bins))[["at", "value"]].mean().reset_index(drop=True)
+    shared = curve[["arm", "seed", "site"]].iloc[0]
+    return means.assign(at=np.expm1(means["at"]).round(6), **shared, low=np.nan, high=np.nan)[list(curve.columns)]
 
 
 def curve_means(table: pd.DataFrame) -> pd.DataFrame:
     """Return learning curves averaged over seeds, for each of their sites; columns of `over_seeds` and `site`."""
-    means = [
-        over_seeds(part.assign(layer=-1, head=-1, n=0)).assign(site=site)
-        for site, part in table.groupby("site", sort=False)
-    ]
+    parts = table.assign(layer=-1, head=-1, n=0).groupby("site", sort=False)
+    means = [over_seeds(part).assign(site=site) for site, part in parts]
     return pd.concat(means, ignore_index=True) if means else table.assign(seeds=0)
 
 

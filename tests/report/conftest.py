@@ -45,13 +45,12 @@ def geometry(run: str, step: int, bell: float, noise: np.random.Generator) -> li
     for layer in range(1, LAYERS + 1):
         by_head = {}
         for head in range(HEADS):
-            turn = (-1) ** head * learned * bell * layer / LAYERS
             by_head[head] = {
                 ("query", "drift"): 3 * learned * bell * (1 + 0.3 * head),
                 ("key", "drift"): 2 * learned * bell * (1 + 0.2 * head),
                 ("query", "norm_of_mean"): 0.5 + 3 * learned * bell,
                 ("key", "norm_of_mean"): 0.5 + 2 * learned * bell,
-                ("attention", "qk_alignment"): turn,
+                ("attention", "qk_alignment"): (-1) ** head * learned * bell * layer / LAYERS,
                 ("attention", "entropy"): 4.1 - 2 * learned * bell * (head + 1) / HEADS,
                 ("attention", "normalized_entropy"): 0.99 - 0.5 * learned * bell * (head + 1) / HEADS,
                 ("weight", "qk_symmetry"): (0.5 - bell) * learned * (head + 1) / HEADS,
@@ -76,14 +75,11 @@ def histograms(run: str, step: int, noise: np.random.Generator) -> list[record.A
 
 
 def curves(run: str, start: float, end: float, noise: np.random.Generator) -> list[Row]:
-    def bits(step: int) -> float:
-        return end + (start - end) / (1 + step / 12)
-
     rows = []
     for step in range(STEPS[-1] + 1):
-        sites = ["train"] * (step > 0) + ["validation"] * (step in STEPS)
-        for site in sites:
-            value = bits(step) + (0.08 if site == "train" else 0.01) * noise.standard_normal()
+        for site in ["train"] * (step > 0) + ["validation"] * (step in STEPS):
+            bits = end + (start - end) / (1 + step / 12)
+            value = bits + (0.08 if site == "train" else 0.01) * noise.standard_normal()
             width = 0.03 if site == "validation" else NAN
             for metric, scale in (("bits_per_character", 1.0), ("loss", np.log(2))):
                 v, w = value * scale, width * scale
@@ -114,28 +110,15 @@ def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: obj
     out.add_curves(curves(folder.name, start, end + 0.02 * noise.standard_normal(), noise))
     out.flush()
     provenance = {
-        "run": folder.name,
-        "kind": "fit",
-        "created": f"2025-11-21T10:0{seed}:00",
-        "finished": f"2025-11-21T10:1{seed}:00",
-        "status": "done",
-        **KINDS[kind],
-        "layers": LAYERS,
-        "heads": HEADS,
-        "width": 64,
-        "parameters": 219_000,
-        "context": 128,
-        "batch_size": 32,
-        "max_steps": STEPS[-1],
-        "learning_rate": 1e-3,
-        "seed": seed,
-        "precision": "32-true",
+        **{"run": folder.name, "kind": "fit", "status": "done", "seed": seed, **KINDS[kind]},
+        **{"created": f"2025-11-21T10:0{seed}:00", "finished": f"2025-11-21T10:1{seed}:00"},
+        **{"layers": LAYERS, "heads": HEADS, "width": 64, "parameters": 219_000, "context": 128, "batch_size": 32},
+        **{"max_steps": STEPS[-1], "learning_rate": 1e-3, "precision": "32-true"},
         "data": {"corpus": "enwik8", "sha256": "0" * 64, "vocabulary": 205, "gzip_bits_per_character": 2.71},
         "probe": {"windows": 32, "tokens": 4096, "sha256": "1" * 64},
         "metrics": {"residual": {"anisotropy": {}, "intrinsic_dimension": {"discard": 0.1}}},
         "versions": {"python": "3.11", "torch": "2.13.0"},
-        "commit": "a8eebf9",
-        "hardware": "2 CPU cores",
+        **{"commit": "a8eebf9", "hardware": "2 CPU cores"},
         "command": f"dynamics fit --config configs/{kind}.yaml --seed_everything {seed}",
     }
     write_run(folder, provenance | settings)

@@ -3,6 +3,8 @@ import re
 import subprocess
 import sys
 from html import unescape
+from itertools import product
+from unittest.mock import Mock
 
 import plotly.graph_objects as go
 import pytest
@@ -24,21 +26,28 @@ def html(twins, tmp_path_factory):
     return out.read_text()
 
 
+def states(run, metric="anisotropy"):
+    steps = product((0, 8), (0, 1))
+    return [Row(run, "", "", step, "residual", layer, -1, metric, 0.1 * layer) for step, layer in steps]
+
+
 @pytest.fixture
 def small(tmp_path):
-    """Make a run of a few rows."""
+    """Make a run of a few rows; without settings it has no `run.json`."""
 
-    def make(name, **settings):
-        rows = [
-            Row(name, "", "", step, "residual", layer, -1, "anisotropy", 0.1 * layer)
-            for step in (0, 8)
-            for layer in (0, 1)
-        ]
-        record.Record(tmp_path / name).write(0, rows)
-        write_run(tmp_path / name, settings)
+    def make(name, rows=None, **settings):
+        record.Record(tmp_path / name).write(0, rows or states(name))
+        if settings:
+            write_run(tmp_path / name, settings)
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """Write the page of some runs and return its text."""
+    return lambda *runs: page.write(runs, tmp_path / "r.html").read_text()
 
 
 def figures(html):
@@ -52,10 +61,10 @@ def test_sections_apply_where_they_have_something_to_show(twins):
 
 
 def test_the_page_needs_nothing_from_elsewhere(html):
-    own = html.replace(get_plotlyjs(), "")
+    rest = html.replace(get_plotlyjs(), "")
     assert html.count("<script") == len(figures(html)) + 2 + get_plotlyjs().count("<script")
-    assert "default-src 'none'" in own
-    assert not re.search(r"https?://|<link|@import|\ssrc=", own)
+    assert "default-src 'none'" in rest
+    assert not re.search(r"https?://|<link|@import|\ssrc=", rest)
 
 
 def test_plotly_and_the_template_are_there_once(html):
@@ -64,20 +73,13 @@ def test_plotly_and_the_template_are_there_once(html):
 
 
 def test_figures_are_sound_and_hold_no_more_than_five_digits(html):
-    drawn = figures(html)
-    assert len(drawn) > 20
-    for figure in drawn:
-        go.Figure(figure)
-    assert not re.search(r"\d\.\d{12}", json.dumps(drawn))
+    assert len([go.Figure(figure) for figure in figures(html)]) > 20
+    assert not re.search(r"\d\.\d{12}", json.dumps(figures(html)))
 
 
 def test_the_core_is_open_and_the_rest_waits(html):
     opened = re.sub(r"<details>.*?</details>", "", html.replace(get_plotlyjs(), ""), flags=re.DOTALL)
-    for title in (
-        "Anisotropy (residual stream)",
-        "Drift (keys)",
-        "Query-key alignment (attention), head by head",
-    ):
+    for title in ("Anisotropy (residual stream)", "Drift (keys)", "Query-key alignment (attention), head by head"):
         assert f"<h3>{title}</h3>" in opened
     for title in ("Effective rank (residual stream)", "Drift (keys), head by head"):
         assert f"<h3>{title}</h3>" not in opened
@@ -97,42 +99,35 @@ def test_masked_and_full_objectives_are_told_apart(html):
     assert "<b>masked characters only (mlm)</b>" in titles
 
 
-def test_names_cannot_break_out_of_the_page(small, tmp_path):
+def test_names_cannot_break_out_of_the_page(small, draw):
     evil = "</script><img src=x onerror=alert(1)>"
-    html = page.write([small("d", label=evil)], tmp_path / "r.html").read_text()
+    html = draw(small("d", label=evil))
     assert "<img" not in html.replace(get_plotlyjs(), "")
     assert evil in unescape(html)
     names = [trace.get("name") for figure in figures(html) for trace in figure["data"]]
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in names
 
 
-def test_a_foreign_record_with_unknown_names_is_drawn(tmp_path):
-    rows = [
-        Row("x", "model", f"weight={weight}", 0, "somewhere", layer, -1, "new_metric", weight * layer)
-        for weight in (-2.0, 0.0, 3.0)
-        for layer in (1, 2, 3)
-    ]
-    record.Record(tmp_path / "x").write(0, rows)
-    html = page.write([tmp_path / "x"], tmp_path / "r.html").read_text()
+def test_a_foreign_record_with_unknown_names_is_drawn(small, draw):
+    places = product((-2.0, 0.0, 3.0), (1, 2, 3))
+    rows = [Row("x", "model", f"weight={w}", 0, "somewhere", layer, -1, "new_metric", w * layer) for w, layer in places]
+    html = draw(small("x", rows))
     assert "<h3>New metric (somewhere), along weight</h3>" in html
     assert [figure for figure in figures(html) if figure["layout"]["xaxis"].get("type") != "log"]
 
 
-def test_single_layers_single_steps_and_gaps_are_drawn(tmp_path):
+def test_single_layers_single_steps_and_gaps_are_drawn(small, draw):
     rows = [Row("x", "", "", 0, "residual", layer, -1, "anisotropy", NAN if layer else 0.5) for layer in range(3)]
-    rows += [Row("x", "", "", 0, "output", 2, -1, "anisotropy", 0.3)]
-    record.Record(tmp_path / "x").write(0, rows)
-    html = page.write([tmp_path / "x"], tmp_path / "r.html").read_text()
+    html = draw(small("x", [*rows, Row("x", "", "", 0, "output", 2, -1, "anisotropy", 0.3)]))
     assert "<summary>Residual stream</summary>" in html
     assert "<summary>After the final norm</summary>" in html
 
 
-def test_a_record_of_curves_alone_is_drawn(tmp_path):
+def test_a_record_of_curves_alone_is_drawn(tmp_path, draw):
     out = record.Record(tmp_path / "x")
     out.add_curves([Row("x", "", "", step, "train", -1, -1, "loss", 3.0 / step) for step in (1, 2, 3)])
     out.flush()
-    html = page.write([tmp_path / "x"], tmp_path / "r.html").read_text()
-    assert len(figures(html)) == 1
+    assert len(figures(draw(tmp_path / "x"))) == 1
 
 
 @pytest.mark.parametrize(("out", "message"), [("missing/r.html", "does not exist"), (".", "is a folder")])
@@ -151,15 +146,11 @@ def test_a_refusal_leaves_the_older_page_as_it_was(tmp_path):
     assert out.read_text() == "older"
 
 
-def test_a_disk_that_fails_is_a_refusal_and_leaves_nothing(small, tmp_path, monkeypatch):
+def test_a_disk_that_fails_is_a_refusal_and_leaves_nothing(small, draw, tmp_path, monkeypatch):
     run = small("d")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("dynamics.files.os.fsync", full)
+    monkeypatch.setattr("dynamics.files.os.fsync", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(InputError, match="No space left"):
-        page.write([run], tmp_path / "r.html")
+        draw(run)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -174,21 +165,16 @@ def test_the_report_never_loads_torch(small, tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-def test_many_arms_are_laid_over_one_another(small, tmp_path):
-    runs = [small(f"d{width}", label="arm", width=width) for width in range(7)]
-    html = page.write(runs, tmp_path / "r.html").read_text()
-    last = figures(html)[-1]
+def test_many_arms_are_laid_over_one_another(small, draw):
+    last = figures(draw(*(small(f"d{width}", label="arm", width=width) for width in range(7))))[-1]
     axes = [last["layout"][axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
     assert axes == ["step", "layer"]
     assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {f"arm, width {w}" for w in range(7)}
 
 
-def test_a_metric_of_the_user_has_its_title_and_axis(small, tmp_path):
+def test_a_metric_of_the_user_has_its_title_and_axis(small, draw):
     facts = {"title": "twist", "unit": "turns", "meaning": "How far states turn.", "source": "nobody", "range": [0, 1]}
-    run = small("d", descriptions={"my_twist": facts})
-    rows = [Row("d", "", "", step, "residual", layer, -1, "my_twist", layer) for step in (0, 8) for layer in (0, 1)]
-    record.Record(run).write(1, rows)
-    html = page.write([run], tmp_path / "r.html").read_text()
+    html = draw(small("d", states("d") + states("d", "my_twist"), descriptions={"my_twist": facts}))
     assert "<h3>Twist (residual stream)</h3>" in html
     assert "How far states turn." in html
     assert "twist (turns)" in [figure["layout"]["yaxis"].get("title", {}).get("text") for figure in figures(html)]

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 
 from dynamics import record
@@ -9,34 +11,28 @@ from tests.report.conftest import write_run
 
 def swept(folder, conditions):
     """A record whose values depend on a condition, without steps."""
-    rows = [
-        Row(folder.name, "", condition, 0, "output", layer, -1, "mean_cosine", 0.1 * layer)
-        for condition in conditions
-        for layer in (1, 2)
-    ]
+    places = product(conditions, (1, 2))
+    rows = [Row(folder.name, "", text, 0, "output", layer, -1, "mean_cosine", layer / 10) for text, layer in places]
     record.Record(folder).write(0, rows)
     write_run(folder, {"run": folder.name})
     return folder
 
 
 def test_runs_that_differ_by_seed_and_history_are_one_arm(make):
-    runs = [
-        make(f"d{seed}", seed=seed, model={"seed": seed, "depth": 4}, hardware=f"node {seed}") for seed in (0, 1, 2)
-    ]
-    (arm,) = load(runs).arms
-    assert arm.runs == ("d0", "d1", "d2")
-    assert arm.seeds == ("0", "1", "2")
+    kinds = [{"seed": seed, "model": {"seed": seed, "depth": 4}, "hardware": f"node {seed}"} for seed in (0, 1, 2)]
+    (arm,) = load([make(f"d{i}", **settings) for i, settings in enumerate(kinds)]).arms
+    assert (arm.runs, arm.seeds) == (("d0", "d1", "d2"), ("0", "1", "2"))
     assert arm.name == "decoder (causal, clm)"
 
 
-def test_two_runs_of_one_seed_are_no_repetition(make):
-    names = [arm.name for arm in load([make("a"), make("b")]).arms]
-    assert names == ["decoder (causal, clm), a", "decoder (causal, clm), b"]
-
-
-def test_runs_that_differ_by_a_setting_stay_apart_and_are_called_by_it(make):
-    names = [arm.name for arm in load([make("a", width=32), make("b", width=64, seed=1)]).arms]
-    assert names == ["decoder (causal, clm), width 32", "decoder (causal, clm), width 64"]
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [(({}, {}), ("a", "b")), (({"width": 32}, {"width": 64, "seed": 1}), ("width 32", "width 64"))],
+    ids=["two runs of one seed are no repetition", "runs that differ by a setting are called by it"],
+)
+def test_arms_that_stay_apart_have_names_of_their_own(make, settings, ends):
+    names = load([make(name, **options) for name, options in zip("ab", settings, strict=True)]).arm_names
+    assert names == [f"decoder (causal, clm), {end}" for end in ends]
 
 
 def test_every_row_belongs_to_the_arm_of_its_run(make):
@@ -78,30 +74,20 @@ def test_a_sweep_without_steps_is_followed_along_the_swept_number(tmp_path):
 
 def test_conditions_that_are_no_sweep_are_arms(tmp_path):
     study = load([swept(tmp_path / "cone", ["corpus=news", "corpus=forum"])])
-    assert {(arm.name, arm.along) for arm in study.arms} == {
-        ("cone, corpus=news", "step"),
-        ("cone, corpus=forum", "step"),
-    }
+    assert {(arm.name, arm.along) for arm in study.arms} == {(f"cone, corpus={c}", "step") for c in ("news", "forum")}
 
 
-def test_refuses_a_run_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="no run named"):
-        load([tmp_path / "nothing"])
-
-
-def test_refuses_no_run_at_all():
-    with pytest.raises(InputError, match="name at least one run"):
-        load([])
-
-
-def test_refuses_a_run_that_has_measured_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([], "name at least one run"),
+        (["nothing"], "no run named"),
+        (["fresh"], "fresh has no rows"),
+        (["odd"], "one JSON object"),
+    ],
+)
+def test_refuses_what_cannot_be_reported_on(make, tmp_path, runs, message):
     write_run(tmp_path / "fresh", {"run": "fresh"})
-    with pytest.raises(InputError, match="fresh has no rows"):
-        load([tmp_path / "fresh"])
-
-
-def test_refuses_settings_that_are_no_object(make):
-    run = make("odd")
-    (run / "run.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="one JSON object"):
-        load([run])
+    (make("odd") / "run.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match=message):
+        load([tmp_path / run for run in runs])

@@ -29,9 +29,8 @@ def test_the_peak_of_the_last_profile_stands_with_its_layer(twins):
 def test_a_reading_names_every_arm_with_its_change(twins):
     study = load(twins)
     table = tables.geometry(study.rows, "residual", "anisotropy")
-    names = [arm.name for arm in study.arms]
-    text = summary.reading(table, names, "step")
-    assert all(f"{name}: 0.0" in text for name in names)
+    text = summary.reading(table, study.arm_names, "step")
+    assert all(f"{name}: 0.0" in text for name in study.arm_names)
     assert text.count("→") == text.count("highest at layer 2") == 3
 
 
@@ -39,15 +38,8 @@ def test_a_caption_names_estimator_settings_points_layers_and_gaps(twins):
     study = load(twins)
     table = tables.geometry(study.rows, "residual", "intrinsic_dimension")
     text = summary.caption(study, table, "residual", "intrinsic_dimension")
-    for part in (
-        "TwoNN",
-        "discard = 0.1",
-        "n = 205 to 3900",
-        "before the final norm",
-        "6 of 150 values",
-        "sampling error",
-    ):
-        assert part in text
+    parts = "TwoNN", "discard = 0.1", "n = 205 to 3900", "before the final norm", "6 of 150 values", "sampling error"
+    assert all(part in text for part in parts)
 
 
 def test_a_caption_says_that_seeds_are_averaged(make):
@@ -79,9 +71,8 @@ def test_nothing_is_noted_where_nothing_is_wrong(twins):
 def test_a_quantity_without_any_value_is_noted(make):
     run = make("d")
     record.Record(run).write(300, [Row("d", "", "", 300, "query", 1, -1, "mean_cosine", np.nan)])
-    assert summary.notes(load([run])) == [
-        "Mean cosine (queries) is undefined wherever it was measured: it has no figure."
-    ]
+    note = "Mean cosine (queries) is undefined wherever it was measured: it has no figure."
+    assert summary.notes(load([run])) == [note]
 
 
 def test_seeds_of_different_lengths_are_noted(make):

@@ -35,24 +35,18 @@ def test_a_mean_over_seeds_stops_where_one_of_them_stops():
 
 
 def test_a_gap_in_one_seed_is_a_gap_in_the_mean():
-    missing_row = frame(("a", "0", 1, 1, -1, 1), ("a", "0", 1, 2, -1, 1), ("a", "1", 1, 2, -1, 3))
-    undefined = frame(
-        ("a", "0", 1, 1, -1, 1), ("a", "1", 1, 1, -1, np.nan), ("a", "0", 1, 2, -1, 1), ("a", "1", 1, 2, -1, 3)
-    )
-    for table in (missing_row, undefined):
-        means = tables.over_seeds(table).set_index("layer")["value"]
+    rows = ("a", "0", 1, 1, -1, 1), ("a", "0", 1, 2, -1, 1), ("a", "1", 1, 2, -1, 3)
+    for gap in ([], [("a", "1", 1, 1, -1, np.nan)]):  # a row that is missing, or undefined
+        means = tables.over_seeds(frame(*rows, *gap)).set_index("layer")["value"]
         assert np.isnan(means[1])
         assert means[2] == 2
 
 
 def test_layers_have_the_recorded_mean_over_heads_and_else_their_own():
-    table = frame(
-        ("a", "0", 1, 1, -1, 9, 8, 10), ("a", "0", 1, 1, 0, 1), ("a", "0", 1, 2, 0, 1), ("a", "0", 1, 2, 1, 3)
-    )
-    rows = tables.without_heads(table)
-    assert rows[["layer", "head", "value"]].values.tolist() == [[1, -1, 9], [2, -1, 2]]
-    assert rows["low"].tolist()[0] == 8
-    assert np.isnan(rows["low"].tolist()[1])
+    rows = ("a", "0", 1, 1, -1, 9, 8, 10), ("a", "0", 1, 1, 0, 1), ("a", "0", 1, 2, 0, 1), ("a", "0", 1, 2, 1, 3)
+    layers = tables.without_heads(frame(*rows))
+    assert layers[["layer", "head", "value"]].values.tolist() == [[1, -1, 9], [2, -1, 2]]
+    assert layers["low"].tolist() == pytest.approx([8, np.nan], nan_ok=True)
 
 
 def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value():
@@ -62,12 +56,7 @@ def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value
 
 
 def test_the_mean_over_layers_has_a_gap_where_a_layer_has_one():
-    rows = [
-        ("a", "0", 1, 1, -1, 1),
-        ("a", "0", 1, 2, -1, np.nan),
-        ("a", "0", 2, 1, -1, 1),
-        ("a", "0", 2, 2, -1, 3),
-    ]
+    rows = ("a", "0", 1, 1, -1, 1), ("a", "0", 1, 2, -1, np.nan), ("a", "0", 2, 1, -1, 1), ("a", "0", 2, 2, -1, 3)
     assert tables.over_layers(frame(*rows))["value"].tolist() == pytest.approx([np.nan, 2], nan_ok=True)
 
 
@@ -81,9 +70,8 @@ def test_the_highest_layer_is_clear_only_where_its_interval_excludes_the_runner_
         ("a", "0", 2, 1, -1, 0.5, 0.4, 0.6), ("a", "0", 2, 2, -1, 0.4, 0.3, 0.5),
         ("a", "0", 3, 1, -1, 0.5), ("a", "0", 3, 2, -1, 0.1), ("a", "0", 4, 1, -1, np.nan),
     )  # fmt: skip
-    rows = tables.highest(table)
-    assert rows[["at", "layer"]].values.tolist() == [[1, 2], [2, 1], [3, 1]]
-    assert rows["clear"].tolist() == [True, False, False]
+    highest = tables.highest(table)
+    assert highest[["at", "layer", "clear"]].values.tolist() == [[1, 2, True], [2, 1, False], [3, 1, False]]
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=120), st.integers(2, 20))
@@ -116,20 +104,7 @@ def test_seeds_of_different_lengths_share_their_bins(length, more):
 
 
 def test_the_core_comes_first_and_what_is_unknown_last():
-    names = [
-        ("residual", "zeta"),
-        ("attention", "entropy"),
-        ("query", "drift"),
-        ("residual", "anisotropy"),
-        ("train", "loss"),
-        ("odd", "anisotropy"),
-    ]
-    rows = pd.DataFrame(names, columns=["site", "metric"]).assign(along="step")
-    ordered = [quantity[1:] for quantity in tables.quantities(rows)]
-    assert ordered == [
-        ("residual", "anisotropy"),
-        ("query", "drift"),
-        ("residual", "zeta"),
-        ("attention", "entropy"),
-        ("odd", "anisotropy"),
-    ]
+    core = [("residual", "anisotropy"), ("query", "drift")]
+    rest = [("residual", "zeta"), ("attention", "entropy"), ("odd", "anisotropy")]
+    rows = pd.DataFrame([("train", "loss"), *rest[::-1], *core[::-1]], columns=["site", "metric"]).assign(along="step")
+    assert [quantity[1:] for quantity in tables.quantities(rows)] == core + rest

@@ -13,13 +13,9 @@ class Canvas:
 
     Plotly's own `make_subplots` with an update for each axis takes ten times as long for these figures.
 
-    Args:
-        rows, cols: of panels.
-        titles: above the panels, row by row; fewer leave the rest bare.
-        panel, gap: height of a panel and of the space between two rows, in pixels.
-        top, right: margins in pixels; a legend stands at the upper edge.
-        between: space between two columns as a share of the width.
-        share_y: one value axis for each row.
+    The `titles` stand above the panels, row by row. In pixels: the height of a `panel`, the `gap` between two rows,
+    and the margins `top` (a legend stands at its upper edge) and `right`. `between`: space between two columns as a
+    share of the width. `share_y`: one value axis for each row.
     """
 
     def __init__(
@@ -27,24 +23,21 @@ class Canvas:
         right: int = 16, between: float = 0.025, share_y: bool = True,
     ) -> None:  # fmt: skip
         self.rows, self.cols = rows, cols
-        self._plot = rows * panel + (rows - 1) * gap
-        self._panel, self._gap, self._width = panel, gap, (1 - (cols - 1) * between) / cols
-        self._between = between
+        self._plot, self._panel, self._gap = rows * panel + (rows - 1) * gap, panel, gap
+        self._width, self._between = (1 - (cols - 1) * between) / cols, between
         self.data: list[dict[str, Any]] = []
         self.layout: dict[str, Any] = {
-            "template": TEMPLATE,
-            "height": self._plot + top + 46,
-            "margin": {"l": 66, "r": right, "t": top, "b": 46},
-            "showlegend": False,
-            "legend": {"y": 1 + max(28, top - 52) / self._plot},
-            "annotations": [],
+            **{"template": TEMPLATE, "height": self._plot + top + 46},
+            **{"margin": {"l": 66, "r": right, "t": top, "b": 46}, "showlegend": False},
+            **{"legend": {"y": 1 + max(28, top - 52) / self._plot}, "annotations": []},
         }
         self.panels = [Axes(self, i, *divmod(i, cols)) for i in range(rows * cols)]
         for axes in self.panels if share_y else ():
             if axes.col:
                 axes.y(matches=f"y{self[axes.row, 0].number}", showticklabels=False)
         for axes, title in zip(self.panels, titles, strict=False):
-            self._title(axes, title)
+            middle, top_edge = sum(self.run(axes.col)) / 2, self.rise(axes.row)[1]
+            self.write(title, 12.5, INK, "paper", "paper", x=middle, y=top_edge, xanchor="center", yshift=3)
 
     @classmethod
     def grid(cls, titles: Sequence[str], columns: int = 4, **sizes: Any) -> "Canvas":
@@ -67,14 +60,17 @@ class Canvas:
         """Set anything of the layout."""
         self.layout |= settings
 
+    def write(self, text: str, size: float, colour: str, xref: str, yref: str, **place: Any) -> None:
+        """Write a text whose lower edge is at a place, in plotly's names."""
+        text_style = {"text": text, "showarrow": False, "font": {"size": size, "color": colour}}
+        self.layout["annotations"].append({**text_style, "xref": xref, "yref": yref, "yanchor": "bottom", **place})
+
     def bar(self, title: str, row: int | None = None, col: int | None = None) -> dict[str, Any]:
         """Return a colour bar beside a panel, beside a row of panels, or beside the upper rows if none is named."""
         bottom, top = self.rise(row or 0)
-        if row is None:
-            bottom = max(0.0, top - 300 / self._plot)
+        bottom = max(0.0, top - 300 / self._plot) if row is None else bottom
         return {
-            "title": {"text": title, "side": "right", "font": {"size": 11}},
-            "tickfont": {"size": 10},
+            **{"title": {"text": title, "side": "right", "font": {"size": 11}}, "tickfont": {"size": 10}},
             **{"x": 1.008 if col is None else self.run(col)[1] + 0.004, "xanchor": "left"},
             **{"y": (bottom + top) / 2, "yanchor": "middle"},
             **{"len": (top - bottom) * 1.05, "thickness": 11, "outlinewidth": 0},
@@ -105,16 +101,6 @@ class Canvas:
         left = col * (self._width + self._between)
         return left, min(1.0, left + self._width)
 
-    def _title(self, axes: "Axes", text: str) -> None:
-        (left, right), (_, top) = self.run(axes.col), self.rise(axes.row)
-        self.layout["annotations"].append(
-            {
-                **{"text": text, "showarrow": False, "font": {"size": 12.5, "color": INK}},
-                **{"xref": "paper", "x": (left + right) / 2, "xanchor": "center"},
-                **{"yref": "paper", "y": top, "yanchor": "bottom", "yshift": 3},
-            }
-        )
-
 
 class Axes:
     """One panel of a canvas."""
@@ -144,10 +130,5 @@ class Axes:
 
     def note(self, x: float, y: float, text: str) -> None:
         """Write a note above a point, to the right of it; a log axis takes the logarithm of x."""
-        self.canvas.layout["annotations"].append(
-            {
-                **{"text": text, "showarrow": False, "font": {"size": 11, "color": SOFT}},
-                **{"xref": f"x{self.number}", "x": x, "xanchor": "left"},
-                **{"yref": f"y{self.number}", "y": y, "yanchor": "bottom"},
-            }
-        )
+        refs = f"x{self.number}", f"y{self.number}"
+        self.canvas.write(text, 11, SOFT, *refs, x=x, y=y, xanchor="left")

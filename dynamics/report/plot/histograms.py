@@ -12,8 +12,7 @@ from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.style import MAGNITUDE, Looks, plain
 
-LAYERS = 6
-"""Layers that a figure shows at most."""
+LAYERS = 6  # that a figure shows at most
 
 
 def names(arrays: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -39,8 +38,7 @@ def shares(arrays: pd.DataFrame, site: str, name: str, along: str = "step") -> t
 
 def _pairs(arrays: pd.DataFrame) -> pd.DataFrame:
     """Return counts (`values`) beside their `edges`, with the `name`; counts without fitting edges drop out."""
-    parts = arrays["metric"].astype(str).str.extract(r"/(?P<name>[^/]+)_(?P<kind>histogram|edges)$")
-    arrays = arrays.join(parts)
+    arrays = arrays.join(arrays["metric"].astype(str).str.extract(r"/(?P<name>[^/]+)_(?P<kind>histogram|edges)$"))
     keys = ["arm", "seed", "along", "at", "site", "layer", "name"]
     counts, edges = (arrays.loc[arrays["kind"] == kind, [*keys, "values"]] for kind in ("histogram", "edges"))
     pairs = counts.merge(edges.rename(columns={"values": "edges"}), on=keys)
@@ -48,32 +46,27 @@ def _pairs(arrays: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(table: pd.DataFrame, edges: np.ndarray, name: str, looks: Looks, along: str = "step") -> go.Figure:
-    """Draw a row for each arm, a column for each layer: bins x positions as a map of the square root of the shares.
+    """Draw the histogram `name`: a row for each arm in `looks`, a column for each layer.
 
-    Args:
-        table, edges: `shares`.
-        name: of the histogram.
-        looks: of the arms to draw, in their order.
-        along: what the positions are.
+    A panel is a map, bins x positions, of the square root of the shares; `table` and `edges` are from `shares`.
     """
     table = tables.thin(table)
-    layers = np.sort(table["layer"].unique())
-    layers = layers[heat.spread(len(layers), LAYERS)]
+    layers = np.sort(table["layer"].unique())[heat.spread(table["layer"].nunique(), LAYERS)]
     canvas = Canvas(len(looks), len(layers), [f"<b>layer {layer}</b>" for layer in layers], panel=170, gap=46, right=96)
-    total = np.nansum(np.stack(table["shares"].to_list()), axis=0)
+    every = np.stack(table["shares"].to_list())
+    total = np.nansum(every, axis=0)
     filled = np.flatnonzero(total) if total.any() else np.arange(len(total))
     ticks = _ticks(edges, filled)
     for row, (arm, look) in enumerate(looks.items()):
         for col, layer in enumerate(layers):
             rows = table[(table["arm"] == arm) & (table["layer"] == layer)].sort_values("at")
-            axes = canvas[row, col]
             if len(rows):
-                _map(axes, rows, edges, plain(along))
-            axes.x(title={"text": plain(along) if row == len(looks) - 1 else ""})
-            axes.y(range=[filled[0] - 0.5, filled[-1] + 0.5], **ticks)
+                _map(canvas[row, col], rows, edges, plain(along))
+            canvas[row, col].x(title={"text": plain(along) if row == len(looks) - 1 else ""})
+            canvas[row, col].y(range=[filled[0] - 0.5, filled[-1] + 0.5], **ticks)
         arm_title = f"<span style='color:{look.colour}'>{look.mark} {plain(arm, 22)}</span>"
         canvas[row, 0].y(title={"text": f"{arm_title}<br>{plain(name.replace('_', ' '))}"})
-    high = float(np.nanmax(np.stack(table["shares"].to_list()))) if total.any() else 1.0
+    high = float(np.nanmax(every)) if total.any() else 1.0
     levels = high * np.array([0.01, 0.1, 0.3, 0.6, 1.0])
     bar = canvas.bar("share of a bin") | {"tickvals": np.sqrt(levels), "ticktext": [f"{v:.2g}" for v in levels]}
     canvas.set(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": np.sqrt(high), "colorbar": bar})
@@ -84,11 +77,9 @@ def _map(axes: Axes, rows: pd.DataFrame, edges: np.ndarray, along: str) -> None:
     share = np.stack(rows["shares"].to_list(), axis=1)
     inner = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
     bins = [f"below {edges[0]:.3g}", *inner, f"from {edges[-1]:.3g}"]
+    text, hover = [[label] * share.shape[1] for label in bins], f"{along} %{{x}}, %{{text}}: %{{customdata:.3g}}"
     x = heat.positions(axes, rows["at"].to_list(), most=4)
-    # An empty bin stays blank, so that the reach of the values can be seen.
-    z = np.sqrt(np.where(share > 0, share, np.nan))
-    text = [[label] * share.shape[1] for label in bins]
-    hover = f"{along} %{{x}}, %{{text}}: %{{customdata:.3g}}"
+    z = np.sqrt(np.where(share > 0, share, np.nan))  # an empty bin stays blank: the reach of the values can be seen
     heat.heat(axes, x, np.arange(len(bins)), z, hover, customdata=share, text=text)
 
 

@@ -13,13 +13,9 @@ from dynamics.report.plot.values import StepScale
 
 
 def line(axes: Axes, x: ArrayLike, y: ArrayLike, hover: str = "", **style: Any) -> None:
-    """Draw one line, with markers where `style` has a `marker`.
+    """Draw one line, with markers where `style` (of plotly's scatter trace) has a `marker`.
 
-    Args:
-        axes: the panel.
-        x, y: its points.
-        hover: plotly's template of what a point says; empty: nothing.
-        style: more settings of plotly's scatter trace.
+    `hover` is plotly's template of what a point says; empty: nothing.
     """
     mode = "lines+markers" if "marker" in style else "lines"
     label = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}
@@ -35,14 +31,6 @@ def along(axes: Axes, scale: StepScale, rows: pd.DataFrame, label: str, **style:
     spoken = rows[["at", "true" if "true" in rows else "value"]].to_numpy(dtype=float)
     hover = f"{label}<br>%{{customdata[0]:.6~g}}: %{{customdata[1]:.4g}}"
     line(axes, scale.place(rows["at"]), rows["value"], hover, customdata=spoken, **style)
-
-
-def seeds(axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look) -> None:
-    """Draw a thin line for each seed of an arm, where there are several."""
-    if rows["seed"].nunique() > 1:
-        for seed, part in rows.groupby("seed"):
-            label = f"{plain(name)}, seed {plain(str(seed))}"
-            along(axes, scale, part, label, line={"color": look.colour, "width": 0.8}, opacity=0.5)
 
 
 def band(axes: Axes, x: ArrayLike, rows: pd.DataFrame, look: Look) -> None:
@@ -64,25 +52,33 @@ def means(
     axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look,
     width: float = 1.8, size: float = 5, is_banded: bool = True,
 ) -> None:  # fmt: skip
-    """Draw the mean over seeds of an arm along the positions, its band, and a thin line for each seed."""
+    """Draw the mean over seeds of an arm along the positions, its band, and a thin line for each of several seeds."""
     rows = rows[rows["arm"] == name]
     averaged = tables.over_seeds(rows).sort_values("at")
     if is_banded:
-        seeds(axes, scale, rows, name, look)
+        for seed, part in _seeds(rows):
+            along(axes, scale, part, f"{plain(name)}, seed {plain(seed)}", **_thin(look))
         band(axes, scale.place(averaged["at"]), averaged, look)
     along(axes, scale, averaged, plain(name), line=look.line(width), marker=look.marker(size))
 
 
 def last_profile(axes: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
-    """Draw the last profile of an arm over the layers: mean and interval, and a thin line for each seed."""
+    """Draw the last profile of an arm over the layers: mean and interval, and a thin line for each of several seeds."""
     rows = rows[rows["arm"] == name]
     averaged = tables.final(tables.over_seeds(rows)).sort_values("layer")
-    last = rows[rows["at"].isin(averaged["at"])]
-    if last["seed"].nunique() > 1:
-        for _, part in last.groupby("seed"):
-            line(axes, part["layer"], part["value"], line={"color": look.colour, "width": 0.8}, opacity=0.5)
+    for _, part in _seeds(rows[rows["at"].isin(averaged["at"])]):
+        line(axes, part["layer"], part["value"], **_thin(look))
     style = {"error_y": error_bars(averaged, look.colour), "line": look.line(1.8), "marker": look.marker(6)}
     line(axes, averaged["layer"], averaged["value"], f"{plain(name)}<br>layer %{{x}}: %{{y:.4g}}", **style)
+
+
+def _seeds(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each seed, none where there is but one."""
+    return [(str(seed), part) for seed, part in rows.groupby("seed")] if rows["seed"].nunique() > 1 else []
+
+
+def _thin(look: Look) -> dict[str, Any]:
+    return {"line": {"color": look.colour, "width": 0.8}, "opacity": 0.5}
 
 
 def error_bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:

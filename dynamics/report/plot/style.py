@@ -11,49 +11,36 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 INK, SOFT, GRID = "#1b1f24", "#57606a", "#e7eaee"
+# Okabe and Ito's palette without its yellow, which is lost on white.
 ARMS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette without its yellow, which is lost on white."""
 SYMBOLS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("cross", "✚"), ("x", "✖"))
 DASHES = ("solid", "dash", "dot", "dashdot")
-
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def _part(name: str, start: float, end: float) -> list[list[object]]:
-    ends = np.linspace(start, end, 12)
-    return [[i / 11, colour] for i, colour in enumerate(sample_colorscale(name, ends))]
+    return [[i / 11, colour] for i, colour in enumerate(sample_colorscale(name, np.linspace(start, end, 12)))]
 
 
-TIME = _part("Viridis", 0.92, 0.0)
-"""Early is light, late is dark; viridis without its lightest yellow."""
+TIME = _part("Viridis", 0.92, 0.0)  # early is light, late is dark; viridis without its lightest yellow
 DEPTH = _part("Plasma", 0.88, 0.0)
 MAGNITUDE = _part("Cividis", 0.0, 1.0)
 SIGNED = _part("RdBu", 1.0, 0.0)
 
+LETTERS = {"family": FONT, "size": 12, "color": INK}
+AXIS = {
+    **{"gridcolor": GRID, "zeroline": False, "linecolor": SOFT, "showline": True},
+    **{"ticks": "outside", "ticklen": 4, "tickcolor": SOFT, "tickfont": {"size": 11}},
+    **{"title": {"font": {"size": 12}, "standoff": 6}, "automargin": False},
+}
 TEMPLATE = go.layout.Template(
     layout={
-        "font": {"family": FONT, "size": 12, "color": INK},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "hovermode": "closest",
-        "hoverlabel": {"bgcolor": "white", "font": {"family": FONT, "size": 12, "color": INK}},
+        **{"font": LETTERS, "paper_bgcolor": "white", "plot_bgcolor": "white"},
+        **{"hovermode": "closest", "hoverlabel": {"bgcolor": "white", "font": LETTERS}},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"},
         "margin": {"l": 62, "r": 16, "t": 44, "b": 46},
-        **{
-            axis: {
-                "gridcolor": GRID,
-                "linecolor": SOFT,
-                "showline": True,
-                "ticks": "outside",
-                "ticklen": 4,
-                "tickcolor": SOFT,
-                "tickfont": {"size": 11},
-                "title": {"font": {"size": 12}, "standoff": 6},
-                "zeroline": False,
-                "automargin": axis == "yaxis",  # room for the long labels of values that hardly differ
-            }
-            for axis in ("xaxis", "yaxis")
-        },
+        "xaxis": AXIS,
+        "yaxis": {**AXIS, "automargin": True},  # room for the long labels of values that hardly differ
     }
 )
 
@@ -82,17 +69,15 @@ class Look:
         return {"symbol": self.symbol, "size": size, "color": self.colour}
 
 
-Looks = dict[str, Look]
-"""How each arm looks, by its name, in their order on the page."""
+Looks = dict[str, Look]  # of each arm, by its name, in their order on the page
 
 
 def looks(names: Sequence[str]) -> Looks:
     """Return a look for every arm, no two alike."""
-    chosen = {}
-    for i, name in enumerate(names):
-        symbol, mark = SYMBOLS[i % len(SYMBOLS)]
-        chosen[name] = Look(ARMS[i % len(ARMS)], symbol, mark, DASHES[i // len(ARMS) % len(DASHES)])
-    return chosen
+    return {
+        name: Look(ARMS[i % len(ARMS)], *SYMBOLS[i % len(SYMBOLS)], DASHES[i // len(ARMS) % len(DASHES)])
+        for i, name in enumerate(names)
+    }
 
 
 def plain(text: str, width: int = 0) -> str:
@@ -101,8 +86,7 @@ def plain(text: str, width: int = 0) -> str:
     >>> plain("a <b> c"), plain("encoder (bidirectional, mlm)", 16)
     ('a &lt;b&gt; c', 'encoder<br>(bidirectional,<br>mlm)')
     """
-    lines = wrap(text, width) if width else [text]
-    return "<br>".join(escape(line, quote=False) for line in lines)
+    return "<br>".join(escape(line, quote=False) for line in (wrap(text, width) if width else [text]))
 
 
 def panel_title(title: str, below: str = "", width: int = 0) -> str:

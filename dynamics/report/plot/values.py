@@ -9,8 +9,7 @@ import numpy as np
 from dynamics.report.names import Words, compact
 from dynamics.report.plot.style import MAGNITUDE, SIGNED, plain
 
-SPAN = 5.0
-"""Wide quantities (`names.Words`) that span more than this factor have a logarithmic axis."""
+SPAN = 5.0  # wide quantities (`names.Words`) that span more than this factor have a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,11 @@ class StepScale:
         """Return positions and labels: 0 and round numbers."""
         low, high = np.floor(np.log10(self.smallest)), np.log10(self.largest)
         decades = [10.0 ** int(k) for k in np.arange(low, high + 1e-9)]
-        inside = [d for d in decades if d >= self.smallest * (1 - 1e-9)]
-        if len(inside) > most:
-            inside = inside[:: -(-len(inside) // most)]
-        elif len(inside) < 3:
-            round_ones = [digit * d for d in decades for digit in (1, 2, 5)]
-            inside = [r for r in round_ones if self.smallest * (1 - 1e-9) <= r <= self.largest * (1 + 1e-9)]
-            inside = inside[:: -(-len(inside) // most) or 1] or [self.smallest]
+        inside = [ten for ten in decades if ten >= self.smallest * (1 - 1e-9)]
+        if len(inside) < 3:
+            finer = [digit * ten for ten in decades for digit in (1, 2, 5)]
+            inside = [tick for tick in finer if self.smallest * (1 - 1e-9) <= tick <= self.largest * (1 + 1e-9)]
+        inside = inside[:: -(-len(inside) // most) or 1] or [self.smallest]
         at = ([self.zero] if self.has_zero else []) + inside
         return at, [compact(0 if value == self.zero else value) for value in at]
 
@@ -79,9 +76,8 @@ class StepScale:
         if not self.log:
             return {"title": {"text": title}}
         (low, high), (at, text) = self.ends, self.ticks()
-        pad = 0.04 * (high - low)
-        ticks = {"tickvals": at, "ticktext": text}
-        return {"type": "log", **ticks, "range": [low - pad, high + pad], "title": {"text": title}}
+        span = [low - 0.04 * (high - low), high + 0.04 * (high - low)]
+        return {"type": "log", "tickvals": at, "ticktext": text, "range": span, "title": {"text": title}}
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,11 @@ class Values:
         diverging = words.signed and low < -0.05 * max(abs(low), abs(high))
         return cls(words.axis + (" (log)" if log else ""), low, high, log, diverging)
 
+    @property
+    def short_title(self) -> str:
+        """Return the title, broken into short lines."""
+        return plain(self.title, 26)
+
     def axis(self) -> dict[str, Any]:
         """Return plotly's settings of the axis, without its title."""
         if not self.log:
@@ -127,8 +128,3 @@ class Values:
             bar = {**bar, "tickvals": np.log10(at), "ticktext": text}
         high = high if high > low else low + (abs(low) or 1.0)
         return {"colorscale": MAGNITUDE, "cmin": low, "cmax": high, "colorbar": bar}
-
-    @property
-    def short_title(self) -> str:
-        """Return the title, broken into short lines."""
-        return plain(self.title, 26)

@@ -8,6 +8,21 @@ from dynamics.report.study import load
 from tests.report.conftest import LAYERS, STEPS
 
 
+@pytest.fixture
+def arrays(make):
+    """Replace the arrays of a run and load it: `arrays({"m/x_histogram": [...]})`."""
+
+    def load_with(values):
+        run = make("d")
+        for path in (run / "record").glob("arrays-*"):
+            path.unlink()
+        parts = [Array("d", "", "", 0, "attention", 1, -1, metric, np.asarray(x)) for metric, x in values.items()]
+        Record(run).write(400, [], parts)
+        return load([run]).arrays
+
+    return load_with
+
+
 def test_every_histogram_is_found_with_shares_that_sum_to_one(twins):
     study = load(twins)
     assert histograms.names(study.arrays) == [("step", "attention", "logit")]
@@ -38,33 +53,11 @@ def test_maps_leave_empty_bins_blank_and_label_round_edges(twins):
     assert ticks["0"] == list(edges).index(0) + 0.5
 
 
-def test_a_run_without_histograms_has_none(make, tmp_path):
-    run = make("d")
-    for path in (run / "record").glob("arrays-*"):
-        path.unlink()
-    assert histograms.names(load([run]).arrays) == []
-
-
-def test_counts_that_are_all_zero_are_drawn_blank(make):
-    run = make("d")
-    for path in (run / "record").glob("arrays-*"):
-        path.unlink()
-    arrays = [
-        Array("d", "", "", 0, "attention", 1, -1, f"m/x_{name}", values)
-        for name, values in (("histogram", np.zeros(4)), ("edges", np.arange(3.0)))
-    ]
-    Record(run).write(400, [], arrays)
-    table, edges = histograms.shares(load([run]).arrays, "attention", "x")
+def test_counts_that_are_all_zero_are_drawn_blank(arrays):
+    table, edges = histograms.shares(arrays({"m/x_histogram": np.zeros(4), "m/x_edges": range(3)}), "attention", "x")
     assert histograms.plot(table, edges, "x", looks(["decoder (causal, clm)"])).data
 
 
-def test_counts_without_fitting_edges_drop_out(make):
-    run = make("d")
-    for path in (run / "record").glob("arrays-*"):
-        path.unlink()
-    arrays = [
-        Array("d", "", "", 0, "attention", 1, -1, f"m/{name}", np.arange(3.0))
-        for name in ("x_histogram", "x_edges", "y_histogram", "spectrum")
-    ]
-    Record(run).write(400, [], arrays)
-    assert histograms.names(load([run]).arrays) == []
+@pytest.mark.parametrize("metrics", [(), ("m/x_histogram", "m/x_edges", "m/y_histogram", "m/spectrum")])
+def test_a_run_without_histograms_has_none_and_counts_without_fitting_edges_drop_out(arrays, metrics):
+    assert histograms.names(arrays(dict.fromkeys(metrics, range(3)))) == []

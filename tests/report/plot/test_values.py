@@ -13,8 +13,7 @@ BAR = Canvas(1, 1, panel=100).bar("")
 def test_a_wide_quantity_has_a_logarithmic_axis_and_true_labels():
     values = Values.of(words("intrinsic_dimension"), [1.0, 40.0, np.nan])
     colours = values.colours(BAR)
-    assert values.axis()["type"] == "log"
-    assert values.title == "intrinsic dimension (log)"
+    assert (values.axis()["type"], values.title) == ("log", "intrinsic dimension (log)")
     assert values.shade(np.array([1.0, 10.0])).tolist() == [0, 1]
     ticks = dict(zip(colours["colorbar"]["ticktext"], colours["colorbar"]["tickvals"], strict=True))
     assert ticks["10"] == pytest.approx(1)
