@@ -20,8 +20,7 @@ from dynamics.errors import InputError
 from dynamics.files import write_atomically
 from dynamics.runs import resolve
 
-BLOCK = 100
-"""Steps in one part of the curves."""
+BLOCK = 100  # steps in one part of the curves
 
 SCHEMA = 1
 """Version of the columns of a part, in its metadata; 0 are the parts that do not say one, with the same columns."""

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-SCHEMA = 1
-"""Version of the keys of `run.json`; 0 are the files that do not say one."""
+SCHEMA = 1  # version of the keys of `run.json`; 0 are the files that do not say one
 
 Facts = dict[str, Any]
 
@@ -77,8 +76,7 @@ class FitInfo(RunInfo):
     devices: int | None = None
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
-    probe: Facts = field(default_factory=dict)
-    """The evaluation tokens that the geometry is measured on."""
+    probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on
     regularizers: dict[str, Facts] = field(default_factory=dict)
 
 

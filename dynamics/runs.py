@@ -97,10 +97,8 @@ class Run(Generic[Info]):
 
     def __init__(self, folder: Path, info: Info, resumed: bool) -> None:
         self.folder, self.info, self.resumed = folder, info, resumed
-        self.ends_as = "done"
-        """Status that it gets where nothing goes wrong."""
-        self.is_discarded = False
-        """Whether nothing of it is kept, although it has a record."""
+        self.ends_as = "done"  # status that it gets where nothing goes wrong
+        self.is_discarded = False  # whether nothing of it is kept, although it has a record
 
     def save(self) -> None:
         """Write `run.json`."""

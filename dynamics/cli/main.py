@@ -14,11 +14,10 @@ import dynamics
 from dynamics.cli.verbs import VERBS
 from dynamics.errors import Failure, InputError
 
-UNUSABLE = {
+UNUSABLE = {  # what the user can do something about among the errors of a file or folder
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
-"""What the user can do something about among the errors of a file or folder."""
 
 # Threads that wait by spinning stall one another for milliseconds as soon as anything else wants a core. The
 # OpenMP runtime reads this once, before torch is imported.

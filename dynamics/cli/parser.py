@@ -17,10 +17,8 @@ from dynamics.config import read_config, split_options
 from dynamics.errors import InputError
 from dynamics.parsing import OneSentenceErrors
 
-REQUIRED = inspect.Parameter.empty
-"""In the place of a default where there is none."""
-OTHER_OPTIONS = tuple[str, ...]
-"""Type of a parameter that takes the options of another verb."""
+REQUIRED = inspect.Parameter.empty  # in the place of a default where there is none
+OTHER_OPTIONS = tuple[str, ...]  # type of a parameter that takes the options of another verb
 
 
 class Option(NamedTuple):

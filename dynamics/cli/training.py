@@ -26,7 +26,7 @@ EVALUATION_OPTIONS = {
     "resume PATH": "training state to evaluate (the newest of the run when missing)",
     "config FILE": "other settings than the config.yaml of the run",
 }
-KEYS = {
+KEYS = {  # keys that people set, with a help text where no class of ours has one
     "seed_everything": "decides initial weights, windows and masks",
     "metrics": "what to measure: [anisotropy, entropy], or names with options",
     "model.architecture": "",
@@ -47,7 +47,6 @@ KEYS = {
     "monitor.keep_weights": "",
     "checkpoints.every": "",
 }
-"""Keys that people set, with a help text where no class of ours has one."""
 TEXT_WIDTH = 76
 
 

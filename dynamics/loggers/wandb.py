@@ -49,12 +49,7 @@ class WandbLogger(LightningWandbLogger):
         self.mode = mode or os.environ.get("WANDB_MODE") or pick_mode()
         settings = wandb.Settings(quiet=True, console="off", init_timeout=20, finish_timeout=60)
         super().__init__(
-            name=name,
-            save_dir=save_dir or ".",
-            project=project,
-            entity=entity,
-            mode=self.mode,
-            settings=settings,
+            name=name, save_dir=save_dir or ".", project=project, entity=entity, mode=self.mode, settings=settings
         )
         self._defined: set[str] = set()
 

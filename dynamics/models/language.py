@@ -25,8 +25,7 @@ OBJECTIVES = ("clm", "mlm")
 OURS_ALONE = {"norm": "pre", "positions": "learned", "qk_norm": False, "bias": False}
 """Options that `CharTransformer` alone has, with their defaults."""
 MASKED_SHARE = 0.15
-MASK_STREAM, EVALUATION_STREAM = 1, 2
-"""Keep these draws apart from those of the windows under the same (seed, step)."""
+MASK_STREAM, EVALUATION_STREAM = 1, 2  # keep these draws apart from those of the windows under the same (seed, step)
 
 
 def corrupt(

@@ -13,8 +13,7 @@ from torchmetrics.text import SQuAD
 from dynamics.data.examples import Example
 from dynamics.data.task_table import Task
 
-LONGEST_ANSWER = 30
-"""Tokens of a predicted answer at most, as in the published scripts."""
+LONGEST_ANSWER = 30  # tokens of a predicted answer at most, as in the published scripts
 
 MAKERS: dict[str, Callable[[int], nn.Module]] = {
     "accuracy": lambda classes: MulticlassAccuracy(classes, average="micro"),

@@ -35,8 +35,7 @@ class RegularizedModule(L.LightningModule):
     """
 
     hparams: Any
-    network: PreTrainedModel
-    """Set by `build`, or by loading a checkpoint."""
+    network: PreTrainedModel  # set by `build`, or by loading a checkpoint
 
     def __init__(self, regularizers: list[Regularizer] | None = None) -> None:
         super().__init__()

@@ -25,8 +25,7 @@ class Regularizer(ABC):
         layers: layers 1..L to take states from; None: the default of the subclass.
     """
 
-    quantity: str
-    """The name of the quantity in the curves."""
+    quantity: str  # the name of the quantity in the curves
     _STATE: tuple[str, ...] = ()
 
     def __init__(self, weight: float, layers: list[int] | None = None) -> None:

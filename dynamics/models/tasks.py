@@ -24,8 +24,7 @@ from dynamics.models.quality import Quality
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 
-UNLIMITED = 1_000_000
-"""Tokenizers without a limit report numbers beyond this one."""
+UNLIMITED = 1_000_000  # tokenizers without a limit report numbers beyond this one
 
 
 class TaskModel(RegularizedModule):

@@ -17,8 +17,7 @@ from dynamics.lightning_compat import is_ending, validation_follows
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""Newest states kept, so that a damaged one has a predecessor."""
+KEPT = 2  # newest states kept, so that a damaged one has a predecessor
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -116,8 +115,7 @@ class Checkpoints(L.Callback):
         every: steps between states.
     """
 
-    priority: ClassVar[int] = 20
-    """After `Curves` and `Monitor`, whose work on the step belongs to its state."""
+    priority: ClassVar[int] = 20  # after `Curves` and `Monitor`, whose work on the step belongs to its state
 
     def __init__(self, every: int = 500) -> None:
         if every < 1:

@@ -13,8 +13,7 @@ from dynamics.lightning_compat import end_training
 from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
-CHUNK = 10
-"""Steps whose losses leave the device together; a divisor of the record's block."""
+CHUNK = 10  # steps whose losses leave the device together; a divisor of the record's block
 FLUSH_SECONDS = 3.0
 
 
@@ -30,8 +29,7 @@ class Curves(L.Callback):
     whether a validation follows."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
-        """Newest values by flat name, for the progress bar."""
+        self.latest: dict[str, float] = {}  # newest values by flat name, for the progress bar
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the record."""

@@ -61,8 +61,7 @@ class Monitor(L.Callback):
         self.keep_weights = keep_weights
         self.max_overhead = max_overhead
         self.plan = None if plan is None else read_plan(Path(plan))
-        self.seconds = 0.0
-        """Seconds spent measuring so far."""
+        self.seconds = 0.0  # seconds spent measuring so far
         self._references: dict[str, torch.Tensor] = {}
 
     def steps(self, last: int) -> Plan:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-Plan = dict[str, tuple[int, ...]]
-"""The steps at which each metric is measured, ascending, by its name."""
+Plan = dict[str, tuple[int, ...]]  # the steps at which each metric is measured, ascending, by its name
 
 
 def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:

@@ -10,13 +10,12 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 
-POSTFIX = {
+POSTFIX = {  # curves whose newest value stands after the bar, by the name that they have there
     "bpc": "train/bits_per_character",
     "val_bpc": "validation/bits_per_character",
     **{name: f"validation/{name}" for name in ("accuracy", "f1", "exact_match")},
     **{name: f"validation/{name}_correlation" for name in ("matthews", "pearson", "spearman")},
 }
-"""Curves whose newest value stands after the bar, by the name that they have there."""
 
 
 class ProgressBar(TQDMProgressBar):
@@ -27,8 +26,7 @@ class ProgressBar(TQDMProgressBar):
         monitor: source of the time spent measuring.
     """
 
-    priority: ClassVar[int] = 0
-    """Last: it shows what the others have just computed."""
+    priority: ClassVar[int] = 0  # last: it shows what the others have just computed
 
     def __init__(self, curves: Curves, monitor: Monitor) -> None:
         super().__init__(refresh_rate=10)
