@@ -41,12 +41,7 @@ def get_datamodule(trainer: L.Trainer) -> Any:
 def count_steps(trainer: L.Trainer, steps_per_epoch: int | None) -> None:
     """Turn `max_epochs` into steps, which schedules are made of, and fit the validation interval into the run.
 
-    Args:
-        trainer: before it trains; `max_steps` is -1 where epochs decide.
-        steps_per_epoch: optimiser steps of an epoch; None where the data has no epochs.
-
-    Raises:
-        InputError: epochs decide, and the data has none.
+    `max_steps` is -1 where epochs decide; `steps_per_epoch` is None where the data has no epochs.
     """
     if trainer.max_steps == -1:
         if steps_per_epoch is None:
@@ -64,16 +59,6 @@ def validation_follows(trainer: L.Trainer) -> bool:
     loop = trainer.fit_loop
     assert loop._data_fetcher is not None, "asked outside of training"
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-
-
-def end_training(trainer: L.Trainer) -> None:
-    """End training after this batch; Lightning validates once more before it stops."""
-    trainer.should_stop = True
-
-
-def is_ending(trainer: L.Trainer) -> bool:
-    """Return whether something (a limit of time, `end_training`) ends training at this step."""
-    return trainer.should_stop
 
 
 def detach_experiment(logger: WandbLogger) -> Any:

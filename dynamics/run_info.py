@@ -106,10 +106,7 @@ class ConeInfo(ModelsInfo):
 
 @dataclass(kw_only=True)
 class ProbeInfo(RunInfo):
-    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design.
-
-    Settings that have no effect (of random blocks, or of an architecture) are missing.
-    """
+    """A probe: the settings of `dynamics probe` that have an effect, and the actual size of every design."""
 
     kind: ClassVar[str] = "probe"
     beta: list[float] = field(default_factory=list)

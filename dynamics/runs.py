@@ -25,13 +25,10 @@ Info = TypeVar("Info", bound=RunInfo)
 
 
 def new(name: str) -> Path:
-    """Return the folder of a run that is to be made.
+    """Return the folder of a run that is to be made; refuse a path for a name.
 
     >>> str(new("decoder"))
     'checkpoints/decoder'
-
-    Raises:
-        InputError: `name` is a path.
     """
     if Path(name).name != name or name in ("", ".."):
         raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
@@ -56,13 +53,8 @@ def find(run: str | Path) -> Path | None:
 
 
 def resolve(run: str | Path) -> Path:
-    """Return the folder of a run given by name or by path.
-
-    Raises:
-        InputError: there is none; the nearest names that exist are offered.
-    """
-    folder = find(run)
-    if folder is not None:
+    """Return the folder of a run given by name or by path; refuse one that does not exist, offering the nearest."""
+    if (folder := find(run)) is not None:
         return folder
     names = [path.name for path in CHECKPOINTS.glob("*") if (path / "run.json").is_file()]
     near = get_close_matches(str(run), names, n=3) or sorted(names)[:3]
@@ -71,11 +63,7 @@ def resolve(run: str | Path) -> Path:
 
 
 def read(run: str | Path) -> RunInfo:
-    """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`.
-
-    Raises:
-        InputError: there is no such run, or the file cannot be read.
-    """
+    """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`."""
     path = resolve(run) / "run.json"
     try:
         content = json.loads(path.read_text())
@@ -87,13 +75,7 @@ def read(run: str | Path) -> RunInfo:
 
 
 class Run(Generic[Info]):
-    """A run that is under way in this process.
-
-    Args:
-        folder: its folder.
-        info: what its `run.json` says; change it and call `save`.
-        resumed: whether it existed before.
-    """
+    """A run that is under way in this process; change `info`, the content of its `run.json`, and call `save`."""
 
     def __init__(self, folder: Path, info: Info, resumed: bool) -> None:
         self.folder, self.info, self.resumed = folder, info, resumed
@@ -135,10 +117,9 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
             open in another process.
     """
     folder = new(info.run)
-    existed = exists(folder)
-    if existed:
-        if resume is None:
-            refuse_existing(folder)
+    if resume is None:
+        refuse_existing(folder)
+    if existed := exists(folder):
         info = _resumed(folder, info, same, update)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -161,11 +142,7 @@ def exists(folder: Path) -> bool:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Refuse a new run in a folder that holds one.
-
-    Raises:
-        InputError: it does.
-    """
+    """Refuse a new run in a folder that holds one."""
     if exists(folder):
         raise InputError(f"a run named {folder.name} exists: add --resume auto to resume it, or choose another --run.")
 
@@ -184,11 +161,7 @@ def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Inf
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
-    """Refuse a run whose settings under the keys `same` have changed; of mappings, the entries of `now` count.
-
-    Raises:
-        InputError: naming the first that differs.
-    """
+    """Refuse a run whose settings under the keys `same` have changed; of mappings, the entries of `now` count."""
     for key in same:
         old, new_ = getattr(before, key), getattr(now, key)
         if isinstance(new_, Mapping):

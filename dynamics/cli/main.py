@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of what is printed has left: keep the interpreter's end from writing to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise

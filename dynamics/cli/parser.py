@@ -64,9 +64,6 @@ class Parser(OneSentenceErrors, ArgumentParser):
     switch; a list that is empty by default is filled by repeating its option; anything else is read as YAML of its
     type. A dataclass stands for its fields; where all of them have defaults, `--config FILE` sets them too.
     An option may be written with - in the place of _.
-
-    Args:
-        verb: the function. Its docstring gives the description, the help texts, and the examples.
     """
 
     dashes = "--"
@@ -114,7 +111,6 @@ class Parser(OneSentenceErrors, ArgumentParser):
 
     @property
     def positional(self) -> list[Action]:
-        """Parameters that have no option."""
         return [action for action in self._actions if not action.option_strings]
 
     @property
@@ -123,11 +119,7 @@ class Parser(OneSentenceErrors, ArgumentParser):
         return {text: action.nargs != 0 for action in self._actions for text in action.option_strings}
 
     def run(self, words: Sequence[str]) -> None:
-        """Call the verb with what the words say.
-
-        Raises:
-            InputError: of the words or of the verb; parameters are named by their options.
-        """
+        """Call the verb with what the words say; in an `InputError`, parameters are named by their options."""
         words, others = self._split(words) if self.passes_on else (words, [])
         for config in split_options(words).configs if "--config" in self.options else []:
             read_config(Path(config))  # names the file where it is no configuration

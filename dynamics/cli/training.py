@@ -29,23 +29,14 @@ EVALUATION_OPTIONS = {
 KEYS = {  # keys that people set, with a help text where no class of ours has one
     "seed_everything": "decides initial weights, windows and masks",
     "metrics": "what to measure: [anisotropy, entropy], or names with options",
-    "model.architecture": "",
-    "model.objective": "",
-    "model.is_causal": "",
-    "model.depth": "",
-    "model.width": "",
-    "model.heads": "",
-    "model.learning_rate": "",
+    **dict.fromkeys(("model.architecture", "model.objective", "model.is_causal", "model.depth", "model.width"), ""),
+    **dict.fromkeys(("model.heads", "model.learning_rate"), ""),
     "model.regularizers+": "IStar or CosReg; then --model.regularizers.weight=-2",
-    "data.corpus": "",
-    "data.context": "",
-    "data.batch_size": "",
+    **dict.fromkeys(("data.corpus", "data.context", "data.batch_size"), ""),
     "trainer.max_steps": "optimiser steps",
     "trainer.precision": "32-true or bf16-mixed (picked for the machine when missing)",
     "trainer.logger": "false: without W&B",
-    "monitor.schedule": "",
-    "monitor.keep_weights": "",
-    "checkpoints.every": "",
+    **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
 }
 TEXT_WIDTH = 76
 
@@ -82,9 +73,9 @@ def test(*words: str) -> None:
 
 
 def _run(verb: str, words: tuple[str, ...]) -> None:
-    if {"-h", "--help"} & set(words):
+    names = {word.partition("=")[0] for word in words}
+    if {"-h", "--help"} & names:
         print("\n".join(_head(verb)))
-        names = {word.partition("=")[0] for word in words}
         if not names & ({"-c", "--config"} if verb == "fit" else {"--config", "--run"}):
             print("\n".join(_tail(verb)))
             return
@@ -121,12 +112,8 @@ def _tail(verb: str) -> Iterator[str]:
 
 
 def read_keys() -> dict[str, tuple[Any, str]]:
-    """Return the value and the help text of every key in `KEYS`.
-
-    The value is that of the example configuration, or the default of the class.
-    """
-    path = ROOT / EXAMPLE
-    config = read_config(path) if path.is_file() else {}
+    """Return the value of every key in `KEYS`, that of the example or the default of the class, and its help text."""
+    config = read_config(ROOT / EXAMPLE) if (ROOT / EXAMPLE).is_file() else {}
     parameters = {room: read_parameters(class_path) for room, class_path in CLASSES.items()}
     values: dict[str, tuple[Any, str]] = {}
     for key, text in KEYS.items():

@@ -56,18 +56,12 @@ class WandbLogger(LightningWandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the run of W&B, begun at the first call.
-
-        Raises:
-            InputError: W&B refuses it.
-        """
+        """Return the run of W&B, begun at the first call."""
         try:
             return super().experiment
         except wandb.Error as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"W&B does not begin a run ({reason}): set trainer.logger.init_args.mode offline."
-            ) from error
+            why = " ".join(str(error).split())
+            raise InputError(f"W&B does not begin a run ({why}): set trainer.logger.init_args.mode offline.") from error
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -81,8 +75,7 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close the run, so that the next one in this process is a new one."""
-        experiment = detach_experiment(self)
-        if experiment is not None:
+        if (experiment := detach_experiment(self)) is not None:
             experiment.finish(exit_code=0 if status == "success" else 1)
             self._defined.clear()
 

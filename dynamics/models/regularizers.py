@@ -37,11 +37,7 @@ class Regularizer(ABC):
         self.weight, self.layers = weight, layers
 
     def wanted(self, depth: int) -> list[int]:
-        """Return the layers that it takes in a network of `depth` layers.
-
-        Raises:
-            InputError: there is no such layer.
-        """
+        """Return the layers that it takes in a network of `depth` layers; refuse those that do not exist."""
         layers = self.default_layers(depth) if self.layers is None else self.layers
         missing = [layer for layer in layers if not 1 <= layer <= depth]
         if missing:
@@ -65,10 +61,8 @@ class Regularizer(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return its settings, for `run.json`."""
-        return {
-            "class": self.kind,
-            **{name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"},
-        }
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"}
+        return {"class": self.kind, **settings}
 
     def on_epoch(self) -> None:  # noqa: B027
         """Begin an epoch of training."""
@@ -101,10 +95,6 @@ class IStar(Regularizer):
             `epoch`, with every epoch, as published; or a number of training batches (shares, where batches are
             accumulated). A gathering that is cut short by the next one counts as complete.
         max_states: an evenly spaced sample of at most about so many states of a batch is scored; all when None.
-
-    Raises:
-        InputError: `weight` is not finite, `reference_weight` outside [0, 1], `layers` that do not exist, or
-            counts too small.
     """
 
     quantity = "isoscore_star"
@@ -134,7 +124,6 @@ class IStar(Regularizer):
         self._count, self._batches, self._seen, self._gathering = 0, 0, 0, True
 
     def default_layers(self, depth: int) -> list[int]:
-        """Return all."""
         return list(range(1, depth + 1))
 
     def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
@@ -142,8 +131,7 @@ class IStar(Regularizer):
         if isinstance(self.renew, int) and self._batches >= self.renew:
             self._begin()
         n, mean, covariance = mean_and_covariance(self._sample(states))
-        self._batches += 1
-        self._seen += 1
+        self._batches, self._seen = self._batches + 1, self._seen + 1
         if self.reference_weight == 0:
             return evenness(covariance)
         if self._gathering:
@@ -152,7 +140,6 @@ class IStar(Regularizer):
         return evenness(shrink(covariance, reference, self.reference_weight))
 
     def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return 1 - IsoScore*."""
         return 1 - value
 
     def on_epoch(self) -> None:
@@ -193,8 +180,8 @@ class IStar(Regularizer):
 
     def _covariance(self) -> Tensor:
         """Return the covariance (d, d) of what was gathered: moments (d + 1, d + 1) of states with a 1 after each."""
-        assert self._moments is not None
         moments = self._moments
+        assert moments is not None
         n, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
         return (moments[:-1, :-1] - n * mean.outer(mean)) / (n - 1)
 
@@ -208,9 +195,6 @@ class CosReg(Regularizer):
     Args:
         weight: lambda.
         layers: layers 1..L, of which the mean is taken; the last one when None.
-
-    Raises:
-        InputError: `weight` is not finite, or `layers` that do not exist.
     """
 
     quantity = "cosine"
@@ -219,7 +203,6 @@ class CosReg(Regularizer):
         super().__init__(weight, layers)
 
     def default_layers(self, depth: int) -> list[int]:
-        """Return the last."""
         return [depth]
 
     def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
@@ -227,7 +210,6 @@ class CosReg(Regularizer):
         return torch.stack([_cosine(x) for x in states]).mean()
 
     def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return the same."""
         return value
 
 

@@ -8,16 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
@@ -25,8 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
 
-NORMS = ("pre", "post", "none")
-POSITIONS = ("learned", "rope", "none")
+CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
 
 
 class CharTransformerConfig(PreTrainedConfig):
@@ -73,7 +66,7 @@ class CharTransformerConfig(PreTrainedConfig):
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
-        for key, choices in (("norm", NORMS), ("positions", POSITIONS)):
+        for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise InputError(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
 
@@ -97,9 +90,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_causal = config.is_causal
+        self.config, self.layer_idx, self.is_causal = config, layer_idx, config.is_causal
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         width = config.hidden_size
@@ -150,8 +141,7 @@ class Block(nn.Module):
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
         super().__init__()
         width = config.hidden_size
-        self.pre = config.norm == "pre"
-        self.post = config.norm == "post"
+        self.pre, self.post = config.norm == "pre", config.norm == "post"
         self.attention_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
         self.attention = SelfAttention(config, layer_idx)
         self.mlp_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
@@ -214,18 +204,12 @@ class CharTransformer(CharTransformerPreTrainedModel):
         """Map token ids, or embeddings, to `last_hidden_state` (B, T, D), after the final norm.
 
         `attention_mask` is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
-
-        Raises:
-            InputError: there are more tokens than learned positions.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = torch.arange(x.shape[1], device=x.device)
-        if self.config.is_causal:
-            mask = create_causal_mask(
-                config=self.config, inputs_embeds=x, attention_mask=attention_mask, past_key_values=None
-            )
-        else:
-            mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask)
+        inputs: dict[str, Any] = {"config": self.config, "inputs_embeds": x, "attention_mask": attention_mask}
+        causal = self.config.is_causal
+        mask = create_causal_mask(**inputs, past_key_values=None) if causal else create_bidirectional_mask(**inputs)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
                 raise InputError(
@@ -269,7 +253,7 @@ class CharTransformerLM(CharTransformerPreTrainedModel):
         return MaskedLMOutput(logits=self.lm_head(output.last_hidden_state), hidden_states=output.hidden_states)
 
 
-AutoConfig.register("char_transformer", CharTransformerConfig)
-AutoModel.register(CharTransformerConfig, CharTransformer)
-AutoModelForCausalLM.register(CharTransformerConfig, CharTransformerLM)
-AutoModelForMaskedLM.register(CharTransformerConfig, CharTransformerLM)
+transformers.AutoConfig.register("char_transformer", CharTransformerConfig)
+transformers.AutoModel.register(CharTransformerConfig, CharTransformer)
+transformers.AutoModelForCausalLM.register(CharTransformerConfig, CharTransformerLM)
+transformers.AutoModelForMaskedLM.register(CharTransformerConfig, CharTransformerLM)

@@ -15,19 +15,14 @@ def describe(cli: RunCLI) -> FitInfo:
     """Return the content of `run.json` of a run that is set up."""
     hparams, trainer, suite = cli.model.hparams, cli.trainer, cli.monitor.suite
     facts = {
-        "run": cli.folder.name,
-        "schema": SCHEMA,
-        "status": "running",
+        **{"run": cli.folder.name, "schema": SCHEMA, "status": "running"},
         **provenance(),
         **_describe_model(cli.model),
         "parameters": cli.model.network.num_parameters(),
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
-        "learning_rate": hparams.learning_rate,
-        "seed": hparams.seed,
-        "precision": trainer.precision,
-        "devices": trainer.world_size,
-        "model": dict(hparams),
+        **{"learning_rate": hparams.learning_rate, "seed": hparams.seed, "model": dict(hparams)},
+        **{"precision": trainer.precision, "devices": trainer.world_size},
         "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),

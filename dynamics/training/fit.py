@@ -18,9 +18,9 @@ from dynamics.training.checkpoint import read_state, resolve_resume, state_path,
 from dynamics.training.describe import announce, describe
 from dynamics.training.lightning_cli import RunCLI
 
+# Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
 FIXED = ("objective", "is_causal", "task", "seed", "context", "batch_size")
 FIXED_DATA = ("sha256", "recipe", "vocabulary")
-"""Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order."""
 
 
 def main(verb: str, argv: Sequence[str]) -> None:
@@ -30,10 +30,7 @@ def main(verb: str, argv: Sequence[str]) -> None:
     transformers_logging.set_verbosity_error()
     options = split_options(argv)
     try:
-        if verb == "fit":
-            fit(options)
-        else:
-            evaluate(verb, options)
+        fit(options) if verb == "fit" else evaluate(verb, options)
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
 
@@ -144,13 +141,9 @@ def _train(cli: RunCLI, state: Path | None) -> None:
 
 def _write_evaluation(cli: RunCLI, verb: str, step: int) -> None:
     """Add the values of an evaluation to the record as curves, and print them."""
-    folder, record = cli.folder, Record(cli.folder)
-    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    split = condition(split="test") if verb == "test" else ""
-    record.add_curves(
-        Row(folder.name, "", split, step, "validation", -1, -1, name.split("/")[1], value)
-        for name, value in values.items()
-    )
-    record.flush()
-    for name, value in values.items():
+    run, record, split = cli.folder.name, Record(cli.folder), condition(split="test") if verb == "test" else ""
+    for name, value in cli.trainer.callback_metrics.items():
+        metric = name.split("/")[1]
+        record.add_curves([Row(run, "", split, step, "validation", -1, -1, metric, float(value))])
         print(f"{name} at step {step}: {value:.4f}")
+    record.flush()

@@ -19,12 +19,7 @@ POSTFIX = {  # curves whose newest value stands after the bar, by the name that 
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring.
-
-    Args:
-        curves: source of the newest values.
-        monitor: source of the time spent measuring.
-    """
+    """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring."""
 
     priority: ClassVar[int] = 0  # last: it shows what the others have just computed
 
@@ -46,7 +41,6 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(Path(trainer.default_root_dir).name)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the values that stand after the bar."""
         latest = self._curves.latest
         values = {name: f"{latest[key]:.3f}" for name, key in POSTFIX.items() if key in latest}
         return {**values, "measuring": f"{self._monitor.seconds:.1f}s"}
