@@ -18,7 +18,6 @@ class OneSentenceErrors:
     dashes = ""  # what precedes the name of an option in an error: nothing before the keys of a configuration
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as an `InputError`."""
         options = [text.lstrip("-") for action in self._actions for text in action.option_strings]
         if self.exit_on_error:
             raise InputError(explain(message, options, self.dashes)) from ex

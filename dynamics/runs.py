@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,16 +74,17 @@ def read(run: str | Path) -> RunInfo:
     return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
 
 
+@dataclass
 class Run(Generic[Info]):
     """A run that is under way in this process; change `info`, the content of its `run.json`, and call `save`."""
 
-    def __init__(self, folder: Path, info: Info, resumed: bool) -> None:
-        self.folder, self.info, self.resumed = folder, info, resumed
-        self.ends_as = "done"  # status that it gets where nothing goes wrong
-        self.is_discarded = False  # whether nothing of it is kept, although it has a record
+    folder: Path
+    info: Info
+    resumed: bool
+    ends_as: str = "done"  # status that it gets where nothing goes wrong
+    is_discarded: bool = False  # whether nothing of it is kept, although it has a record
 
     def save(self) -> None:
-        """Write `run.json`."""
         write_text(self.folder / "run.json", json.dumps(self.info.to_dict(), indent=2, default=str) + "\n")
 
     def finish(self, status: str) -> None:

@@ -125,7 +125,7 @@ class Parser(OneSentenceErrors, ArgumentParser):
             read_config(Path(config))  # names the file where it is no configuration
         values = {**vars(self.parse_args(list(words))), self.passes_on: tuple(others)}
         try:
-            self.verb(**{parameter.name: _argument(parameter, values) for parameter in self.parameters})
+            self.verb(**{name: _argument(name, kind, values) for name, kind, *_ in self.parameters})
         except InputError as error:
             raise InputError(self._with_dashes(str(error))) from error
 
@@ -148,8 +148,7 @@ class Parser(OneSentenceErrors, ArgumentParser):
         return f"--{sentence}" if match and f"--{match[1]}" in self.options else sentence
 
 
-def _argument(parameter: Option, values: dict[str, Any]) -> Any:
-    name, kind = parameter.name, parameter.type
+def _argument(name: str, kind: Any, values: dict[str, Any]) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return kind(**{field.name: values[field.name] for field in options_of(kind)})
     return values[name]

@@ -74,10 +74,10 @@ def test(*words: str) -> None:
 
 def _run(verb: str, words: tuple[str, ...]) -> None:
     names = {word.partition("=")[0] for word in words}
-    if {"-h", "--help"} & names:
-        print("\n".join(_head(verb)))
-        if not names & ({"-c", "--config"} if verb == "fit" else {"--config", "--run"}):
-            print("\n".join(_tail(verb)))
+    if {"-h", "--help"} & set(words):
+        is_short = not names & ({"-c", "--config"} if verb == "fit" else {"--config", "--run"})
+        print("\n".join(_help(verb, is_short)))
+        if is_short:
             return
         print("\nAll keys; those of a class: --model.help LanguageModel, --data.help CharData\n", flush=True)
     from dynamics.training.fit import main
@@ -91,20 +91,18 @@ def option_names(verb: str) -> list[str]:
     return [f"--{name}" for name in [*(option.split()[0] for option in options), *KEYS]]
 
 
-def _head(verb: str) -> Iterator[str]:
+def _help(verb: str, is_short: bool) -> Iterator[str]:
     doc = read_doc(globals()[verb].__doc__)
     options = FIT_OPTIONS if verb == "fit" else EVALUATION_OPTIONS
     yield f"usage: dynamics {verb} --{next(iter(options))} [options] [KEY VALUE ...]\n\n{doc.summary}\n"
     for option, text in options.items():
         yield f"  --{option:<22} {text}"
-
-
-def _tail(verb: str) -> Iterator[str]:
+    if not is_short:
+        return
     if verb == "fit":
         yield f"\nkeys that are often set, and their values in {EXAMPLE}:"
         for key, (value, text) in read_keys().items():
             yield f"  --{key:<22} {_written(value):<17}{text}"
-    doc = read_doc(globals()[verb].__doc__)
     yield "\nexamples:"
     yield from (f"  {example}" for example in doc.examples)
     needed = f"--config {EXAMPLE}" if verb == "fit" else "--run NAME"

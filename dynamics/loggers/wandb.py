@@ -56,7 +56,6 @@ class WandbLogger(LightningWandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the run of W&B, begun at the first call."""
         try:
             return super().experiment
         except wandb.Error as error:
@@ -65,7 +64,6 @@ class WandbLogger(LightningWandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values against `trainer/global_step`."""
         for key in metrics:
             if key not in self._defined:
                 self.experiment.define_metric(key, step_metric=STEP)

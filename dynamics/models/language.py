@@ -156,7 +156,6 @@ class LanguageModel(RegularizedModule):
         self._forward = torch.compile(self._states) if self.hparams.compile else self._states
 
     def describe(self) -> dict[str, Any]:
-        """Return what `run.json` says of the model."""
         hparams, config = self.hparams, self.network.config
         mask = "causal" if hparams.is_causal else "bidirectional"
         architecture = [] if hparams.architecture == architectures.DEFAULT else [hparams.architecture]
@@ -188,12 +187,9 @@ class LanguageModel(RegularizedModule):
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     def _states(self, ids: Tensor) -> Tensor:
-        """Run the network up to what `_logits` takes: our own head runs on the positions that count alone."""
+        """Return logits, or of our own network the states before its head, which runs on the positions that count."""
         ours = isinstance(self.network, CharTransformerLM)
         return self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
-
-    def _logits(self, states: Tensor) -> Tensor:
-        return self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
 
     def _loss(self, batch: WindowBatch, stream: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean cross-entropy in nats a predicted character, over this share of the batch."""
@@ -205,7 +201,8 @@ class LanguageModel(RegularizedModule):
             states = forward(corrupted)
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
             targets = ids.gather(1, positions)
-        return nn.functional.cross_entropy(self._logits(states).float().flatten(0, 1), targets.flatten())
+        logits = self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor]:
         # Drawn for the whole step and cut to this share, so that ranks and accumulation do not matter.
@@ -218,7 +215,6 @@ class LanguageModel(RegularizedModule):
         return corrupted, positions
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one share of the step's windows, in nats a character."""
         return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._forward), self.network, None)
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
@@ -226,13 +222,11 @@ class LanguageModel(RegularizedModule):
         return {**values, "bits_per_character": self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        """Add the loss over fixed windows (and fixed masks)."""
         self._mean.update(self._loss(batch, EVALUATION_STREAM, self._states), weight=len(batch.windows))
 
     test_step = validation_step
 
     def evaluation(self, name: str) -> dict[str, float | Tensor]:
-        """Return the mean loss in nats and in bits per character."""
         loss = self._mean.compute()
         self._mean.reset()
         return {"loss": loss, "bits_per_character": self._bits(loss)}

@@ -60,7 +60,6 @@ class Regularizer(ABC):
         """Return what the weight multiplies."""
 
     def describe(self) -> dict[str, Any]:
-        """Return its settings, for `run.json`."""
         settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"}
         return {"class": self.kind, **settings}
 

@@ -93,7 +93,6 @@ class TaskModel(RegularizedModule):
         self.task, self.network, self.quality = task, network.train(), Quality(task)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `run.json` says of the model."""
         config, path = self.network.config, Path(self.hparams.checkpoint)
         name = path.parent.name if path.name == "model" else path.name
         return {
@@ -106,7 +105,6 @@ class TaskModel(RegularizedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         config = self.network.config
         checkpoint["network"] = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
@@ -119,7 +117,6 @@ class TaskModel(RegularizedModule):
         super().on_load_checkpoint(checkpoint)
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the factor of linear warm-up, then of a line to 0."""
         last = self.trainer.max_steps
         warmup = round(self.hparams.warmup * last)
         return (step + 1) / warmup if step < warmup else max(0.0, (last - step) / max(1, last - warmup))
@@ -140,7 +137,6 @@ class TaskModel(RegularizedModule):
         return nn.functional.mse_loss(prediction, labels)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one share of the step's rows."""
         return self.training_loss(
             lambda: self._loss(self._predict(batch), batch.labels), self.network, batch.inputs["attention_mask"]
         )
@@ -152,14 +148,12 @@ class TaskModel(RegularizedModule):
             self.on_train_epoch_start()
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Predict the rows of the validation (or test) split."""
         prediction, labels = self._predict(batch), batch.labels
         self.quality.update(self._loss(prediction, labels), prediction, labels, batch.owners, batch.covered)
 
     test_step = validation_step
 
     def evaluation(self, name: str) -> dict[str, float]:
-        """Return the mean loss and the task's metrics, each at most 1."""
         return self.quality.compute(self.datamodule.examples[name])
 
 
@@ -179,7 +173,6 @@ def _classes(task: Task) -> dict[str, Any]:
 
 
 def _refuse_incomplete(name: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that lacks weights of the trunk."""
     trunk = f"{network.base_model_prefix}."
     keys = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
     missing = sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key)

@@ -54,15 +54,15 @@ class CharTransformerConfig(PreTrainedConfig):
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, key) < 1:
                 raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
-        if self.hidden_size % self.num_attention_heads:
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % heads:
             raise InputError(
-                f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: choose a number "
-                "of heads that divides it."
+                f"the width {width} cannot be shared by {heads} heads: choose a number of heads that divides it."
             )
-        if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
+        if self.positions == "rope" and width // heads % 2:
             raise InputError(
-                f"rope rotates pairs of coordinates, and {self.num_attention_heads} heads of a width of "
-                f"{self.hidden_size} have an odd number each: choose another width or number of heads."
+                f"rope rotates pairs of coordinates, and {heads} heads of a width of {width} have an odd number each: "
+                "choose another width or number of heads."
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
@@ -71,8 +71,8 @@ class CharTransformerConfig(PreTrainedConfig):
                 raise InputError(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
 
 
-def _norm(config: CharTransformerConfig, width: int) -> nn.Module:
-    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+def _norm(config: CharTransformerConfig, width: int, is_there: bool) -> nn.Module:
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias) if is_there else nn.Identity()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -94,12 +94,9 @@ class SelfAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         width = config.hidden_size
-        self.q_proj = nn.Linear(width, width, bias=config.bias)
-        self.k_proj = nn.Linear(width, width, bias=config.bias)
-        self.v_proj = nn.Linear(width, width, bias=config.bias)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=config.bias) for _ in range(3))
         self.o_proj = ResidualLinear(width, width, bias=config.bias)
-        self.q_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
-        self.k_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = (_norm(config, self.head_dim, config.qk_norm) for _ in range(2))
 
     def forward(
         self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
@@ -142,9 +139,9 @@ class Block(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.pre, self.post = config.norm == "pre", config.norm == "post"
-        self.attention_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.attention_norm = _norm(config, width, config.norm != "none")
         self.attention = SelfAttention(config, layer_idx)
-        self.mlp_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.mlp_norm = _norm(config, width, config.norm != "none")
         self.up = nn.Linear(width, 4 * width, bias=config.bias)
         self.down = ResidualLinear(4 * width, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
@@ -190,7 +187,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.final_norm = _norm(config, config.hidden_size) if config.norm == "pre" else nn.Identity()
+        self.final_norm = _norm(config, config.hidden_size, config.norm == "pre")
         self.post_init()
 
     def forward(
@@ -218,8 +215,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
                 )
             x = x + self.embed_positions(positions)
         rotation = self._rotation(positions, x.dtype) if self.config.positions == "rope" else None
-        x = self.dropout(x)
-        states = [x]
+        states = [x := self.dropout(x)]
         for layer in self.layers:
             x = layer(x, mask, rotation)
             if output_hidden_states:
@@ -229,7 +225,6 @@ class CharTransformer(CharTransformerPreTrainedModel):
         )
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of RoPE, each (T, K/2)."""
         width = self.config.hidden_size // self.config.num_attention_heads
         exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
         angles = positions.float()[:, None] * self.config.rope_theta**-exponents

@@ -137,7 +137,6 @@ class Checkpoints(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save the state now, unless that of this step is saved."""
         step = trainer.global_step
         if step == self._saved:
             return

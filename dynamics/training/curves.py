@@ -44,7 +44,6 @@ class Curves(L.Callback):
             self._record.cut(self._step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Start the clock of the step; measuring and validating are not part of it."""
         self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: object) -> None:
@@ -84,7 +83,6 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what there is before the run ends early."""
         if getattr(self, "_values", None) and trainer.world_size == 1:
             self._collect(trainer)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:

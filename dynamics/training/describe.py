@@ -17,7 +17,7 @@ def describe(cli: RunCLI) -> FitInfo:
     facts = {
         **{"run": cli.folder.name, "schema": SCHEMA, "status": "running"},
         **provenance(),
-        **_describe_model(cli.model),
+        **cli.model.describe(),
         "parameters": cli.model.network.num_parameters(),
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
@@ -27,16 +27,10 @@ def describe(cli: RunCLI) -> FitInfo:
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),
     }
-    return FitInfo.from_dict(facts)
-
-
-def _describe_model(model: Any) -> Facts:
-    facts: Facts = model.describe()
-    terms = {name: term.describe() for name, term in model.regularizers.items()}
-    if terms:
+    if terms := {name: term.describe() for name, term in cli.model.regularizers.items()}:
         names = (f"{term['class']} {term['weight']:g}" for term in terms.values())
         facts |= {"label": ", ".join([facts["label"], *names]), "regularizers": terms}
-    return facts
+    return FitInfo.from_dict(facts)
 
 
 def _describe_tokens(batches: Any) -> Facts:

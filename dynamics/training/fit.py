@@ -24,7 +24,6 @@ FIXED_DATA = ("sha256", "recipe", "vocabulary")
 
 
 def main(verb: str, argv: Sequence[str]) -> None:
-    """Run `dynamics fit`, `validate` or `test`."""
     quiet()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -65,8 +64,15 @@ def evaluate(verb: str, options: RunOptions) -> None:
     _prepare(cli, state)
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     leave_group()
-    if is_first_rank():
-        _write_evaluation(cli, verb, read_state(state, cli.model.network)["global_step"])
+    if not is_first_rank():
+        return
+    record, split = Record(folder), condition(split="test") if verb == "test" else ""
+    step = read_state(state, cli.model.network)["global_step"]
+    for name, value in cli.trainer.callback_metrics.items():
+        metric = name.split("/")[1]
+        record.add_curves([Row(folder.name, "", split, step, "validation", -1, -1, metric, float(value))])
+        print(f"{name} at step {step}: {value:.4f}")
+    record.flush()
 
 
 def _configure(folder: Path, options: RunOptions, *words: str) -> RunCLI:
@@ -137,13 +143,3 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 def _train(cli: RunCLI, state: Path | None) -> None:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     leave_group()
-
-
-def _write_evaluation(cli: RunCLI, verb: str, step: int) -> None:
-    """Add the values of an evaluation to the record as curves, and print them."""
-    run, record, split = cli.folder.name, Record(cli.folder), condition(split="test") if verb == "test" else ""
-    for name, value in cli.trainer.callback_metrics.items():
-        metric = name.split("/")[1]
-        record.add_curves([Row(run, "", split, step, "validation", -1, -1, metric, float(value))])
-        print(f"{name} at step {step}: {value:.4f}")
-    record.flush()

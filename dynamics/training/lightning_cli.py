@@ -59,11 +59,9 @@ class RunCLI(LightningCLI):
         return self.config_init["monitor"]
 
     def save_config(self) -> None:
-        """Write the resolved configuration into the run's folder."""
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.config_dump, sort_keys=False))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our callbacks, the metrics block, and one seed for everything."""
         metrics = dict[str, dict[str, Any] | None] | list[str] | None
         parser.add_argument("--metrics", type=metrics, help="what to measure: names, or names with options")
         parser.add_lightning_class_args(Monitor, "monitor")

@@ -67,7 +67,6 @@ class Monitor(L.Callback):
         return {name: planned.get(name, steps) for name, steps in scheduled.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the references of drift and the like, the time spent, and the plan."""
         return {"references": self._references, "seconds": self.seconds, "plan": self.plan}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -129,7 +128,6 @@ class Monitor(L.Callback):
 
 
 def read_plan(path: Path) -> Plan:
-    """Read the plan that a run stored."""
     try:
         content = json.loads(path.read_text())
         return {str(name): tuple(int(step) for step in steps) for name, steps in content.items()}

@@ -28,7 +28,6 @@ class ProgressBar(TQDMProgressBar):
         self._curves, self._monitor = curves, monitor
 
     def init_sanity_tqdm(self) -> Tqdm:
-        """Hide the sanity-check bar."""
         return Tqdm(disable=True)
 
     def init_validation_tqdm(self) -> Tqdm:

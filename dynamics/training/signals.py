@@ -45,7 +45,6 @@ class Interrupt(L.Callback):
             self.on_validation_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save and stop if asked to."""
         if self._asked:
             self._checkpoints.save(trainer)
             raise KeyboardInterrupt
