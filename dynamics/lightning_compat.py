@@ -68,10 +68,9 @@ def detach_experiment(logger: WandbLogger) -> Any:
 
 
 def leave_group() -> None:
-    """End the process group of the ranks while the interpreter lives; Lightning leaves that to the interpreter's end.
+    """End the process group of the ranks; at the interpreter's end, Lightning's way, it may abort the process.
 
-    There its threads may be torn down while they work, which now and then aborts a process whose work is done
-    (pytorch/pytorch issue 190489).
+    Its threads may be torn down there while they work (pytorch/pytorch issue 190489).
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

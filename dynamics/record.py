@@ -37,25 +37,20 @@ Runs = str | Path | Sequence[str | Path]
 
 
 class Row(NamedTuple):
-    """One measured value. The key is everything before `value`.
-
-    `layer` -1 means none, 0 the embeddings, 1..L the residual stream after each block; `head` -1 means the mean
-    over heads (or none). `low` and `high` bound a 95 % interval of sampling error, NaN where there is none; `n`
-    is the number of points behind the value.
-    """
+    """One measured value. The key is everything before `value`."""
 
     run: str
     subject: str
     condition: str
     step: int
     site: str
-    layer: int
-    head: int
+    layer: int  # -1 none, 0 the embeddings, 1..L the residual stream after each block
+    head: int  # -1 the mean over heads, or none
     metric: str
     value: float
-    low: float = NAN
+    low: float = NAN  # with `high` a 95 % interval of sampling error
     high: float = NAN
-    n: int = 0
+    n: int = 0  # points the value is computed from
 
 
 KEY = list(Row._fields[:8])
@@ -82,9 +77,7 @@ class Array:
 
 
 def condition(**settings: object) -> str:
-    """Return settings as the `condition` column has them: sorted `key=value` pairs, separated by commas.
-
-    In keys and values `%`, `,` and `=` are percent-encoded (`%25`, `%2C`, `%3D`).
+    """Return settings as sorted `key=value` pairs, separated by commas, with `%`, `,` and `=` percent-encoded.
 
     >>> condition(seed=1, beta=0.5), condition(against="a,b")
     ('beta=0.5,seed=1', 'against=a%2Cb')
@@ -115,10 +108,7 @@ class Record:
         self._curves: dict[tuple[object, ...], Row] = {}
 
     def write(self, step: int, rows: Sequence[Row], arrays: Sequence[Array] = (), part: str = "") -> None:
-        """Write one geometry part; the same (step, part) again replaces it.
-
-        `part` tells apart what shares a step: the subject and condition of a scan, for example.
-        """
+        """Write one geometry part; the same (step, part: of a scan, subject and condition) again replaces it."""
         name = f"{step:010d}" + (f"-{hashlib.sha1(part.encode()).hexdigest()[:10]}" if part else "")
         if arrays:
             array_rows = [(*astuple(a)[:-1], list(a.values.shape), a.values.ravel()) for a in arrays]
@@ -195,13 +185,7 @@ def _parts(runs: Runs, pattern: str, filters: Filters = None) -> Iterator[pa.Tab
 
 
 def read(runs: Runs, conditions: bool = False) -> pd.DataFrame:
-    """Return every row of one run or of many, sorted by key, with the columns of `Row`.
-
-    Args:
-        runs: a name under `checkpoints/` or a path, or a sequence of them.
-        conditions: also give every key of a condition a column of its own, as text, missing where a row's condition
-            does not have it. A key that is the name of a column already gets `condition_` in front.
-    """
+    """Return every row of runs (names or paths), sorted by key, with the columns of `Row`; see `with_conditions`."""
     tables = [*_parts(runs, "geometry-*.parquet"), *_parts(runs, "curves-*.parquet")]
     frame = pa.concat_tables(tables or [_ROWS.empty_table()]).to_pandas()
     frame = frame.sort_values(KEY, ignore_index=True)
@@ -209,7 +193,10 @@ def read(runs: Runs, conditions: bool = False) -> pd.DataFrame:
 
 
 def with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with a column for every key of its `condition` column; see `read`."""
+    """Return a frame with a column, of text, for every key of its `condition` column; missing where a row has none.
+
+    A key that is the name of a column already gets `condition_` in front.
+    """
     settings = {text: parse_condition(text) for text in frame["condition"].unique()}
     columns = {}
     for key in sorted({key for parsed in settings.values() for key in parsed}):

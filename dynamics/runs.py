@@ -108,14 +108,9 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
     run that ends before anything is in its record leaves nothing.
 
     Args:
-        info: what the `run.json` of a new run says.
+        info: what the `run.json` of a new run says; with `update`, also that of a resumed one.
         resume: anything but None to resume a run that exists.
         same: keys of `run.json` (mappings) whose entries must be what they were.
-        update: whether a resumed run says what `info` says, not what it said before.
-
-    Raises:
-        InputError: the run exists and is not resumed, is of another kind, was made with other settings, or is
-            open in another process.
     """
     folder = new(info.run)
     if resume is None:

@@ -11,13 +11,7 @@ from dynamics.errors import InputError
 
 
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
-    """Return `call(source, **settings)`, for a `from_pretrained` of transformers.
-
-    `name` is that of the source in errors; an empty `revision` is the newest one.
-
-    Raises:
-        InputError: it is not found, has no such revision, is damaged, or is not to be trusted.
-    """
+    """Return `call(source, **settings)`, for a `from_pretrained` of transformers; errors say `name` for the source."""
     name = name or source
     try:
         return call(source, **settings, **({"revision": revision} if revision else {}))

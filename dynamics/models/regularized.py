@@ -130,13 +130,11 @@ class RegularizedModule(L.LightningModule):
         """Return the results of a pass over the split `name`, the same on all ranks, and reset them."""
         raise NotImplementedError
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("validation")
-
     def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
+        self.on_validation_epoch_end("test")
 
-    def _log_evaluation(self, name: str) -> None:
+    def on_validation_epoch_end(self, name: str = "validation") -> None:
+        """Log the results of a pass over the split `name`."""
         # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
         self.log_dict({f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}, logger=False)
 

@@ -16,13 +16,9 @@ from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance,
 
 
 class Regularizer(ABC):
-    """A quantity of the token states and the term that it adds to the loss.
+    """A quantity of the token states and the term that it adds to the loss; a `weight` of 0 only measures it.
 
     Every rank and every accumulated share of a batch scores its own states.
-
-    Args:
-        weight: factor of the penalty; 0 measures the quantity and changes nothing.
-        layers: layers 1..L to take states from; None: the default of the subclass.
     """
 
     quantity: str  # the name of the quantity in the curves
