@@ -57,9 +57,7 @@ def sizes(standard: PreTrainedConfig, width: int, depth: int, heads: int) -> dic
 def _key_heads(standard: PreTrainedConfig, heads: int) -> int:
     """Return the key heads in the architecture's proportion to its query heads, where that divides them."""
     keys, queries = (getattr(standard, key, 1) for key in ("num_key_value_heads", "num_attention_heads"))
-    if not (isinstance(keys, int) and isinstance(queries, int)):
-        return heads
-    share = max(1, heads * keys // queries)
+    share = max(1, heads * keys // queries) if isinstance(keys, int) and isinstance(queries, int) else heads
     return share if heads % share == 0 else heads
 
 

@@ -175,8 +175,7 @@ def _classes(task: Task) -> dict[str, Any]:
 def _refuse_incomplete(name: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
     trunk = f"{network.base_model_prefix}."
     keys = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
-    missing = sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key)
-    if missing:
+    if missing := sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key):
         raise InputError(
             f"model.checkpoint {name} lacks {len(missing)} weights of {type(network).__name__} ({missing[0]}): they "
             "would be random."

@@ -117,18 +117,11 @@ class SelfAttention(nn.Module):
 
 
 def _eager(
-    module: SelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: object,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **options: Any
 ) -> tuple[Tensor, Tensor]:
     logits = query @ key.transpose(-1, -2) * scaling
     weights = (logits if mask is None else logits + mask).softmax(dim=-1)
-    weights = nn.functional.dropout(weights, dropout, module.training)
+    weights = nn.functional.dropout(weights, options.get("dropout", 0.0), module.training)
     return (weights @ value).transpose(1, 2), weights
 
 

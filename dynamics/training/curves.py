@@ -79,8 +79,7 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._collect(trainer)
-        self._record.flush()
+        self.on_save_checkpoint(trainer, pl_module, {})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if getattr(self, "_values", None) and trainer.world_size == 1:
@@ -109,8 +108,7 @@ class Curves(L.Callback):
             self._flushed = now
 
     def _add(self, trainer: L.Trainer, step: int, site: str, values: Mapping[str, float]) -> None:
-        if not trainer.is_global_zero:
-            return
-        rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
-        self._record.add_curves(rows)
-        self.latest |= log_rows(trainer.loggers, rows, step)
+        if trainer.is_global_zero:
+            rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
+            self._record.add_curves(rows)
+            self.latest |= log_rows(trainer.loggers, rows, step)

@@ -80,13 +80,11 @@ class Monitor(L.Callback):
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
-        self._measure_if_due(trainer, pl_module)
+        self.on_train_batch_end(trainer, pl_module)
         self._started = time.monotonic(), trainer.global_step, self.seconds
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        self._measure_if_due(trainer, pl_module)
-
-    def _measure_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure after the update (or before any) if the step is due."""
         step = trainer.global_step
         due = {name for name, steps in self._steps.items() if step in steps}
         if not due or step == self._measured:
