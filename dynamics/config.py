@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +43,7 @@ def split_options(argv: Sequence[str]) -> RunOptions:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML configuration as nested dicts.
-
-    Raises:
-        InputError: it is missing or not a YAML mapping.
-    """
+    """Read a YAML configuration as nested dicts."""
     try:
         config = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -72,11 +69,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gather_config(options: RunOptions) -> dict[str, Any]:
-    """Merge all configuration files and the size, in the order of their precedence.
-
-    Raises:
-        InputError: there is no configuration, or no such size.
-    """
+    """Merge all configuration files and the size, in the order of their precedence."""
     if not options.configs:
         raise InputError("there is no configuration: add --config FILE, for example --config configs/decoder.yaml.")
     paths = [Path(config) for config in options.configs]
@@ -88,7 +81,4 @@ def gather_config(options: RunOptions) -> dict[str, Any]:
             hint = f"choose one of {names}." if names else f"there are none in {sizes}/."
             raise InputError(f"--size {options.size} does not exist: {hint}")
         paths.append(path)
-    config: dict[str, Any] = {}
-    for path in paths:
-        config = merge(config, read_config(path))
-    return config
+    return reduce(merge, map(read_config, paths))

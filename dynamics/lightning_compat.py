@@ -41,12 +41,7 @@ def get_datamodule(trainer: L.Trainer) -> Any:
 def count_steps(trainer: L.Trainer, steps_per_epoch: int | None) -> None:
     """Turn `max_epochs` into steps, which schedules are made of, and fit the validation interval into the run.
 
-    Args:
-        trainer: before it trains; `max_steps` is -1 where epochs decide.
-        steps_per_epoch: optimiser steps of an epoch; None where the data has no epochs.
-
-    Raises:
-        InputError: epochs decide, and the data has none.
+    `max_steps` is -1 where epochs decide; `steps_per_epoch` is None where the data has no epochs.
     """
     if trainer.max_steps == -1:
         if steps_per_epoch is None:
@@ -66,16 +61,6 @@ def validation_follows(trainer: L.Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
-def end_training(trainer: L.Trainer) -> None:
-    """End training after this batch; Lightning validates once more before it stops."""
-    trainer.should_stop = True
-
-
-def is_ending(trainer: L.Trainer) -> bool:
-    """Return whether something (a limit of time, `end_training`) ends training at this step."""
-    return trainer.should_stop
-
-
 def detach_experiment(logger: WandbLogger) -> Any:
     """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
     experiment, logger._experiment = logger._experiment, None
@@ -83,10 +68,9 @@ def detach_experiment(logger: WandbLogger) -> Any:
 
 
 def leave_group() -> None:
-    """End the process group of the ranks while the interpreter lives; Lightning leaves that to the interpreter's end.
+    """End the process group of the ranks; at the interpreter's end, Lightning's way, it may abort the process.
 
-    There its threads may be torn down while they work, which now and then aborts a process whose work is done
-    (pytorch/pytorch issue 190489).
+    Its threads may be torn down there while they work (pytorch/pytorch issue 190489).
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

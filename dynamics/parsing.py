@@ -15,11 +15,9 @@ class OneSentenceErrors:
 
     exit_on_error: bool
     _actions: list[Action]
-    dashes = ""
-    """What precedes the name of an option in an error: nothing where options are the keys of a configuration."""
+    dashes = ""  # what precedes the name of an option in an error: nothing before the keys of a configuration
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as an `InputError`."""
         options = [text.lstrip("-") for action in self._actions for text in action.option_strings]
         if self.exit_on_error:
             raise InputError(explain(message, options, self.dashes)) from ex
@@ -30,12 +28,9 @@ class OneSentenceErrors:
 
 
 def explain(message: str, options: Iterable[str] = (), dashes: str = "") -> str:
-    """Return one sentence for a complaint of jsonargparse.
+    """Return one sentence for a complaint of jsonargparse: nested, with one cause for each alternative of a union.
 
-    Args:
-        message: the complaint: nested, with one cause for each alternative of a union.
-        options: names of the options that exist, to offer the nearest one.
-        dashes: what precedes the name of an option.
+    Of the `options` that exist, the nearest is offered.
 
     >>> explain("unrecognized arguments: --widht=3", ["width", "heads"], "--")
     'there is no option --widht: did you mean --width?'

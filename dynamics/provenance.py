@@ -35,14 +35,11 @@ def _git(*command: str) -> str | None:
 
 
 def _hardware() -> str:
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
-        processor = names[0] if names else processor
-    cpu = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {processor}"
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join([cpu, *gpus])
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
+    processor = name[1] if name else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ", ".join([f"{cores} x {processor}", *map(torch.cuda.get_device_name, range(torch.cuda.device_count()))])
 
 
 def provenance() -> dict[str, Any]:

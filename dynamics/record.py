@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,9 @@ from dynamics.errors import InputError
 from dynamics.files import write_atomically
 from dynamics.runs import resolve
 
-BLOCK = 100
-"""Steps in one part of the curves."""
+BLOCK = 100  # steps in one part of the curves
 
-SCHEMA = 1
-"""Version of the columns of a part, in its metadata; 0 are the parts that do not say one, with the same columns."""
+SCHEMA = 1  # of the columns of a part, in its metadata; 0 are the parts that do not say one, with the same columns
 _VERSION = b"dynamics.schema"
 
 SITES = (
@@ -34,45 +33,31 @@ SITES = (
 
 NAN = float("nan")
 Filters = list[tuple[str, str, Any]] | None
+Runs = str | Path | Sequence[str | Path]
 
 
 class Row(NamedTuple):
-    """One measured value. The key is everything before `value`.
-
-    `layer` -1 means none, 0 the embeddings, 1..L the residual stream after each block; `head` -1 means the mean
-    over heads (or none). `low` and `high` bound a 95 % interval of sampling error, NaN where there is none; `n`
-    is the number of points behind the value.
-    """
+    """One measured value. The key is everything before `value`."""
 
     run: str
     subject: str
     condition: str
     step: int
     site: str
-    layer: int
-    head: int
+    layer: int  # -1 none, 0 the embeddings, 1..L the residual stream after each block
+    head: int  # -1 the mean over heads, or none
     metric: str
     value: float
-    low: float = NAN
+    low: float = NAN  # with `high` a 95 % interval of sampling error
     high: float = NAN
-    n: int = 0
+    n: int = 0  # points the value is computed from
 
 
 KEY = list(Row._fields[:8])
 COLUMNS = list(Row._fields)
-_KEY_FIELDS = [
-    ("run", pa.string()),
-    ("subject", pa.string()),
-    ("condition", pa.string()),
-    ("step", pa.int64()),
-    ("site", pa.string()),
-    ("layer", pa.int16()),
-    ("head", pa.int16()),
-    ("metric", pa.string()),
-]
-_ROWS = pa.schema(
-    [*_KEY_FIELDS, ("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64())]
-)
+_KEY_TYPES = ("string", "string", "string", "int64", "string", "int16", "int16", "string")
+_KEY_FIELDS = list(zip(KEY, _KEY_TYPES, strict=True))
+_ROWS = pa.schema([*_KEY_FIELDS, ("value", "float64"), ("low", "float64"), ("high", "float64"), ("n", "int64")])
 _ARRAYS = pa.schema([*_KEY_FIELDS, ("shape", pa.list_(pa.int64())), ("values", pa.list_(pa.float64()))])
 
 
@@ -92,9 +77,7 @@ class Array:
 
 
 def condition(**settings: object) -> str:
-    """Return settings as the `condition` column has them: sorted `key=value` pairs, separated by commas.
-
-    In keys and values `%`, `,` and `=` are percent-encoded (`%25`, `%2C`, `%3D`).
+    """Return settings as sorted `key=value` pairs, separated by commas, with `%`, `,` and `=` percent-encoded.
 
     >>> condition(seed=1, beta=0.5), condition(against="a,b")
     ('beta=0.5,seed=1', 'against=a%2Cb')
@@ -106,10 +89,6 @@ def _escaped(text: object) -> str:
     return str(text).replace("%", "%25").replace(",", "%2C").replace("=", "%3D")
 
 
-def _unescaped(text: str) -> str:
-    return text.replace("%3D", "=").replace("%2C", ",").replace("%25", "%")
-
-
 def parse_condition(text: str) -> dict[str, str]:
     """Return the settings of a condition, as text.
 
@@ -117,7 +96,7 @@ def parse_condition(text: str) -> dict[str, str]:
     ({'against': 'a,b', 'seed': '1'}, {})
     """
     pairs = (pair.partition("=") for pair in text.split(",") if pair)
-    return {_unescaped(key): _unescaped(value) for key, _, value in pairs}
+    return {unquote(key): unquote(value) for key, _, value in pairs}
 
 
 class Record:
@@ -129,17 +108,11 @@ class Record:
         self._curves: dict[tuple[object, ...], Row] = {}
 
     def write(self, step: int, rows: Sequence[Row], arrays: Sequence[Array] = (), part: str = "") -> None:
-        """Write one geometry part; the same (step, part) again replaces it.
-
-        `part` tells apart what shares a step: the subject and condition of a scan, for example.
-        """
+        """Write one geometry part; the same (step, part: of a scan, subject and condition) again replaces it."""
         name = f"{step:010d}" + (f"-{hashlib.sha1(part.encode()).hexdigest()[:10]}" if part else "")
         if arrays:
-            self._write(
-                f"arrays-{name}.parquet",
-                _ARRAYS,
-                [(*astuple(a)[:-1], list(a.values.shape), a.values.ravel()) for a in arrays],
-            )
+            array_rows = [(*astuple(a)[:-1], list(a.values.shape), a.values.ravel()) for a in arrays]
+            self._write(f"arrays-{name}.parquet", _ARRAYS, array_rows)
         self._write(f"geometry-{name}.parquet", _ROWS, rows)
 
     def add_curves(self, rows: Iterable[Row]) -> None:
@@ -149,8 +122,7 @@ class Record:
             if block != self._block:
                 self.flush()
                 self._block, self._curves = block, {}
-                path = self.folder / self._curves_name(block)
-                if path.exists():
+                if (path := self.folder / self._curves_name(block)).exists():
                     self._curves = {old[:8]: old for old in _rows(_part(path))}
             self._curves[row[:8]] = row
 
@@ -206,55 +178,37 @@ def _part(path: Path, filters: Filters = None) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _parts(folders: Iterable[Path], pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
-    for folder in folders:
+def _parts(runs: Runs, pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
+    for folder in [resolve(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]:
         for path in sorted((folder / "record").glob(pattern)):
             yield _part(path, filters)
 
 
-def _as_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [resolve(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-
-
-def read(runs: str | Path | Sequence[str | Path], conditions: bool = False) -> pd.DataFrame:
-    """Return every row of one run or of many, sorted by key, with the columns of `Row`.
-
-    Args:
-        runs: a name under `checkpoints/` or a path, or a sequence of them.
-        conditions: also give every key of a condition a column of its own, as text, missing where a row's condition
-            does not have it. A key that is the name of a column already gets `condition_` in front.
-
-    Raises:
-        InputError: there is no such run, or a part cannot be read.
-    """
-    folders = _as_folders(runs)
-    tables = [*_parts(folders, "geometry-*.parquet"), *_parts(folders, "curves-*.parquet")]
+def read(runs: Runs, conditions: bool = False) -> pd.DataFrame:
+    """Return every row of runs (names or paths), sorted by key, with the columns of `Row`; see `with_conditions`."""
+    tables = [*_parts(runs, "geometry-*.parquet"), *_parts(runs, "curves-*.parquet")]
     frame = pa.concat_tables(tables or [_ROWS.empty_table()]).to_pandas()
     frame = frame.sort_values(KEY, ignore_index=True)
     return with_conditions(frame) if conditions else frame
 
 
 def with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with a column for every key of its `condition` column; see `read`."""
+    """Return a frame with a column, of text, for every key of its `condition` column; missing where a row has none.
+
+    A key that is the name of a column already gets `condition_` in front.
+    """
     settings = {text: parse_condition(text) for text in frame["condition"].unique()}
-    keys = sorted({key for parsed in settings.values() for key in parsed})
-    names = {key: f"condition_{key}" if key in COLUMNS else key for key in keys}
-    columns = {
-        name: frame["condition"].map({text: parsed.get(key) for text, parsed in settings.items()})
-        for key, name in names.items()
-    }
+    columns = {}
+    for key in sorted({key for parsed in settings.values() for key in parsed}):
+        values = {text: parsed.get(key) for text, parsed in settings.items()}
+        columns[f"condition_{key}" if key in COLUMNS else key] = frame["condition"].map(values)
     return frame.assign(**columns)
 
 
-def read_arrays(runs: str | Path | Sequence[str | Path], filters: Filters = None) -> list[Array]:
-    """Return every array of one run or of many.
-
-    Args:
-        runs: a name under `checkpoints/` or a path, or a sequence of them.
-        filters: read only rows that pass, for example `[("head", "=", -1)]`: there are many arrays.
-    """
+def read_arrays(runs: Runs, filters: Filters = None) -> list[Array]:
+    """Return every array of one run or of many; of `filters` such as `[("head", "=", -1)]`, only what passes."""
     arrays = []
-    for table in _parts(_as_folders(runs), "arrays-*.parquet", filters):
+    for table in _parts(runs, "arrays-*.parquet", filters):
         for row in table.to_pylist():
             values = np.asarray(row.pop("values"), dtype=float).reshape(row.pop("shape"))
             arrays.append(Array(**row, values=values))

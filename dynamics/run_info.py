@@ -4,39 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-SCHEMA = 1
-"""Version of the keys of `run.json`; 0 are the files that do not say one."""
+SCHEMA = 1  # version of the keys of `run.json`; 0 are the files that do not say one
 
 Facts = dict[str, Any]
 
 
 @dataclass(kw_only=True)
 class RunInfo:
-    """What `run.json` says of a run of any kind; a number that it does not say is None.
-
-    Args:
-        run: its name.
-        status: `running`, `done`, `stopped` (by a limit of time), `interrupted` or `failed`.
-        created, finished: times in ISO 8601; `finished` is empty while the run lasts.
-        command, commit, hardware, versions: provenance.
-        metrics: what is measured, by site and name, with the options of each.
-        descriptions: title, unit, estimator and the like of every metric that is measured, by name.
-        unknown: keys that this version does not know; they are kept.
-    """
+    """What `run.json` says of a run of any kind; a number that it does not say is None."""
 
     kind: ClassVar[str] = ""
     run: str
-    status: str = "running"
+    status: str = "running"  # or `done`, `stopped` (by a limit of time), `interrupted`, `failed`
     schema: int = SCHEMA
-    created: str = ""
+    created: str = ""  # times in ISO 8601
     finished: str = ""
     command: str = ""
     commit: str | None = None
     hardware: str = ""
     versions: Facts = field(default_factory=dict)
-    metrics: Any = field(default_factory=dict)
-    descriptions: dict[str, Facts] = field(default_factory=dict)
-    unknown: Facts = field(default_factory=dict)
+    metrics: Any = field(default_factory=dict)  # by site and name, with the options of each
+    descriptions: dict[str, Facts] = field(default_factory=dict)  # title, unit, estimator ... of metrics, by name
+    unknown: Facts = field(default_factory=dict)  # keys that this version does not know; they are kept
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -77,8 +66,7 @@ class FitInfo(RunInfo):
     devices: int | None = None
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
-    probe: Facts = field(default_factory=dict)
-    """The evaluation tokens that the geometry is measured on."""
+    probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on
     regularizers: dict[str, Facts] = field(default_factory=dict)
 
 
@@ -108,10 +96,7 @@ class ConeInfo(ModelsInfo):
 
 @dataclass(kw_only=True)
 class ProbeInfo(RunInfo):
-    """A probe of untrained blocks: the settings of `dynamics probe`, and the actual size of every design.
-
-    Settings that have no effect (of random blocks, or of an architecture) are missing.
-    """
+    """A probe: the settings of `dynamics probe` that have an effect, and the actual size of every design."""
 
     kind: ClassVar[str] = "probe"
     beta: list[float] = field(default_factory=list)

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,13 +25,10 @@ Info = TypeVar("Info", bound=RunInfo)
 
 
 def new(name: str) -> Path:
-    """Return the folder of a run that is to be made.
+    """Return the folder of a run that is to be made; refuse a path for a name.
 
     >>> str(new("decoder"))
     'checkpoints/decoder'
-
-    Raises:
-        InputError: `name` is a path.
     """
     if Path(name).name != name or name in ("", ".."):
         raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
@@ -56,13 +53,8 @@ def find(run: str | Path) -> Path | None:
 
 
 def resolve(run: str | Path) -> Path:
-    """Return the folder of a run given by name or by path.
-
-    Raises:
-        InputError: there is none; the nearest names that exist are offered.
-    """
-    folder = find(run)
-    if folder is not None:
+    """Return the folder of a run given by name or by path; refuse one that does not exist, offering the nearest."""
+    if (folder := find(run)) is not None:
         return folder
     names = [path.name for path in CHECKPOINTS.glob("*") if (path / "run.json").is_file()]
     near = get_close_matches(str(run), names, n=3) or sorted(names)[:3]
@@ -71,11 +63,7 @@ def resolve(run: str | Path) -> Path:
 
 
 def read(run: str | Path) -> RunInfo:
-    """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`.
-
-    Raises:
-        InputError: there is no such run, or the file cannot be read.
-    """
+    """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`."""
     path = resolve(run) / "run.json"
     try:
         content = json.loads(path.read_text())
@@ -86,24 +74,17 @@ def read(run: str | Path) -> RunInfo:
     return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
 
 
+@dataclass
 class Run(Generic[Info]):
-    """A run that is under way in this process.
+    """A run that is under way in this process; change `info`, the content of its `run.json`, and call `save`."""
 
-    Args:
-        folder: its folder.
-        info: what its `run.json` says; change it and call `save`.
-        resumed: whether it existed before.
-    """
-
-    def __init__(self, folder: Path, info: Info, resumed: bool) -> None:
-        self.folder, self.info, self.resumed = folder, info, resumed
-        self.ends_as = "done"
-        """Status that it gets where nothing goes wrong."""
-        self.is_discarded = False
-        """Whether nothing of it is kept, although it has a record."""
+    folder: Path
+    info: Info
+    resumed: bool
+    ends_as: str = "done"  # status that it gets where nothing goes wrong
+    is_discarded: bool = False  # whether nothing of it is kept, although it has a record
 
     def save(self) -> None:
-        """Write `run.json`."""
         write_text(self.folder / "run.json", json.dumps(self.info.to_dict(), indent=2, default=str) + "\n")
 
     def finish(self, status: str) -> None:
@@ -127,20 +108,14 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
     run that ends before anything is in its record leaves nothing.
 
     Args:
-        info: what the `run.json` of a new run says.
+        info: what the `run.json` of a new run says; with `update`, also that of a resumed one.
         resume: anything but None to resume a run that exists.
         same: keys of `run.json` (mappings) whose entries must be what they were.
-        update: whether a resumed run says what `info` says, not what it said before.
-
-    Raises:
-        InputError: the run exists and is not resumed, is of another kind, was made with other settings, or is
-            open in another process.
     """
     folder = new(info.run)
-    existed = exists(folder)
-    if existed:
-        if resume is None:
-            refuse_existing(folder)
+    if resume is None:
+        refuse_existing(folder)
+    if existed := exists(folder):
         info = _resumed(folder, info, same, update)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -163,11 +138,7 @@ def exists(folder: Path) -> bool:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Refuse a new run in a folder that holds one.
-
-    Raises:
-        InputError: it does.
-    """
+    """Refuse a new run in a folder that holds one."""
     if exists(folder):
         raise InputError(f"a run named {folder.name} exists: add --resume auto to resume it, or choose another --run.")
 
@@ -186,11 +157,7 @@ def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Inf
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
-    """Refuse a run whose settings under the keys `same` have changed; of mappings, the entries of `now` count.
-
-    Raises:
-        InputError: naming the first that differs.
-    """
+    """Refuse a run whose settings under the keys `same` have changed; of mappings, the entries of `now` count."""
     for key in same:
         old, new_ = getattr(before, key), getattr(now, key)
         if isinstance(new_, Mapping):

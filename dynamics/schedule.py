@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from dynamics.errors import InputError
 
@@ -11,10 +12,7 @@ class Schedule(ABC):
 
     @staticmethod
     def parse(spec: object, key: str) -> "Schedule":
-        """Return the schedule of a short form, `{every: 50}` or `{per_decade: 5}`.
-
-        Raises:
-            InputError: it is neither; `key` is the setting that it came from.
+        """Return the schedule of a short form, `{every: 50}` or `{per_decade: 5}`, of the setting `key`.
 
         >>> Schedule.parse({"every": 50}, "monitor.schedule")
         Every(interval=50)
@@ -35,9 +33,6 @@ class Schedule(ABC):
 
     def steps(self, last: int) -> tuple[int, ...]:
         """Return all steps to measure at, ascending, for a run of `last` optimiser updates.
-
-        Raises:
-            InputError: `last` is negative.
 
         >>> LogSpaced().steps(10)
         (0, 1, 2, 4, 8, 10)
@@ -81,8 +76,5 @@ class LogSpaced(Schedule):
 
     def inner(self, last: int) -> set[int]:
         ratio = 2.0 if self.per_decade is None else 10 ** (1 / self.per_decade)
-        steps, exponent = set(), 0
-        while (step := round(ratio**exponent)) < last:
-            steps.add(step)
-            exponent += 1
-        return steps
+        steps = (round(ratio**exponent) for exponent in count())
+        return set(takewhile(lambda step: step < last, steps))

@@ -61,12 +61,12 @@ class Log(L.Callback):
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.end_at:
-            compat.end_training(trainer)
+            trainer.should_stop = True
         if compat.validation_follows(trainer):
             self.expected.append(trainer.global_step)
 
     def on_validation_end(self, trainer, *_):
-        assert compat.is_ending(trainer) == (trainer.global_step == self.end_at)
+        assert trainer.should_stop == (trainer.global_step == self.end_at)
         self.validated.append(trainer.global_step)
 
 

@@ -40,15 +40,17 @@ def offers(line: str, verbs: Verbs) -> list[str]:
         return []
     if not words or line[-1].isspace():
         words.append("")
-    if len(words) == 1:
-        return _beginning(words[0], [*verbs, "--help", "--version"])
-    verb, *before, word = words
-    if verb not in verbs:
-        return []
-    option, equals, value = word.partition("=")
-    if equals:
-        return [f"{option}={offer}" for offer in _beginning(value, _values(option.lstrip("-")))]
-    return _beginning(word, _candidates(verb, verbs, before[-1] if before else "", word.startswith("-")))
+    verb, *before, word = words if len(words) > 1 else ("", *words)
+    option, equals, _ = word.partition("=")
+    if not verb:
+        candidates = [*verbs, "--help", "--version"]
+    elif verb not in verbs:
+        candidates = []
+    elif equals:
+        candidates = [f"{option}={value}" for value in _values(option.lstrip("-"))]
+    else:
+        candidates = _candidates(verb, verbs, before[-1] if before else "", word.startswith("-"))
+    return [candidate for candidate in candidates if candidate.startswith(word)]
 
 
 def _candidates(verb: str, verbs: Verbs, previous: str, is_option: bool) -> list[str]:
@@ -74,7 +76,3 @@ def _values(name: str) -> list[str]:
     if name == "size":
         return sorted(path.stem for path in Path("configs/sizes").glob("*.yaml"))
     return ["auto"] if name == "resume" else []
-
-
-def _beginning(word: str, candidates: list[str]) -> list[str]:
-    return [candidate for candidate in candidates if candidate.startswith(word)]

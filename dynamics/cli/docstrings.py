@@ -32,9 +32,7 @@ def read_doc(docstring: str | None) -> Doc:
 
 
 def read_parameters(class_path: str) -> dict[str, tuple[Any, str]]:
-    """Return default and help text of the parameters of a class of this package.
-
-    The default is None where there is none, or where it is not written out.
+    """Return default (None where it is not written out) and help text of the parameters of a class of this package.
 
     >>> read_parameters("dynamics.data.windows.CharData")["context"][0]
     256

@@ -14,11 +14,10 @@ import dynamics
 from dynamics.cli.verbs import VERBS
 from dynamics.errors import Failure, InputError
 
-UNUSABLE = {
+UNUSABLE = {  # what the user can do something about among the errors of a file or folder
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
-"""What the user can do something about among the errors of a file or folder."""
 
 # Threads that wait by spinning stall one another for milliseconds as soon as anything else wants a core. The
 # OpenMP runtime reads this once, before torch is imported.
@@ -28,7 +27,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of what is printed has left: keep the interpreter's end from writing to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise

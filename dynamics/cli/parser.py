@@ -17,10 +17,8 @@ from dynamics.config import read_config, split_options
 from dynamics.errors import InputError
 from dynamics.parsing import OneSentenceErrors
 
-REQUIRED = inspect.Parameter.empty
-"""In the place of a default where there is none."""
-OTHER_OPTIONS = tuple[str, ...]
-"""Type of a parameter that takes the options of another verb."""
+REQUIRED = inspect.Parameter.empty  # in the place of a default where there is none
+OTHER_OPTIONS = tuple[str, ...]  # type of a parameter that takes the options of another verb
 
 
 class Option(NamedTuple):
@@ -66,9 +64,6 @@ class Parser(OneSentenceErrors, ArgumentParser):
     switch; a list that is empty by default is filled by repeating its option; anything else is read as YAML of its
     type. A dataclass stands for its fields; where all of them have defaults, `--config FILE` sets them too.
     An option may be written with - in the place of _.
-
-    Args:
-        verb: the function. Its docstring gives the description, the help texts, and the examples.
     """
 
     dashes = "--"
@@ -116,7 +111,6 @@ class Parser(OneSentenceErrors, ArgumentParser):
 
     @property
     def positional(self) -> list[Action]:
-        """Parameters that have no option."""
         return [action for action in self._actions if not action.option_strings]
 
     @property
@@ -125,17 +119,13 @@ class Parser(OneSentenceErrors, ArgumentParser):
         return {text: action.nargs != 0 for action in self._actions for text in action.option_strings}
 
     def run(self, words: Sequence[str]) -> None:
-        """Call the verb with what the words say.
-
-        Raises:
-            InputError: of the words or of the verb; parameters are named by their options.
-        """
+        """Call the verb with what the words say; in an `InputError`, parameters are named by their options."""
         words, others = self._split(words) if self.passes_on else (words, [])
         for config in split_options(words).configs if "--config" in self.options else []:
             read_config(Path(config))  # names the file where it is no configuration
         values = {**vars(self.parse_args(list(words))), self.passes_on: tuple(others)}
         try:
-            self.verb(**{parameter.name: _argument(parameter, values) for parameter in self.parameters})
+            self.verb(**{name: _argument(name, kind, values) for name, kind, *_ in self.parameters})
         except InputError as error:
             raise InputError(self._with_dashes(str(error))) from error
 
@@ -158,8 +148,7 @@ class Parser(OneSentenceErrors, ArgumentParser):
         return f"--{sentence}" if match and f"--{match[1]}" in self.options else sentence
 
 
-def _argument(parameter: Option, values: dict[str, Any]) -> Any:
-    name, kind = parameter.name, parameter.type
+def _argument(name: str, kind: Any, values: dict[str, Any]) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return kind(**{field.name: values[field.name] for field in options_of(kind)})
     return values[name]

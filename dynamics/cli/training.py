@@ -26,28 +26,18 @@ EVALUATION_OPTIONS = {
     "resume PATH": "training state to evaluate (the newest of the run when missing)",
     "config FILE": "other settings than the config.yaml of the run",
 }
-KEYS = {
+KEYS = {  # keys that people set, with a help text where no class of ours has one
     "seed_everything": "decides initial weights, windows and masks",
     "metrics": "what to measure: [anisotropy, entropy], or names with options",
-    "model.architecture": "",
-    "model.objective": "",
-    "model.is_causal": "",
-    "model.depth": "",
-    "model.width": "",
-    "model.heads": "",
-    "model.learning_rate": "",
+    **dict.fromkeys(("model.architecture", "model.objective", "model.is_causal", "model.depth", "model.width"), ""),
+    **dict.fromkeys(("model.heads", "model.learning_rate"), ""),
     "model.regularizers+": "IStar or CosReg; then --model.regularizers.weight=-2",
-    "data.corpus": "",
-    "data.context": "",
-    "data.batch_size": "",
+    **dict.fromkeys(("data.corpus", "data.context", "data.batch_size"), ""),
     "trainer.max_steps": "optimiser steps",
     "trainer.precision": "32-true or bf16-mixed (picked for the machine when missing)",
     "trainer.logger": "false: without W&B",
-    "monitor.schedule": "",
-    "monitor.keep_weights": "",
-    "checkpoints.every": "",
+    **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
 }
-"""Keys that people set, with a help text where no class of ours has one."""
 TEXT_WIDTH = 76
 
 
@@ -83,11 +73,11 @@ def test(*words: str) -> None:
 
 
 def _run(verb: str, words: tuple[str, ...]) -> None:
+    names = {word.partition("=")[0] for word in words}
     if {"-h", "--help"} & set(words):
-        print("\n".join(_head(verb)))
-        names = {word.partition("=")[0] for word in words}
-        if not names & ({"-c", "--config"} if verb == "fit" else {"--config", "--run"}):
-            print("\n".join(_tail(verb)))
+        is_short = not names & ({"-c", "--config"} if verb == "fit" else {"--config", "--run"})
+        print("\n".join(_help(verb, is_short)))
+        if is_short:
             return
         print("\nAll keys; those of a class: --model.help LanguageModel, --data.help CharData\n", flush=True)
     from dynamics.training.fit import main
@@ -101,20 +91,18 @@ def option_names(verb: str) -> list[str]:
     return [f"--{name}" for name in [*(option.split()[0] for option in options), *KEYS]]
 
 
-def _head(verb: str) -> Iterator[str]:
+def _help(verb: str, is_short: bool) -> Iterator[str]:
     doc = read_doc(globals()[verb].__doc__)
     options = FIT_OPTIONS if verb == "fit" else EVALUATION_OPTIONS
     yield f"usage: dynamics {verb} --{next(iter(options))} [options] [KEY VALUE ...]\n\n{doc.summary}\n"
     for option, text in options.items():
         yield f"  --{option:<22} {text}"
-
-
-def _tail(verb: str) -> Iterator[str]:
+    if not is_short:
+        return
     if verb == "fit":
         yield f"\nkeys that are often set, and their values in {EXAMPLE}:"
         for key, (value, text) in read_keys().items():
             yield f"  --{key:<22} {_written(value):<17}{text}"
-    doc = read_doc(globals()[verb].__doc__)
     yield "\nexamples:"
     yield from (f"  {example}" for example in doc.examples)
     needed = f"--config {EXAMPLE}" if verb == "fit" else "--run NAME"
@@ -122,12 +110,8 @@ def _tail(verb: str) -> Iterator[str]:
 
 
 def read_keys() -> dict[str, tuple[Any, str]]:
-    """Return the value and the help text of every key in `KEYS`.
-
-    The value is that of the example configuration, or the default of the class.
-    """
-    path = ROOT / EXAMPLE
-    config = read_config(path) if path.is_file() else {}
+    """Return the value of every key in `KEYS`, that of the example or the default of the class, and its help text."""
+    config = read_config(ROOT / EXAMPLE) if (ROOT / EXAMPLE).is_file() else {}
     parameters = {room: read_parameters(class_path) for room, class_path in CLASSES.items()}
     values: dict[str, tuple[Any, str]] = {}
     for key, text in KEYS.items():

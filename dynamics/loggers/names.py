@@ -5,8 +5,8 @@ from typing import Any
 
 from dynamics.record import Row
 
+# Sites that are not put before a metric's name: its name alone is unique, or the site leads it anyway.
 PLAIN_SITES = ("residual", "attention", "weight", "train", "validation", "cost")
-"""Sites that are not put before a metric's name: its name alone is unique, or the site leads it anyway."""
 
 
 def flat_name(row: Row) -> str:
@@ -22,9 +22,7 @@ def flat_name(row: Row) -> str:
     if row.layer < 0:
         return f"{row.site}/{row.metric}"
     name = row.metric if row.site in PLAIN_SITES else f"{row.site}_{row.metric}"
-    if row.head >= 0:
-        return f"{name}_head/L{row.layer:02d}H{row.head:02d}"
-    return f"{name}/layer_{row.layer:02d}"
+    return f"{name}_head/L{row.layer:02d}H{row.head:02d}" if row.head >= 0 else f"{name}/layer_{row.layer:02d}"
 
 
 def log_rows(loggers: Iterable[Any], rows: Sequence[Row], step: int) -> dict[str, float]:

@@ -49,34 +49,21 @@ class WandbLogger(LightningWandbLogger):
         self.mode = mode or os.environ.get("WANDB_MODE") or pick_mode()
         settings = wandb.Settings(quiet=True, console="off", init_timeout=20, finish_timeout=60)
         super().__init__(
-            name=name,
-            save_dir=save_dir or ".",
-            project=project,
-            entity=entity,
-            mode=self.mode,
-            settings=settings,
+            name=name, save_dir=save_dir or ".", project=project, entity=entity, mode=self.mode, settings=settings
         )
         self._defined: set[str] = set()
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the run of W&B, begun at the first call.
-
-        Raises:
-            InputError: W&B refuses it.
-        """
         try:
             return super().experiment
         except wandb.Error as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"W&B does not begin a run ({reason}): set trainer.logger.init_args.mode offline."
-            ) from error
+            why = " ".join(str(error).split())
+            raise InputError(f"W&B does not begin a run ({why}): set trainer.logger.init_args.mode offline.") from error
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values against `trainer/global_step`."""
         for key in metrics:
             if key not in self._defined:
                 self.experiment.define_metric(key, step_metric=STEP)
@@ -86,8 +73,7 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close the run, so that the next one in this process is a new one."""
-        experiment = detach_experiment(self)
-        if experiment is not None:
+        if (experiment := detach_experiment(self)) is not None:
             experiment.finish(exit_code=0 if status == "success" else 1)
             self._defined.clear()
 

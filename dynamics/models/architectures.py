@@ -8,56 +8,40 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from dynamics.errors import InputError
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 DEFAULT = CharTransformerConfig.model_type
+# Widths inside the MLP, scaled with the model's.
 INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
-"""Widths inside the MLP, scaled with the model's."""
+# Keys of a configuration and the options that set them.
 OPTIONS = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
-"""Keys of a configuration and the options that set them."""
+# Ends of the keys of special tokens, and of the probabilities of dropout.
 SPECIAL, DROPOUT = ("_token_id", "pad_index"), ("dropout", "dropout_prob", "pdrop")
-"""Ends of the keys of special tokens, and of the probabilities of dropout."""
-WITH_HEAD: tuple[Any, ...] = (AutoModelForMaskedLM, AutoModelForCausalLM)
+WITH_HEAD: tuple[Any, ...] = (transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM)
+# Change of earlier logits, as a share of their standard deviation, below which they do not see later tokens.
 TOLERANCE = 1e-5
-"""Change of earlier logits, as a share of their standard deviation, below which they do not see later tokens."""
 HEAD_STD = 0.02
 
 
 def find(name: str) -> type[PreTrainedConfig]:
-    """Return the configuration class of an architecture.
-
-    Raises:
-        InputError: it does not exist, or is made of several models.
-    """
-    if name not in CONFIG_MAPPING:
-        near = get_close_matches(name, list(CONFIG_MAPPING), n=3) or ["gpt2", "bert", "llama"]
+    """Return the configuration class of an architecture; refuse one that is unknown or made of several models."""
+    mapping = transformers.CONFIG_MAPPING
+    if name not in mapping:
+        near = get_close_matches(name, list(mapping), n=3) or ["gpt2", "bert", "llama"]
         raise InputError(f"transformers has no architecture {name}: did you mean {', '.join(near)}?")
-    kind = CONFIG_MAPPING[name]
+    kind = mapping[name]
     if parts := [part.model_type for part in kind.sub_configs.values() if hasattr(part, "model_type")]:
         raise InputError(f"architecture {name} is made of several models: name one of {', '.join(parts)}.")
     return kind
 
 
 def sizes(standard: PreTrainedConfig, width: int, depth: int, heads: int) -> dict[str, int]:
-    """Return the keys that set the size of a model; those that depend on the width keep their proportion to it.
-
-    Args:
-        standard: the architecture's configuration as it comes.
-        width: of the residual stream.
-        depth: layers.
-        heads: attention heads.
-    """
+    """Return the keys that set the size of a model; those that depend on the width keep their proportion to it."""
     head = width // heads
     return {
         "hidden_size": width,
@@ -73,9 +57,7 @@ def sizes(standard: PreTrainedConfig, width: int, depth: int, heads: int) -> dic
 def _key_heads(standard: PreTrainedConfig, heads: int) -> int:
     """Return the key heads in the architecture's proportion to its query heads, where that divides them."""
     keys, queries = (getattr(standard, key, 1) for key in ("num_key_value_heads", "num_attention_heads"))
-    if not (isinstance(keys, int) and isinstance(queries, int)):
-        return heads
-    share = max(1, heads * keys // queries)
+    share = max(1, heads * keys // queries) if isinstance(keys, int) and isinstance(queries, int) else heads
     return share if heads % share == 0 else heads
 
 
@@ -91,11 +73,7 @@ def settable(standard: PreTrainedConfig, values: Mapping[str, int]) -> dict[str,
 
 
 def refuse_overrides(overrides: Mapping[str, Any], standard: PreTrainedConfig, taken: Collection[str]) -> None:
-    """Refuse keys that the configuration does not have, or that other options set.
-
-    Raises:
-        InputError: naming the key.
-    """
+    """Refuse keys that the configuration does not have, or that other options set (`taken`)."""
     allowed = {*standard.to_dict(), *standard.attribute_map} - set(taken)
     for key in overrides:
         if key in taken or standard.attribute_map.get(key) in taken:
@@ -145,18 +123,18 @@ def build(
     """Build a language model of an architecture of transformers, and check that its mask is as asked for.
 
     Args:
-        name: the architecture.
         common: `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings`
             (the longest input), `pad_token_id` and `is_causal`.
         dropout: probability, wherever the architecture has dropout.
         overrides: further keys of its configuration.
-        seed: decides the weights.
-
-    Raises:
-        InputError: there is no such language model, it cannot have this size, or its mask cannot be switched.
     """
     standard = find(name)()
-    _refuse_no_language_model(name, standard)
+    if standard.is_encoder_decoder:
+        raise InputError(f"architecture {name} is an encoder with a decoder; choose one that is either.")
+    autos = (auto for auto in (*WITH_HEAD, AutoModel) if type(standard) in auto._model_mapping)
+    models = (auto._model_mapping[type(standard)] for auto in autos)
+    if getattr(next(models, None), "main_input_name", None) != "input_ids":
+        raise InputError(f"architecture {name} is no model of text; choose one that is.")
     context, causal, error = common["max_position_embeddings"], common["is_causal"], Exception()
     # RoBERTa and its kin count positions from the id of the padding token.
     for reach in (context, context + common["pad_token_id"] + 1):
@@ -181,15 +159,6 @@ def build(
         f"architecture {name} cannot be built {common['hidden_size']} wide with {common['num_attention_heads']} heads "
         f"({message}): choose other sizes, or set what it needs in model.overrides."
     ) from error
-
-
-def _refuse_no_language_model(name: str, standard: PreTrainedConfig) -> None:
-    if standard.is_encoder_decoder:
-        raise InputError(f"architecture {name} is an encoder with a decoder; choose one that is either.")
-    autos = (*WITH_HEAD, AutoModel)
-    kind = next((auto._model_mapping[type(standard)] for auto in autos if type(standard) in auto._model_mapping), None)
-    if getattr(kind, "main_input_name", None) != "input_ids":
-        raise InputError(f"architecture {name} is no model of text; choose one that is.")
 
 
 def _configure(

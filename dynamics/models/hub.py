@@ -11,22 +11,10 @@ from dynamics.errors import InputError
 
 
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
-    """Return `call(source, **settings)`, for a `from_pretrained` of transformers.
-
-    Args:
-        call: the `from_pretrained`.
-        source: a name on the hub, or a folder.
-        name: its name in errors; the source where this is empty.
-        revision: on the hub; the newest where this is empty.
-
-    Raises:
-        InputError: it is not found, has no such revision, is damaged, or is not to be trusted.
-    """
+    """Return `call(source, **settings)`, for a `from_pretrained` of transformers; errors say `name` for the source."""
     name = name or source
-    if revision:
-        settings["revision"] = revision
     try:
-        return call(source, **settings)
+        return call(source, **settings, **({"revision": revision} if revision else {}))
     except InputError:
         raise
     except pickle.UnpicklingError as error:

@@ -22,26 +22,20 @@ from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
 OBJECTIVES = ("clm", "mlm")
+# Options that `CharTransformer` alone has, with their defaults.
 OURS_ALONE = {"norm": "pre", "positions": "learned", "qk_norm": False, "bias": False}
-"""Options that `CharTransformer` alone has, with their defaults."""
 MASKED_SHARE = 0.15
-MASK_STREAM, EVALUATION_STREAM = 1, 2
-"""Keep these draws apart from those of the windows under the same (seed, step)."""
+MASK_STREAM, EVALUATION_STREAM = 1, 2  # keep these draws apart from those of the windows under the same (seed, step)
 
 
 def corrupt(
     ids: np.ndarray, draws: np.random.Generator, mask_id: int, characters: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask for the MLM objective (BERT, 1810.04805, section 3.1).
+    """Mask token ids (B, T) for the MLM objective (BERT, 1810.04805, section 3.1).
 
     Exactly round(0.15 T) positions of every window, drawn without replacement: of these, each becomes `<mask>`
-    with probability 0.8, a uniform random character with 0.1, and stays with 0.1.
-
-    Args:
-        ids: token ids (B, T).
-        draws: the generator; a fixed number of draws is taken, whatever `ids` holds.
-        mask_id: id of `<mask>`.
-        characters: ids below this one are characters.
+    with probability 0.8, a uniform random character (an id below `characters`) with 0.1, and stays with 0.1. The
+    number of draws does not depend on what `ids` holds.
 
     Returns:
         The corrupted ids (B, T) and the chosen positions (B, round(0.15 T)), ascending.
@@ -58,14 +52,11 @@ def corrupt(
 
 
 class Tokens(NamedTuple):
-    """What the loss needs of the vocabulary.
-
-    `characters` are the ids of text, `per_character` the tokens that a character has on average.
-    """
+    """What the loss needs of the vocabulary."""
 
     mask_id: int
-    characters: int
-    per_character: float
+    characters: int  # ids of text
+    per_character: float  # tokens that a character has on average
 
 
 class LanguageModel(RegularizedModule):
@@ -92,9 +83,6 @@ class LanguageModel(RegularizedModule):
         compile: whether training runs through torch.compile (measuring never does).
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
-
-    Raises:
-        InputError: an unknown architecture or objective, an option that it does not have, or bidirectional + clm.
     """
 
     def __init__(
@@ -137,12 +125,7 @@ class LanguageModel(RegularizedModule):
         self._mean = MeanMetric()
 
     def build(self, data: CharData) -> None:
-        """Build the network for the data module's vocabulary and context, from `seed` alone.
-
-        Raises:
-            InputError: regularisers of layers that do not exist, windows too short to mask anything, or an
-                architecture that cannot have this size or this mask.
-        """
+        """Build the network for the data module's vocabulary and context, from `seed` alone."""
         vocabulary, hparams = data.text.vocabulary, self.hparams
         self.refuse_layers(hparams.depth)
         if hparams.objective == "mlm" and not round(MASKED_SHARE * data.hparams.context):
@@ -173,15 +156,12 @@ class LanguageModel(RegularizedModule):
         self._forward = torch.compile(self._states) if self.hparams.compile else self._states
 
     def describe(self) -> dict[str, Any]:
-        """Return what `run.json` says of the model."""
         hparams, config = self.hparams, self.network.config
         mask = "causal" if hparams.is_causal else "bidirectional"
         architecture = [] if hparams.architecture == architectures.DEFAULT else [hparams.architecture]
         return {
             "label": ", ".join([*architecture, mask, hparams.objective]),
-            "architecture": hparams.architecture,
-            "objective": hparams.objective,
-            "is_causal": hparams.is_causal,
+            **{key: hparams[key] for key in ("architecture", "objective", "is_causal")},
             "layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "heads": getattr(config, "num_attention_heads", 0),
@@ -193,11 +173,9 @@ class LanguageModel(RegularizedModule):
         checkpoint["network"] = {"config": self.network.config.to_diff_dict(), "tokens": self._tokens._asdict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network if need be."""
         if not hasattr(self, "network"):
             config, tokens = (checkpoint["network"][key] for key in ("config", "tokens"))
-            network = architectures.draw(AutoConfig.for_model(**config), self.hparams.seed)
-            self._take(network, Tokens(**tokens))
+            self._take(architectures.draw(AutoConfig.for_model(**config), self.hparams.seed), Tokens(**tokens))
         super().on_load_checkpoint(checkpoint)
 
     def learning_rate_factor(self, step: int) -> float:
@@ -209,13 +187,9 @@ class LanguageModel(RegularizedModule):
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     def _states(self, ids: Tensor) -> Tensor:
-        """Run the network up to what `_logits` takes: our own head runs on the positions that count alone."""
-        if isinstance(self.network, CharTransformerLM):
-            return self.network.model(ids).last_hidden_state
-        return self.network(input_ids=ids).logits
-
-    def _logits(self, states: Tensor) -> Tensor:
-        return self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
+        """Return logits, or of our own network the states before its head, which runs on the positions that count."""
+        ours = isinstance(self.network, CharTransformerLM)
+        return self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
 
     def _loss(self, batch: WindowBatch, stream: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean cross-entropy in nats a predicted character, over this share of the batch."""
@@ -227,7 +201,8 @@ class LanguageModel(RegularizedModule):
             states = forward(corrupted)
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
             targets = ids.gather(1, positions)
-        return nn.functional.cross_entropy(self._logits(states).float().flatten(0, 1), targets.flatten())
+        logits = self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor]:
         # Drawn for the whole step and cut to this share, so that ranks and accumulation do not matter.
@@ -240,7 +215,6 @@ class LanguageModel(RegularizedModule):
         return corrupted, positions
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one share of the step's windows, in nats a character."""
         return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._forward), self.network, None)
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
@@ -248,13 +222,11 @@ class LanguageModel(RegularizedModule):
         return {**values, "bits_per_character": self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        """Add the loss over fixed windows (and fixed masks)."""
         self._mean.update(self._loss(batch, EVALUATION_STREAM, self._states), weight=len(batch.windows))
 
     test_step = validation_step
 
     def evaluation(self, name: str) -> dict[str, float | Tensor]:
-        """Return the mean loss in nats and in bits per character."""
         loss = self._mean.compute()
         self._mean.reset()
         return {"loss": loss, "bits_per_character": self._bits(loss)}

@@ -13,8 +13,7 @@ from torchmetrics.text import SQuAD
 from dynamics.data.examples import Example
 from dynamics.data.task_table import Task
 
-LONGEST_ANSWER = 30
-"""Tokens of a predicted answer at most, as in the published scripts."""
+LONGEST_ANSWER = 30  # tokens of a predicted answer at most, as in the published scripts
 
 MAKERS: dict[str, Callable[[int], nn.Module]] = {
     "accuracy": lambda classes: MulticlassAccuracy(classes, average="micro"),
@@ -38,10 +37,9 @@ class Quality(nn.Module):
         self._best: dict[int, tuple[float, int, int]] = {}
 
     def update(self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
-        """Add the rows of a batch.
+        """Add the rows of a batch, with their mean loss.
 
         Args:
-            loss: their mean, 0-d.
             prediction: logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's ends.
             labels: classes or scores (B,); not used for answers.
             owners: numbers (B,) of the examples.
@@ -79,9 +77,7 @@ def best_spans(
 ) -> tuple[list[float], list[int], list[int]]:
     """Return the best answer of each row: its score, and its characters [start, end) in the context.
 
-    Args:
-        logits: of the first and last token of the answer (B, T, 2).
-        covered: characters [start, end) of the context that each token covers (B, T, 2), -1 outside of it.
+    `logits` are of its first and last token; `covered` are the characters of the context, as in `Quality.update`.
 
     >>> logits = torch.tensor([[[9.0, 0.0], [2.0, 0.0], [0.0, 3.0]]])
     >>> best_spans(logits, torch.tensor([[[-1, -1], [0, 4], [5, 9]]]))
@@ -93,7 +89,6 @@ def best_spans(
     allowed = allowed & inside[:, :, None] & inside[:, None, :]
     scores = (logits[:, :, None, 0] + logits[:, None, :, 1]).masked_fill(~allowed, -torch.inf).flatten(1)
     best, at = scores.max(1)
-    first, last = at // tokens, at % tokens
-    starts = covered[..., 0].gather(1, first[:, None])[:, 0]
-    ends = covered[..., 1].gather(1, last[:, None])[:, 0]
+    starts = covered[..., 0].gather(1, at[:, None] // tokens)[:, 0]
+    ends = covered[..., 1].gather(1, at[:, None] % tokens)[:, 0]
     return best.tolist(), starts.tolist(), ends.tolist()

@@ -23,37 +23,30 @@ class RegularizedModule(L.LightningModule):
     """A LightningModule whose loss may hold regularisers of the residual stream.
 
     A subclass builds its `network`, defines its learning rate (`learning_rate`, `weight_decay` and `betas` are among
-    its hyperparameters), takes `regularizers: list[Regularizer] | None = None`, hands it to this constructor, leaves it
-    out of `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`.
-    What overrides `on_save_checkpoint`, `on_load_checkpoint`, `on_train_epoch_start` or `on_before_optimizer_step`
-    calls this class's too. This class records the states while the network trains, keeps the terms for the curves
-    (`train_values`), and stops the run before a loss or a gradient that is not finite reaches the weights. Without
+    its hyperparameters), passes `regularizers` to this constructor, leaves them out of
+    `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`. Its hooks
+    call those of this class. The states are recorded while the network trains, the terms kept for the curves
+    (`train_values`), and the run stops before a loss or a gradient that is not finite reaches the weights. Without
     regularisers nothing is recorded, and training is the same to the bit.
-
-    Args:
-        regularizers: terms of the loss besides the task's.
     """
 
     hparams: Any
-    network: PreTrainedModel
-    """Set by `build`, or by loading a checkpoint."""
+    network: PreTrainedModel  # set by `build`, or by loading a checkpoint
 
     def __init__(self, regularizers: list[Regularizer] | None = None) -> None:
         super().__init__()
-        self.regularizers: dict[str, Regularizer] = {}
-        """By the name of their term: `istar`, and `istar_2` where there are two."""
+        self.regularizers: dict[str, Regularizer] = {}  # by term: `istar`, and `istar_2` where there are two
         for regularizer in regularizers or ():
             name = type(regularizer).__name__.lower()
             same = sum(type(other) is type(regularizer) for other in self.regularizers.values())
             self.regularizers[f"{name}_{same + 1}" if same else name] = regularizer
+        # Parts of the newest loss, detached: the task loss, each term, and the quantity that each term is made of.
         self.terms: dict[str, Tensor] = {}
-        """Parts of the newest loss, detached: the task loss, each term, and the quantity that each term is made of."""
         self._listener: tuple[nn.Module, Listener] | None = None
         self._unchecked: list[dict[str, Tensor]] = []
 
     @property
     def datamodule(self) -> Any:
-        """The trainer's data module."""
         return lightning_compat.get_datamodule(self.trainer)
 
     def configure_model(self) -> None:
@@ -91,12 +84,6 @@ class RegularizedModule(L.LightningModule):
                 be preceded by another, in eval mode, that finds the layers.
             network: the network that it runs (not its compiled form).
             valid: which tokens (B, T) are real; None: all.
-
-        Returns:
-            0-d. The sum is in the precision of the losses.
-
-        Raises:
-            InputError: a regulariser asks for layers that do not exist, or there are fewer than two states.
         """
         if not self.regularizers:
             loss = task_loss()
@@ -143,29 +130,20 @@ class RegularizedModule(L.LightningModule):
         """Return the results of a pass over the split `name`, the same on all ranks, and reset them."""
         raise NotImplementedError
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the results of the pass."""
-        self._log_evaluation("validation")
-
     def on_test_epoch_end(self) -> None:
-        """Log the results of the pass."""
-        self._log_evaluation("test")
+        self.on_validation_epoch_end("test")
 
-    def _log_evaluation(self, name: str) -> None:
+    def on_validation_epoch_end(self, name: str = "validation") -> None:
+        """Log the results of a pass over the split `name`."""
         # logger=False: the curves go to the loggers with the step that they belong to (see `curves.py`).
         self.log_dict({f"{name}/{metric}": value for metric, value in self.evaluation(name).items()}, logger=False)
 
     def on_train_epoch_start(self) -> None:
-        """Begin an epoch in every regulariser."""
         for regularizer in self.regularizers.values():
             regularizer.on_epoch()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before an update that would spoil the weights.
-
-        Raises:
-            Failure: a term of the loss, or the gradient, is not finite.
-        """
+        """Stop before an update that would spoil the weights: a term of the loss, or the gradient, is not finite."""
         shares, self._unchecked = self._unchecked, []
         if not shares:
             return
@@ -192,7 +170,6 @@ class RegularizedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip under every precision."""
         lightning_compat.clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -16,17 +16,12 @@ from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance,
 
 
 class Regularizer(ABC):
-    """A quantity of the token states and the term that it adds to the loss.
+    """A quantity of the token states and the term that it adds to the loss; a `weight` of 0 only measures it.
 
     Every rank and every accumulated share of a batch scores its own states.
-
-    Args:
-        weight: factor of the penalty; 0 measures the quantity and changes nothing.
-        layers: layers 1..L to take states from; None: the default of the subclass.
     """
 
-    quantity: str
-    """The name of the quantity in the curves."""
+    quantity: str  # the name of the quantity in the curves
     _STATE: tuple[str, ...] = ()
 
     def __init__(self, weight: float, layers: list[int] | None = None) -> None:
@@ -38,11 +33,7 @@ class Regularizer(ABC):
         self.weight, self.layers = weight, layers
 
     def wanted(self, depth: int) -> list[int]:
-        """Return the layers that it takes in a network of `depth` layers.
-
-        Raises:
-            InputError: there is no such layer.
-        """
+        """Return the layers that it takes in a network of `depth` layers; refuse those that do not exist."""
         layers = self.default_layers(depth) if self.layers is None else self.layers
         missing = [layer for layer in layers if not 1 <= layer <= depth]
         if missing:
@@ -65,11 +56,8 @@ class Regularizer(ABC):
         """Return what the weight multiplies."""
 
     def describe(self) -> dict[str, Any]:
-        """Return its settings, for `run.json`."""
-        return {
-            "class": self.kind,
-            **{name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"},
-        }
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "kind"}
+        return {"class": self.kind, **settings}
 
     def on_epoch(self) -> None:  # noqa: B027
         """Begin an epoch of training."""
@@ -102,10 +90,6 @@ class IStar(Regularizer):
             `epoch`, with every epoch, as published; or a number of training batches (shares, where batches are
             accumulated). A gathering that is cut short by the next one counts as complete.
         max_states: an evenly spaced sample of at most about so many states of a batch is scored; all when None.
-
-    Raises:
-        InputError: `weight` is not finite, `reference_weight` outside [0, 1], `layers` that do not exist, or
-            counts too small.
     """
 
     quantity = "isoscore_star"
@@ -135,7 +119,6 @@ class IStar(Regularizer):
         self._count, self._batches, self._seen, self._gathering = 0, 0, 0, True
 
     def default_layers(self, depth: int) -> list[int]:
-        """Return all."""
         return list(range(1, depth + 1))
 
     def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
@@ -143,8 +126,7 @@ class IStar(Regularizer):
         if isinstance(self.renew, int) and self._batches >= self.renew:
             self._begin()
         n, mean, covariance = mean_and_covariance(self._sample(states))
-        self._batches += 1
-        self._seen += 1
+        self._batches, self._seen = self._batches + 1, self._seen + 1
         if self.reference_weight == 0:
             return evenness(covariance)
         if self._gathering:
@@ -153,7 +135,6 @@ class IStar(Regularizer):
         return evenness(shrink(covariance, reference, self.reference_weight))
 
     def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return 1 - IsoScore*."""
         return 1 - value
 
     def on_epoch(self) -> None:
@@ -194,8 +175,8 @@ class IStar(Regularizer):
 
     def _covariance(self) -> Tensor:
         """Return the covariance (d, d) of what was gathered: moments (d + 1, d + 1) of states with a 1 after each."""
-        assert self._moments is not None
         moments = self._moments
+        assert moments is not None
         n, mean = moments[-1, -1], moments[-1, :-1] / moments[-1, -1]
         return (moments[:-1, :-1] - n * mean.outer(mean)) / (n - 1)
 
@@ -209,9 +190,6 @@ class CosReg(Regularizer):
     Args:
         weight: lambda.
         layers: layers 1..L, of which the mean is taken; the last one when None.
-
-    Raises:
-        InputError: `weight` is not finite, or `layers` that do not exist.
     """
 
     quantity = "cosine"
@@ -220,7 +198,6 @@ class CosReg(Regularizer):
         super().__init__(weight, layers)
 
     def default_layers(self, depth: int) -> list[int]:
-        """Return the last."""
         return [depth]
 
     def measure(self, states: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, ""]:
@@ -228,7 +205,6 @@ class CosReg(Regularizer):
         return torch.stack([_cosine(x) for x in states]).mean()
 
     def penalty(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return the same."""
         return value
 
 

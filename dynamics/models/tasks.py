@@ -5,14 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture, to refuse it by name)
 from dynamics import runs
@@ -24,8 +19,7 @@ from dynamics.models.quality import Quality
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 
-UNLIMITED = 1_000_000
-"""Tokenizers without a limit report numbers beyond this one."""
+UNLIMITED = 1_000_000  # tokenizers without a limit report numbers beyond this one
 
 
 class TaskModel(RegularizedModule):
@@ -40,9 +34,6 @@ class TaskModel(RegularizedModule):
         betas: AdamW's.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the weights of a new head; one that the checkpoint brings in the right size is kept.
-
-    Raises:
-        InputError: `warmup` is not a share.
     """
 
     def __init__(
@@ -62,17 +53,10 @@ class TaskModel(RegularizedModule):
         self.save_hyperparameters(ignore=["regularizers"])
 
     def build(self, data: TaskData) -> None:
-        """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone.
-
-        Raises:
-            InputError: there is no such checkpoint, it lacks weights or has no head for the task, or its tokenizer
-                and its network do not belong together.
-        """
+        """Load tokenizer and network, have the data tokenized, and draw the head from `seed` alone."""
         name, task = self.hparams.checkpoint, data.task
-        weights, tokens = _sources(name)
-        revision = self.hparams.revision or ""
+        (weights, tokens), revision, auto = _sources(name), self.hparams.revision or "", _auto(task)
         config = hub.fetch(AutoConfig.from_pretrained, weights, revision=revision)
-        auto = _auto(task)
         if type(config) not in auto._model_mapping:
             raise InputError(
                 f"model.checkpoint {name}: transformers has no {task.kind} on top of {config.model_type}; choose a "
@@ -109,7 +93,6 @@ class TaskModel(RegularizedModule):
         self.task, self.network, self.quality = task, network.train(), Quality(task)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `run.json` says of the model."""
         config, path = self.network.config, Path(self.hparams.checkpoint)
         name = path.parent.name if path.name == "model" else path.name
         return {
@@ -122,27 +105,21 @@ class TaskModel(RegularizedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `load_from_checkpoint` needs to build the network without data."""
         super().on_save_checkpoint(checkpoint)
         config = self.network.config
         checkpoint["network"] = {"type": config.model_type, "config": config.to_json_string(), "task": self.task.name}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network if need be."""
         if not hasattr(self, "network"):
-            saved = checkpoint["network"]
+            saved, task = checkpoint["network"], find(checkpoint["network"]["task"])
             settings = {key: value for key, value in json.loads(saved["config"]).items() if key != "model_type"}
-            task = find(saved["task"])
             self._take(_auto(task).from_config(AutoConfig.for_model(saved["type"], **settings)), task)
         super().on_load_checkpoint(checkpoint)
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the factor of linear warm-up, then of a line to 0."""
         last = self.trainer.max_steps
         warmup = round(self.hparams.warmup * last)
-        if step < warmup:
-            return (step + 1) / warmup
-        return max(0.0, (last - step) / max(1, last - warmup))
+        return (step + 1) / warmup if step < warmup else max(0.0, (last - step) / max(1, last - warmup))
 
     def _predict(self, batch: TaskBatch) -> Tensor:
         """Return logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
@@ -160,33 +137,30 @@ class TaskModel(RegularizedModule):
         return nn.functional.mse_loss(prediction, labels)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one share of the step's rows."""
         return self.training_loss(
             lambda: self._loss(self._predict(batch), batch.labels), self.network, batch.inputs["attention_mask"]
         )
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
         """Begin an epoch in every regulariser with each pass over the data: Lightning sees the run as one epoch."""
-        steps = self.trainer.global_step
-        begins = steps % self.datamodule.steps_per_epoch == 0 and batch_idx % self.trainer.accumulate_grad_batches == 0
-        if steps and begins:
+        step, shares = self.trainer.global_step, self.trainer.accumulate_grad_batches
+        if step and step % self.datamodule.steps_per_epoch == 0 and batch_idx % shares == 0:
             self.on_train_epoch_start()
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Predict the rows of the validation (or test) split."""
-        prediction = self._predict(batch)
-        loss = self._loss(prediction, batch.labels)
-        self.quality.update(loss, prediction, batch.labels, batch.owners, batch.covered)
+        prediction, labels = self._predict(batch), batch.labels
+        self.quality.update(self._loss(prediction, labels), prediction, labels, batch.owners, batch.covered)
 
     test_step = validation_step
 
     def evaluation(self, name: str) -> dict[str, float]:
-        """Return the mean loss and the task's metrics, each at most 1."""
         return self.quality.compute(self.datamodule.examples[name])
 
 
 def _auto(task: Task) -> Any:
-    return AutoModelForQuestionAnswering if task.is_span else AutoModelForSequenceClassification
+    return (
+        transformers.AutoModelForQuestionAnswering if task.is_span else transformers.AutoModelForSequenceClassification
+    )
 
 
 def _classes(task: Task) -> dict[str, Any]:
@@ -199,11 +173,9 @@ def _classes(task: Task) -> dict[str, Any]:
 
 
 def _refuse_incomplete(name: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that lacks weights of the trunk."""
     trunk = f"{network.base_model_prefix}."
     keys = [*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))]
-    missing = sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key)
-    if missing:
+    if missing := sorted(key for key in keys if key.startswith(trunk) and "pooler" not in key):
         raise InputError(
             f"model.checkpoint {name} lacks {len(missing)} weights of {type(network).__name__} ({missing[0]}): they "
             "would be random."
@@ -211,11 +183,7 @@ def _refuse_incomplete(name: str, network: PreTrainedModel, info: dict[str, Any]
 
 
 def _sources(checkpoint: str) -> tuple[str, str]:
-    """Return where weights and tokenizer are: the same place, except for a run of ours.
-
-    Raises:
-        InputError: a folder that does not exist, or a run that kept no weights.
-    """
+    """Return where weights and tokenizer are: the same place, except for a run of ours."""
     for folder in (runs.CHECKPOINTS / checkpoint, Path(checkpoint)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
             saved = sorted((folder / "weights").glob("step-*"))

@@ -8,16 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
@@ -25,8 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
 
-NORMS = ("pre", "post", "none")
-POSITIONS = ("learned", "rope", "none")
+CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
 
 
 class CharTransformerConfig(PreTrainedConfig):
@@ -61,25 +54,25 @@ class CharTransformerConfig(PreTrainedConfig):
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, key) < 1:
                 raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
-        if self.hidden_size % self.num_attention_heads:
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % heads:
             raise InputError(
-                f"the width {self.hidden_size} cannot be shared by {self.num_attention_heads} heads: choose a number "
-                "of heads that divides it."
+                f"the width {width} cannot be shared by {heads} heads: choose a number of heads that divides it."
             )
-        if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
+        if self.positions == "rope" and width // heads % 2:
             raise InputError(
-                f"rope rotates pairs of coordinates, and {self.num_attention_heads} heads of a width of "
-                f"{self.hidden_size} have an odd number each: choose another width or number of heads."
+                f"rope rotates pairs of coordinates, and {heads} heads of a width of {width} have an odd number each: "
+                "choose another width or number of heads."
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
-        for key, choices in (("norm", NORMS), ("positions", POSITIONS)):
+        for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise InputError(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
 
 
-def _norm(config: CharTransformerConfig, width: int) -> nn.Module:
-    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+def _norm(config: CharTransformerConfig, width: int, is_there: bool) -> nn.Module:
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias) if is_there else nn.Identity()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -97,18 +90,13 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_causal = config.is_causal
+        self.config, self.layer_idx, self.is_causal = config, layer_idx, config.is_causal
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         width = config.hidden_size
-        self.q_proj = nn.Linear(width, width, bias=config.bias)
-        self.k_proj = nn.Linear(width, width, bias=config.bias)
-        self.v_proj = nn.Linear(width, width, bias=config.bias)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=config.bias) for _ in range(3))
         self.o_proj = ResidualLinear(width, width, bias=config.bias)
-        self.q_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
-        self.k_norm = _norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = (_norm(config, self.head_dim, config.qk_norm) for _ in range(2))
 
     def forward(
         self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
@@ -129,18 +117,11 @@ class SelfAttention(nn.Module):
 
 
 def _eager(
-    module: SelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: object,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **options: Any
 ) -> tuple[Tensor, Tensor]:
     logits = query @ key.transpose(-1, -2) * scaling
     weights = (logits if mask is None else logits + mask).softmax(dim=-1)
-    weights = nn.functional.dropout(weights, dropout, module.training)
+    weights = nn.functional.dropout(weights, options.get("dropout", 0.0), module.training)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -150,11 +131,10 @@ class Block(nn.Module):
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
         super().__init__()
         width = config.hidden_size
-        self.pre = config.norm == "pre"
-        self.post = config.norm == "post"
-        self.attention_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.pre, self.post = config.norm == "pre", config.norm == "post"
+        self.attention_norm = _norm(config, width, config.norm != "none")
         self.attention = SelfAttention(config, layer_idx)
-        self.mlp_norm = nn.Identity() if config.norm == "none" else _norm(config, width)
+        self.mlp_norm = _norm(config, width, config.norm != "none")
         self.up = nn.Linear(width, 4 * width, bias=config.bias)
         self.down = ResidualLinear(4 * width, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
@@ -200,7 +180,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.final_norm = _norm(config, config.hidden_size) if config.norm == "pre" else nn.Identity()
+        self.final_norm = _norm(config, config.hidden_size, config.norm == "pre")
         self.post_init()
 
     def forward(
@@ -214,18 +194,12 @@ class CharTransformer(CharTransformerPreTrainedModel):
         """Map token ids, or embeddings, to `last_hidden_state` (B, T, D), after the final norm.
 
         `attention_mask` is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
-
-        Raises:
-            InputError: there are more tokens than learned positions.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = torch.arange(x.shape[1], device=x.device)
-        if self.config.is_causal:
-            mask = create_causal_mask(
-                config=self.config, inputs_embeds=x, attention_mask=attention_mask, past_key_values=None
-            )
-        else:
-            mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=attention_mask)
+        inputs: dict[str, Any] = {"config": self.config, "inputs_embeds": x, "attention_mask": attention_mask}
+        causal = self.config.is_causal
+        mask = create_causal_mask(**inputs, past_key_values=None) if causal else create_bidirectional_mask(**inputs)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
                 raise InputError(
@@ -234,8 +208,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
                 )
             x = x + self.embed_positions(positions)
         rotation = self._rotation(positions, x.dtype) if self.config.positions == "rope" else None
-        x = self.dropout(x)
-        states = [x]
+        states = [x := self.dropout(x)]
         for layer in self.layers:
             x = layer(x, mask, rotation)
             if output_hidden_states:
@@ -245,7 +218,6 @@ class CharTransformer(CharTransformerPreTrainedModel):
         )
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of RoPE, each (T, K/2)."""
         width = self.config.hidden_size // self.config.num_attention_heads
         exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
         angles = positions.float()[:, None] * self.config.rope_theta**-exponents
@@ -269,7 +241,7 @@ class CharTransformerLM(CharTransformerPreTrainedModel):
         return MaskedLMOutput(logits=self.lm_head(output.last_hidden_state), hidden_states=output.hidden_states)
 
 
-AutoConfig.register("char_transformer", CharTransformerConfig)
-AutoModel.register(CharTransformerConfig, CharTransformer)
-AutoModelForCausalLM.register(CharTransformerConfig, CharTransformerLM)
-AutoModelForMaskedLM.register(CharTransformerConfig, CharTransformerLM)
+transformers.AutoConfig.register("char_transformer", CharTransformerConfig)
+transformers.AutoModel.register(CharTransformerConfig, CharTransformer)
+transformers.AutoModelForCausalLM.register(CharTransformerConfig, CharTransformerLM)
+transformers.AutoModelForMaskedLM.register(CharTransformerConfig, CharTransformerLM)

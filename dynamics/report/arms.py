@@ -83,6 +83,8 @@ def design(settings: Any) -> Any:
     """Return what a run was: its settings without its history and its seed."""
     if not isinstance(settings, dict):
         return settings
+    if settings.get("objective") in ("clm", "mlm"):  # an older run.json says nothing of what had one value then
+        settings = {"architecture": "char_transformer", **settings, "overrides": settings.get("overrides") or None}
     return {key: design(value) for key, value in settings.items() if key not in HISTORY + ASIDE}
 
 

@@ -13,12 +13,11 @@ from safetensors.torch import save as serialized
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.lightning_compat import is_ending, validation_follows
+from dynamics.lightning_compat import validation_follows
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""Newest states kept, so that a damaged one has a predecessor."""
+KEPT = 2  # newest states kept, so that a damaged one has a predecessor
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -37,11 +36,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def resolve_resume(resume: str, folder: Path) -> Path | None:
-    """Return the training state that `--resume` names: with `auto` the newest intact one, None where there is none yet.
-
-    Raises:
-        InputError: a path that does not exist, or all states are damaged.
-    """
+    """Return the training state that `--resume` names: with `auto` the newest intact one, None where there is none."""
     if resume != "auto":
         path = Path(resume)
         if not path.is_file():
@@ -68,11 +63,7 @@ def _is_intact(path: Path) -> bool:
 
 
 def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
-    """Read a training state, its tensors left on the disk.
-
-    Raises:
-        InputError: it was not written by dynamics, or is that of another network than `network`.
-    """
+    """Read a training state, its tensors left on the disk; refuse that of another network than `network`."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in state["state_dict"].items()}
@@ -116,14 +107,12 @@ class Checkpoints(L.Callback):
         every: steps between states.
     """
 
-    priority: ClassVar[int] = 20
-    """After `Curves` and `Monitor`, whose work on the step belongs to its state."""
+    priority: ClassVar[int] = 20  # after `Curves` and `Monitor`, whose work on the step belongs to its state
 
     def __init__(self, every: int = 500) -> None:
         if every < 1:
             raise InputError(f"checkpoints.every must be at least 1 step (got {every}).")
-        self.every = every
-        self._waits = False
+        self.every, self._waits = every, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, and delete what lies beyond or is half written."""
@@ -135,7 +124,6 @@ class Checkpoints(L.Callback):
                     path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Save if a state is due, unless a validation comes first."""
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
             self._waits = validation_follows(trainer)
@@ -144,12 +132,11 @@ class Checkpoints(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the state that waited for the validation, or the one at which a limit of time ends the run."""
-        if self._waits or is_ending(trainer):
+        if self._waits or trainer.should_stop:
             self._waits = False
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save the state now, unless that of this step is saved."""
         step = trainer.global_step
         if step == self._saved:
             return

@@ -9,12 +9,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dynamics.lightning_compat import end_training
 from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
-CHUNK = 10
-"""Steps whose losses leave the device together; a divisor of the record's block."""
+CHUNK = 10  # steps whose losses leave the device together; a divisor of the record's block
 FLUSH_SECONDS = 3.0
 
 
@@ -25,19 +23,16 @@ class Curves(L.Callback):
     shares. With regularisers there are also `task_loss`, each term, and the quantity behind it (`isoscore_star`).
     """
 
+    # First: the clock of a step stops before measuring starts, and training is ended (below) before anyone asks
+    # whether a validation follows.
     priority: ClassVar[int] = 40
-    """First: the clock of a step stops before measuring starts, and training is ended (below) before anyone asks
-    whether a validation follows."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
-        """Newest values by flat name, for the progress bar."""
+        self.latest: dict[str, float] = {}  # newest values by flat name, for the progress bar
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the record."""
         folder = Path(trainer.default_root_dir)
-        self._run = folder.name
-        self._record = Record(folder)
+        self._run, self._record = folder.name, Record(folder)
         self._values: list[tuple[int, Tensor]] = []
         self._shares: list[Tensor] = []
         self._seconds, self._flushed = 0.0, time.monotonic()
@@ -49,7 +44,6 @@ class Curves(L.Callback):
             self._record.cut(self._step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Start the clock of the step; measuring and validating are not part of it."""
         self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: object) -> None:
@@ -68,18 +62,15 @@ class Curves(L.Callback):
         if self._step % CHUNK == 0 or self._step == trainer.max_steps:
             self._collect(trainer)
         if self._step == trainer.max_steps:
-            end_training(trainer)  # else Lightning would not validate at the last step
+            trainer.should_stop = True  # else Lightning would not validate at the last step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the validation rows at the step that they belong to; Lightning's first check gives step 0."""
         if trainer.state.fn != "fit":
             return
         self._collect(trainer)
-        values = {
-            key.removeprefix("validation/"): float(value)
-            for key, value in trainer.callback_metrics.items()
-            if key.startswith("validation/")
-        }
+        metrics = ((key.partition("/"), value) for key, value in trainer.callback_metrics.items())
+        values = {name: float(value) for (site, _, name), value in metrics if site == "validation"}
         self._add(trainer, trainer.global_step, "validation", values)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -88,12 +79,9 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what is left."""
-        self._collect(trainer)
-        self._record.flush()
+        self.on_save_checkpoint(trainer, pl_module, {})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what there is before the run ends early."""
         if getattr(self, "_values", None) and trainer.world_size == 1:
             self._collect(trainer)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
@@ -120,8 +108,7 @@ class Curves(L.Callback):
             self._flushed = now
 
     def _add(self, trainer: L.Trainer, step: int, site: str, values: Mapping[str, float]) -> None:
-        if not trainer.is_global_zero:
-            return
-        rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
-        self._record.add_curves(rows)
-        self.latest |= log_rows(trainer.loggers, rows, step)
+        if trainer.is_global_zero:
+            rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
+            self._record.add_curves(rows)
+            self.latest |= log_rows(trainer.loggers, rows, step)

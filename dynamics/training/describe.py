@@ -15,33 +15,22 @@ def describe(cli: RunCLI) -> FitInfo:
     """Return the content of `run.json` of a run that is set up."""
     hparams, trainer, suite = cli.model.hparams, cli.trainer, cli.monitor.suite
     facts = {
-        "run": cli.folder.name,
-        "schema": SCHEMA,
-        "status": "running",
+        **{"run": cli.folder.name, "schema": SCHEMA, "status": "running"},
         **provenance(),
-        **_describe_model(cli.model),
+        **cli.model.describe(),
         "parameters": cli.model.network.num_parameters(),
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
-        "learning_rate": hparams.learning_rate,
-        "seed": hparams.seed,
-        "precision": trainer.precision,
-        "devices": trainer.world_size,
-        "model": dict(hparams),
+        **{"learning_rate": hparams.learning_rate, "seed": hparams.seed, "model": dict(hparams)},
+        **{"precision": trainer.precision, "devices": trainer.world_size},
         "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),
     }
-    return FitInfo.from_dict(facts)
-
-
-def _describe_model(model: Any) -> Facts:
-    facts: Facts = model.describe()
-    terms = {name: term.describe() for name, term in model.regularizers.items()}
-    if terms:
+    if terms := {name: term.describe() for name, term in cli.model.regularizers.items()}:
         names = (f"{term['class']} {term['weight']:g}" for term in terms.values())
         facts |= {"label": ", ".join([facts["label"], *names]), "regularizers": terms}
-    return facts
+    return FitInfo.from_dict(facts)
 
 
 def _describe_tokens(batches: Any) -> Facts:

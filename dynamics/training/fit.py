@@ -18,22 +18,18 @@ from dynamics.training.checkpoint import read_state, resolve_resume, state_path,
 from dynamics.training.describe import announce, describe
 from dynamics.training.lightning_cli import RunCLI
 
+# Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
 FIXED = ("objective", "is_causal", "task", "seed", "context", "batch_size")
 FIXED_DATA = ("sha256", "recipe", "vocabulary")
-"""Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order."""
 
 
 def main(verb: str, argv: Sequence[str]) -> None:
-    """Run `dynamics fit`, `validate` or `test`."""
     quiet()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     options = split_options(argv)
     try:
-        if verb == "fit":
-            fit(options)
-        else:
-            evaluate(verb, options)
+        fit(options) if verb == "fit" else evaluate(verb, options)
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
 
@@ -68,8 +64,15 @@ def evaluate(verb: str, options: RunOptions) -> None:
     _prepare(cli, state)
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     leave_group()
-    if is_first_rank():
-        _write_evaluation(cli, verb, read_state(state, cli.model.network)["global_step"])
+    if not is_first_rank():
+        return
+    record, split = Record(folder), condition(split="test") if verb == "test" else ""
+    step = read_state(state, cli.model.network)["global_step"]
+    for name, value in cli.trainer.callback_metrics.items():
+        metric = name.split("/")[1]
+        record.add_curves([Row(folder.name, "", split, step, "validation", -1, -1, metric, float(value))])
+        print(f"{name} at step {step}: {value:.4f}")
+    record.flush()
 
 
 def _configure(folder: Path, options: RunOptions, *words: str) -> RunCLI:
@@ -140,17 +143,3 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 def _train(cli: RunCLI, state: Path | None) -> None:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     leave_group()
-
-
-def _write_evaluation(cli: RunCLI, verb: str, step: int) -> None:
-    """Add the values of an evaluation to the record as curves, and print them."""
-    folder, record = cli.folder, Record(cli.folder)
-    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    split = condition(split="test") if verb == "test" else ""
-    record.add_curves(
-        Row(folder.name, "", split, step, "validation", -1, -1, name.split("/")[1], value)
-        for name, value in values.items()
-    )
-    record.flush()
-    for name, value in values.items():
-        print(f"{name} at step {step}: {value:.4f}")

@@ -1,5 +1,6 @@
 """LightningCLI for one run: model, data, trainer and callbacks from one configuration, refused in one sentence."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ class RunParser(OneSentenceErrors, LightningArgumentParser):
 
 def pick_precision() -> str:
     """Return bf16 where the hardware multiplies it faster than float32, else float32."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+    has_cuda, on_cuda = torch.cuda.is_available(), torch.cuda.is_bf16_supported
+    is_fast = on_cuda(including_emulation=False) if has_cuda else torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if is_fast else "32-true"
 
 
 class RunCLI(LightningCLI):
@@ -55,20 +56,14 @@ class RunCLI(LightningCLI):
 
     @property
     def monitor(self) -> Monitor:
-        """The callback that measures."""
         return self.config_init["monitor"]
 
     def save_config(self) -> None:
-        """Write the resolved configuration into the run's folder."""
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.config_dump, sort_keys=False))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our callbacks, the metrics block, and one seed for everything."""
-        parser.add_argument(
-            "--metrics",
-            type=dict[str, dict[str, Any] | None] | list[str] | None,
-            help="what to measure: names, or names with options",
-        )
+        metrics = dict[str, dict[str, Any] | None] | list[str] | None
+        parser.add_argument("--metrics", type=metrics, help="what to measure: names, or names with options")
         parser.add_lightning_class_args(Monitor, "monitor")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.link_arguments("metrics", "monitor.metrics")
@@ -90,12 +85,13 @@ class RunCLI(LightningCLI):
             raise InputError(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
         if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
             raise InputError(f"trainer.val_check_interval must be positive (got {trainer.val_check_interval}).")
+        if not re.fullmatch(r"auto|-?\d+|\[?\d+(, ?\d+)*,?\]?", str(trainer.devices)):
+            raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
         trainer.default_root_dir = str(self.folder)
         if trainer.precision is None:
             trainer.precision = pick_precision()
             print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
-        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        for logger in loggers:
+        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
             if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.folder)
                 logger.init_args.name = logger.init_args.name or self.folder.name
@@ -119,4 +115,9 @@ class RunCLI(LightningCLI):
             callbacks.append(ProgressBar(curves, self.monitor))
         callbacks.sort(key=lambda callback: callback.priority, reverse=True)
         config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
-        return self.trainer_class(**config)
+        try:
+            return self.trainer_class(**config)
+        except TypeError as error:  # of devices that the accelerator does not have
+            if "devices" not in str(error):
+                raise
+            raise InputError(f"trainer.devices {config['devices']}: {error}") from error

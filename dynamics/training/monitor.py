@@ -14,7 +14,7 @@ from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
-from dynamics.measure import Measurement, measure
+from dynamics.measure import measure
 from dynamics.measure.suite import Suite
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
@@ -23,8 +23,7 @@ from dynamics.training.plan import Plan, plan
 
 log = logging.getLogger(__name__)
 
-PLANNED_FROM = 16
-"""The plan under `max_overhead` is made at the first measured step from this one on: steps are timed by then."""
+PLANNED_FROM = 16  # the plan of `max_overhead` is made at the first measured step from here: steps are timed by then
 
 
 class Monitor(L.Callback):
@@ -56,13 +55,10 @@ class Monitor(L.Callback):
     ) -> None:
         if max_overhead is not None and not max_overhead > 0:
             raise InputError(f"monitor.max_overhead must be positive (got {max_overhead}).")
-        self.suite = Suite.parse(metrics)
-        self.schedule = schedule or LogSpaced()
-        self.keep_weights = keep_weights
-        self.max_overhead = max_overhead
+        self.suite, self.schedule = Suite.parse(metrics), schedule or LogSpaced()
+        self.keep_weights, self.max_overhead = keep_weights, max_overhead
         self.plan = None if plan is None else read_plan(Path(plan))
-        self.seconds = 0.0
-        """Seconds spent measuring so far."""
+        self.seconds = 0.0  # seconds spent measuring so far
         self._references: dict[str, torch.Tensor] = {}
 
     def steps(self, last: int) -> Plan:
@@ -71,13 +67,10 @@ class Monitor(L.Callback):
         return {name: planned.get(name, steps) for name, steps in scheduled.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the references of drift and the like, the time spent, and the plan."""
         return {"references": self._references, "seconds": self.seconds, "plan": self.plan}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the references, the time spent and the plan of the run that resumes."""
-        self._references = state_dict["references"]
-        self.seconds = state_dict["seconds"]
+        self._references, self.seconds = state_dict["references"], state_dict["seconds"]
         self.plan = state_dict["plan"] or self.plan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,14 +80,11 @@ class Monitor(L.Callback):
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
-        self._measure_if_due(trainer, pl_module)
+        self.on_train_batch_end(trainer, pl_module)
         self._started = time.monotonic(), trainer.global_step, self.seconds
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Measure after the update if the step is due."""
-        self._measure_if_due(trainer, pl_module)
-
-    def _measure_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure after the update (or before any) if the step is due."""
         step = trainer.global_step
         due = {name for name, steps in self._steps.items() if step in steps}
         if not due or step == self._measured:
@@ -110,26 +100,16 @@ class Monitor(L.Callback):
     def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> None:
         started = time.monotonic()
         folder = Path(trainer.default_root_dir)
-        result = measure(
-            network,
-            self._batches,
-            self.suite.only(due),
-            run=folder.name,
-            step=step,
-            references=self._references,
-            all_ranks=False,
-        )
+        shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
+        result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
             save_weights(network, weights_path(folder, step))
         self._costs |= result.seconds
         seconds = time.monotonic() - started
         self.seconds += seconds
-        self._write(trainer, folder.name, step, result, seconds)
-
-    def _write(self, trainer: L.Trainer, run: str, step: int, result: Measurement, seconds: float) -> None:
         costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
-        cost_rows = [Row(run, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
+        cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
         self._record.write(step, [*result.rows, *cost_rows], result.arrays)
         log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
 
@@ -138,8 +118,7 @@ class Monitor(L.Callback):
         clock, first, measured = self._started
         training = time.monotonic() - clock - (self.seconds - measured)
         whole = training / max(1, step - first) * trainer.max_steps
-        budget = max_overhead * whole - self.seconds
-        steps = plan(self._steps, self._costs, budget, step)
+        steps = plan(self._steps, self._costs, max_overhead * whole - self.seconds, step)
         write_text(Path(trainer.default_root_dir) / "plan.json", json.dumps(steps, indent=1))
         thinned = ", ".join(sorted(name for name in steps if steps[name] != self._steps[name]))
         log.warning("measuring is limited to %.0f %% of training: %s", 100 * max_overhead, thinned or "no change")
@@ -147,11 +126,6 @@ class Monitor(L.Callback):
 
 
 def read_plan(path: Path) -> Plan:
-    """Read the plan that a run stored.
-
-    Raises:
-        InputError: the file is missing or not a plan.
-    """
     try:
         content = json.loads(path.read_text())
         return {str(name): tuple(int(step) for step in steps) for name, steps in content.items()}

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-Plan = dict[str, tuple[int, ...]]
-"""The steps at which each metric is measured, ascending, by its name."""
+Plan = dict[str, tuple[int, ...]]  # the steps at which each metric is measured, ascending, by its name
 
 
 def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
@@ -22,11 +21,7 @@ def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Pl
     The metric that costs most over the rest of the run, with its share of the forward passes, loses every other of
     its steps, until all fit. The last step of each stays, even where that exceeds the budget.
 
-    Args:
-        steps: the steps of the schedules.
-        costs: seconds of one measurement of each metric, and of the forward passes that all share (`forward`).
-        budget: seconds for all measurements after step `now`.
-        now: the step at which the plan is made.
+    `costs` are seconds of one measurement of each metric, and of the forward passes that all share (`forward`).
 
     >>> plan({"a": (0, 1, 2, 4, 8), "b": (0, 8)}, {"a": 1.0, "b": 2.0}, budget=4.0, now=1)
     {'a': (0, 1, 2, 8), 'b': (0, 8)}

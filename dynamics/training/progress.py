@@ -10,32 +10,24 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 
-POSTFIX = {
+POSTFIX = {  # curves whose newest value stands after the bar, by the name that they have there
     "bpc": "train/bits_per_character",
     "val_bpc": "validation/bits_per_character",
     **{name: f"validation/{name}" for name in ("accuracy", "f1", "exact_match")},
     **{name: f"validation/{name}_correlation" for name in ("matthews", "pearson", "spearman")},
 }
-"""Curves whose newest value stands after the bar, by the name that they have there."""
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring.
+    """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring."""
 
-    Args:
-        curves: source of the newest values.
-        monitor: source of the time spent measuring.
-    """
-
-    priority: ClassVar[int] = 0
-    """Last: it shows what the others have just computed."""
+    priority: ClassVar[int] = 0  # last: it shows what the others have just computed
 
     def __init__(self, curves: Curves, monitor: Monitor) -> None:
         super().__init__(refresh_rate=10)
         self._curves, self._monitor = curves, monitor
 
     def init_sanity_tqdm(self) -> Tqdm:
-        """Hide the sanity-check bar."""
         return Tqdm(disable=True)
 
     def init_validation_tqdm(self) -> Tqdm:
@@ -48,7 +40,6 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(Path(trainer.default_root_dir).name)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the values that stand after the bar."""
         latest = self._curves.latest
         values = {name: f"{latest[key]:.3f}" for name, key in POSTFIX.items() if key in latest}
         return {**values, "measuring": f"{self._monitor.seconds:.1f}s"}

@@ -16,13 +16,10 @@ class Interrupt(L.Callback):
     """Stops a run at the first Ctrl-C between two steps, so that nothing is lost; the second one stops it at once.
 
     With several ranks Ctrl-C stops at once: agreeing on a step would cost time at every step.
-
-    Args:
-        checkpoints: saves the state.
     """
 
+    # After all that works on the step: it ends the step by an exception, which skips the callbacks after it.
     priority: ClassVar[int] = 10
-    """After all that works on the step: it ends the step by an exception, which skips the callbacks after it."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
@@ -45,13 +42,9 @@ class Interrupt(L.Callback):
         """Save and stop if asked to, once an optimiser step and its validation are complete."""
         moved, self._step = trainer.global_step > self._step, trainer.global_step
         if moved and not validation_follows(trainer):
-            self._stop_if_asked(trainer)
+            self.on_validation_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save and stop if asked to."""
-        self._stop_if_asked(trainer)
-
-    def _stop_if_asked(self, trainer: L.Trainer) -> None:
         if self._asked:
             self._checkpoints.save(trainer)
             raise KeyboardInterrupt
@@ -63,5 +56,4 @@ class Interrupt(L.Callback):
             self._listening = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back."""
         self.on_train_end(trainer, pl_module)

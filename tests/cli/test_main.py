@@ -1,5 +1,7 @@
 """What the command line prints, and with which exit code."""
 
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -93,3 +95,14 @@ def test_the_help_of_every_verb_shows_examples(verb, capsys):
 )
 def test_bad_words_are_refused_with_the_option(words, sentence, workplace, capsys):
     assert fail(capsys, *words.split()) == (2, f"dynamics: {sentence}\n")
+
+
+@pytest.mark.parametrize("code", ["[main(['fit', '--help']) for _ in range(1000)]", "main(['report', '--help'])"])
+def test_a_reader_that_leaves_is_no_error(code):
+    code = f"from dynamics.cli.main import main; print(flush=True); input(); {code}"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.communicate("\n")[1] == ""

@@ -268,6 +268,8 @@ def _value(value):
         ({"model__betas": "[0.9, 2]"}, "betas"),
         ({"trainer__val_check_interval": 0}, "val_check_interval must be positive"),
         ({"trainer__devices": 0}, "devices"),
+        ({"trainer__devices": "x"}, "trainer.devices must be auto, a number or a list of numbers (got x)"),
+        ({"trainer__devices": -3}, "trainer.devices -3"),
         ({"monitor__keep_weights": "some"}, "all, last, none"),
     ],
 )
