@@ -90,27 +90,24 @@ def matrices(run: ConeRun) -> Figure | None:
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
+    from scipy.spatial.distance import squareform
+
     diagonal = [run.value(model, "axis_stability", corpus=name) for name in run.corpora]
     pairs = combinations(run.corpora, 2)
     cosines = [run.value(model, "axis_cosine", corpus=name, against_corpus=other) for other, name in pairs]
-    return _symmetric(diagonal, cosines)
+    return np.asarray(squareform(cosines) + np.diag(diagonal))
 
 
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
+    from scipy.spatial.distance import squareform
+
     is_cka = metric == "linear_cka"
     diagonal = [1.0 if is_cka else run.value(model, "axis_stability") for model in run.displayed]
     similarities = []
     for other, model in combinations(run.displayed, 2):  # the record has one of the two directions
         values = run.value(model, metric, against=other.subject), run.value(other, metric, against=model.subject)
         similarities.append(next((value for value in values if np.isfinite(value)), np.nan))
-    return _symmetric(diagonal, similarities)
-
-
-def _symmetric(diagonal: list[float], pairs: list[float]) -> np.ndarray:
-    """Return the symmetric matrix with this diagonal, and `pairs` in the order of `combinations`."""
-    from scipy.spatial.distance import squareform
-
-    return np.asarray(squareform(pairs) + np.diag(diagonal))
+    return np.asarray(squareform(similarities) + np.diag(diagonal))
 
 
 def _reading(run: ConeRun) -> str:

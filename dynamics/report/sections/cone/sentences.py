@@ -57,7 +57,6 @@ def ticks(rows: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _panel(axes: Axes, drawn: Sequence[DepthLine], title: str = "layer") -> None:
-    """Draw lines over the layers."""
     for line in drawn:
         draw_line(axes, line)
     rows = pd.concat(line.rows for line in drawn)

@@ -77,8 +77,7 @@ def _cone(study: Study, design: ProbeDesign) -> Figure | None:
     meaning += "Where a line lies above the input's, the block has narrowed the cone by itself."
     caption = "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what "
     caption += "their attention averages over: within one the cosine is higher than over all pairs."
-    title = "The cone: outputs against inputs"
-    return _by_part(study, design, CONE, title, meaning, cone_reading(design), caption)
+    return _by_part(study, design, CONE, "The cone: outputs against inputs", meaning, cone_reading(design), caption)
 
 
 def cone_reading(design: ProbeDesign) -> str:
@@ -174,8 +173,7 @@ def _maps(study: Study, design: ProbeDesign) -> Figure | None:
         return None
     metrics = [m for m in dict.fromkeys([*CONE, *rows["metric"].unique(), *SHARPNESS]) if design.has(m)]
     titles = [panel_title(study.words(metric).title) for metric in metrics]
-    height = min(300, 40 + 34 * (design.layers + 1))
-    canvas = Canvas.grid(titles, panel=height, gap=84, top=56, between=0.1, right=84)
+    canvas = Canvas.grid(titles, panel=min(300, 74 + 34 * design.layers), gap=84, top=56, between=0.1, right=84)
     for axes, metric in zip(canvas.panels, metrics, strict=False):
         colours = f"coloraxis{axes.number}"
         means = tables.over_seeds(rows[rows["metric"] == metric].assign(arm="")[tables.COLUMNS])
@@ -220,8 +218,7 @@ def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.Da
 def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **sizes: int) -> Canvas:
     """Draw panels against the norm of the bias: for each look mean, band and a thin line for each seed.
 
-    Lines that lie on one another stay visible: the first are broad (unless `is_flat`), later ones may be dashed;
-    these show their means alone.
+    Lines on one another stay visible: the first are broad (unless `is_flat`); dashed ones show their means alone.
     """
     canvas = Canvas.grid([panel_title(words.title, below) for words, below, _ in panels], **sizes)
     widths = [1.8] * len(styles) if is_flat else np.linspace(3.4, 1.4, len(styles)).tolist()
