@@ -62,11 +62,10 @@ def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Fi
 
 
 def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -> go.Figure:
-    """Draw one quantity through training: a column for each arm in `looks` and one for all of them.
+    """Draw one quantity (`tables.geometry` without heads) through training: a column for each arm and one for all.
 
     Rows: the profile over layers, a line for each position; each layer along the positions; layers x positions as a
-    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value. Seeds
-    of `table` (`tables.geometry` without heads) are averaged; `along` is `step`, or a condition that varies.
+    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value.
     """
     table = tables.thin(table)
     means, scale, last = tables.over_seeds(table), StepScale.of(table["at"]), len(looks)

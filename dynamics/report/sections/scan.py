@@ -197,7 +197,6 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
 
 
 def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
-    """Draw the profiles of the revisions of one series above their means over layers."""
     steps, metrics = sorted(table["step"].unique()), _measured(table)[:4]
     if len(steps) < 2 or not metrics:
         return None

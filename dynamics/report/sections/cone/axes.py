@@ -71,8 +71,7 @@ def matrices(run: ConeRun) -> Figure | None:
     titles = [f"<b>{title}</b>" for title, _, _ in panels]
     canvas = Canvas.grid(titles, columns, panel=size, gap=130, top=64, right=90, between=0.14)
     # Each name takes the room of the longest.
-    letters = [len(names) * (2 + min(max(map(len, names)), LONGEST)) for _, names, _ in panels]
-    tilted = [count > LETTERS / columns for count in letters]
+    tilted = [len(names) * (2 + min(max(map(len, names)), LONGEST)) > LETTERS / columns for _, names, _ in panels]
     for axes, (_, names, values), is_tilted in zip(canvas.panels, panels, tilted, strict=False):
         _matrix(axes, [plain(name, LONGEST) for name in names], values, 40 if is_tilted else 0)
     canvas.set(coloraxis=heat.shares({**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}))
@@ -101,8 +100,7 @@ def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
     from scipy.spatial.distance import squareform
 
-    is_cka = metric == "linear_cka"
-    diagonal = [1.0 if is_cka else run.value(model, "axis_stability") for model in run.displayed]
+    diagonal = [1.0 if metric == "linear_cka" else run.value(model, "axis_stability") for model in run.displayed]
     similarities = []
     for other, model in combinations(run.displayed, 2):  # the record has one of the two directions
         values = run.value(model, metric, against=other.subject), run.value(other, metric, against=model.subject)

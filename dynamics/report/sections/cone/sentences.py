@@ -14,10 +14,8 @@ from dynamics.report.plot.style import ARMS, INK, SOFT, SYMBOLS, Look, Looks, lo
 from dynamics.report.sections.cone.runs import ConeModel, ConeRun
 
 COLUMNS, TIMES = 4, "\N{MULTIPLICATION SIGN}"
-DEPTHS = (
-    "Layer 0 = embeddings, 1..L = residual stream after each block; 'out' = what the model returns, where that is "
-    "more: after a final norm and, for sentences, its dense layers."
-)
+DEPTHS = "Layer 0 = embeddings, 1..L = residual stream after each block; 'out' = what the model returns, where that "
+DEPTHS += "is more: after a final norm and, for sentences, its dense layers."
 TRANSFORMS = ("", "centred", "all-but-the-top", "whitened")
 POOLINGS = {"mean": "mean pooling", "cls": "first token (cls)", "last": "last token", "max": "maximum"}
 SIMILARITIES = (  # metric, title and axis of the panels

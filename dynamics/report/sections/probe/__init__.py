@@ -64,8 +64,7 @@ def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
     are_several = len(members) > 1
     drawn = [_compared(study, members)] if are_several else []
     for design in members:
-        for plot in (_cone, _sharpness, _shape, _maps):
-            figure = plot(study, design)
+        for figure in (plot(study, design) for plot in (_cone, _sharpness, _shape, _maps)):
             if figure and are_several:
                 figure = replace(figure, title=f"{figure.title}: {design.name}").folded()
             drawn.append(figure)
@@ -129,7 +128,6 @@ def _by_part(
 
 
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw the first block's attention against the bias, wherever it was put."""
     metrics = [metric for metric in SHARPNESS if design.has(metric)]
     if not metrics:
         return None
@@ -162,12 +160,11 @@ def sharpness_reading(study: Study, design: ProbeDesign) -> str:
         first, last = (design.of(metric, at=at, bias=bias, layer=1)["value"].mean() for at in ends)
         if np.isfinite([first, last]).all():
             parts.append(f"{number(first)} → {number(last)} with the bias {name}")
-    start = f"{capital(study.words(metric).axis)} from β = {ends[0]:g} to {ends[1]:g}: "
-    return f"{start}{', '.join(parts)}." if parts else ""
+    axis = capital(study.words(metric).axis)
+    return f"{axis} from β = {ends[0]:g} to {ends[1]:g}: {', '.join(parts)}." if parts else ""
 
 
 def _maps(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw depth by bias, each quantity in its own colours."""
     rows = design.rows[(design.rows["bias"] == "input") & design.rows["part"].isin(["", "input", "mlp"])]
     if rows.empty:
         return None
@@ -189,7 +186,6 @@ def _maps(study: Study, design: ProbeDesign) -> Figure | None:
 
 
 def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
-    """Draw all designs, a line for each: what differs at a glance."""
     panels = []
     for metric, depth, part, below in COMPARED:
         table = pd.concat(_of_design(design, metric, depth, part) for design in members)
@@ -235,7 +231,6 @@ def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **
 
 def _draws(design: ProbeDesign, rows: pd.DataFrame) -> str:
     """Return what was drawn, and how seeds are shown."""
-    info = design.info
-    zero = "at the left end β = 0, set apart" if (rows["at"] == 0).any() else ""
+    info, zero = design.info, "at the left end β = 0, set apart" if (rows["at"] == 0).any() else ""
     draw = f"each draw has weights, {info.batch} sequences of {info.inputs} inputs and a bias of its own"
     return summary.join([zero, draw, summary.intervals(rows.assign(arm=""), "bands")])
