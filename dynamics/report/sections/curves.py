@@ -78,5 +78,4 @@ def plot(table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks:
             axes.note(scale.ends[0], gzip, "gzip, same text")
         axes.x(**scale.axis("step"))
         axes.y(title={"text": plain(words.axis)})
-    canvas.legend({name: look for name, look in looks.items() if name in set(table["arm"])})
-    return canvas.figure()
+    return canvas.figure({name: look for name, look in looks.items() if name in set(table["arm"])})

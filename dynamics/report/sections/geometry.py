@@ -145,14 +145,13 @@ def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values)
 
 def _colour_bars(canvas: Canvas, values: Values, scale: StepScale, layers: Sequence[int], along: str) -> None:
     """Add the three colour bars, each as high as its row of panels."""
-    low, high = scale.ends
     time_bar, depth_bar = canvas.bar(plain(along), 0), {**canvas.bar("layer", 1), "tickvals": layer_ticks(layers)}
     if scale.log:
         at, text = scale.ticks()
         time_bar |= {"tickvals": np.log10(at), "ticktext": text}
     canvas.set(
         coloraxis=values.colours(canvas.bar(values.short_title, 2)),
-        coloraxis2={"colorscale": TIME, "cmin": low, "cmax": high, "colorbar": time_bar},
+        coloraxis2={"colorscale": TIME, "cmin": scale.ends[0], "cmax": scale.ends[1], "colorbar": time_bar},
         coloraxis3={"colorscale": DEPTH, "cmin": layers[0], "cmax": layers[-1], "colorbar": depth_bar},
     )
     for row in (0, 1):

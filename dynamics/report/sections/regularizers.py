@@ -173,7 +173,6 @@ def _signed(weight: float) -> str:
 
 
 def _reading(sweep: RegularizerSweep) -> str:
-    """Return in how many seeds each regulariser moved IsoScore* where its weight asks."""
     parts = []
     for kind, change in against_none(sweep).groupby("kind", sort=False):
         below, above = change[change["weight"] < 0], change[change["weight"] > 0]

@@ -167,12 +167,11 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure | None:
         edge = last.iloc[-1] if end == "first" else last.iloc[0]
         readings.append(f"step {edge['step']} against the {end}: {estimate(edge, 'undefined')}")
     canvas.set(coloraxis=heat.shares(canvas.bar("absolute cosine", 0)))
-    canvas.legend(styles)
     meaning = "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and "
     meaning += "with what it is at the last."
     caption = "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % interval, of "
     caption += "two axes the basic bootstrap's. Maps: the steps are equally wide."
-    return Figure(f"The axis turning: {series}", canvas.figure(), meaning, f"{'; '.join(readings)}.", caption)
+    return Figure(f"The axis turning: {series}", canvas.figure(styles), meaning, f"{'; '.join(readings)}.", caption)
 
 
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:

@@ -61,11 +61,10 @@ def settings(study: Study) -> Table:
 
 def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
     """Return the figures of all designs; of several, those that compare them come first and the rest is folded."""
-    are_several = len(members) > 1
-    drawn = [_compared(study, members)] if are_several else []
+    drawn = [_compared(study, members)] if len(members) > 1 else []
     for design in members:
         for figure in (plot(study, design) for plot in (_cone, _sharpness, _shape, _maps)):
-            if figure and are_several:
+            if figure and len(members) > 1:
                 figure = replace(figure, title=f"{figure.title}: {design.name}").folded()
             drawn.append(figure)
     return [figure for figure in drawn if figure]
@@ -124,7 +123,7 @@ def _by_part(
             beta = np.geomspace(scale.smallest, scale.largest, 60)
             square = beta**2 + design.width
             lines.dotted(axes, beta, np.sqrt(square) if metric == "mean_norm" else beta**2 / square, INK)
-    return Figure(title, canvas.figure(), meaning, reading, summary.join([_draws(design, rows), caption]))
+    return Figure(title, canvas.figure(styles), meaning, reading, summary.join([_draws(design, rows), caption]))
 
 
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
@@ -148,7 +147,7 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
     reading = sharpness_reading(study, design)
     caption = summary.join([_draws(design, rows), caption, end])
-    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, caption)
+    return Figure("Sharpness of attention", canvas.figure(styles), meaning, reading, caption)
 
 
 def sharpness_reading(study: Study, design: ProbeDesign) -> str:
@@ -193,11 +192,11 @@ def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
             panels.append((study.words(metric), below, table))
     if not panels:
         return None
-    canvas = _lines(panels, looks([design.short for design in members]), is_flat=True)
+    styles = looks([design.short for design in members])
     meaning = "Inputs of one kind, with biases of the same norms, through blocks of each design."
     draws = _draws(members[0], pd.concat(design.rows for design in members))
-    caption = summary.join([draws, "each design has its own layers"])
-    return Figure("The designs compared", canvas.figure(), meaning, caption=caption)
+    caption, plot = summary.join([draws, "each design has its own layers"]), _lines(panels, styles, is_flat=True)
+    return Figure("The designs compared", plot.figure(styles), meaning, caption=caption)
 
 
 def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFrame:
@@ -225,7 +224,6 @@ def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **
                 lines.means(axes, scale, table, name, look, width, 2.6 + 1.4 * width, look.dash == "solid")
         axes.x(**scale.axis(AXIS))
         axes.y(**Values.of(words, table["value"]).axis())
-    canvas.legend(styles)
     return canvas
 
 
