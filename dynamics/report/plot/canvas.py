@@ -76,19 +76,16 @@ class Canvas:
             **{"len": (top - bottom) * 1.05, "thickness": 11, "outlinewidth": 0},
         }
 
-    def legend(self, looks: Looks) -> None:
-        """Name every look above the panels."""
-        for name, look in looks.items():
-            style = {"line": look.line(2), "marker": look.marker(7), "name": plain(name), "showlegend": True}
-            self[0, 0].add(type="scatter", mode="lines+markers", x=[None], y=[None], **style)
-        self.set(showlegend=True)
-
     def legend_beside(self) -> None:
         """Name the traces that ask for it, to the right of the panels."""
         self.set(showlegend=True, legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
 
-    def figure(self) -> go.Figure:
-        """Return the figure, checked by plotly."""
+    def figure(self, legend: Looks | None = None) -> go.Figure:
+        """Return the figure, checked by plotly; each look of `legend` is named above the panels."""
+        for name, look in (legend or {}).items():
+            style = {"line": look.line(2), "marker": look.marker(7), "name": plain(name), "showlegend": True}
+            self[0, 0].add(type="scatter", mode="lines+markers", x=[None], y=[None], **style)
+        self.layout["showlegend"] |= legend is not None
         return go.Figure({"data": self.data, "layout": self.layout})
 
     def rise(self, row: int) -> tuple[float, float]:

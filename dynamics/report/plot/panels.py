@@ -40,8 +40,7 @@ def grid(panels: Sequence[Panel], looks: Looks) -> go.Figure:
         axes.y(**values.axis(), title={"text": "log axis" if values.log else ""})
         depth = {"title": {"text": "layer"}, "tickvals": layer_ticks(table["layer"].unique())}
         axes.x(**(scale.axis(plain(panel.along)) if panel.along else depth))
-    canvas.legend(looks)
-    return canvas.figure()
+    return canvas.figure(looks)
 
 
 def layer_ticks(layers: Sequence[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """Learning curves: loss and quality of the models as they train."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -42,27 +43,25 @@ def _figure(study: Study, metric: str) -> Figure:
         "" if is_validation.any() else "no validation was run",
         summary.intervals(table[is_validation], "bands"),
     )
-    figure = plot(table, words, panels, looks(study.arm_names), _levels(study, metric))
+    gzip = _gzip(study) if metric == "bits_per_character" else np.nan
+    figure = plot(table, words, panels, looks(study.arm_names), gzip)
     reading = summary.last_validation(table, [arm.name for arm in arms])
     return Figure(capital(words.axis), figure, reading=reading, caption=summary.join(caption))
 
 
-def _levels(study: Study, metric: str) -> dict[str, float]:
-    """Return what to compare bits per character with: gzip, where all arms share their text."""
+def _gzip(study: Study) -> float:
+    """Return the bits per character of gzip on the text that all arms share; NaN where there is none."""
     texts = [arm.settings.get("data") for arm in study.arms]
     levels = {data.get("gzip_bits_per_character") for data in texts if isinstance(data, dict)}
-    if metric != "bits_per_character" or len(levels) != 1 or not isinstance(level := levels.pop(), int | float):
-        return {}
-    return {"gzip, same text": float(level)}
+    level = levels.pop() if len(levels) == 1 else None
+    return float(level) if isinstance(level, int | float) else np.nan
 
 
-def plot(
-    table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks: Looks, levels: dict[str, float]
-) -> go.Figure:
+def plot(table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks: Looks, gzip: float) -> go.Figure:
     """Draw `tables.curves`, a panel for each objective: never two objectives on one axis.
 
-    `panels` are names of arms by the title of their panel; `levels` are values to compare with where every character
-    counts, by label.
+    `panels` are names of arms by the title of their panel; `gzip` is a level to compare with where every character
+    counts, or NaN.
     """
     scale = StepScale.of(table["at"])
     canvas = Canvas(1, len(panels), [*map(panel_title, panels)], panel=270, top=74, between=0.07, share_y=False)
@@ -74,11 +73,9 @@ def plot(
                 lines.along(axes, scale, rows, f"{plain(name)}, training, seed {plain(str(seed))}", **style)
         for name in names:
             lines.means(axes, scale, validation, name, looks[name], width=2, size=6.5)
-        for label, level in levels.items() if "masked" not in title else ():
-            ends = [scale.zero if scale.has_zero else scale.smallest, scale.largest]
-            lines.dotted(axes, ends, [level] * 2)
-            axes.note(scale.ends[0], level, plain(label))
+        if np.isfinite(gzip) and "masked" not in title:
+            lines.dotted(axes, [scale.zero if scale.has_zero else scale.smallest, scale.largest], [gzip] * 2)
+            axes.note(scale.ends[0], gzip, "gzip, same text")
         axes.x(**scale.axis("step"))
         axes.y(title={"text": plain(words.axis)})
-    canvas.legend({name: look for name, look in looks.items() if name in set(table["arm"])})
-    return canvas.figure()
+    return canvas.figure({name: look for name, look in looks.items() if name in set(table["arm"])})

@@ -13,7 +13,7 @@ from dynamics.report.names import Words
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
 from dynamics.report.plot.panels import layer_ticks
-from dynamics.report.plot.style import DEPTH, TIME, Look, Looks, looks, plain
+from dynamics.report.plot.style import DEPTH, TIME, Looks, looks, plain
 from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.study import Study
 
@@ -33,8 +33,7 @@ def section(study: Study) -> Section | None:
     text += "(late). Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, "
     text += "colours are shared by all arms. The last column lays the arms over one another. A gap is a value that is "
     text += "undefined or was not measured."
-    heading = "Geometry through training"
-    return Section(heading, "geometry", "Geometry", [Text(text), *figures]) if figures else None
+    return Section("Geometry through training", "geometry", "Geometry", [Text(text), *figures]) if figures else None
 
 
 def has_columns(study: Study, quantity: tables.Quantity) -> bool:
@@ -63,11 +62,10 @@ def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Fi
 
 
 def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -> go.Figure:
-    """Draw one quantity through training: a column for each arm in `looks` and one for all of them.
+    """Draw one quantity (`tables.geometry` without heads) through training: a column for each arm and one for all.
 
     Rows: the profile over layers, a line for each position; each layer along the positions; layers x positions as a
-    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value. Seeds
-    of `table` (`tables.geometry` without heads) are averaged; `along` is `step`, or a condition that varies.
+    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value.
     """
     table = tables.thin(table)
     means, scale, last = tables.over_seeds(table), StepScale.of(table["at"]), len(looks)
@@ -83,8 +81,13 @@ def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -
         canvas[2, i].x(title={"text": plain(along)})
         lines.last_profile(canvas[0, last], table, name, look)
         lines.means(canvas[1, last], scale, over_layers, name, look)
-        # Whole layers coincide: arms are set a little apart so that none hides another.
-        _peaks(canvas[2, last], highest[highest["arm"] == name], scale, name, look, 0.16 * (i - (last - 1) / 2))
+        # Whole layers coincide: arms are set a little apart. Open where the interval does not exclude the runner-up.
+        best = highest[highest["arm"] == name].sort_values("at")
+        best = best.assign(value=best["layer"] + 0.16 * (i - (last - 1) / 2), true=best["layer"])
+        fill = [look.colour if is_clear else "white" for is_clear in best["clear"]]
+        marker = {**look.marker(6.5), "color": fill, "line": {"color": look.colour, "width": 1.3}}
+        thin = {"color": look.colour, "width": 0.7}
+        lines.along(canvas[2, last], scale, best, plain(name), line=thin, marker=marker)
     ticks = layer_ticks(layers)
     for col in range(last + 1):
         canvas[0, col].x(title={"text": "layer"}, tickvals=ticks, range=[layers[0] - 0.25, layers[-1] + 0.25])
@@ -140,24 +143,15 @@ def _map(axes: Axes, means: pd.DataFrame, what: str, along: str, values: Values)
     heat.over_positions(axes, table, values, f"{plain(along)} %{{x}}, {what} %{{y}}")
 
 
-def _peaks(axes: Axes, highest: pd.DataFrame, scale: StepScale, name: str, look: Look, offset: float) -> None:
-    """Draw the layer with the highest value; open where its interval does not exclude the runner-up."""
-    rows = highest.sort_values("at").assign(value=highest["layer"] + offset, true=highest["layer"])
-    fill = [look.colour if is_clear else "white" for is_clear in rows["clear"]]
-    marker = {**look.marker(6.5), "color": fill, "line": {"color": look.colour, "width": 1.3}}
-    lines.along(axes, scale, rows, plain(name), line={"color": look.colour, "width": 0.7}, marker=marker)
-
-
 def _colour_bars(canvas: Canvas, values: Values, scale: StepScale, layers: Sequence[int], along: str) -> None:
     """Add the three colour bars, each as high as its row of panels."""
-    low, high = scale.ends
     time_bar, depth_bar = canvas.bar(plain(along), 0), {**canvas.bar("layer", 1), "tickvals": layer_ticks(layers)}
     if scale.log:
         at, text = scale.ticks()
         time_bar |= {"tickvals": np.log10(at), "ticktext": text}
     canvas.set(
         coloraxis=values.colours(canvas.bar(values.short_title, 2)),
-        coloraxis2={"colorscale": TIME, "cmin": low, "cmax": high, "colorbar": time_bar},
+        coloraxis2={"colorscale": TIME, "cmin": scale.ends[0], "cmax": scale.ends[1], "colorbar": time_bar},
         coloraxis3={"colorscale": DEPTH, "cmin": layers[0], "cmax": layers[-1], "colorbar": depth_bar},
     )
     for row in (0, 1):

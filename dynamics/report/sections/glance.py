@@ -25,8 +25,8 @@ def section(study: Study) -> Section | None:
             steps += [Panel(title, words, table, along)] * (table["at"].nunique() > 1)
     styles, figures = looks(study.arm_names), []
     if profiles:
-        caption = summary.intervals(pd.concat(panel.table for panel in profiles), "bars")
         meaning = "The last measured profile over the layers."
+        caption = summary.intervals(pd.concat(panel.table for panel in profiles), "bars")
         figures.append(Figure("Over depth, at the end", grid(profiles, styles), meaning, caption=caption))
     if steps:
         caption = "Mean over the layers 1..L; log axis, step 0 (before any update) set apart at its left end."

@@ -64,8 +64,7 @@ def sweeps(study: Study) -> list[RegularizerSweep]:
             settings = {key: value for key, value in info.to_dict().items() if key not in ("regularizers", "label")}
             key = json.dumps(design(settings), sort_keys=True, default=str)
             by_design[key][run] = term if term["weight"] else {"weight": 0.0}
-    candidates = (_sweep(study, terms) for terms in by_design.values())
-    return [sweep for sweep in candidates if sweep is not None]
+    return [sweep for terms in by_design.values() if (sweep := _sweep(study, terms))]
 
 
 def _kind(term: Settings, terms: list[Settings]) -> str:
@@ -174,7 +173,6 @@ def _signed(weight: float) -> str:
 
 
 def _reading(sweep: RegularizerSweep) -> str:
-    """Return in how many seeds each regulariser moved IsoScore* where its weight asks."""
     parts = []
     for kind, change in against_none(sweep).groupby("kind", sort=False):
         below, above = change[change["weight"] < 0], change[change["weight"] > 0]
@@ -187,13 +185,12 @@ def _reading(sweep: RegularizerSweep) -> str:
 
 def table(sweep: RegularizerSweep) -> Table:
     """Return every weight with its means and intervals, and what it changed against none in the same seeds."""
-    means, changes = (rows.set_index(["kind", "weight"]) for rows in (over_seeds(sweep.rows), against_none(sweep)))
+    means, changes = over_seeds(sweep.rows).set_index("metric"), against_none(sweep).set_index(["kind", "weight"])
     columns = {SCORE: "IsoScore*, held out", DIMENSION: words(DIMENSION).title}
     columns |= {sweep.quality: words(sweep.quality).axis, "isoscore_star": "IsoScore* of the loss"}
-    columns = {metric: title for metric, title in columns.items() if (means["metric"] == metric).any()}
+    columns = {metric: title for metric, title in columns.items() if metric in means.index}
     rows = []
-    for kind, weight in sorted(set(means.index)):  # the one without a regulariser is first
-        points = means.loc[[(kind, weight)]].set_index("metric")
+    for (kind, weight), points in means.groupby(["kind", "weight"]):  # the one without a regulariser is first
         cells = [estimate(points.loc[metric]) if metric in points.index else DASH for metric in columns]
         change = DASH
         if (kind, weight) in changes.index:

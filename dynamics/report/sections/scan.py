@@ -39,9 +39,8 @@ def section(study: Study) -> Section | None:
 def profiles(study: Study) -> pd.DataFrame:
     """Return states over relative depth; under the protocol of 2311.05928 the last layer is that after the final norm.
 
-    Returns:
-        `layer metric value low high` and `depth` (0 at the embeddings, 1 at the last layer) with the columns of
-        `_identity` and `last`: whether a model is off the step axis, or a row of the last step of its series.
+    Columns: `layer metric value low high`, those of `_identity`, `depth` (0 at the embeddings, 1 at the last layer)
+    and `last`: whether a model is off the step axis, or at the last step of its series.
     """
     scans = study.of_kind(ScanInfo)
     parts = []
@@ -198,7 +197,6 @@ def _cone_against_drift(study: Study, table: pd.DataFrame) -> Figure | None:
 
 
 def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
-    """Draw the profiles of the revisions of one series above their means over layers."""
     steps, metrics = sorted(table["step"].unique()), _measured(table)[:4]
     if len(steps) < 2 or not metrics:
         return None

@@ -15,7 +15,7 @@ def study(twins):
 
 def plot(study, panels, level):
     table = tables.curves(study.rows, "bits_per_character")
-    return curves.plot(table, words("bits_per_character"), panels, looks(study.arm_names), {"gzip": level})
+    return curves.plot(table, words("bits_per_character"), panels, looks(study.arm_names), level)
 
 
 def test_objectives_never_share_a_panel_and_step_0_is_drawn(study):

@@ -71,8 +71,7 @@ def matrices(run: ConeRun) -> Figure | None:
     titles = [f"<b>{title}</b>" for title, _, _ in panels]
     canvas = Canvas.grid(titles, columns, panel=size, gap=130, top=64, right=90, between=0.14)
     # Each name takes the room of the longest.
-    letters = [len(names) * (2 + min(max(map(len, names)), LONGEST)) for _, names, _ in panels]
-    tilted = [count > LETTERS / columns for count in letters]
+    tilted = [len(names) * (2 + min(max(map(len, names)), LONGEST)) > LETTERS / columns for _, names, _ in panels]
     for axes, (_, names, values), is_tilted in zip(canvas.panels, panels, tilted, strict=False):
         _matrix(axes, [plain(name, LONGEST) for name in names], values, 40 if is_tilted else 0)
     canvas.set(coloraxis=heat.shares({**canvas.bar("absolute cosine, or CKA"), "tickvals": [0, 0.5, 1]}))
@@ -90,27 +89,23 @@ def matrices(run: ConeRun) -> Figure | None:
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
+    from scipy.spatial.distance import squareform
+
     diagonal = [run.value(model, "axis_stability", corpus=name) for name in run.corpora]
     pairs = combinations(run.corpora, 2)
     cosines = [run.value(model, "axis_cosine", corpus=name, against_corpus=other) for other, name in pairs]
-    return _symmetric(diagonal, cosines)
+    return np.asarray(squareform(cosines) + np.diag(diagonal))
 
 
 def _between_models(run: ConeRun, metric: str) -> np.ndarray:
-    is_cka = metric == "linear_cka"
-    diagonal = [1.0 if is_cka else run.value(model, "axis_stability") for model in run.displayed]
+    from scipy.spatial.distance import squareform
+
+    diagonal = [1.0 if metric == "linear_cka" else run.value(model, "axis_stability") for model in run.displayed]
     similarities = []
     for other, model in combinations(run.displayed, 2):  # the record has one of the two directions
         values = run.value(model, metric, against=other.subject), run.value(other, metric, against=model.subject)
         similarities.append(next((value for value in values if np.isfinite(value)), np.nan))
-    return _symmetric(diagonal, similarities)
-
-
-def _symmetric(diagonal: list[float], pairs: list[float]) -> np.ndarray:
-    """Return the symmetric matrix with this diagonal, and `pairs` in the order of `combinations`."""
-    from scipy.spatial.distance import squareform
-
-    return np.asarray(squareform(pairs) + np.diag(diagonal))
+    return np.asarray(squareform(similarities) + np.diag(diagonal))
 
 
 def _reading(run: ConeRun) -> str:
@@ -172,12 +167,11 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure | None:
         edge = last.iloc[-1] if end == "first" else last.iloc[0]
         readings.append(f"step {edge['step']} against the {end}: {estimate(edge, 'undefined')}")
     canvas.set(coloraxis=heat.shares(canvas.bar("absolute cosine", 0)))
-    canvas.legend(styles)
     meaning = "How narrow the cone is at each step, and the cosine of its axis with what it was at the first step and "
     meaning += "with what it is at the last."
     caption = "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % interval, of "
     caption += "two axes the basic bootstrap's. Maps: the steps are equally wide."
-    return Figure(f"The axis turning: {series}", canvas.figure(), meaning, f"{'; '.join(readings)}.", caption)
+    return Figure(f"The axis turning: {series}", canvas.figure(styles), meaning, f"{'; '.join(readings)}.", caption)
 
 
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:

@@ -105,8 +105,7 @@ def settings(run: ConeRun) -> Table:
         facts, setup = model.facts, model.facts.get("setup", {})
         counts = facts.get("input", {}).get(MAIN, {})
         column = {"layers": facts.get("layers"), "width": facts.get("width")}
-        column["parameters"] = f"{facts.get('parameters', 0) / 1e6:.1f} M"
-        column["tokenizer"] = facts.get("tokenizer")
+        column |= {"parameters": f"{facts.get('parameters', 0) / 1e6:.1f} M", "tokenizer": facts.get("tokenizer")}
         column["configuration"] = SOURCES.get(setup.get("source", ""))
         column["pooling"] = f"{setup.get('mode')}{', guessed' if setup.get('guessed') else ''}"
         column["dense layers"] = "; ".join(setup.get("dense", ()))

@@ -14,10 +14,8 @@ from dynamics.report.plot.style import ARMS, INK, SOFT, SYMBOLS, Look, Looks, lo
 from dynamics.report.sections.cone.runs import ConeModel, ConeRun
 
 COLUMNS, TIMES = 4, "\N{MULTIPLICATION SIGN}"
-DEPTHS = (
-    "Layer 0 = embeddings, 1..L = residual stream after each block; 'out' = what the model returns, where that is "
-    "more: after a final norm and, for sentences, its dense layers."
-)
+DEPTHS = "Layer 0 = embeddings, 1..L = residual stream after each block; 'out' = what the model returns, where that "
+DEPTHS += "is more: after a final norm and, for sentences, its dense layers."
 TRANSFORMS = ("", "centred", "all-but-the-top", "whitened")
 POOLINGS = {"mean": "mean pooling", "cls": "first token (cls)", "last": "last token", "max": "maximum"}
 SIMILARITIES = (  # metric, title and axis of the panels
@@ -57,7 +55,6 @@ def ticks(rows: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _panel(axes: Axes, drawn: Sequence[DepthLine], title: str = "layer") -> None:
-    """Draw lines over the layers."""
     for line in drawn:
         draw_line(axes, line)
     rows = pd.concat(line.rows for line in drawn)
@@ -137,8 +134,7 @@ def _plot(panels: Sequence[DepthPanels], styles: Looks) -> go.Figure:
         axes.y(zeroline=True, zerolinecolor=SOFT, zerolinewidth=1)
         if axes.col == 0:
             axes.y(title={"text": "gap" if is_lower else "mean cosine"})
-    canvas.legend(styles)
-    return canvas.figure()
+    return canvas.figure(styles)
 
 
 def similarity(run: ConeRun) -> Figure | None:
@@ -151,7 +147,6 @@ def similarity(run: ConeRun) -> Figure | None:
     for axes, (metric, _, title) in zip(canvas.panels, panels, strict=True):
         _panel(axes, [DepthLine(model.name, run.of(model, metric), styles[model.name]) for model in run.displayed])
         axes.y(title={"text": title})
-    canvas.legend(styles)
     last = [(model.name, run.final(model, "spearman")) for model in run.displayed]
     scores = "; ".join(f"{name} {estimate(row, 'undefined')}" for name, row in last if row is not None)
     meaning = "Left: whether sentences that are similar at the end are close already. Rank correlation of all pairwise "
@@ -159,7 +154,7 @@ def similarity(run: ConeRun) -> Figure | None:
     reading = f"Against the scores, last layer: {scores}." if scores else ""
     caption = f"{DEPTHS} The model's own pooling, nothing subtracted. Bands: 95 % interval over resampled sentences or "
     caption += "pairs."
-    return Figure("Similarity, layer by layer", canvas.figure(), meaning, reading, caption)
+    return Figure("Similarity, layer by layer", canvas.figure(styles), meaning, reading, caption)
 
 
 def transforms(run: ConeRun) -> list[Figure]:

@@ -61,12 +61,10 @@ def settings(study: Study) -> Table:
 
 def figures(study: Study, members: Sequence[ProbeDesign]) -> list[Figure]:
     """Return the figures of all designs; of several, those that compare them come first and the rest is folded."""
-    are_several = len(members) > 1
-    drawn = [_compared(study, members)] if are_several else []
+    drawn = [_compared(study, members)] if len(members) > 1 else []
     for design in members:
-        for plot in (_cone, _sharpness, _shape, _maps):
-            figure = plot(study, design)
-            if figure and are_several:
+        for figure in (plot(study, design) for plot in (_cone, _sharpness, _shape, _maps)):
+            if figure and len(members) > 1:
                 figure = replace(figure, title=f"{figure.title}: {design.name}").folded()
             drawn.append(figure)
     return [figure for figure in drawn if figure]
@@ -77,8 +75,7 @@ def _cone(study: Study, design: ProbeDesign) -> Figure | None:
     meaning += "Where a line lies above the input's, the block has narrowed the cone by itself."
     caption = "Dotted: the exact values for inputs without structure, β²/(β² + d) and √(β² + d). Sequences share what "
     caption += "their attention averages over: within one the cosine is higher than over all pairs."
-    title = "The cone: outputs against inputs"
-    return _by_part(study, design, CONE, title, meaning, cone_reading(design), caption)
+    return _by_part(study, design, CONE, "The cone: outputs against inputs", meaning, cone_reading(design), caption)
 
 
 def cone_reading(design: ProbeDesign) -> str:
@@ -126,11 +123,10 @@ def _by_part(
             beta = np.geomspace(scale.smallest, scale.largest, 60)
             square = beta**2 + design.width
             lines.dotted(axes, beta, np.sqrt(square) if metric == "mean_norm" else beta**2 / square, INK)
-    return Figure(title, canvas.figure(), meaning, reading, summary.join([_draws(design, rows), caption]))
+    return Figure(title, canvas.figure(styles), meaning, reading, summary.join([_draws(design, rows), caption]))
 
 
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw the first block's attention against the bias, wherever it was put."""
     metrics = [metric for metric in SHARPNESS if design.has(metric)]
     if not metrics:
         return None
@@ -151,7 +147,7 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
     reading = sharpness_reading(study, design)
     caption = summary.join([_draws(design, rows), caption, end])
-    return Figure("Sharpness of attention", canvas.figure(), meaning, reading, caption)
+    return Figure("Sharpness of attention", canvas.figure(styles), meaning, reading, caption)
 
 
 def sharpness_reading(study: Study, design: ProbeDesign) -> str:
@@ -163,19 +159,17 @@ def sharpness_reading(study: Study, design: ProbeDesign) -> str:
         first, last = (design.of(metric, at=at, bias=bias, layer=1)["value"].mean() for at in ends)
         if np.isfinite([first, last]).all():
             parts.append(f"{number(first)} → {number(last)} with the bias {name}")
-    start = f"{capital(study.words(metric).axis)} from β = {ends[0]:g} to {ends[1]:g}: "
-    return f"{start}{', '.join(parts)}." if parts else ""
+    axis = capital(study.words(metric).axis)
+    return f"{axis} from β = {ends[0]:g} to {ends[1]:g}: {', '.join(parts)}." if parts else ""
 
 
 def _maps(study: Study, design: ProbeDesign) -> Figure | None:
-    """Draw depth by bias, each quantity in its own colours."""
     rows = design.rows[(design.rows["bias"] == "input") & design.rows["part"].isin(["", "input", "mlp"])]
     if rows.empty:
         return None
     metrics = [m for m in dict.fromkeys([*CONE, *rows["metric"].unique(), *SHARPNESS]) if design.has(m)]
     titles = [panel_title(study.words(metric).title) for metric in metrics]
-    height = min(300, 40 + 34 * (design.layers + 1))
-    canvas = Canvas.grid(titles, panel=height, gap=84, top=56, between=0.1, right=84)
+    canvas = Canvas.grid(titles, panel=min(300, 74 + 34 * design.layers), gap=84, top=56, between=0.1, right=84)
     for axes, metric in zip(canvas.panels, metrics, strict=False):
         colours = f"coloraxis{axes.number}"
         means = tables.over_seeds(rows[rows["metric"] == metric].assign(arm="")[tables.COLUMNS])
@@ -191,7 +185,6 @@ def _maps(study: Study, design: ProbeDesign) -> Figure | None:
 
 
 def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
-    """Draw all designs, a line for each: what differs at a glance."""
     panels = []
     for metric, depth, part, below in COMPARED:
         table = pd.concat(_of_design(design, metric, depth, part) for design in members)
@@ -199,11 +192,11 @@ def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
             panels.append((study.words(metric), below, table))
     if not panels:
         return None
-    canvas = _lines(panels, looks([design.short for design in members]), is_flat=True)
+    styles = looks([design.short for design in members])
     meaning = "Inputs of one kind, with biases of the same norms, through blocks of each design."
     draws = _draws(members[0], pd.concat(design.rows for design in members))
-    caption = summary.join([draws, "each design has its own layers"])
-    return Figure("The designs compared", canvas.figure(), meaning, caption=caption)
+    caption, plot = summary.join([draws, "each design has its own layers"]), _lines(panels, styles, is_flat=True)
+    return Figure("The designs compared", plot.figure(styles), meaning, caption=caption)
 
 
 def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFrame:
@@ -220,8 +213,7 @@ def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.Da
 def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **sizes: int) -> Canvas:
     """Draw panels against the norm of the bias: for each look mean, band and a thin line for each seed.
 
-    Lines that lie on one another stay visible: the first are broad (unless `is_flat`), later ones may be dashed;
-    these show their means alone.
+    Lines on one another stay visible: the first are broad (unless `is_flat`); dashed ones show their means alone.
     """
     canvas = Canvas.grid([panel_title(words.title, below) for words, below, _ in panels], **sizes)
     widths = [1.8] * len(styles) if is_flat else np.linspace(3.4, 1.4, len(styles)).tolist()
@@ -232,13 +224,11 @@ def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **
                 lines.means(axes, scale, table, name, look, width, 2.6 + 1.4 * width, look.dash == "solid")
         axes.x(**scale.axis(AXIS))
         axes.y(**Values.of(words, table["value"]).axis())
-    canvas.legend(styles)
     return canvas
 
 
 def _draws(design: ProbeDesign, rows: pd.DataFrame) -> str:
     """Return what was drawn, and how seeds are shown."""
-    info = design.info
-    zero = "at the left end β = 0, set apart" if (rows["at"] == 0).any() else ""
+    info, zero = design.info, "at the left end β = 0, set apart" if (rows["at"] == 0).any() else ""
     draw = f"each draw has weights, {info.batch} sequences of {info.inputs} inputs and a bias of its own"
     return summary.join([zero, draw, summary.intervals(rows.assign(arm=""), "bands")])
