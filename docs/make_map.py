@@ -10,7 +10,7 @@ START, END = "<!-- map: written by docs/make_map.py -->\n", "<!-- end of map -->
 
 
 def summary(path: Path) -> str:
-    """Return the first line of a module's docstring, or of the function that bears the module's name (a metric)."""
+    """Return the first line of a module's docstring, or of the function with the module's name (a metric)."""
     module = ast.parse(path.read_text())
     functions = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == path.stem)
     texts = filter(None, map(ast.get_docstring, (module, *functions)))

@@ -50,7 +50,7 @@ def scan(options: ScanOptions) -> None:
 
 
 def cone(options: ConeOptions) -> None:
-    """Measure how narrow the cone of sentence vectors is, what its axis means, and what centring buys.
+    """Measure how narrow the cone of sentence vectors is, what its axis means, and how centring helps.
 
     Examples:
         dynamics cone sentence-transformers/all-MiniLM-L6-v2 --sentences nli.txt --pairs sts-test.tsv

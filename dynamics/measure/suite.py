@@ -15,7 +15,7 @@ Metrics = Mapping[str, Settings | None] | Sequence[str]
 
 
 class Entry(NamedTuple):
-    """One metric of a suite: the name that its rows bear, the name that it was asked for by, and its options.
+    """One metric of a suite: the name of its rows, the name that it was asked for by, and its options.
 
     Without a schedule of its own it is measured when the run measures; `max_tokens` None means every token.
     """

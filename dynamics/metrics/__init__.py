@@ -1,7 +1,7 @@
 """The quantities, by name.
 
-A quantity lives in the module that bears its name, as a function of that name and as the streaming `Metric`
-whose class bears it too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one
+A quantity lives in the module of its name, as a function of that name and as the streaming `Metric`
+whose class has the name too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one
 before it is asked for: a new file is a new metric.
 
 >>> resolve("mean_cosine").name

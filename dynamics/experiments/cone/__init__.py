@@ -1,1 +1,1 @@
-"""`dynamics cone`: where the cone of sentence vectors comes from, what its axis means, what centring buys."""
+"""`dynamics cone`: where the cone of sentence vectors comes from, what its axis means, how centring helps."""

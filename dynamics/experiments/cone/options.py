@@ -8,7 +8,7 @@ from dynamics.loading.options import ModelOptions
 
 @dataclass(frozen=True)
 class ConeOptions(ModelOptions):
-    """Sentence vectors: how narrow their cone is, what its axis means, what centring buys.
+    """Sentence vectors: how narrow their cone is, what its axis means, how centring helps.
 
     Args:
         sentences: text file, a sentence a line

@@ -133,7 +133,7 @@ class AttentionStatistics(QueryMeans):
 
     Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
     `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
-    the number of queries of each. A metric that bears the name of a summary is its mean over the queries.
+    the number of queries of each. A metric with the name of a summary is its mean over the queries.
     """
 
     greatest: Float[Tensor, " H"]

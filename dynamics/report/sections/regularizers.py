@@ -88,7 +88,7 @@ def _sweep(study: Study, terms: dict[str, Settings]) -> RegularizerSweep | None:
     last = last.groupby(["run", "seed", "metric"], as_index=False)["value"].mean()
     if len(runs[["kind", "weight"]].drop_duplicates()) < 2 or last[last["metric"] == SCORE].empty:
         return None
-    # A sweep bears the label of its first run, without the regulariser.
+    # A sweep has the label of its first run, without the regulariser.
     info = study.of_kind(FitInfo)[members[0][0]]
     name = info.label or members[0][0]
     for term in info.regularizers.values():
