@@ -1,8 +1,8 @@
 """The quantities, by name.
 
-A quantity lives in the module of its name, as a function of that name and as the streaming `Metric`
-whose class has the name too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one
-before it is asked for: a new file is a new metric.
+A quantity lives in the module of its name, as a function of that name and as the streaming `Metric` whose class has the
+name too: `anisotropy.anisotropy(x)` and `anisotropy.Anisotropy`. Nothing here imports one before it is asked for: a new
+file is a new metric.
 
 >>> resolve("mean_cosine").name
 'mean_cosine'
@@ -64,8 +64,7 @@ def describe(metrics: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
 def resolve(name: str, **options: Any) -> "Metric":
     """Return a new metric by its name (`anisotropy`), a variant's (`intrinsic_dimension_mle`) or a class path.
 
-    Raises:
-        InputError: an unknown name, or options that the metric does not take.
+    Raises: InputError: an unknown name, or options that the metric does not take.
     """
     metric, fixed = _imported(name) if "." in name else _named(name)
     try:

@@ -9,21 +9,15 @@ def anisotropy(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     """Return the share of the states' variance that lies along its first principal axis.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the centred states (n, d).
-    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0, for it is at
-        least 1 / min(n - 1, d).
-    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, without the
-        upward bias of a finite sample.
+    Pitfalls: one outlier dimension can make it 1; of few states in a wide space it is never near 0, for it is at least
+        1 / min(n - 1, d).
+    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, without the upward bias
+        of a finite sample.
 
-    Args:
-        x: states of any floating type (half precision is computed in float32).
-
-    Returns:
-        NaN for fewer than two states, equal states, or states that are not finite.
-        Through the Gram matrix in the precision of x: within 1e-5 (float32) or 1e-9 (float64) of the singular
-        values' route.
-
-    >>> import torch
-    >>> x = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0 + 3.0], [0.0, 1.0 - 3.0]])
+    `x`: states of any floating type (half precision is computed in float32). NaN for fewer than two states, equal
+    states, or states that are not finite. Within 1e-5 (float32) or 1e-9
+    (float64) of the singular values' route.
+    >>> x = Tensor([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0 + 3.0], [0.0, 1.0 - 3.0]])
     >>> anisotropy(x)
     tensor(0.5000, dtype=torch.float64)
     """
@@ -35,10 +29,7 @@ class Anisotropy(Spectral):
 
     range = (0, 1)
     estimator = "σ₁² / Σσᵢ² of the centred states"
-    source = (
-        "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their released code computes it; their "
-        "text also words it as sigma_1 / sum sigma_i, which is `singular_value_share` here"
-    )
+    source = "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their code computes it"
     default_sites = dict.fromkeys(STATE_SITES, 1)
 
     @staticmethod

@@ -10,12 +10,10 @@ def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*b
     """Return the share of the states' mean square that lies along one direction, the mean included.
 
     Formula: sigma_1^2 / sum_i sigma_i^2, sigma the singular values of the states (n, d) as they are.
-    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it. It is
-        at least 1 / min(n, d).
+    Pitfalls: a mean far from the origin makes it near 1 whatever the shape of the cloud about it. It is at least
+        1 / min(n, d).
 
-    Returns:
-        NaN for fewer than two states, zero states, or states that are not finite.
-
+    NaN for fewer than two states, zero states, or states that are not finite.
     >>> anisotropy_uncentered(torch.diag(torch.tensor([10.0, 2.0, 1.0])))  # 100 / 105
     tensor(0.9524, dtype=torch.float64)
     """

@@ -11,16 +11,10 @@ def drift(x: Float[Tensor, "*batch n d"], reference: Float[Tensor, "*batch d"]) 
     Formula: |mean_t - mean_0|_2, for each head.
     Pitfalls: a key's drift along a direction that all keys share leaves attention as it is (softmax is
         shift-invariant); rotary positions average a mean away.
-    Interval: windows' influence on the difference of the two means (they come from the same tokens), Student's t on
-        the log scale; sampling error only. None where nothing has moved.
+    Interval: windows' influence on the difference of the two means (they come from the same tokens), Student's t on the
+        log scale; sampling error only. None where nothing has moved.
 
-    Args:
-        x: states.
-        reference: mean of the reference.
-
-    Returns:
-        In the unit of the states.
-
+    `reference`: mean of the reference. In the unit of the states.
     >>> drift(torch.tensor([[3.0, 0.0], [3.0, 8.0]]), torch.tensor([0.0, 0.0]))
     tensor(5., dtype=torch.float64)
     """

@@ -14,9 +14,7 @@ def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
-    Returns:
-        NaN without states.
-
+    NaN without states.
     >>> duplicate_share(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
     tensor(0.5000, dtype=torch.float64)
     """

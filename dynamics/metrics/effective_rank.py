@@ -8,16 +8,12 @@ from dynamics.metrics.streaming.spectrum import eigenvalues
 def effective_rank(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     """Return the exponential of the entropy of the singular values' shares.
 
-    Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred
-        states.
-    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`). It is at
-        most min(n - 1, d).
+    Formula: exp(-sum_i p_i log p_i), p_i = sigma_i / sum_j sigma_j, sigma the singular values of the centred states.
+    Pitfalls: singular values weigh small directions more than variances do (`participation_ratio`). It is at most
+        min(n - 1, d).
 
-    Returns:
-        NaN for fewer than two states, equal states, or states that are not finite.
-
-    >>> import torch
-    >>> effective_rank(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
+    NaN for fewer than two states, equal states, or states that are not finite.
+    >>> effective_rank(Tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
     tensor(2., dtype=torch.float64)
     """
     return EffectiveRank.of_eigenvalues(eigenvalues(x))
@@ -30,10 +26,7 @@ class EffectiveRank(Spectral):
     range = (1, None)
     wide = True
     estimator = "exp of the entropy of σᵢ / Σσ"
-    source = (
-        "Roy and Vetterli, The effective rank (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the "
-        "same quantity of states that are not centred"
-    )
+    source = "Roy and Vetterli (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the same, not centred"
     default_sites = dict.fromkeys(STATE_SITES, 6)
 
     @staticmethod

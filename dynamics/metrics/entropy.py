@@ -17,21 +17,17 @@ def entropy(
 ) -> Float64[Tensor, " H"]:
     """Return the mean entropy of the attention distributions of a layer's queries, never forming the whole matrix.
 
-    Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as
-        log Z - sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
-    Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or
-        lengths, compare by `normalized_entropy` only.
+    Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as log Z -
+        sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
+    Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or lengths,
+        compare by `normalized_entropy` only.
 
     Args:
         query: as it enters the dot product.
-        key: likewise.
         scaling: factor of the product; default 1 / sqrt(d_h).
-        mask: added to the logits (float), or True where a query sees a key (bool); broadcasts to (B, H, T, S).
-            Queries that see nothing are left out.
+        mask: added to the logits (float), or True where a query sees a key (bool); broadcasts to (B, H, T, S). Queries
+            that see nothing are left out.
         is_causal: query i sees the keys 0..i only, on top of the mask.
-
-    Returns:
-        For each head the mean over B and T.
 
     >>> entropy(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 8, 4)).exp()
     tensor([8.0000], dtype=torch.float64)
@@ -66,9 +62,7 @@ def entropy(
     return total / count
 
 
-def _bias(
-    mask: Shaped[Tensor, "H T S"], start: int, stop: int, reach: int, dtype: torch.dtype
-) -> Float[Tensor, "H c keys"]:
+def _bias(mask: Tensor, start: int, stop: int, reach: int, dtype: torch.dtype) -> Float[Tensor, "H c keys"]:
     """Return what a row's mask, any axis of which may be 1, adds to the logits of some queries."""
     if mask.shape[1] > 1:
         mask = mask[:, start:stop]

@@ -13,35 +13,27 @@ from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
-FEWEST = 10
-"""Different states below which no dimension is estimated."""
-
+FEWEST = 10  # different states below which no dimension is estimated
 ESTIMATORS = {
     name.lower(): name
     for name in "CorrInt DANCo ESS FisherS GRIDE KNN MADA MLE MOM MiND_ML PH TLE".split()  # noqa: SIM905
-}
-"""Further estimators of scikit-dimension, by the suffix that names their variant."""
+}  # further estimators of scikit-dimension, by the suffix that names their variant
 
 
 def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[Tensor, ""]:
     """Return the intrinsic dimension of a cloud of states by the ratio of each one's two nearest neighbour distances.
 
-    Formula: the slope through the origin of -log(1 - F(mu)) on log(mu), mu = r_2 / r_1, F its empirical
-        distribution, over the lowest 90 % of mu; exact duplicates dropped first. The fit is scikit-dimension's.
-    Pitfalls: biased downwards as the dimension grows: Gaussians of 10, 20 and 50 dimensions give 9.8, 17.4 and
-        33.4 with 4096 states. Duplicates that are kept distort it silently, and so do states that are equal but
-        for rounding, which are kept: the first token of causal inputs that come in batches of different shapes (1 %
-        of the states took a tenth off).
+    Formula: the slope through the origin of -log(1 - F(mu)) on log(mu), mu = r_2 / r_1, F its empirical distribution,
+        over the lowest 90 % of mu; exact duplicates dropped first. The fit is scikit-dimension's.
+    Pitfalls: biased downwards as the dimension grows: Gaussians of 10, 20 and 50 dimensions give 9.8, 17.4 and 33.4
+        with 4096 states. Duplicates that are kept distort it silently, and so do states that are equal but for
+        rounding, which are kept: the first token of causal inputs that come in batches of different shapes (1 % of the
+        states took a tenth off).
     Interval: sandwich over windows and over the components of the graph of first neighbours (measured: 93-98 %),
         Student's t on the log scale; sampling error only, not the bias.
 
-    Args:
-        x: states; n = 4096 is the size it is compared at.
-        keep: share of the lowest ratios that are fitted.
-
-    Returns:
-        NaN for fewer than 10 different states, or states that are not finite.
-
+    `x`: states; n = 4096 is the size it is compared at. `keep`: share of the lowest ratios that are fitted. NaN for
+    fewer than 10 different states, or states that are not finite.
     >>> x = torch.randn(999, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 64).tril()
     >>> round(float(intrinsic_dimension(x)), 1)
     2.0
@@ -57,10 +49,14 @@ def two_nn(distances: Float64[Tensor, "n 2"], keep: float = 0.9) -> float:
     """Return the TwoNN estimate from first and second neighbour distances; NaN where there is none."""
     from skdim.id import TwoNN
 
+    # a hair more, lest rounding drop the last of the ratios kept
+    return _fitted(TwoNN(discard_fraction=1 - keep - 1e-9, dist=True), distances)
+
+
+def _fitted(estimator: Any, data: Tensor) -> float:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        # a hair more, lest rounding drop the last of the ratios kept
-        value = TwoNN(discard_fraction=1 - keep - 1e-9, dist=True).fit(distances.cpu().numpy()).dimension_
+        value = estimator.fit(data.cpu().numpy()).dimension_
     return float(value) if np.isfinite(value) and value > 0 else float("nan")
 
 
@@ -69,13 +65,11 @@ def two_nn_influence(
 ) -> tuple[Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
     """Return each state's influence on the logarithm of the TwoNN estimate `value`, and its component.
 
-    The score of the censored fit, psi_i = 1[l_i <= c] - value min(l_i, c) with l = log mu and c its cut-off, over
-    their number; 1.014 for the linear fit in the place of maximum likelihood. Points of one component of the graph
-    of first neighbours share distances, so their influences are not independent.
+    The score of the censored fit, psi_i = 1[l_i <= c] - value min(l_i, c) with l = log mu and c its cut-off, over their
+    number; 1.014 for the linear fit in the place of maximum likelihood. Points of one component of the graph of first
+    neighbours share distances, so their influences are not independent.
 
-    Args:
-        distances: first and second neighbour distances.
-        neighbours: index of the first neighbour.
+    `distances`: first and second neighbour distances. `neighbours`: index of the first neighbour.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -95,10 +89,7 @@ def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
 
     kind = getattr(skdim.id, estimator)
     seed = {"random_state": 0} if "random_state" in signature(kind.__init__).parameters else {}
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        value = kind(**seed).fit(x.double().cpu().numpy()).dimension_
-    return float(value) if np.isfinite(value) and value > 0 else float("nan")
+    return _fitted(kind(**seed), x.double())
 
 
 class IntrinsicDimension(Sample):
@@ -116,10 +107,7 @@ class IntrinsicDimension(Sample):
         " near duplicates (a token that recurs at its position) pull it down, and it is biased low from about 15 "
         "dimensions on; the interval covers neither"
     )
-    source = (
-        "Facco et al. (arXiv 1803.06992), TwoNN; Razzhigaev et al. (arXiv 2311.05928) fit the lowest 20 %, which "
-        "is another quantity: `keep=0.2`, named `intrinsic_dimension_lowest_20`"
-    )
+    source = "Facco et al. (arXiv 1803.06992), TwoNN; `keep=0.2` is the fit of Razzhigaev et al. (arXiv 2311.05928)"
     default_sites = dict.fromkeys(STATE_SITES, 12)
     variants = {
         **{suffix: {"estimator": estimator} for suffix, estimator in ESTIMATORS.items()},

@@ -9,18 +9,14 @@ from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance,
 def isoscore(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     """Return how evenly the states' variance is spread over all d directions.
 
-    Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the
-        published ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)),
-        v' = v sqrt(d) / |v| for the eigenvalues v of S: no eigenvalues are needed. k equal directions of d give
-        (k - 1) / (d - 1).
+    Formula: (PR - 1) / (d - 1), PR = tr(S)^2 / |S|_F^2 the `participation_ratio`. It equals, to rounding, the published
+        ((d - e^2 (d - sqrt d))^2 - d) / (d (d - 1)), e = |v' - 1| / sqrt(2 (d - sqrt d)), v' = v sqrt(d) / |v| for the
+        eigenvalues v of S: no eigenvalues are needed. k equal directions of d give (k - 1) / (d - 1).
     Pitfalls: n Gaussian states in width d give about n / (n + d): always say n.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Returns:
-        NaN for d = 1, fewer than two states, equal states, or states that are not finite.
-
-    >>> import torch
-    >>> isoscore(torch.tensor([[3.0, 0, 0], [-3.0, 0, 0], [0, 3.0, 0], [0, -3.0, 0]]))
+    NaN for d = 1, fewer than two states, equal states, or states that are not finite.
+    >>> isoscore(Tensor([[3.0, 0, 0], [-3.0, 0, 0], [0, 3.0, 0], [0, -3.0, 0]]))
     tensor(0.5000, dtype=torch.float64)
     """
     return (participation_ratio(x) - 1) / (x.shape[-1] - 1 or float("nan"))
@@ -32,29 +28,22 @@ def isoscore_star(
     """Return the IsoScore of the covariance of a batch, shrunk towards a stable reference: the regulariser of I-STAR.
 
     Formula: (PR - 1) / (d - 1) of S = (1 - reference_weight) cov(x) + reference_weight reference.
-    Range: 0 to 1; no unit.
-    Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358).
-        `reference_weight` is the zeta of their released code (0.2 by default); their text gives zeta to the
-        batch instead, so its zeta is 1 - reference_weight.
+    Source: Rudman and Eickhoff, Stable Anisotropic Regularization (arXiv 2305.19358). `reference_weight` is the zeta of
+        their released code (0.2 by default); their text gives zeta to the batch instead, so its zeta is 1 -
+        reference_weight.
     Pitfalls: without shrinkage a batch of m states gives about m / (m + d), and 0.2 of a reference corrects little of
-        that: with m = d / 4 the error falls to a fifth at 0.8. At S = 0 (equal states) it is 0 and has the
-        gradient 0; differentiable once.
+        that: with m = d / 4 the error falls to a fifth at 0.8. At S = 0 (equal states) it is 0 and has the gradient 0;
+        differentiable once.
     Interval: none; a loss.
 
-    Args:
-        x: states; gradients flow to them.
-        reference: a covariance, for example of states of the whole epoch; None: no shrinkage.
-        reference_weight: share of the reference, 0 to 1.
+    `x`: states; gradients flow to them. `reference`: a covariance, for example of states of the whole epoch; None: no
+    shrinkage. `reference_weight`: share of the reference, 0 to 1.
+    The result is in the precision of x (float32 for half precision).
 
-    Returns:
-        In the precision of x (float32 for half precision).
+    Raises: InputError: fewer than two states.
 
-    Raises:
-        InputError: fewer than two states.
-
-    >>> import torch
-    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    >>> isoscore_star(x), isoscore_star(x, torch.diag(torch.tensor([0.0, 8.0])), reference_weight=0.5)
+    >>> x = Tensor([[2.0, 0.0], [-2.0, 0.0]])
+    >>> isoscore_star(x), isoscore_star(x, Tensor([[0.0, 0.0], [0.0, 8.0]]), reference_weight=0.5)
     (tensor(0.), tensor(1.))
     """
     _, _, covariance = mean_and_covariance([x])

@@ -10,11 +10,8 @@ def kurtosis(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     Formula: mean_j(s_j^4) / mean_j(s_j^2)^2, s_j^2 = mean over states of x_ij^2, j = 1..d; at most d.
     Pitfalls: not rotation-invariant, by design: it asks about the coordinate axes. Not centred.
 
-    Returns:
-        NaN for fewer than two states, zero states, or states that are not finite.
-
-    >>> import torch
-    >>> kurtosis(torch.tensor([[1.0, 1.0, 1.0, 1.0]] * 2)), kurtosis(torch.tensor([[0.0, 5.0, 0.0, 0.0]] * 2))
+    NaN for fewer than two states, zero states, or states that are not finite.
+    >>> kurtosis(Tensor([[1.0, 1.0, 1.0, 1.0]] * 2)), kurtosis(Tensor([[0.0, 5.0, 0.0, 0.0]] * 2))
     (tensor(1., dtype=torch.float64), tensor(4., dtype=torch.float64))
     """
     squares = x.double().square().mean(-2)

@@ -11,12 +11,9 @@ def linear_cka(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch n e"]) -
     Pitfalls: biased upwards when n is not far above the widths; few directions of great variance decide it.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Returns:
-        NaN for fewer than two tokens or where all are equal.
-
-    >>> import torch
-    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
-    >>> linear_cka(x, 3 * x.flip(-1) + 1).round(decimals=3), linear_cka(x, torch.ones(3, 1))
+    NaN for fewer than two tokens or where all are equal.
+    >>> x = Tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
+    >>> linear_cka(x, 3 * x.flip(-1) + 1).round(decimals=3), linear_cka(x, Tensor([[1.0]] * 3))
     (tensor(1., dtype=torch.float64), tensor(nan, dtype=torch.float64))
     """
     return LinearCka.of_blocks(*blocks(x, y))
@@ -31,8 +28,6 @@ class LinearCka(Cross):
     source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
 
     @staticmethod
-    def of_blocks(
-        xx: Float[Tensor, "*batch d d"], yx: Float[Tensor, "*batch e d"], yy: Float[Tensor, "*batch e e"]
-    ) -> Float[Tensor, "*batch"]:
+    def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Float[Tensor, "*batch"]:
         norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]
         return norms[1] / (norms[0] * norms[2]).sqrt()

@@ -11,20 +11,14 @@ def linearity_to_start(
     """Return the share of the variance of a layer's states that the best linear map of those at step 0 explains.
 
     Formula: tr(y^T x (x^T x)^+ x^T y) / tr(y^T y) of the states x at step 0 and y now, both centred.
-    Pitfalls: 1 for any states when n <= d + 1, and biased upwards by about d / n: `size` tokens are compared,
-        however many are measured. They are kept with every training state: size (d + 1) numbers a layer.
+    Pitfalls: 1 for any states when n <= d + 1, and biased upwards by about d / n: `size` tokens are compared, however
+        many are measured. They are kept with every training state: size (d + 1) numbers a layer.
     Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
 
-    Args:
-        x: states.
-        reference: states at step 0, of the same tokens.
-
-    Returns:
-        NaN for fewer than two tokens, or where all states of either are equal.
-
-    >>> import torch
-    >>> start = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
-    >>> round(float(linearity_to_start(start @ torch.tensor([[1.0], [2.0]]) + 7, start)), 9)
+    `reference`: states at step 0, of the same tokens. NaN for fewer than two tokens, or where all states of either are
+    equal.
+    >>> start = Tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
+    >>> round(float(linearity_to_start(start @ Tensor([[1.0], [2.0]]) + 7, start)), 9)
     1.0
     """
     return procrustes_linearity(reference, x)

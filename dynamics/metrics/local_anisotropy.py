@@ -1,16 +1,14 @@
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.anisotropy import anisotropy
-from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, estimate, undefined
 from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 from dynamics.metrics.streaming.sampling import priority
 
-BLOCK = 32
-"""Neighbourhoods that exist at a time."""
+BLOCK = 32  # neighbourhoods that exist at a time
 
 
 def local_anisotropy(
@@ -18,23 +16,15 @@ def local_anisotropy(
 ) -> Float64[Tensor, ""]:
     """Return the mean anisotropy of the nearest neighbours of a state.
 
-    Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with
-        `random` of 64 states drawn at random, the value to compare with (named `local_anisotropy_random`).
-        Exact duplicates are dropped first.
-    Pitfalls: 64 states give at least 1 / 63, and are never near 0, even isotropic ones: read it against the
-        random value.
+    Formula: mean over a seeded sample of states of the `anisotropy` of their 64 nearest other states; with `random` of
+        64 states drawn at random, the value to compare with (named `local_anisotropy_random`). Exact duplicates are
+        dropped first.
+    Pitfalls: 64 states give at least 1 / 63, and are never near 0, even isotropic ones: read it against the random
+        value.
     Interval: none: neighbourhoods share states and windows (counting neighbourhoods covers 61-94 %, measured).
 
-    Args:
-        x: states.
-        neighbors: states in a neighbourhood.
-        queries: neighbourhoods that the mean is taken over, at most.
-        random: draw the states instead.
-        seed: of the sample and the draws.
-
-    Returns:
-        NaN for no more than 64 different states, or states that are not finite.
-
+    The options are those of `LocalAnisotropy`, and the `seed` of the sample and the draws. NaN
+    for no more than 64 different states, or states that are not finite.
     >>> line = torch.arange(100.0)[:, None] * torch.tensor([[1.0, 2.0]])
     >>> local_anisotropy(line)
     tensor(1., dtype=torch.float64)
@@ -62,10 +52,7 @@ class LocalAnisotropy(Sample):
 
     range = (0, 1)
     estimator = "anisotropy of the 64 nearest neighbours, centred on their mean, mean over sampled states"
-    source = (
-        "the claim of Razzhigaev et al. (arXiv 2311.05928) that neighbourhoods are near isotropic; cf. Cai et "
-        "al., Isotropy in the Contextual Embedding Space (ICLR 2021)"
-    )
+    source = "Razzhigaev et al. (arXiv 2311.05928): neighbourhoods are near isotropic; cf. Cai et al. (ICLR 2021)"
     default_sites = dict.fromkeys(STATE_SITES, 14)
     default_variants = ("random",)
     variants = {"random": {"random": True}}
@@ -89,5 +76,4 @@ class LocalAnisotropy(Sample):
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
         mean = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
-        value = np.array([float(mean)])
-        return Estimate(value, value * np.nan, value * np.nan, n)
+        return estimate(mean[None], n, reason="")

@@ -12,22 +12,15 @@ def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     Pitfalls: softmax only sees differences: a common shift of a query's logits moves it and nothing else.
     Interval: none is known for a maximum.
 
-    Args:
-        logits: masked entries -inf.
-
-    >>> import torch
-    >>> logit_max(torch.tensor([[1.0, -torch.inf], [0.5, 3.0]]))
+    `logits`: masked entries -inf.
+    >>> logit_max(Tensor([[1.0, -float("inf")], [0.5, 3.0]]))
     tensor(3., dtype=torch.float64)
     """
     return logits.double().amax((-2, -1))
 
 
 class LogitMax(AttentionStatistics):
-    """Large logits make attention sharp.
-
-    Arrays: counts of the logits of every 16th query by size, with what lies outside at both ends, and the bins'
-    edges.
-    """
+    """Large logits make attention sharp."""
 
     title = "largest attention logit"
     estimator = "largest scaled logit of a head"

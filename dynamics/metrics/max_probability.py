@@ -10,22 +10,15 @@ def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
     Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
 
-    Args:
-        probabilities: rows summing to 1. (The metric never forms them all.)
-
-    >>> import torch
-    >>> max_probability(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    `probabilities`: rows summing to 1. (The metric never forms them all.)
+    >>> max_probability(Tensor([[1.0, 0.0], [0.5, 0.5]]))
     tensor(0.7500, dtype=torch.float64)
     """
     return probabilities.double().amax(-1).mean(-1)
 
 
 class MaxProbability(AttentionStatistics):
-    """Near 1 where attention is sharp.
-
-    Arrays: counts of the probabilities of every 16th query by size, with what lies outside at both ends, and
-    the bins' edges.
-    """
+    """Near 1 where attention is sharp."""
 
     title = "largest attention probability"
     range = (0, 1)

@@ -8,17 +8,11 @@ def mean_cosine(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     """Return the mean cosine similarity over all pairs of different states, exactly, without forming the pairs.
 
     Formula: (|sum_i u_i|^2 - n) / (n (n - 1)), u_i = x_i / |x_i|.
-    Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs
-        of one window count (`mean_cosine_across_windows` leaves them out). It is at least -1 / (n - 1).
+    Pitfalls: it sees the mean's drift above all: under x + b with x ~ N(0, I) it is |b|^2 / (|b|^2 + d). Pairs of one
+        window count (`mean_cosine_across_windows` leaves them out). It is at least -1 / (n - 1).
 
-    Args:
-        x: states, not centred.
-
-    Returns:
-        NaN for fewer than two states or where a state is zero or not finite.
-
-    >>> import torch
-    >>> mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
+    NaN for fewer than two states or where a state is zero or not finite.
+    >>> mean_cosine(Tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
     tensor(0.3333, dtype=torch.float64)
     """
     x = x.double()
@@ -32,10 +26,7 @@ class MeanCosine(Sums):
 
     range = (-1, 1)
     estimator = "closed form over all pairs of different tokens, not centred"
-    source = (
-        "Godey, de la Clergerie and Sagot, Anisotropy Is Inherent to Self-Attention (arXiv 2401.12143); "
-        "Ethayarajh (arXiv 1909.00512)"
-    )
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143); Ethayarajh (arXiv 1909.00512)"
     default_sites = dict.fromkeys(STATE_SITES, 8) | dict.fromkeys(HEAD_SITES, 3)
     nan_reason = "a state is zero: it has no direction"
 

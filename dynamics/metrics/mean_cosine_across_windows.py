@@ -9,17 +9,11 @@ from dynamics.metrics.streaming.sampling import window_sums
 def mean_cosine_across_windows(x: Float[Tensor, "n d"], windows: Int[Tensor, " n"]) -> Float64[Tensor, ""]:
     """Return the mean cosine similarity over all pairs of states from different windows, exactly.
 
-    Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of
-        the directions in window w and their number.
+    Formula: (|sum_i u_i|^2 - sum_w |u_w|^2) / (n^2 - sum_w n_w^2), u_i = x_i / |x_i|, u_w and n_w the sum of the
+        directions in window w and their number.
     Pitfalls: states in windows of their own give `mean_cosine`; with one window there is no pair.
 
-    Args:
-        x: states, not centred.
-        windows: the window of each state.
-
-    Returns:
-        NaN for fewer than two windows or where a state is zero or not finite.
-
+    `windows`: the window of each state. NaN for fewer than two windows or where a state is zero or not finite.
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
     >>> mean_cosine_across_windows(x, torch.tensor([0, 0, 1])), mean_cosine_across_windows(x, torch.arange(3))
     (tensor(0., dtype=torch.float64), tensor(0.3333, dtype=torch.float64))

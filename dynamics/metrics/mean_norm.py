@@ -10,11 +10,8 @@ def mean_norm(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     Formula: sum_i |x_i| / n.
     Pitfalls: residual streams grow with depth, so compare ratios across layers, not norms.
 
-    Returns:
-        In the unit of the states. NaN without states or where one is not finite.
-
-    >>> import torch
-    >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    In the unit of the states. NaN without states or where one is not finite.
+    >>> mean_norm(Tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor(3., dtype=torch.float64)
     """
     value = x.double().norm(dim=-1).mean(-1)

@@ -8,19 +8,13 @@ def norm_of_mean(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
     """Return the Euclidean norm of the mean state.
 
     Formula: |sum_i x_i| / n.
-    Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0.
-        Rotary positions average a mean away. The norm of the mean key is a gauge freedom of softmax.
-    Interval: windows' influence functions, Student's t on the log scale; misleading where the mean is within
-        noise of 0.
+    Pitfalls: of n isotropic states with mean 0 and variance v a coordinate it is about sqrt(v d / n), not 0. Rotary
+        positions average a mean away. The norm of the mean key is a gauge freedom of softmax.
+    Interval: windows' influence functions, Student's t on the log scale; misleading where the mean is within noise of
+        0.
 
-    Args:
-        x: states, not centred.
-
-    Returns:
-        In the unit of the states. NaN without states or where one is not finite.
-
-    >>> import torch
-    >>> norm_of_mean(torch.tensor([[3.0, 0.0], [3.0, 8.0]]))
+    In the unit of the states. NaN without states or where one is not finite.
+    >>> norm_of_mean(Tensor([[3.0, 0.0], [3.0, 8.0]]))
     tensor(5., dtype=torch.float64)
     """
     value = x.double().mean(-2).norm(dim=-1)

@@ -7,20 +7,14 @@ from dynamics.metrics.streaming import AttentionStatistics
 def normalized_entropy(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     """Return the mean over queries of the attention entropy, divided by the log of the number of keys seen.
 
-    Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries
-        that see one key are left out.
-    Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by
-        a moderate number (Swin: -100) in place of its type's least count as seen.
+    Formula: mean over queries of H / log m, H = -sum_j p_j log p_j, m the number of keys with p > 0; queries that see
+        one key are left out.
+    Pitfalls: early queries of a causal model see few keys, and weigh as much as late ones. Keys that a model hides by a
+        moderate number (Swin: -100) in place of its type's least count as seen.
 
-    Args:
-        probabilities: rows summing to 1, zero where masked. (The metric never forms them: it
-            counts the keys that the mask shows.)
-
-    Returns:
-        NaN where every query sees one key.
-
-    >>> import torch
-    >>> normalized_entropy(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.25, 0.25]]))
+    `probabilities`: rows summing to 1, zero where masked. (The metric never forms them: it counts the keys that the
+    mask shows.) NaN where every query sees one key.
+    >>> normalized_entropy(Tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.25, 0.25]]))
     tensor(0.9732, dtype=torch.float64)
     """
     p = probabilities.double()

@@ -9,15 +9,12 @@ def participation_ratio(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*bat
     """Return the number of directions among which the states' variance is shared out.
 
     Formula: tr(S)^2 / |S|_F^2 = (sum_i v_i)^2 / sum_i v_i^2, v the eigenvalues of the covariance S.
-    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d (and at most
-        min(n - 1, d)): always say n.
+    Pitfalls: of n Gaussian states in width d it is about n d / (n + d), not d (and at most min(n - 1, d)): always say
+        n.
     Interval: windows' influence functions, Student's t on the log scale; sampling error only, not that bias.
 
-    Returns:
-        NaN for fewer than two states, equal states, or states that are not finite.
-
-    >>> import torch
-    >>> participation_ratio(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
+    NaN for fewer than two states, equal states, or states that are not finite.
+    >>> participation_ratio(Tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
     tensor(2., dtype=torch.float64)
     """
     product = gram(x)

@@ -9,10 +9,10 @@ def qk_alignment(query: Float[Tensor, "*heads n d_h"], key: Float[Tensor, "*head
     """Return the cosine between the mean query and the mean key of a head.
 
     Formula: <q, k> / (|q| |k|), q = sum_i q_i / n, k = sum_j k_j / m, as they enter the dot product.
-    Pitfalls: few tokens pull it towards 0 (noise in the means); the mean key is a gauge freedom of softmax;
-        rotary positions average a mean away, and the cosine of two means near 0 is noise.
-    Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within
-        noise of 0.
+    Pitfalls: few tokens pull it towards 0 (noise in the means); the mean key is a gauge freedom of softmax; rotary
+        positions average a mean away, and the cosine of two means near 0 is noise.
+    Interval: windows' influence functions, Student's t on the atanh scale; misleading where a mean is within noise of
+        0.
 
     >>> qk_alignment(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
     tensor(0.7071, dtype=torch.float64)

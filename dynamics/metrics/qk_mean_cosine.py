@@ -10,14 +10,11 @@ def qk_mean_cosine(
     """Return the mean cosine similarity over all pairs of a query and a key of a head, exactly.
 
     Formula: <mean_i q_i / |q_i|, mean_j k_j / |k_j|>, as they enter the dot product.
-    Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the
-        two clouds, not about the attention. Rotary positions average a mean away.
+    Pitfalls: all pairs count, those that the mask hides and those of different windows too: it asks about the two
+        clouds, not about the attention. Rotary positions average a mean away.
 
-    Returns:
-        NaN where a query or key is zero or not finite.
-
-    >>> import torch
-    >>> qk_mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]]))
+    NaN where a query or key is zero or not finite.
+    >>> qk_mean_cosine(Tensor([[1.0, 0.0], [0.0, 2.0]]), Tensor([[3.0, 0.0]]))
     tensor(0.5000, dtype=torch.float64)
     """
     query, key = query.double(), key.double()

@@ -11,20 +11,13 @@ from dynamics.metrics.streaming import Estimate, Metric, Weights, undefined
 def qk_symmetry(query: Float[Tensor, "*heads d_h d"], key: Float[Tensor, "*heads d_h d"]) -> Float64[Tensor, "*heads"]:
     """Return how symmetric the bilinear form of a head's query and key projections is.
 
-    Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) =
-        tr(A A), A = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
-    Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do
-        not count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of
-        theirs.
+    Formula: tr(M M) / |M|_F^2, M = W_q^T W_k (the paper's W_q W_k^T in its layout); never formed: tr(M M) = tr(A A), A
+        = W_k W_q^T, and |M|_F^2 = <W_q W_q^T, W_k W_k^T>.
+    Pitfalls: of the weights alone: biases, rotary positions and norms between the projection and the product do not
+        count. A layer's score is that of the sum of its heads' forms (all heads as one), not the mean of theirs.
     Interval: the value itself, for nothing is sampled.
 
-    Args:
-        query: W_q, so that q = W_q x.
-        key: W_k.
-
-    Returns:
-        NaN for zero weights.
-
+    `query`: W_q, so that q = W_q x. NaN for zero weights.
     >>> w = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     >>> qk_symmetry(w, w), qk_symmetry(w, torch.tensor([[0.0, 1.0], [-1.0, -2.0]]))
     (tensor(1., dtype=torch.float64), tensor(-1., dtype=torch.float64))
@@ -41,10 +34,7 @@ class QkSymmetry(Metric):
     title = "symmetry of W_q W_kᵀ"
     range = (-1, 1)
     estimator = "tr(M M) / ‖M‖² with M = W_q W_kᵀ; a layer's M sums its heads'; weights alone, no data"
-    source = (
-        "Saponati et al., The underlying structures of self-attention (arXiv 2502.10927), symmetry score: the "
-        "difference of the squared norms of the symmetric and the antisymmetric part over their sum"
-    )
+    source = "symmetry score of Saponati et al., The underlying structures of self-attention (arXiv 2502.10927)"
     default_sites = {"weight": 1}
     sites = ("weight",)
 

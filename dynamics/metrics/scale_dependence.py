@@ -17,20 +17,15 @@ THINNINGS = (1, 2, 4, 8)
 def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     """Return the intrinsic dimension of an eighth of the states over that of all of them.
 
-    Formula: d(n / 8) / d(n), d the `intrinsic_dimension` (TwoNN), averaged over the disjoint eighths; the
-        estimates at n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
-    Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the
-        downward bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
-    Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent except for the windows
-        that they share, on the log scale (measured: 94-98 % from 1500 states on, less with fewer); sampling error
-        only, not the bias.
+    Formula: d(n / 8) / d(n), d the `intrinsic_dimension` (TwoNN), averaged over the disjoint eighths; the estimates at
+        n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
+    Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the downward
+        bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
+    Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent except for the windows that they
+        share, on the log scale (measured: 94-98 % from 1500 states on, less with fewer); sampling error only, not the
+        bias.
 
-    Args:
-        x: states, in random order.
-
-    Returns:
-        NaN for fewer than 80 different states, or states that are not finite.
-
+    `x`: states, in random order. NaN for fewer than 80 different states, or states that are not finite.
     >>> x = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
     >>> round(float(scale_dependence(x)), 1)
     1.0
@@ -38,7 +33,7 @@ def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     x = floating(x)
     if not x.isfinite().all() or len(x := without_duplicates(x)) < THINNINGS[-1] * FEWEST:
         return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
-    whole, *_, thin = by_scale(x)
+    whole, thin = thinned(x, THINNINGS[0]), thinned(x, THINNINGS[-1])
     return torch.tensor(thin.dimension / whole.dimension, dtype=torch.float64, device=x.device)
 
 
@@ -51,12 +46,8 @@ class Scale(NamedTuple):
     component: Int[np.ndarray, " n"]
 
 
-def by_scale(x: Float[Tensor, "n d"]) -> list[Scale]:
-    """Estimate the dimension of the different states `x` when they are thinned by each of `THINNINGS`."""
-    return [_thinned(x, thinning) for thinning in THINNINGS]
-
-
-def _thinned(x: Float[Tensor, "n d"], thinning: int) -> Scale:
+def thinned(x: Float[Tensor, "n d"], thinning: int) -> Scale:
+    """Estimate the dimension of the different states `x` when they are thinned."""
     influence, component = np.zeros(len(x)), np.zeros(len(x), dtype=int)
     values, lengths = [], []
     for part in range(thinning):
@@ -81,7 +72,7 @@ class ScaleDependence(Sample):
         fewest = THINNINGS[-1] * FEWEST
         if n < fewest:
             return undefined(1, n, states.trouble or f"fewer than {fewest} different states")
-        scales = by_scale(states.different)
+        scales = [thinned(states.different, thinning) for thinning in THINNINGS]
         dimensions = np.array([[scale.dimension for scale in scales]])
         lengths = np.array([[scale.length for scale in scales]])
         value = dimensions[:, -1] / dimensions[:, 0]
@@ -93,10 +84,7 @@ class ScaleDependence(Sample):
 
 
 def _error(whole: Scale, thin: Scale, windows: Int[np.ndarray, " n"]) -> tuple[float, int]:
-    """Return the standard error of the logarithm of the ratio of two dimensions, and its degrees of freedom.
-
-    The two are taken as independent except for the windows that they share.
-    """
+    """Return the standard error of the logarithm of the ratio of two dimensions, and its degrees of freedom."""
     both = whole, thin
     variances, freedoms = zip(*(variance_of_sum(s.influence, s.component, windows) for s in both), strict=True)
     window = np.unique(windows, return_inverse=True)[1]

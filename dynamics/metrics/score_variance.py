@@ -1,5 +1,3 @@
-from collections.abc import Hashable
-
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -8,24 +6,18 @@ from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.sampling import window_sums
 
-CHUNK = 64
-"""Queries whose logits exist at a time."""
+CHUNK = 64  # queries whose logits exist at a time
 
 
 def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     """Return the mean over queries of the variance of a query's attention scores over the keys that it sees.
 
-    Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one
-        key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number
-        of heads; the entropy is then about log m - variance / 2.
+    Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one key are
+        left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number of heads; the
+        entropy is then about log m - variance / 2.
     Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
 
-    Args:
-        logits: masked entries -inf.
-
-    Returns:
-        In squared logits. NaN where every query sees one key.
-
+    `logits`: masked entries -inf. In squared logits. NaN where every query sees one key.
     >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
     (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
     """
@@ -55,10 +47,6 @@ class ScoreSums(QueryMeans):
     probability, number of queries.
     """
 
-    @property
-    def accumulator(self) -> Hashable:
-        return ScoreSums, self.budget
-
     def update(self, batch: Attention) -> None:
         call, windows = batch
         rows, heads, queries, _ = call.query.shape
@@ -81,10 +69,7 @@ class ScoreVariance(ScoreSums):
     range = (0, None)
     wide = True
     estimator = "variance of each row of scores over the visible keys, mean over queries"
-    source = (
-        "the score variance of Godey, de la Clergerie and Sagot (arXiv 2401.12143), taken within rows: a key bias"
-        " shifts a whole row, which changes the variance over all pairs and no probability"
-    )
+    source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143), within rows, which a key bias only shifts"
 
     def estimate(self, states: ScoreSums) -> Estimate:
         return states.mean_of(0, 1, self.interval_scale)

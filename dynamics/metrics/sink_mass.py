@@ -8,17 +8,11 @@ def sink_mass(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*h
     """Return the mean over queries of the attention probability on position 0, query 0 left out.
 
     Formula: mean_{i > 0} p_i0, p = softmax of the masked logits.
-    Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions
-        can be sinks too. In padded input position 0 is the first that is not padding.
+    Pitfalls: uniform causal attention over T positions gives about log(T) / T; other positions can be sinks too. In
+        padded input position 0 is the first that is not padding.
 
-    Args:
-        probabilities: rows summing to 1. (The metric never forms them all.)
-
-    Returns:
-        NaN for a single query.
-
-    >>> import torch
-    >>> sink_mass(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]))
+    `probabilities`: rows summing to 1. (The metric never forms them all.) NaN for a single query.
+    >>> sink_mass(Tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]))
     tensor(0.3750, dtype=torch.float64)
     """
     return probabilities[..., 1:, 0].double().mean(-1)
@@ -30,7 +24,5 @@ class SinkMass(AttentionStatistics):
     title = "attention sink"
     range = (0, 1)
     estimator = "mean probability on position 0; query 0 left out"
-    source = (
-        "Gu et al., When Attention Sink Emerges in Language Models (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"
-    )
+    source = "Gu et al., When Attention Sink Emerges (arXiv 2410.10781); Xiao et al. (arXiv 2309.17453)"
     default_sites = {"attention": 6}

@@ -29,16 +29,7 @@ from dynamics.metrics.streaming.spectrum import Spectral
 from dynamics.metrics.streaming.start import ToStart
 from dynamics.metrics.streaming.sums import Sums, WindowSums
 
-__all__ = [
-    "HEAD_SITES",
-    "SITES",
-    "STATE_SITES",
-    "Attention",
-    "Estimate",
-    "Pair",
-    "States",
-    "Weights",
-]
+__all__ = ["HEAD_SITES", "SITES", "STATE_SITES", "Attention", "Estimate", "Pair", "States", "Weights"]
 __all__ += ["AttentionStatistics", "Cross", "CrossMoments", "Moments", "QueryKeySums", "QueryMeans", "Referenced"]
 __all__ += ["Group", "Metric", "Sample", "Spectral", "Sums", "ToStart", "WindowSums", "Windowed"]
 __all__ += ["estimate", "groups", "once", "undefined"]

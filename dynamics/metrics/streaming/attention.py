@@ -3,7 +3,7 @@
 Legend: B rows, H heads, H_kv key heads, T queries (c of them at a time), S keys, d_h head width, w windows.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +17,7 @@ from dynamics.metrics.streaming.intervals import estimate, with_layer
 from dynamics.metrics.streaming.sampling import window_sums
 from dynamics.metrics.streaming.sums import WindowSums, scalar
 
-ENTRIES = 1 << 21
-"""Logits that exist at a time, about: they should stay in the cache."""
-
+ENTRIES = 1 << 21  # logits that exist at a time, about: they should stay in the cache
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
 
 
@@ -30,10 +28,6 @@ class Histogram(NamedTuple):
     back: Callable[[np.ndarray], np.ndarray]
     low: int
     bins: int
-
-    @property
-    def edges(self) -> np.ndarray:
-        return self.back(self.low + np.arange(self.bins + 1) / 10)
 
 
 def asinh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -50,8 +44,6 @@ HISTOGRAMS = {
 
 def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, int]]:
     """Yield ranges of at most `most` queries, each of which has `entries` logits.
-
-    Short ones leave out half of what a causal mask hides, long ones spare calls.
 
     >>> list(chunks(200, 8192, most=128))
     [(0, 128), (128, 200)]
@@ -73,12 +65,8 @@ def attend(
     Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
     clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
 
-    Args:
-        logits: masked entries -inf; a query that sees nothing gives NaN.
-        out: room for the probabilities.
-
-    Returns:
-        Entropy, greatest probability and greatest logit, and the probabilities.
+    `logits`: masked entries -inf; a query that sees nothing gives NaN. `out`: room for the probabilities. Returns the
+    entropy, greatest probability and greatest logit, and the probabilities.
     """
     greatest = logits.amax(-1)
     s = logits.sub_(greatest[..., None]).clamp_(min=-80)
@@ -92,12 +80,8 @@ def summarise(
 ) -> tuple[Float[Tensor, "3 B H c"], Float[Tensor, "B H c"]]:
     """Summarise each query's attention without keeping its probabilities. Overwrites `logits`.
 
-    Args:
-        logits: masked entries -inf; a query that sees nothing gives NaN.
-        sink: the key that counts as the sink, one for each row or one for all.
-
-    Returns:
-        Entropy, greatest probability and probability of the sink; the greatest logit.
+    `logits`: masked entries -inf; a query that sees nothing gives NaN. `sink`: the key that counts as the sink, one for
+    each row or one for all. Returns entropy, greatest probability and probability of the sink; the greatest logit.
     """
     entropy, highest, greatest, p = attend(logits)
     sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
@@ -117,15 +101,10 @@ class QueryMeans(WindowSums):
         n = self.total[:, number]
         if not n.all():
             return undefined(self.heads, 0, "no query sees enough keys")
-        value = self.total[:, place] / n
-        return estimate(
-            value,
-            round(float(n.mean())),
-            influence=(self.sample[..., place] - value * self.sample[..., number]) * (self.windows / n),
-            windows=int(self.windows),
-            scale=scale,
-            reason="a logit is not a number",
-        )
+        value, reason = self.total[:, place] / n, "a logit is not a number"
+        influence = (self.sample[..., place] - value * self.sample[..., number]) * (self.windows / n)
+        windows = int(self.windows)
+        return estimate(value, round(float(n.mean())), influence=influence, windows=windows, scale=scale, reason=reason)
 
 
 class AttentionStatistics(QueryMeans):
@@ -146,10 +125,6 @@ class AttentionStatistics(QueryMeans):
         self.add_state("greatest", torch.full((), -torch.inf), dist_reduce_fx="max")
         self.add_state("logit_counts", scalar(), dist_reduce_fx="sum")
         self.add_state("probability_counts", scalar(), dist_reduce_fx="sum")
-
-    @property
-    def accumulator(self) -> Hashable:
-        return AttentionStatistics, self.budget
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
@@ -193,22 +168,19 @@ class AttentionStatistics(QueryMeans):
     def histogram(self, name: str) -> dict[str, np.ndarray]:
         """Return counts (heads, bins + 2) with what lies outside at both ends, and the bins' edges."""
         counts = with_layer(getattr(self, f"{name}_counts").T).T
-        edges = HISTOGRAMS[name].edges
+        scale = HISTOGRAMS[name]
+        edges = scale.back(scale.low + np.arange(scale.bins + 1) / 10)
         return {f"{name}_histogram": counts, f"{name}_edges": np.broadcast_to(edges, (len(counts), len(edges)))}
 
 
 class QueryKeySums(WindowSums):
     """Sums of queries, keys and their directions, in all and for each window. Padding is left out.
 
-    Grouped keys are repeated for their queries. Layout of a sum's last axis: query (d_h), its direction (d_h),
-    key, its direction, number of queries, number of keys.
+    Grouped keys are repeated for their queries. Layout of a sum's last axis: query (d_h), its direction (d_h), key, its
+    direction, number of queries, number of keys.
     """
 
     sites = ("attention",)
-
-    @property
-    def accumulator(self) -> Hashable:
-        return QueryKeySums, self.budget
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
@@ -233,7 +205,6 @@ class QueryKeySums(WindowSums):
     def n(self) -> int:
         return int(self.total[0, -2]) if self.total.ndim else 0
 
-    @property
     @once
     def trouble(self) -> str:
         if not self.n or not self.total[0, -1]:
@@ -243,7 +214,6 @@ class QueryKeySums(WindowSums):
             return "a query or key is not finite"
         return ""
 
-    @property
     @once
     def means(self) -> tuple[Float64[Tensor, "4 H d_h"], Float64[Tensor, "w 4 H d_h"]]:
         """Means of (query, direction, key, direction), and their influence."""

@@ -1,8 +1,8 @@
 """The contract of a metric: what it takes, what it returns, how it streams and what it says of itself.
 
-A quantity is a pure function on tensors; the `Metric` in the same file streams it. A metric is an accumulator
-(sums, moments or a sample of the states) and an `estimate` computed from it. Metrics whose accumulators keep the same
-states form one `Group`: updated once, synchronised once, read many times.
+A quantity is a pure function on tensors; the `Metric` in the same file streams it. A metric is an accumulator (sums,
+moments or a sample of the states) and an `estimate` computed from it. Metrics whose accumulators keep the same states
+form one `Group`: updated once, synchronised once, read many times.
 
 >>> from dynamics.metrics.anisotropy import Anisotropy
 >>> from dynamics.metrics.effective_rank import EffectiveRank
@@ -14,8 +14,7 @@ states form one `Group`: updated once, synchronised once, read many times.
 
 import re
 from collections.abc import Callable, Hashable, Iterable
-from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,17 +24,15 @@ from torch import Tensor
 
 STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
 HEAD_SITES: tuple[str, ...] = ("query", "key")
-SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")
-"""Every site, in the order in which they are measured."""
-
+SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")  # in the order in which they are measured
 T = TypeVar("T")
 
 
 class States(NamedTuple):
     """Token states of one batch at one site and layer, padding already dropped.
 
-    heads = 1 except at the query and key sites; `windows` is the window (the independent unit) that each token comes
-    from, unique over the whole stream. A window comes whole, in one batch, its tokens in their order.
+    heads = 1 except at the query and key sites; `windows` is the window (the independent unit) of each token, unique
+    over the whole stream. A window comes whole, in one batch, its tokens in their order.
     """
 
     x: Float[Tensor, "n heads d"]
@@ -44,10 +41,9 @@ class States(NamedTuple):
 
 @runtime_checkable
 class AttentionInputs(Protocol):
-    """One call of an attention layer, as the capture hands it over.
+    """One call of an attention layer, H a multiple of H_kv; `valid` is False at padding.
 
-    `query` and `key` as they enter the dot product, H a multiple of H_kv; `scaling` is the factor of their product;
-    `valid` is False at padding.
+    `query` and `key` are as they enter the dot product; `scaling` is the factor of their product.
     """
 
     @property
@@ -60,10 +56,7 @@ class AttentionInputs(Protocol):
     def valid(self) -> Bool[Tensor, "B T"]: ...
 
     def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
-        """Return what enters the softmax for the queries start..stop over the first `keys` keys (all by default).
-
-        Masked entries are -inf. The tensor is new: the caller may overwrite it.
-        """
+        """Return a new tensor of what enters the softmax (masked: -inf): queries start..stop, the first `keys` keys."""
 
     def reach(self, stop: int) -> int:
         """Return how many of the first keys are enough for the queries before `stop`."""
@@ -94,18 +87,16 @@ class Weights(NamedTuple):
 class Estimate(NamedTuple):
     """A value with the 95 % interval of its sampling error, on the host.
 
-    `value`, `low` and `high` have one entry where there is one head, else heads + 1: `value[head]` is a head's,
-    `value[-1]` the layer's (the mean over heads unless the metric says otherwise). NaN bounds mean that no interval
-    is known. `n` is the number of points that the value is of. `reason` says why a value is NaN. `arrays` go beside the
-    rows, by name; their first axis is that of `value`.
+    `value`, `low` and `high` have one entry where there is one head, else heads + 1, the last the layer's (the mean
+    over heads unless the metric says otherwise). NaN bounds mean that no interval is known.
     """
 
     value: Float[np.ndarray, " entries"]
     low: Float[np.ndarray, " entries"]
     high: Float[np.ndarray, " entries"]
-    n: int
-    reason: str = ""
-    arrays: dict[str, np.ndarray] = {}
+    n: int  # points that the value is of
+    reason: str = ""  # why a value is NaN
+    arrays: dict[str, np.ndarray] = {}  # kept beside the rows, by name; their first axis is that of `value`
 
 
 def undefined(heads: int, n: int, reason: str) -> Estimate:
@@ -118,31 +109,19 @@ class Metric(torchmetrics.Metric):
     """Base of every metric: a streamed quantity that describes itself, with a reduction for each of its states.
 
     The first paragraph of a class's docstring is its meaning: a line for readers of a page.
-
-    Attributes:
-        name: that of its rows; by default the name of the class, `MeanNorm` -> `mean_norm`.
-        sites: where it can be measured.
-        default_sites: where the default suite measures it, each with its place in the order there.
-        default_variants: suffixes of the variants that the default suite measures right after it.
-        variants: options of its variants, by the suffix of their names.
-        title, unit: those of its axis; the title is the name in words where it is empty.
-        range: least and greatest value, None where there is none.
-        wide: it is positive and may span decades, so that its axis is logarithmic.
-        estimator: how the number is made, and whether the states are centred.
-        source: the papers.
     """
 
-    name: str
-    sites: ClassVar[tuple[str, ...]]
-    default_sites: ClassVar[dict[str, int]] = {}
-    default_variants: ClassVar[tuple[str, ...]] = ()
-    variants: ClassVar[dict[str, dict[str, Any]]] = {}
-    title = ""
-    unit = ""
-    range: tuple[float | None, float | None] = (None, None)
-    wide = False
-    estimator = ""
-    source = ""
+    name: str  # that of its rows; by default the name of the class, `MeanNorm` -> `mean_norm`
+    sites: ClassVar[tuple[str, ...]]  # where it can be measured
+    default_sites: ClassVar[dict[str, int]] = {}  # where the default suite measures it, with its place in the order
+    default_variants: ClassVar[tuple[str, ...]] = ()  # suffixes of those that the default suite measures right after it
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}  # their options, by the suffix of their names
+    title = ""  # of its axis; where empty, the name in words
+    unit = ""  # of its axis
+    range: tuple[float | None, float | None] = (None, None)  # least and greatest value, None where there is none
+    wide = False  # whether it is positive and may span decades, so that its axis is logarithmic
+    estimator = ""  # how the number is made, and whether the states are centred
+    source = ""  # the papers
     full_state_update = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -165,21 +144,14 @@ class Metric(torchmetrics.Metric):
         return cls.variants.get(suffix)
 
     def description(self) -> dict[str, Any]:
-        """Return what a page says of the metric, as plain JSON.
-
-        `signed` is whether zero is meaningful: whether values lie on both sides of it.
-        """
+        """Return what a page says of the metric, as plain JSON."""
         low = self.range[0]
         return {
             "title": self.title or self.name.replace("_", " "),
             "unit": self.unit,
             "range": list(self.range),
-            "signed": low is None or low < 0,
-            "wide": self.wide,
-            "meaning": self.meaning,
-            "estimator": self.estimator,
-            "source": self.source,
-        }
+            "signed": low is None or low < 0,  # whether values lie on both sides of zero
+        } | {key: getattr(self, key) for key in ("wide", "meaning", "estimator", "source")}
 
     @property
     def accumulator(self) -> Hashable:
@@ -200,25 +172,23 @@ class Metric(torchmetrics.Metric):
         return self.estimate(self)
 
 
-def once(method: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Compute a method of an accumulator once: all metrics of a group share its result."""
+class once(Generic[T]):
+    """A property of an accumulator that is computed once: all metrics of a group share it."""
 
-    @wraps(method)
-    def computed(self: Metric) -> T:
-        if method.__name__ not in self._results:
-            self._results[method.__name__] = method(self)
-        return self._results[method.__name__]
+    def __init__(self, method: Callable[[Any], T]) -> None:
+        self.method, self.__doc__ = method, method.__doc__
 
-    return computed
+    def __get__(self, metric: Any, kind: type | None = None) -> T:
+        name = self.method.__name__
+        if name not in metric._results:
+            metric._results[name] = self.method(metric)
+        return metric._results[name]
 
 
 class Referenced(Metric):
-    """A metric that compares with what it kept at step 0.
+    """A metric that compares with what it kept at step 0."""
 
-    `reference` is None until someone sets it (to the `reference_state` of step 0): until then the value is NaN.
-    """
-
-    reference: Tensor | None = None
+    reference: Tensor | None = None  # the `reference_state` of step 0; without it the value is NaN
 
     def to_keep(self, states: Any) -> Tensor | None:
         """Return the reference that an accumulator makes; None where it makes no sound one."""
@@ -241,7 +211,6 @@ class Group:
         self.states = self.metrics[0]
 
     def update(self, batch: Any) -> None:
-        """Add one batch."""
         self.states.update(batch)
 
     def compute(self) -> dict[str, Estimate]:

@@ -13,19 +13,13 @@ from dynamics.errors import InputError
 from dynamics.metrics.streaming.arithmetic import floating, precise, self_product
 
 
-def mean_and_covariance(
-    parts: Sequence[Float[Tensor, "_ d"]],
-) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def mean_and_covariance(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Return the number, mean and unbiased covariance of the union of several sets of states.
 
-    Args:
-        parts: states; gradients flow to them from the covariance, not from the mean.
+    `parts`: states; gradients flow to them from the covariance, not from the mean. All in the precision of
+    the states (float32 for half precision).
 
-    Returns:
-        Their number, mean and covariance, in the precision of the states (float32 for half precision).
-
-    Raises:
-        InputError: fewer than two states.
+    Raises: InputError: fewer than two states.
 
     >>> mean_and_covariance([torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])])
     (2, tensor([2., 0.]), tensor([[2., 0.], [0., 0.]]))

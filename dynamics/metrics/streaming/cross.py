@@ -19,15 +19,14 @@ def blocks(
 class Cross(CrossMoments):
     """A metric that is a smooth function of the two representations' joint covariance, whatever its scale."""
 
+    refuses = "flat"
+
     @staticmethod
     def of_blocks(
         xx: Float[Tensor, "*batch d d"], yx: Float[Tensor, "*batch e d"], yy: Float[Tensor, "*batch e e"]
     ) -> Float[Tensor, "*batch"]:
         """Return the quantity for the covariances of x, of y with x, and of y."""
         raise NotImplementedError
-
-    def trouble_in(self, states: CrossMoments) -> str:
-        return states.flat
 
     def value_and_influence(self, states: CrossMoments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         d = states.split

@@ -1,14 +1,14 @@
 """95 % intervals of sampling error whose independent unit is the window.
 
-An estimate is, to first order, a mean over windows of its influence function; so its variance is that of the
-windows' contributions, and its interval has Student's t with W - 1 degrees of freedom, taken on a scale where the
-quantity's range is unbounded. Intervals that count tokens cover 12-34 % where tokens of a window are alike.
+An estimate is, to first order, a mean over windows of its influence function; so its variance is that of the windows'
+contributions, and its interval has Student's t with W - 1 degrees of freedom, taken on a scale where the quantity's
+range is unbounded. Intervals that count tokens cover 12-34 % where tokens of a window are alike.
 
 What is covered is the estimator's expectation at this many windows (measured: 93-98 %): another draw of as many
 windows. A bias that a finite sample has is not covered; where there is one, the quantity's pitfalls say so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,15 +83,8 @@ def estimate(
 ) -> Estimate:
     """Return an `Estimate` from a value for each head and the windows' contributions to its error.
 
-    Args:
-        value: the value of each head.
-        n: the number of points that the value is of.
-        influence: of a sample of w windows: value - truth is, to first order, the mean of the windows' influence
-            over all `windows` windows.
-        windows: the number of windows that the value is of.
-        scale: a key of `SCALES`.
-        reason: why a value is NaN, should one be.
-        arrays: passed on.
+    Over all `windows` windows, value - truth is, to first order, the mean of the `influence`, which is of a sample of w
+    windows. `n` is the number of points that the value is of, `scale` a key of `SCALES`, `reason` why a value is NaN.
     """
     values = with_layer(value)
     low = high = np.full_like(values, np.nan)
@@ -105,11 +98,19 @@ def estimate(
 class Windowed(Metric):
     """A metric whose interval comes from the influence of each window on its value (the delta method).
 
-    `nan_reason` says why a head's value is NaN, should it be.
+    An accumulator has `budget` (its option), `heads` and `n` (the numbers of heads and of points that the value is of),
+    `windows` and `trouble` (why nothing can be computed from the states; empty where all is well).
     """
 
-    nan_reason: ClassVar[str] = "the states leave it undefined"
+    nan_reason: ClassVar[str] = "the states leave it undefined"  # why a head's value is NaN, should it be
+    refuses: ClassVar[str] = "trouble"  # what of an accumulator says why the metric is undefined for it
+    budget: int
     windows: Tensor
+
+    @property
+    def accumulator(self) -> Hashable:
+        """The class that fills the states, and its option."""
+        return next(base for base in type(self).__mro__ if "update" in vars(base)), self.budget
 
     @property
     def interval_scale(self) -> str:
@@ -121,41 +122,13 @@ class Windowed(Metric):
             return "identity"
         return "log" if high is None else "logit"
 
-    @property
-    def heads(self) -> int:
-        """The number of heads."""
-        raise NotImplementedError
-
-    @property
-    def n(self) -> int:
-        """The number of points that the value is of."""
-        raise NotImplementedError
-
-    @property
-    def trouble(self) -> str:
-        """Why nothing can be computed from the states; empty where all is well."""
-        raise NotImplementedError
-
-    def trouble_in(self, states: Any) -> str:
-        """Return why the metric is undefined for these states; empty where all is well."""
-        return states.trouble
-
     def value_and_influence(self, states: Any) -> tuple[Float[Tensor, " heads"], Float[Tensor, "w heads"]]:
-        """Return the value of each head, and the influence on it of each window in a sample.
-
-        value - truth is, to first order, the mean of the windows' influence over all windows.
-        """
+        """Return the value of each head, and the influence on it of each window in a sample (see `estimate`)."""
         raise NotImplementedError
 
     def estimate(self, states: Any) -> Estimate:
-        if trouble := self.trouble_in(states):
+        if trouble := getattr(states, self.refuses):
             return undefined(states.heads, states.n, trouble)
         value, influence = self.value_and_influence(states)
-        return estimate(
-            value,
-            states.n,
-            influence=influence,
-            windows=int(states.windows),
-            scale=self.interval_scale,
-            reason=self.nan_reason,
-        )
+        windows, scale = int(states.windows), self.interval_scale
+        return estimate(value, states.n, influence=influence, windows=windows, scale=scale, reason=self.nan_reason)

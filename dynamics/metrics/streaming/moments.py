@@ -3,8 +3,6 @@
 Legend: n tokens (m of them kept), h heads, d width, w windows.
 """
 
-from collections.abc import Hashable
-
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -30,14 +28,14 @@ def merge_moments(parts: Float64[Tensor, "parts h e e"]) -> Float64[Tensor, "h e
 
 def add_moments(
     whole: Float64[Tensor, "h e e"],
-    n: Float64[Tensor, " h"],
-    mean: Float64[Tensor, "h d"],
+    n: Float[Tensor, " h"],
+    mean: Float[Tensor, "h d"],
     products: Float[Tensor, "h d d"],
 ) -> None:
     """Add to the moments of a whole, in place, those of n more tokens.
 
-    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however
-    far the mean lies from the origin.
+    Pairwise update of mean and centred second moment (Chan, Golub and LeVeque, 1983): no cancellation, however far the
+    mean lies from the origin.
     """
     before = whole[:, 0, 0].clone()
     after = before + n
@@ -58,6 +56,7 @@ class Moments(Windowed):
     """
 
     sites = STATE_SITES
+    precision = torch.float32
     moments: Float64[Tensor, "h e e"]
     windows: Float64[Tensor, ""]
     kept: list[Float[Tensor, "m h d"]]
@@ -66,15 +65,10 @@ class Moments(Windowed):
     def __init__(self, tokens: int = 8192) -> None:
         super().__init__()
         self.budget = tokens
-        self.precision = torch.float32
         self.add_state("moments", scalar(), dist_reduce_fx=merge_moments)
         self.add_state("windows", scalar(), dist_reduce_fx="sum")
         self.add_state("kept", [], dist_reduce_fx="cat")
         self.add_state("kept_ids", [], dist_reduce_fx="cat")
-
-    @property
-    def accumulator(self) -> Hashable:
-        return Moments, self.budget
 
     def update(self, batch: States) -> None:
         self.add(batch.x, batch.windows)
@@ -104,7 +98,6 @@ class Moments(Windowed):
 
     @property
     def mean(self) -> Float64[Tensor, "h d"]:
-        """Mean state."""
         return self.moments[:, 0, 1:]
 
     @property
@@ -112,12 +105,10 @@ class Moments(Windowed):
         """Covariance (divided by n)."""
         return self.moments[:, 1:, 1:] / self.n
 
-    @property
     @once
     def trouble(self) -> str:
         return trouble_of_sums(self.n, self.moments.isfinite() if self.moments.ndim else None)
 
-    @property
     @once
     def flat(self) -> str:
         """Why nothing can be computed from the covariance; empty where all is well."""
@@ -128,7 +119,6 @@ class Moments(Windowed):
         floor = unresolved(self.mean[..., part].square().sum(-1), self.precision)
         return "all states are equal" if (power <= floor).any() else ""
 
-    @property
     @once
     def sample(self) -> tuple[Float[Tensor, "h m d"], Int[Tensor, " m"]]:
         """The tokens of the windows kept, and their window ids."""
@@ -136,7 +126,6 @@ class Moments(Windowed):
         mask = kept_windows(ids, self.budget)
         return dim_zero_cat(self.kept)[mask].transpose(0, 1), ids[mask]
 
-    @property
     @once
     def spectrum(self) -> tuple[Float64[Tensor, "h d"], Float64[Tensor, "w h d"]]:
         """Eigenvalues of the covariance, descending, and their influence."""
@@ -158,20 +147,12 @@ class CrossMoments(Moments):
     """Second moments of two representations together, fed `Pair`s: no site has two."""
 
     sites = ("pair",)
-
-    def __init__(self, tokens: int = 8192) -> None:
-        super().__init__(tokens)
-        self.split = 0
-
-    @property
-    def accumulator(self) -> Hashable:
-        return CrossMoments, self.budget
+    split = 0  # width of the first
 
     def update(self, batch: Pair) -> None:  # type: ignore[override]  # its sites differ, and so does what it is fed
         self.split = batch.x.shape[-1]
         self.add(torch.cat([batch.x, batch.y], dim=-1), batch.windows)
 
-    @property
     @once
     def flat(self) -> str:
         return self.trouble or self._flat(slice(self.split)) or self._flat(slice(self.split, None))

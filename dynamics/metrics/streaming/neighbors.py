@@ -1,9 +1,9 @@
 """Exact nearest neighbours by blocked matrix products, wherever the tokens are.
 
-The squared distance of x_i and x_j is |x_i|^2 + |x_j|^2 - 2 x_i.x_j: one product about the mean, in float32
-(bfloat16 where the CPU multiplies that much faster), gives a few candidates more than asked for, whose distances
-are then recomputed in float64 from the differences. A row whose candidates the product's rounding cannot vouch for
-is searched again, one precision up; so the result is that of float64 differences over all pairs (ties aside).
+The squared distance of x_i and x_j is |x_i|^2 + |x_j|^2 - 2 x_i.x_j: one product about the mean, in float32 (bfloat16
+where the CPU multiplies that much faster), gives a few candidates more than asked for, whose distances are then
+recomputed in float64 from the differences. A row whose candidates the product's rounding cannot vouch for is searched
+again, one precision up; so the result is that of float64 differences over all pairs (ties aside).
 """
 
 from functools import partial
@@ -14,20 +14,11 @@ from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import precise
 
-BLOCK = 1 << 22
-"""Entries of the distance matrix that exist at a time."""
-
-SPARE = {torch.bfloat16: 4}
-"""Candidates beyond the k asked for, by the product's precision; else two, and an eighth of k."""
-
-FEW = 1 / 512
-"""Share of rows that are cheaper to compare by differences than by a product of all."""
-
-GROUP = 32
-"""Columns of which the product's maximum is taken at once, when k is small."""
-
-WHOLE = 1 << 24
-"""Entries of the distance matrix up to which it is held whole, so that half of it is computed."""
+BLOCK = 1 << 22  # entries of the distance matrix that exist at a time
+SPARE = {torch.bfloat16: 4}  # candidates beyond the k asked for, by the product's precision; else 2 + k / 8
+FEW = 1 / 512  # share of rows that are cheaper to compare by differences than by a product of all
+GROUP = 32  # columns of which the product's maximum is taken at once, when k is small
+WHOLE = 1 << 24  # entries of the distance matrix up to which it is held whole, so that half of it is computed
 
 
 def unique_rows(x: Float[Tensor, "n d"]) -> Int[Tensor, " u"]:
@@ -73,8 +64,7 @@ def nearest(
 ) -> tuple[Float64[Tensor, "m k"], Int[Tensor, "m k"]]:
     """Find the k nearest other rows of `x`, n > k, for each row or for `rows` only.
 
-    Returns:
-        Distances, ascending, and indices.
+    Distances, ascending, and indices.
 
     >>> distances, indices = nearest(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), k=2)
     >>> distances.tolist(), indices.tolist()
@@ -102,8 +92,8 @@ def _precisions(x: Tensor, k: int) -> list[torch.dtype | None]:
     return [*[torch.bfloat16] * fast, *[torch.float32] * exact, torch.float64, None]
 
 
+# All distances between the rows of two tensors, from their differences.
 _apart = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
-"""All distances between the rows of two tensors, from their differences."""
 
 
 class _Cloud:
@@ -228,8 +218,8 @@ class _ScoreProducts:
     def least_distance(self, rows: Tensor, bound: Tensor, norm: Tensor, reach: Tensor) -> Tensor:
         """Return what separates a row at least from those of norm up to `reach` that score at most `bound`.
 
-        The bound is rounded on output, the sum underway; and |x_i - x_j| >= |y_i - y_j| less what the rounding of
-        both took.
+        The bound is rounded on output, the sum underway; and |x_i - x_j| >= |y_i - y_j| less what the rounding of both
+        took.
         """
         unit, width = torch.finfo(self.precision).eps, self.left.shape[1]
         summed = (norm + reach).square() + self.shift.abs()

@@ -1,8 +1,7 @@
 """Seeded samples of a stream that depend on neither its batches, nor their order, nor the ranks.
 
-Every window (or token) has a pseudo-random priority that is a function of its identity and the seed alone; the
-sample is what has the lowest priorities. So samples of two parts of a stream merge into the sample of the
-whole.
+Every window (or token) has a pseudo-random priority that is a function of its identity and the seed alone; the sample
+is what has the lowest priorities. So samples of two parts of a stream merge into the sample of the whole.
 """
 
 from collections.abc import Hashable
@@ -16,8 +15,7 @@ from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.base import STATE_SITES, Metric, States, once
 from dynamics.metrics.streaming.neighbors import nearest, unique_rows
 
-LEAST = 8
-"""Windows that a sample keeps whatever its budget: fewer give no variance worth the name."""
+LEAST = 8  # windows that a sample keeps whatever its budget: fewer give no variance worth the name
 
 
 def _signed(number: int) -> int:
@@ -103,9 +101,8 @@ class Sample(Metric):
     def __init__(self, size: int = 4096, seed: int = 0) -> None:
         super().__init__()
         self.size, self.seed = size, seed
-        self.add_state("kept", [], dist_reduce_fx="cat")
-        self.add_state("kept_ids", [], dist_reduce_fx="cat")
-        self.add_state("order", [], dist_reduce_fx="cat")
+        for state in ("kept", "kept_ids", "order"):
+            self.add_state(state, [], dist_reduce_fx="cat")
 
     @property
     def accumulator(self) -> Hashable:
@@ -119,43 +116,36 @@ class Sample(Metric):
         self.kept, self.order = sift(self.kept, floating(batch.x[:, 0]), chosen), [order[chosen]]
         self.kept_ids = [torch.cat([*self.kept_ids, batch.windows])[chosen]]
 
-    @property
     @once
     def places(self) -> Int[Tensor, " m"]:
         """Where the sample lies in what is kept, in an order that the stream's order does not touch."""
         return dim_zero_cat(self.order).argsort()[: self.size]
 
-    @property
     @once
     def sample(self) -> Float[Tensor, "m d"]:
         """The tokens."""
         return dim_zero_cat(self.kept)[self.places] if len(self.order) else torch.zeros(0, 1)
 
-    @property
     @once
     def trouble(self) -> str:
         """Why nothing can be computed from the sample; empty where all is well."""
         return "" if self.sample.isfinite().all() else "a state is not finite"
 
-    @property
     @once
     def first(self) -> Int[Tensor, " u"]:
         """Which tokens of the sample equal no earlier one exactly."""
         return unique_rows(self.sample)
 
-    @property
     @once
     def different(self) -> Float[Tensor, "u d"]:
         """The sample without its exact duplicates."""
         return self.sample if len(self.first) == len(self.sample) else self.sample[self.first]
 
-    @property
     @once
     def windows(self) -> Int[Tensor, " u"]:
         """The window ids of the different tokens."""
         return dim_zero_cat(self.kept_ids)[self.places][self.first]
 
-    @property
     @once
     def pairs(self) -> tuple[Float64[Tensor, "u 2"], Int[Tensor, "u 2"]]:
         """The two nearest neighbours of each of the different tokens: distances and indices."""

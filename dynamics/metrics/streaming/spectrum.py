@@ -14,8 +14,8 @@ def gram(
 ) -> Float64[Tensor, "*batch e e"]:
     """Return the smaller Gram matrix of `x` about its mean: x^T x (d <= n) or x x^T (d > n).
 
-    The product is taken in `precision` (default: that of x). NaN where a state is not finite, where there are
-    fewer than two of them, or where all are equal.
+    The product is taken in `precision` (default: that of x). NaN where a state is not finite, where there are fewer
+    than two of them, or where all are equal.
     """
     n, d = x.shape[-2:]
     if not n:
@@ -80,13 +80,12 @@ def trace(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
 class Spectral(Moments):
     """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled."""
 
+    refuses = "flat"
+
     @staticmethod
     def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """Return the quantity for eigenvalues, descending."""
         raise NotImplementedError
-
-    def trouble_in(self, states: Moments) -> str:
-        return states.flat
 
     def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         values, influence = states.spectrum

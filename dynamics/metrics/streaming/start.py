@@ -11,8 +11,7 @@ from dynamics.metrics.streaming.base import Estimate, Pair, Referenced, undefine
 from dynamics.metrics.streaming.cross import Cross
 from dynamics.metrics.streaming.sampling import Sample
 
-MARKS = 2**24
-"""Whole numbers below it are exact in float32."""
+MARKS = 2**24  # whole numbers below it are exact in float32
 
 
 class ToStart(Referenced, Sample):

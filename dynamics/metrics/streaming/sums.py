@@ -1,11 +1,9 @@
 """First moments of a stream of token states: sums, in all and for each window.
 
-The state of an accumulator is a handful of tensors, each with its reduction, so that batches, their order and the
-ranks change nothing beyond rounding. All work stays on the device of the states. Legend: n tokens, h heads, d width,
-w windows, s sums.
+The state of an accumulator is a handful of tensors, each with its reduction, so that batches, their order and the ranks
+change nothing beyond rounding. All work stays on the device of the states. Legend: n tokens, h heads, d width, w
+windows, s sums.
 """
-
-from collections.abc import Hashable
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -35,8 +33,8 @@ def state_sums(
 ) -> tuple[Float64[Tensor, "w h s"], Int[Tensor, " w"]]:
     """Return sums over the tokens of each window, and the window ids.
 
-    Layout of the last axis of the sums (2d + 2): state (d), direction (d), norm (1), number of tokens (1).
-    Within a window they are taken in the precision of x.
+    Layout of the last axis of the sums (2d + 2): state (d), direction (d), norm (1), number of tokens (1). Within a
+    window they are taken in the precision of x.
     """
     ids, inverse = windows.unique(return_inverse=True)
     membership = x.new_zeros(len(ids), len(x))
@@ -73,10 +71,7 @@ class WindowSums(Windowed):
         self.add_state("kept_ids", [], dist_reduce_fx="cat")
 
     def add(self, sums: Float64[Tensor, "w h s"], ids: Int[Tensor, " w"]) -> None:
-        """Take the sums of the windows `ids`; those of a window that is kept already are added to them.
-
-        (A window that the sample has dropped counts again.)
-        """
+        """Take the sums of the windows `ids`, adding to those kept (a window that the sample dropped counts again)."""
         self.total = self.total + sums.sum(0)
         before = sum(len(part) for part in self.kept_ids)
         kept, kept_ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
@@ -90,7 +85,6 @@ class WindowSums(Windowed):
     def heads(self) -> int:
         return len(self.total) if self.total.ndim else 1
 
-    @property
     @once
     def sample(self) -> Float64[Tensor, "w h s"]:
         """Sums for each of the windows kept, in the order of their ids."""
@@ -102,16 +96,11 @@ class Sums(WindowSums):
     """First moments: sums of the states, of their directions and of their norms, laid out as in `state_sums`."""
 
     sites = (*STATE_SITES, *HEAD_SITES)
-    within: Float64[Tensor, "h 2"]
-    """Of pairs within windows: the sum of their cosines and their number."""
+    within: Float64[Tensor, "h 2"]  # of pairs within windows: the sum of their cosines and their number
 
     def __init__(self, windows: int = 512) -> None:
         super().__init__(windows)
         self.add_state("within", scalar(), dist_reduce_fx="sum")
-
-    @property
-    def accumulator(self) -> Hashable:
-        return Sums, self.budget
 
     def update(self, batch: States) -> None:
         x = floating(batch.x)
@@ -128,18 +117,15 @@ class Sums(WindowSums):
     def n(self) -> int:
         return int(self.total[0, -1]) if self.total.ndim else 0
 
-    @property
     @once
     def trouble(self) -> str:
         return trouble_of_sums(self.n, self.total[:, : self.width].isfinite() if self.total.ndim else None)
 
-    @property
     @once
     def mean(self) -> Float64[Tensor, "h s"]:
         """Means of (state, direction, norm), s = 2d + 1."""
         return self.total[:, :-1] / self.n
 
-    @property
     @once
     def deviations(self) -> Float64[Tensor, "w h s"]:
         """Influence on `mean` of the windows kept."""
