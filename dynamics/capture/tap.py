@@ -22,9 +22,8 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
+# Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
-"""Called with site, layer, states and which of them are not padding."""
-
 OnAttention = Callable[[AttentionCall], None]
 
 _LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, Layout]] = WeakKeyDictionary()
@@ -53,7 +52,7 @@ class Tap:
         self._queries: dict[str, int] = {}  # rows that each attention of it has had
         self._seen: set[int] = set()
         self._time_first = False
-        self._passes = 0
+        self.passes = 0  # complete forward passes so far
 
     @property
     def layout(self) -> Layout:
@@ -74,13 +73,8 @@ class Tap:
 
     @property
     def has_attention(self) -> bool:
-        """False for convolutional models: they give states only."""
+        """Whether any layer has self-attention; convolutional models have states only."""
         return any(self.heads)
-
-    @property
-    def passes(self) -> int:
-        """Complete forward passes so far."""
-        return self._passes
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -89,7 +83,7 @@ class Tap:
             stack.enter_context(self._hooks)
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
-        if not self._passes:
+        if not self.passes:
             raise InputError(f"nothing was captured: {self.name} was not run inside the capture.")
 
     def _hook(self, handle: Any) -> None:
@@ -106,9 +100,8 @@ class Tap:
     def _install(self) -> None:
         layout, modules = self.layout, dict(self._model.named_modules())
         if self._sites <= ATTENTION_SITES and not self.has_attention:
-            raise InputError(
-                f"{self.name} computes no attention that can be captured: ask for the residual or output site."
-            )
+            why = "computes no attention that can be captured: ask for the residual or output site."
+            raise InputError(f"{self.name} {why}")
         for module in modules.values():
             if isinstance(module, PreTrainedModel) and module is not self._model:
                 self._hook(module.register_forward_pre_hook(self._padding.read, with_kwargs=True))
@@ -117,14 +110,15 @@ class Tap:
             if "residual" in self._sites:
                 self._hook(modules[name].register_forward_hook(self._leave))
         if "output" in self._sites:
-            self._hook(_base(self._model).register_forward_hook(self._output))
+            # The part whose output is the last hidden state: without a language-model or classification head.
+            pretrained = (module.base_model for module in modules.values() if isinstance(module, PreTrainedModel))
+            self._hook(next(pretrained, self._model).register_forward_hook(self._output))
         attentions = [modules[name] for name in layout.attentions]
         self._time_first = is_time_first(attentions)
         if self._sites & ATTENTION_SITES and self.has_attention:
             stack = self._attentions
             self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
-            watch = ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, self._scores)
-            self._hooks.enter_context(watch)
+            self._hooks.enter_context(ScoreWatch(stack, self._scores))
         self._hook(self._model.register_forward_hook(self._end))
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -146,8 +140,7 @@ class Tap:
 
     def _hand_over(self, site: str, layer: int, x: Float[Tensor, "B T D"]) -> None:
         assert self._on_states is not None
-        batch, tokens, _ = x.shape
-        self._on_states(site, layer, x, self._padding.valid(self._model, batch, tokens, x.device))
+        self._on_states(site, layer, x, self._padding.valid(self._model, *x.shape[:2], x.device))
 
     def _scores(self, owner: Call, scores: Scores) -> None:
         if owner.cross and not self._cross:
@@ -162,8 +155,7 @@ class Tap:
         """Mark a call's queries that are not padding: all tokens of the layer, or its next chunk."""
         if batch != self._shape[0]:  # local windows have no padding
             return self._padding.valid(self._model, batch, rows, device)
-        length = max(rows, self._shape[1])
-        start = self._queries.get(owner.name, 0)
+        length, start = max(rows, self._shape[1]), self._queries.get(owner.name, 0)
         start = start if start + rows <= length else 0
         self._queries[owner.name] = start + rows
         return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
@@ -176,15 +168,11 @@ class Tap:
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
             raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
-        self._passes += 1
+        self.passes += 1
 
 
 def hidden_states(values: Any, name: str, time_first: bool) -> Float[Tensor, "B T D"]:
-    """Return the hidden states among the inputs or outputs of a module of the model `name`; images are flattened.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the hidden states among the inputs or outputs of a module of the model `name`; images are flattened."""
     values = values.values() if isinstance(values, dict) else values
     values = [values] if isinstance(values, Tensor) else values
     x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
@@ -209,11 +197,6 @@ def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     return cached[1]
 
 
-def _base(model: nn.Module) -> nn.Module:
-    """Return the part whose output is the last hidden state: without a language-model or classification head."""
-    return next((module.base_model for module in model.modules() if isinstance(module, PreTrainedModel)), model)
-
-
 @contextmanager
 def capture(
     model: nn.Module,
@@ -225,9 +208,8 @@ def capture(
 ) -> Iterator[Tap]:
     """Hand over the tensors of `model` as they pass, while it is run inside this block; none is kept or copied.
 
-    The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its
-    first pass ever runs once more, uncaptured, to find the layers. Everything is restored at the end, also after an
-    exception.
+    The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its first
+    pass ever runs once more, uncaptured, to find the layers. Everything is restored, also after an exception.
 
     Args:
         model: any module; a compiled one is measured uncompiled.
