@@ -39,13 +39,11 @@ def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:
     assert isinstance(call, AttentionCall)
     tokens = call.valid.sum(1).cumsum(0)
     rows = _end_of_window(batch.windows, int((tokens < room).sum()))
-
-    def cut(x: Tensor | None) -> Tensor | None:
-        return x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
-
     parts = {name: getattr(call, name)[:rows] for name in ("query", "key", "valid")}
-    call = replace(call, **parts, mask=cut(call.mask), scores=cut(call.scores))
-    return Attention(call, batch.windows[:rows]), int(tokens[rows - 1])
+    for name in ("mask", "scores"):
+        x = getattr(call, name)
+        parts[name] = x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
+    return Attention(replace(call, **parts), batch.windows[:rows]), int(tokens[rows - 1])
 
 
 def _end_of_window(windows: Int[Tensor, " n"], place: int) -> int:
