@@ -59,8 +59,8 @@ class AttentionCall:
     def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
         """Return the masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
 
-        In float32, or float64 if the queries are; hidden keys hold -inf. The result may be overwritten.
-        `keys=call.reach(stop)` saves a causal model half the work.
+        In float32, or float64 if the queries are; hidden keys hold -inf. `keys=call.reach(stop)` saves a causal model
+        half the work.
         """
         keys = self.key.shape[2] if keys is None else keys
         dtype = torch.promote_types(self.query.dtype, torch.float32)
@@ -90,7 +90,7 @@ def attention_call(
 ) -> AttentionCall:
     """Return the call that `module` made, in the one form above, however the model laid its tensors out.
 
-    `shape` is the batch and length of the layer's input; `valid(batch, rows, device)` marks queries that are no padding.
+    `shape` is the batch and length of the layer's input; `valid(batch, rows, device)` marks queries not padding.
     """
     batch, tokens = shape
     query, key = _four(scores.query, batch), _four(scores.key, batch)

@@ -30,18 +30,9 @@ class Layout:
     attentions: tuple[str, ...]
     heads: tuple[int, ...]
 
-    @property
-    def layers(self) -> int:
-        """The number of layers L."""
-        return len(self.heads)
-
 
 def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
-    """Return the layout of `model`, learnt from one run of `forward`.
-
-    Raises:
-        InputError: there are no layers.
-    """
+    """Return the layout of `model`, learnt from one run of `forward`; an `InputError` if it has no layers."""
     stack: list[Call] = []
     trace: list[tuple[str, int]] = []  # (module, 0) when it starts, (module, heads) when it attends
     attending: dict[str, None] = {}

@@ -56,9 +56,8 @@ class Padding:
             to_frames = (getattr(module, "_get_feature_vector_attention_mask", None) for module in model.modules())
             speech: Any = next(filter(None, to_frames), None)
             if speech is not None:
-                mask = speech(length, mask.long()).bool()
-            else:
-                mask = F.adaptive_max_pool1d(mask[:, None].float(), length)[:, 0] > 0
+                return speech(length, mask.long()).bool().to(device)
+            mask = F.adaptive_max_pool1d(mask[:, None].float(), length)[:, 0] > 0
         elif mask.shape[1] < length:
             mask = F.pad(mask, (length - mask.shape[1], 0), value=True)
         return mask.to(device)

@@ -45,10 +45,8 @@ class Tap:
         self._on_states, self._on_attention = on_states, on_attention
         self._padding = Padding()
         self._layout: Layout | None = None
-        self._hooks = ExitStack()
-        self._attentions: list[Call] = []
-        self._layer = 0
-        self._shape = (0, 0)  # batch and length of the layer at work
+        self._hooks, self._attentions = ExitStack(), list[Call]()
+        self._layer, self._shape = 0, (0, 0)  # the layer at work, its batch and length
         self._queries: dict[str, int] = {}  # rows that each attention of it has had
         self._seen: set[int] = set()
         self._time_first = False
@@ -64,7 +62,7 @@ class Tap:
     @property
     def layers(self) -> int:
         """The number of layers L, counted as they run: a shared layer counts every time."""
-        return self.layout.layers
+        return len(self.heads)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -172,9 +170,8 @@ class Tap:
 
 
 def hidden_states(values: Any, name: str, time_first: bool) -> Float[Tensor, "B T D"]:
-    """Return the hidden states among the inputs or outputs of a module of the model `name`; images are flattened."""
-    values = values.values() if isinstance(values, dict) else values
-    values = [values] if isinstance(values, Tensor) else values
+    """Return the hidden states among the values of a module of model `name`, images flattened; `InputError` if none."""
+    values = [values] if isinstance(values, Tensor) else values.values() if isinstance(values, dict) else values
     x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
     if x is None:
         raise InputError(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
@@ -214,14 +211,12 @@ def capture(
     Args:
         model: any module; a compiled one is measured uncompiled.
         sites: of "residual", "output", "query", "key", "attention"; only what they need is captured.
-        on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0
-            is what enters the first layer, 1..L what leaves each layer, before any final norm. "output": layer L,
-            the model's last hidden state.
+        on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
+            what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
 
     Raises:
-        InputError: unknown sites, a model without layers, attention sites alone of a model without attention, or a
-            layer of which nothing was captured.
+        InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed.
 
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)

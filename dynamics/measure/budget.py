@@ -22,15 +22,13 @@ class Budgeted:
         if self.budget is None or isinstance(batch, Weights):
             self.group.update(batch)
         elif (room := self.budget - self.seen) > 0:
-            part, tokens = _cut_call(batch, room) if isinstance(batch, Attention) else _cut_tokens(batch, room)
+            if isinstance(batch, Attention):
+                batch, tokens = _cut_call(batch, room)
+            else:
+                tokens = _end_of_window(batch.windows, room - 1)
+                batch = type(batch)(*(part[:tokens] for part in batch))
             self.seen += tokens
-            self.group.update(part)
-
-
-def _cut_tokens(batch: States | Pair, room: int) -> tuple[States | Pair, int]:
-    """Return the first windows of the batch that hold at least `room` tokens, and how many they hold."""
-    stop = _end_of_window(batch.windows, room - 1)
-    return type(batch)(*(part[:stop] for part in batch)), stop
+            self.group.update(batch)
 
 
 def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:

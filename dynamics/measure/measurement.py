@@ -85,7 +85,7 @@ def measure(
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             for layer, projections in layer_weights(model, batch).items():
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in projections)))
-        if not any(meter.groups):
+        if not meter.groups:
             missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
             raise InputError(f"{type(model).__name__} {missing}: choose metrics of the residual stream.")
         forward = time.perf_counter() - started - sum(meter.seconds.values())

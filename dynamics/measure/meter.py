@@ -60,10 +60,9 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
-    def groups(self) -> Iterator[tuple[str, int, Group]]:
+    def groups(self) -> list[tuple[str, int, Group]]:
         """Site, layer and group of everything that was fed, in order."""
-        for (site, layer), members in sorted(self._members.items()):
-            yield from ((site, layer, member.group) for member in members)
+        return [(*place, member.group) for place, members in sorted(self._members.items()) for member in members]
 
     def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
         """Number the windows (rows) of the batch that follows.
@@ -94,10 +93,9 @@ class Meter:
 
     def on_attention(self, call: AttentionCall) -> None:
         """Take one attention call, as `capture` hands it over: queries, keys and the attention itself are sites."""
-        if "query" in self._suite.sites:
-            self.feed("query", call.layer, self._states(call.query.transpose(1, 2), call.valid))
-        if "key" in self._suite.sites:
-            self.feed("key", call.layer, self._states(call.key.transpose(1, 2), call.key_valid))
+        for site, x, valid in (("query", call.query, call.valid), ("key", call.key, call.key_valid)):
+            if site in self._suite.sites:
+                self.feed(site, call.layer, self._states(x.transpose(1, 2), valid))
         if "attention" in self._suite.sites:
             self.feed("attention", call.layer, Attention(call, self.windows(len(call.query))))
 
@@ -132,7 +130,12 @@ class Meter:
         result = Measurement([], [], dict(references or {}), {})
         is_reference = step == 0 and references is not None and not references
         for site, layer, group in self.groups:
-            self._refer(f"{site}/{layer}", group, result.references, is_reference)
+            for metric in group.metrics:
+                if isinstance(metric, Referenced):
+                    name = f"{site}/{layer}/{metric.name}"
+                    if is_reference and (state := metric.reference_state(group.states)) is not None:
+                        result.references[name] = state
+                    metric.reference = result.references.get(name)
             with self._timed(group.metrics):
                 estimates = group.compute()
             key = (run, subject, condition, step, "residual" if site == PAIR else site, layer)
@@ -147,16 +150,6 @@ class Meter:
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
         result.seconds.update(self.seconds)
         return result
-
-    @staticmethod
-    def _refer(place: str, group: Group, references: dict[str, Tensor], is_reference: bool) -> None:
-        """Give the metrics of a place that compare with step 0 their reference; at step 0 make it."""
-        for metric in group.metrics:
-            if isinstance(metric, Referenced):
-                name = f"{place}/{metric.name}"
-                if is_reference and (state := metric.reference_state(group.states)) is not None:
-                    references[name] = state
-                metric.reference = references.get(name)
 
     @contextmanager
     def _timed(self, metrics: Sequence[Metric]) -> Iterator[None]:

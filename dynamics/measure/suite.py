@@ -103,7 +103,7 @@ class Suite(NamedTuple):
         return Suite({site: entries for site, entries in cut.items() if entries})
 
     def build(self, site: str) -> list[tuple[Group, int | None]]:
-        """Return fresh metrics for one layer of a site: groups, each with its token budget."""
+        """Return fresh groups of metrics for one layer of a site, each with its token budget."""
         budgets: dict[int | None, list[Metric]] = defaultdict(list)
         for entry in self.sites[site]:
             budgets[entry.max_tokens].append(entry.metric())
