@@ -138,7 +138,7 @@ class Tap:
 
     def _hand_over(self, site: str, layer: int, x: Float[Tensor, "B T D"]) -> None:
         assert self._on_states is not None
-        self._on_states(site, layer, x, self._padding.valid(self._model, *x.shape[:2], x.device))
+        self._on_states(site, layer, x, self._padding.valid(self._model, x.shape[0], x.shape[1], x.device))
 
     def _scores(self, owner: Call, scores: Scores) -> None:
         if owner.cross and not self._cross:
