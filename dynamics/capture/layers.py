@@ -30,6 +30,11 @@ class Layout:
     attentions: tuple[str, ...]
     heads: tuple[int, ...]
 
+    @property
+    def layers(self) -> int:
+        """The number of layers L."""
+        return len(self.heads)
+
 
 def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     """Return the layout of `model`, learnt from one run of `forward`; an `InputError` if it has no layers."""

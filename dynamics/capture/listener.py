@@ -40,7 +40,7 @@ class Listener:
         self._time_first = is_time_first(modules[name] for name in layout.attentions)
         self._outputs: list[Any] = []
         self._hook = self._leave
-        self.layers = len(layout.heads)  # L
+        self.layers = layout.layers
 
     def _leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._outputs.append(output)

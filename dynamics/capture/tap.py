@@ -62,7 +62,7 @@ class Tap:
     @property
     def layers(self) -> int:
         """The number of layers L, counted as they run: a shared layer counts every time."""
-        return len(self.heads)
+        return self.layout.layers
 
     @property
     def heads(self) -> tuple[int, ...]:
