@@ -16,13 +16,12 @@ class AttentionCall:
     """What entered one attention, in the model's precision and on its device; nothing is copied.
 
     Attributes:
-        layer: 1..L, counted in the order in which the layers run. A model with local attention (CANINE) makes
-            several calls a layer, each with the queries of one chunk.
+        layer: 1..L, as the layers run. Local attention (CANINE) makes several calls a layer, one for each chunk.
         query: as it enters the dot product, without the scaling.
         key: H is a multiple of H_kv, and query head h reads key head h // (H / H_kv).
         scaling: logits = scaling * query @ key^T + bias
-        mask: as the model handed it over: None, boolean (true = visible) or additive, broadcastable to
-            (B, H, T, S). None for a model that computes its own softmax; `scores` then holds its input.
+        mask: None, boolean (true = visible) or additive, broadcastable to (B, H, T, S). None for a model that
+            computes its own softmax; `scores` then holds its input.
         is_causal: query i sees the keys 0..i only, on top of `mask`.
         valid: the queries that are not padding. Rows of padding may see no key at all.
         cross: the keys come from another sequence.
@@ -60,14 +59,14 @@ class AttentionCall:
     def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
         """Return the masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
 
-        In float32, or float64 if the queries are; hidden keys hold -inf. The result may be overwritten.
-        `keys=call.reach(stop)` saves a causal model half the work.
+        In float32, or float64 if the queries are; hidden keys hold -inf. `keys=call.reach(stop)` saves a causal model
+        half the work.
         """
         keys = self.key.shape[2] if keys is None else keys
         dtype = torch.promote_types(self.query.dtype, torch.float32)
         if self.scores is not None:
             logits = self.scores[:, :, start:stop, :keys].to(dtype, copy=True)
-            return _hide(logits, logits <= torch.finfo(self.scores.dtype).min / 2)
+            return logits.masked_fill_(logits <= torch.finfo(self.scores.dtype).min / 2, -torch.inf)
         query = self.query[:, :, start:stop].to(dtype) * self.scaling
         batch, heads, rows, width = query.shape
         query = query.reshape(batch, self.key.shape[1], -1, width)
@@ -77,32 +76,21 @@ class AttentionCall:
         if self.mask is not None:
             mask = self.mask if self.mask.shape[-2] == 1 else self.mask[..., start:stop, :]
             mask = mask if mask.shape[-1] == 1 else mask[..., :keys]
-            if mask.dtype == torch.bool:
-                logits = _hide(logits, ~mask)
-            else:
-                logits = _hide(logits.add_(mask), mask <= torch.finfo(mask.dtype).min / 2)
+            boolean = mask.dtype == torch.bool
+            hidden = ~mask if boolean else mask <= torch.finfo(mask.dtype).min / 2
+            logits = (logits if boolean else logits.add_(mask)).masked_fill_(hidden, -torch.inf)
         if self.is_causal:
             at = torch.arange(max(keys, start + rows), device=logits.device)
-            logits = _hide(logits, at[None, :keys] > at[start : start + rows, None])
+            logits = logits.masked_fill_(at[None, :keys] > at[start : start + rows, None], -torch.inf)
         return logits
 
 
-def _hide(logits: Float[Tensor, "B H queries keys"], hidden: Bool[Tensor, "..."]) -> Float[Tensor, "B H queries keys"]:
-    return logits.masked_fill_(hidden, -torch.inf)
-
-
 def attention_call(
-    layer: int,
-    module: Any,
-    scores: Scores,
-    shape: tuple[int, int],
-    cross: bool,
-    valid: Callable[[int, int, torch.device], Tensor],
+    layer: int, module: Any, scores: Scores, shape: tuple[int, int], cross: bool, valid: Callable[..., Tensor]
 ) -> AttentionCall:
     """Return the call that `module` made, in the one form above, however the model laid its tensors out.
 
-    `shape` is the batch and the length of the layer's input; `valid(batch, rows, device)` marks queries that are not
-    padding.
+    `shape` is the batch and length of the layer's input; `valid(batch, rows, device)` marks queries not padding.
     """
     batch, tokens = shape
     query, key = _four(scores.query, batch), _four(scores.key, batch)

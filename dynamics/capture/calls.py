@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Call:
 
     @property
     def batch(self) -> int:
-        """The number of sequences it works on: the first axis of its first tensor."""
+        """The number of sequences: the first axis of its first tensor."""
         return next(x.shape[0] for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor))
 
     @property
@@ -52,23 +52,16 @@ def at_work(
 ) -> Iterator[None]:
     """Keep in `stack` the calls of `modules` that are at work, innermost last; report the names to `on_enter`."""
 
-    def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stack.append(Call(name, module, args, kwargs))
-            on_enter(name)
-
-        return hook
+    def enter(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stack.append(Call(name, module, args, kwargs))
+        on_enter(name)
 
     def leave(*_: Any) -> None:
         stack.pop()
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(stack.clear)
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
+            hooks.callback(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        stack.clear()

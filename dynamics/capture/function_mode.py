@@ -1,9 +1,8 @@
 """Watches what enters every softmax of an attention, in whatever form the model computes it.
 
 Three forms are recognised: a call of `F.scaled_dot_product_attention`; a product of queries and keys (matmul, bmm,
-baddbmm, einsum) that elementwise operations carry into a softmax over the keys; `torch.nn.MultiheadAttention`.
-The tensors are handed over where they are used: after rotary embeddings, splits, norms and relative biases.
-Hooks on projections would miss all of these.
+baddbmm, einsum) that elementwise operations carry into a softmax over the keys; `torch.nn.MultiheadAttention`. The
+tensors are handed over after rotary embeddings, splits, norms and relative biases: hooks on projections miss these.
 """
 
 import inspect
@@ -17,15 +16,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dynamics.capture.calls import Call
 from dynamics.errors import InputError
 
 _MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
-_EINSUM = {torch.einsum}
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 _OVER = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
-_MIXING = {*_MATMUL, *_BADDBMM, *_EINSUM, F.linear}
+_MIXING = {*_MATMUL, *_BADDBMM, torch.einsum, F.linear}
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _MULTIHEAD = inspect.signature(F.multi_head_attention_forward)
 
@@ -33,8 +32,8 @@ _MULTIHEAD = inspect.signature(F.multi_head_attention_forward)
 class Scores(NamedTuple):
     """What makes the scores of one attention, as the model handed it over.
 
-    `mask` is boolean (true = visible) or additive and broadcasts to (..., T, S). `logits`, where the model computes
-    them itself, are the masked input of its softmax, and then `mask` is None.
+    `mask` is boolean (true = visible) or additive and broadcasts to (..., T, S); None where the model computes its
+    own masked `logits`, the input of its softmax.
     """
 
     query: Float[Tensor, "*lead T d"]
@@ -46,36 +45,30 @@ class Scores(NamedTuple):
 
 
 class _Product(NamedTuple):
-    owner: Any
+    owner: Call
     query: Tensor
     key: Tensor
     scaling: float
 
 
 class ScoreWatch(TorchFunctionMode):
-    """Calls `report(owner, scores)` for every attention computed while `owner()` is not None.
+    """Calls `report(owner, scores)` for every attention computed while `stack` holds modules at work, innermost last.
 
-    `owner()` names the module at work. `alive(owner)` says whether a module is still at work, so that a product
-    is only paired with a softmax of its own module or of one inside it.
+    A product is only paired with a softmax of its own module or of one inside it.
     """
 
-    def __init__(
-        self,
-        owner: Callable[[], Any],
-        alive: Callable[[Any], bool],
-        report: Callable[[Any, Scores], None],
-    ) -> None:
+    def __init__(self, stack: list[Call], report: Callable[[Call, Scores], None]) -> None:
         super().__init__()
-        self.owner, self.alive, self.report = owner, alive, report
+        self.stack, self.report = stack, report
         self.products: Any = WeakIdKeyDictionary()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        owner = self.owner()
-        if owner is None:
+        if not self.stack:
             return func(*args, **kwargs)
+        owner = self.stack[-1]
         if func is F.scaled_dot_product_attention:
             self.report(owner, _of_sdpa(args, kwargs))
         elif func is F.multi_head_attention_forward:
@@ -111,7 +104,7 @@ class ScoreWatch(TorchFunctionMode):
         logits = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         product = self.products.get(logits)
-        if product is None or dim not in (-1, logits.ndim - 1) or not self.alive(product.owner):
+        if product is None or dim not in (-1, logits.ndim - 1) or product.owner not in self.stack:
             return
         rows, columns = product.query.shape[-2], product.key.shape[-2]
         if logits.shape[-2:] != (rows, columns):
@@ -122,10 +115,10 @@ class ScoreWatch(TorchFunctionMode):
         self.report(product.owner, Scores(query, key, product.scaling, logits=logits))
 
 
-def _product(owner: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Product | None:
+def _product(owner: Call, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Product | None:
     """Return queries and keys of a batched product of two activations; None where it is anything else."""
     scaling = 1.0
-    if func in _EINSUM:
+    if func is torch.einsum:
         operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
         pair = _einsum_pair(args[0], operands)
     elif func in _BADDBMM:
@@ -136,9 +129,7 @@ def _product(owner: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         pair = args[0], args[1].transpose(-1, -2)
     else:
         return None
-    if pair is None or min(pair[0].ndim, pair[1].ndim) < 3:
-        return None
-    return _Product(owner, *pair, scaling)
+    return None if pair is None or min(pair[0].ndim, pair[1].ndim) < 3 else _Product(owner, *pair, scaling)
 
 
 def _einsum_pair(equation: Any, operands: Any) -> tuple[Tensor, Tensor] | None:
@@ -149,7 +140,7 @@ def _einsum_pair(equation: Any, operands: Any) -> tuple[Tensor, Tensor] | None:
     left, right = inputs.split(",")
     if "..." in output:
         rest = "".join(map(chr, range(0x100, 0x100 + operands[0].ndim + 3 - len(left))))
-        left, right, output = left.replace("...", rest), right.replace("...", rest), output.replace("...", rest)
+        left, right, output = (letters.replace("...", rest) for letters in (left, right, output))
     if (len(left), len(right)) != (operands[0].ndim, operands[1].ndim):
         return None
     shared = set(left) & set(right) - set(output)

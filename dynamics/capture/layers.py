@@ -8,6 +8,7 @@ convolutions, ALBERT calls one shared module again and again, CANINE keeps its l
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
@@ -21,9 +22,8 @@ from dynamics.errors import InputError
 class Layout:
     """Where the layers of a model are, and how often they run.
 
-    `blocks` and `attentions` name modules, each once, though a shared one may run many times; `attentions`
-    has those of cross-attention too. `heads` has one entry for each layer, in the order in which they run: its
-    query heads, 0 for a layer without self-attention.
+    `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times.
+    `heads` has the query heads of each layer, as they run; 0 without self-attention.
     """
 
     blocks: tuple[str, ...]
@@ -37,11 +37,7 @@ class Layout:
 
 
 def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
-    """Return the layout of `model`, learnt from one run of `forward`.
-
-    Raises:
-        InputError: there are no layers.
-    """
+    """Return the layout of `model`, learnt from one run of `forward`; an `InputError` if it has no layers."""
     stack: list[Call] = []
     trace: list[tuple[str, int]] = []  # (module, 0) when it starts, (module, heads) when it attends
     attending: dict[str, None] = {}
@@ -52,8 +48,8 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         if not call.cross:
             trace.append((call.name, shape[-3] if len(shape) > 3 else max(1, shape[0] // call.batch)))
 
-    watch = ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, report)
-    with at_work(dict(model.named_modules()), stack, lambda name: trace.append((name, 0))), watch:
+    modules = dict(model.named_modules())
+    with at_work(modules, stack, lambda name: trace.append((name, 0))), ScoreWatch(stack, report):
         forward()
     self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
     layers = _around(model, self_attentions) if self_attentions else _stages(model)
@@ -72,12 +68,13 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:
     """Return the layers around these modules, and what else stands in the same lists (layers of another kind)."""
     modules = dict(model.named_modules())
-    chains = {name: [x for x in _prefixes(name) if _in_list(modules, x)] or _prefixes(name) for name in attentions}
+    lists = {name for name, module in modules.items() if isinstance(module, nn.ModuleList | nn.Sequential)}
+    chains = {name: [x for x in _prefixes(name) if _parent(x) in lists] or _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
     blocks = {next((x for x in chain if type(modules[x]) not in crowded), name) for name, chain in chains.items()}
-    lists = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
-    return blocks | {name for name in modules if name and _parent(name) in lists}
+    stacks = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
+    return blocks | {name for name in modules if name and _parent(name) in stacks}
 
 
 def _stages(model: nn.Module) -> set[str]:
@@ -95,13 +92,8 @@ def _stages(model: nn.Module) -> set[str]:
 
 def _prefixes(name: str) -> list[str]:
     """Return the names of what is around a module, and its own: `a.b.c` -> `a`, `a.b`, `a.b.c`."""
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return list(accumulate(name.split("."), "{}.{}".format))
 
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _in_list(modules: dict[str, nn.Module], name: str) -> bool:
-    return bool(name) and isinstance(modules[_parent(name)], (nn.ModuleList, nn.Sequential))

@@ -1,7 +1,7 @@
 """Captures the residual stream of a model while it trains: with gradients, compiled or not, in any mode."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jaxtyping import Float
@@ -15,8 +15,8 @@ from dynamics.errors import InputError
 class Listener:
     """Residual states of layers 1..L as they pass, for use in a loss.
 
-    The layers are those that metrics are measured at (`capture`); to find them `forward` is run once, in
-    eval mode and without a trace, unless the model was captured before.
+    The layers are those of `capture`; to find them `forward` is run once, in eval mode and without a trace, unless the
+    model was captured before.
 
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -41,24 +41,18 @@ class Listener:
         self._outputs: list[Any] = []
         self._hook = self._leave
         self.layers = layout.layers
-        """The number of layers L."""
 
     def _leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._outputs.append(output)
 
     @contextmanager
     def open(self) -> Iterator[Callable[[], list[Float[Tensor, "B T D"]]]]:
-        """Run the model once inside this block; the function that it yields then returns the states of layers 1..L.
-
-        They can be taken once.
-        """
+        """Run the model once inside this block; the function it yields then returns the states of layers 1..L, once."""
         self._outputs.clear()
-        handles = [block.register_forward_hook(self._hook) for block in self._blocks]
-        try:
+        with ExitStack() as hooks:
+            for block in self._blocks:
+                hooks.callback(block.register_forward_hook(self._hook).remove)
             yield self._take
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _take(self) -> list[Float[Tensor, "B T D"]]:
         states = [hidden_states(output, self._name, self._time_first) for output in self._outputs]

@@ -15,9 +15,8 @@ _HIDDEN = ("src_key_padding_mask", "key_padding_mask")
 class Padding:
     """Reads the mask of each forward pass and answers for any length.
 
-    Speech models map samples to frames themselves. Otherwise a shorter axis pools the mask (a token is real if
-    anything it came from is), and a longer one has extra tokens in front (classes, registers, prompts), which
-    are real. Without a mask everything is.
+    Speech models map samples to frames themselves. Otherwise a shorter axis pools the mask (a token is real if anything
+    it came from is); a longer one has extra real tokens in front (classes, registers, prompts). No mask: all are real.
     """
 
     def __init__(self) -> None:
@@ -36,16 +35,13 @@ class Padding:
         values = arguments(module, args, kwargs)
         mask = values.get("attention_mask")
         if mask is None:
-            hidden = (values[name] for name in _HIDDEN if isinstance(values.get(name), Tensor))
-            mask = next((~x.bool() for x in hidden), None)
+            mask = next((~values[name].bool() for name in _HIDDEN if isinstance(values.get(name), Tensor)), None)
         if mask is not None:
             mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else self._whole
         self._mask = mask
         self._masks.clear()
 
-    def valid(
-        self, model: nn.Module, batch: int, length: int, device: torch.device
-    ) -> Bool[Tensor, "{batch} {length}"]:
+    def valid(self, model: nn.Module, batch: int, length: int, device: torch.device) -> Bool[Tensor, "B T"]:
         """Return which of `length` tokens are real."""
         key = batch, length, device
         if key not in self._masks:
@@ -60,9 +56,8 @@ class Padding:
             to_frames = (getattr(module, "_get_feature_vector_attention_mask", None) for module in model.modules())
             speech: Any = next(filter(None, to_frames), None)
             if speech is not None:
-                mask = speech(length, mask.long()).bool()
-            else:
-                mask = F.adaptive_max_pool1d(mask[:, None].float(), length)[:, 0] > 0
+                return speech(length, mask.long()).bool().to(device)
+            mask = F.adaptive_max_pool1d(mask[:, None].float(), length)[:, 0] > 0
         elif mask.shape[1] < length:
             mask = F.pad(mask, (length - mask.shape[1], 0), value=True)
         return mask.to(device)

@@ -56,13 +56,12 @@ def _show_scores(model: nn.Module) -> None:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Return every config of the model, those of its parts included, each once, outer before inner."""
+    """Return every config of the model and of its parts, each once, outer before inner."""
     configs: dict[int, Any] = {}
     waiting: list[Any] = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     while waiting:
         config = waiting.pop(0)
         if id(config) not in configs:
             configs[id(config)] = config
-            parts = (getattr(config, name, None) for name in config.sub_configs)
-            waiting += [part for part in parts if part is not None]
+            waiting += filter(None, (getattr(config, name, None) for name in config.sub_configs))
     return list(configs.values())

@@ -22,9 +22,8 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
+# Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
-"""Called with site, layer, states and which of them are not padding."""
-
 OnAttention = Callable[[AttentionCall], None]
 
 _LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, Layout]] = WeakKeyDictionary()
@@ -46,14 +45,12 @@ class Tap:
         self._on_states, self._on_attention = on_states, on_attention
         self._padding = Padding()
         self._layout: Layout | None = None
-        self._hooks = ExitStack()
-        self._attentions: list[Call] = []
-        self._layer = 0
-        self._shape = (0, 0)  # batch and length of the layer at work
+        self._hooks, self._attentions = ExitStack(), list[Call]()
+        self._layer, self._shape = 0, (0, 0)  # the layer at work, its batch and length
         self._queries: dict[str, int] = {}  # rows that each attention of it has had
         self._seen: set[int] = set()
         self._time_first = False
-        self._passes = 0
+        self.passes = 0  # complete forward passes so far
 
     @property
     def layout(self) -> Layout:
@@ -74,13 +71,8 @@ class Tap:
 
     @property
     def has_attention(self) -> bool:
-        """False for convolutional models: they give states only."""
+        """Whether any layer has self-attention; convolutional models have states only."""
         return any(self.heads)
-
-    @property
-    def passes(self) -> int:
-        """Complete forward passes so far."""
-        return self._passes
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -89,7 +81,7 @@ class Tap:
             stack.enter_context(self._hooks)
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
-        if not self._passes:
+        if not self.passes:
             raise InputError(f"nothing was captured: {self.name} was not run inside the capture.")
 
     def _hook(self, handle: Any) -> None:
@@ -106,9 +98,8 @@ class Tap:
     def _install(self) -> None:
         layout, modules = self.layout, dict(self._model.named_modules())
         if self._sites <= ATTENTION_SITES and not self.has_attention:
-            raise InputError(
-                f"{self.name} computes no attention that can be captured: ask for the residual or output site."
-            )
+            why = "computes no attention that can be captured: ask for the residual or output site."
+            raise InputError(f"{self.name} {why}")
         for module in modules.values():
             if isinstance(module, PreTrainedModel) and module is not self._model:
                 self._hook(module.register_forward_pre_hook(self._padding.read, with_kwargs=True))
@@ -117,14 +108,15 @@ class Tap:
             if "residual" in self._sites:
                 self._hook(modules[name].register_forward_hook(self._leave))
         if "output" in self._sites:
-            self._hook(_base(self._model).register_forward_hook(self._output))
+            # The part whose output is the last hidden state: without a language-model or classification head.
+            pretrained = (module.base_model for module in modules.values() if isinstance(module, PreTrainedModel))
+            self._hook(next(pretrained, self._model).register_forward_hook(self._output))
         attentions = [modules[name] for name in layout.attentions]
         self._time_first = is_time_first(attentions)
         if self._sites & ATTENTION_SITES and self.has_attention:
             stack = self._attentions
             self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
-            watch = ScoreWatch(lambda: stack[-1] if stack else None, stack.__contains__, self._scores)
-            self._hooks.enter_context(watch)
+            self._hooks.enter_context(ScoreWatch(stack, self._scores))
         self._hook(self._model.register_forward_hook(self._end))
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -146,8 +138,7 @@ class Tap:
 
     def _hand_over(self, site: str, layer: int, x: Float[Tensor, "B T D"]) -> None:
         assert self._on_states is not None
-        batch, tokens, _ = x.shape
-        self._on_states(site, layer, x, self._padding.valid(self._model, batch, tokens, x.device))
+        self._on_states(site, layer, x, self._padding.valid(self._model, x.shape[0], x.shape[1], x.device))
 
     def _scores(self, owner: Call, scores: Scores) -> None:
         if owner.cross and not self._cross:
@@ -162,8 +153,7 @@ class Tap:
         """Mark a call's queries that are not padding: all tokens of the layer, or its next chunk."""
         if batch != self._shape[0]:  # local windows have no padding
             return self._padding.valid(self._model, batch, rows, device)
-        length = max(rows, self._shape[1])
-        start = self._queries.get(owner.name, 0)
+        length, start = max(rows, self._shape[1]), self._queries.get(owner.name, 0)
         start = start if start + rows <= length else 0
         self._queries[owner.name] = start + rows
         return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
@@ -176,17 +166,12 @@ class Tap:
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
             raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
-        self._passes += 1
+        self.passes += 1
 
 
 def hidden_states(values: Any, name: str, time_first: bool) -> Float[Tensor, "B T D"]:
-    """Return the hidden states among the inputs or outputs of a module of the model `name`; images are flattened.
-
-    Raises:
-        InputError: there are none.
-    """
-    values = values.values() if isinstance(values, dict) else values
-    values = [values] if isinstance(values, Tensor) else values
+    """Return the hidden states among the values of a module of model `name`, images flattened; `InputError` if none."""
+    values = [values] if isinstance(values, Tensor) else values.values() if isinstance(values, dict) else values
     x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
     if x is None:
         raise InputError(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
@@ -209,11 +194,6 @@ def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     return cached[1]
 
 
-def _base(model: nn.Module) -> nn.Module:
-    """Return the part whose output is the last hidden state: without a language-model or classification head."""
-    return next((module.base_model for module in model.modules() if isinstance(module, PreTrainedModel)), model)
-
-
 @contextmanager
 def capture(
     model: nn.Module,
@@ -225,21 +205,18 @@ def capture(
 ) -> Iterator[Tap]:
     """Hand over the tensors of `model` as they pass, while it is run inside this block; none is kept or copied.
 
-    The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its
-    first pass ever runs once more, uncaptured, to find the layers. Everything is restored at the end, also after an
-    exception.
+    The model runs in eval mode, without gradients, uncompiled, on its sdpa path; precision is the caller's. Its first
+    pass ever runs once more, uncaptured, to find the layers. Everything is restored, also after an exception.
 
     Args:
         model: any module; a compiled one is measured uncompiled.
         sites: of "residual", "output", "query", "key", "attention"; only what they need is captured.
-        on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0
-            is what enters the first layer, 1..L what leaves each layer, before any final norm. "output": layer L,
-            the model's last hidden state.
+        on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
+            what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
 
     Raises:
-        InputError: unknown sites, a model without layers, attention sites alone of a model without attention, or a
-            layer of which nothing was captured.
+        InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed.
 
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)

@@ -1,10 +1,10 @@
 """The query and key projections of every layer: which rows of which weight matrices make up which head.
 
-Names and layouts differ from model to model (separate, fused, by head, by group, transposed), so none is assumed.
-Every product with a weight matrix is replaced by a code of plus and minus ones, one for each row of the matrix, and
-the queries and keys that enter the attention are decoded. Reshaping moves codes about, a norm of queries or keys
-multiplies them, a bias shifts them, the rotation of the first position leaves them alone. A projection is accepted
-only if every entry of a head is the code of one row, up to a factor and a shift, in every pass.
+No names or layouts (separate, fused, by head, by group, transposed) are assumed. Every product with a weight matrix is
+replaced by a code of plus and minus ones, one for each row of the matrix, and the queries and keys that enter the
+attention are decoded. Reshaping moves codes about, a norm of queries or keys multiplies them, a bias shifts them, the
+rotation of the first position leaves them alone. A projection is accepted only if every entry of a head is the code of
+one row, up to a factor and a shift, in every pass.
 """
 
 from collections import defaultdict
@@ -25,11 +25,8 @@ from dynamics.errors import InputError
 
 aten = torch.ops.aten
 
-_BLOCK = 4
-"""Codes sum to zero over as many rows: a layer norm over them then does no more than an RMS norm."""
-
-_CHECKS = 3
-"""Passes before those that spell the code: as it is, all signs changed, every second token's signs changed."""
+_BLOCK = 4  # codes sum to zero over as many rows: a layer norm over them then does no more than an RMS norm
+_CHECKS = 3  # passes before those that spell the code: as it is, all signs changed, every second token's signs changed
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class _Matrix:
     offset: int
 
     def read(self, model: nn.Module) -> Float[Tensor, "rows d"]:
-        """Return its present values."""
         parameter = model.get_parameter(self.parameter).detach()
         return parameter.as_strided(self.size, self.stride, int(parameter.storage_offset()) + self.offset)
 
@@ -54,7 +50,6 @@ class _Projection(NamedTuple):
     rows: Int[Tensor, "H d_h"]
 
     def read(self, model: nn.Module) -> Float[Tensor, "H d_h d"]:
-        """Return the projection as it is now."""
         return torch.cat([matrix.read(model) for matrix in self.matrices])[self.rows]
 
 
@@ -67,18 +62,14 @@ def layer_weights(
 ) -> dict[int, tuple[Float[Tensor, "_ d_h d"], Float[Tensor, "_ d_h d"]]]:
     """Return the query and key projections of every layer that has them, as they are now.
 
-    Where they are stored is learnt from `batch` (about 40 passes of its first row without any matrix product) the
-    first time a model is seen; after that they are only read. Model and random state are left as they are.
-
-    Args:
-        model: any module; of a compiled one the original.
-        batch: what the model's `forward` is called with, by name.
+    Where they are stored is learnt from `batch`, keyword arguments of the model's `forward` (about 40 passes of its
+    first row without any matrix product), the first time a model is seen; of a compiled one the original is read.
 
     Returns:
         (W_q, W_k) of shapes (H, d_h, d) and (H_kv, d_h, d) by layer, 1..L, new tensors in the model's precision:
-        q = W_q x + b and k = W_k x + b' for the same x, before rotary positions, norms and scaling. A layer is
-        left out if it has no such form: no attention; keys of other states than the queries (pooled,
-        convolved, latent); weights that are put together as the model runs (adapters, parametrisations).
+        q = W_q x + b and k = W_k x + b' for the same x, before rotary positions, norms and scaling. A layer is left out
+        if it has no such form: no attention; keys of other states than the queries (pooled, convolved, latent);
+        weights that are put together as the model runs (adapters, parametrisations).
 
     >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -140,22 +131,19 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
     return layout
 
 
+# Sums over what a matrix was multiplied with: they tell inputs apart, in whatever order their tokens are.
 _Input = tuple[int, float, float]
-"""Sums over what a matrix was multiplied with: they tell inputs apart, in whatever order their tokens are."""
 
 
 class _WeightProducts(TorchDispatchMode):
-    """Watches the products with weight matrices; with a `code`, its rows take their place.
-
-    `first` holds the first row of each matrix in the count of all, `inputs` what each was last multiplied with.
-    """
+    """Watches the products with weight matrices; with a `code`, its rows take their place."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.code: Int8[Tensor, " rows"] | None = None
         self.alternate = False
-        self.first: dict[_Matrix, int] = {}
-        self.inputs: dict[_Matrix, _Input] = {}
+        self.first: dict[_Matrix, int] = {}  # the first row of each matrix in the count of all
+        self.inputs: dict[_Matrix, _Input] = {}  # what each was last multiplied with
         self.count = 0
         self._parameters: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         for name, parameter in model.named_parameters():

@@ -22,15 +22,13 @@ class Budgeted:
         if self.budget is None or isinstance(batch, Weights):
             self.group.update(batch)
         elif (room := self.budget - self.seen) > 0:
-            part, tokens = _cut_call(batch, room) if isinstance(batch, Attention) else _cut_tokens(batch, room)
+            if isinstance(batch, Attention):
+                batch, tokens = _cut_call(batch, room)
+            else:
+                tokens = _end_of_window(batch.windows, room - 1)
+                batch = type(batch)(*(part[:tokens] for part in batch))
             self.seen += tokens
-            self.group.update(part)
-
-
-def _cut_tokens(batch: States | Pair, room: int) -> tuple[States | Pair, int]:
-    """Return the first windows of the batch that hold at least `room` tokens, and how many they hold."""
-    stop = _end_of_window(batch.windows, room - 1)
-    return type(batch)(*(part[:stop] for part in batch)), stop
+            self.group.update(batch)
 
 
 def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:
@@ -39,13 +37,11 @@ def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:
     assert isinstance(call, AttentionCall)
     tokens = call.valid.sum(1).cumsum(0)
     rows = _end_of_window(batch.windows, int((tokens < room).sum()))
-
-    def cut(x: Tensor | None) -> Tensor | None:
-        return x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
-
     parts = {name: getattr(call, name)[:rows] for name in ("query", "key", "valid")}
-    call = replace(call, **parts, mask=cut(call.mask), scores=cut(call.scores))
-    return Attention(call, batch.windows[:rows]), int(tokens[rows - 1])
+    for name in ("mask", "scores"):
+        x = getattr(call, name)
+        parts[name] = x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
+    return Attention(replace(call, **parts), batch.windows[:rows]), int(tokens[rows - 1])
 
 
 def _end_of_window(windows: Int[Tensor, " n"], place: int) -> int:

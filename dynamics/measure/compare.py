@@ -29,17 +29,9 @@ def compare(
 ) -> list[Row]:
     """Measure metrics of pairs between each layer of `model` and the same layer of `other`, say an earlier checkpoint.
 
-    Both are measured as `measure` does, in float32 and eval mode. `procrustes_linearity` asks how well the states
-    of `other` predict those of `model`.
-
-    Args:
-        model, other: transformers of equal depth that take the same batches.
-        batches: keyword arguments of the forward of both.
-        metrics: names of metrics of pairs, or names with options.
-        run, subject, condition, step: the first columns of the rows; let `condition` name what `other` is.
-
-    Returns:
-        Rows of site `residual`, layers 0..L.
+    Both are measured as `measure` does, in float32 and eval mode, on `batches` of keyword arguments that both take. The
+    rows are of site `residual`, layers 0..L, and begin with `run`, `subject`, `condition` (let it name what `other` is)
+    and `step`. `procrustes_linearity` asks how well the states of `other` predict those of `model`.
 
     Raises:
         InputError: the models have different depths, or see different tokens.

@@ -15,8 +15,7 @@ from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Weights
 
-CAPTURED = {"residual", "output", "query", "key", "attention"}
-"""Sites that a forward pass fills."""
+CAPTURED = {"residual", "output", "query", "key", "attention"}  # the sites that a forward pass fills
 
 
 @contextmanager
@@ -53,22 +52,17 @@ def measure(
 ) -> Measurement:
     """Measure a model on batches.
 
-    The model is run in eval mode, in float32 without autocast and TF32, whatever it is trained in, and put back
-    as it was. Every non-padding token counts; windows (rows of a batch) are the independent units of intervals.
+    The model is run in eval mode, in float32 without autocast and TF32, whatever it is trained in, and put back as it
+    was. Every non-padding token counts; windows (rows of a batch) are the independent units of intervals.
 
     Args:
         model: any transformer; it may be compiled (the original is measured).
         batches: keyword arguments of the model's forward, `input_ids` (B, T) and the like, on any device.
         metrics: a parsed suite, names, or names with options; the default suite when None.
         run, subject, condition, step: the first columns of the rows.
-        references: what the measurement at step 0 returned, for metrics that compare with it; an empty mapping
-            at step 0 makes this measurement the reference. Without one such metrics are NaN.
+        references: as in `Meter.compute`.
         dtype: precision to measure in; None keeps the model's own.
-        all_ranks: whether every rank of a distributed run is here, each with batches of its own; false where one
-            rank measures while the others wait.
-
-    Returns:
-        Rows, arrays, references for later measurements, and the time spent on each metric.
+        all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
 
     Raises:
         InputError: the model captures nothing of what the metrics need, or there is no batch.
@@ -91,11 +85,9 @@ def measure(
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             for layer, projections in layer_weights(model, batch).items():
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in projections)))
-        if not any(meter.groups):
-            raise InputError(
-                f"{type(model).__name__} has nothing that these metrics are measured on ({', '.join(suite.sites)}): "
-                "choose metrics of the residual stream."
-            )
+        if not meter.groups:
+            missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
+            raise InputError(f"{type(model).__name__} {missing}: choose metrics of the residual stream.")
         forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
             for _, _, group in meter.groups:

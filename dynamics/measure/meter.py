@@ -19,26 +19,21 @@ from torch import Tensor
 from dynamics.capture import AttentionCall
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.suite import Suite
-from dynamics.metrics.streaming import Attention, Estimate, Group, Metric, Pair, Referenced, States, Weights
+from dynamics.metrics.streaming import Attention, Group, Metric, Pair, Referenced, States, Weights
 from dynamics.record import Array, Row
 
 log = logging.getLogger(__name__)
 
-PAIR = "pair"
-"""Metrics of two representations of the same tokens. Their rows stand at `residual`."""
-
+PAIR = "pair"  # metrics of two representations of the same tokens; their rows stand at `residual`
 MASK = "attention_mask"
-
-Key = tuple[str, str, str, int, str, int]
-"""Run, subject, condition, step, site and layer of a row."""
 
 
 class Measurement(NamedTuple):
     """The result of one measurement.
 
-    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
-    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time
-    evenly) and, where `measure` ran the model, on its `forward` passes.
+    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer and
+    metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly) and,
+    where `measure` ran the model, on its `forward` passes.
     """
 
     rows: list[Row]
@@ -49,10 +44,6 @@ class Measurement(NamedTuple):
 
 class Meter:
     """Builds the metrics of a suite where tensors arrive, feeds them, and computes their rows.
-
-    Args:
-        suite: what to measure.
-        device: of the tensors.
 
     >>> meter = Meter(Suite.parse(["mean_norm"]))
     >>> meter.feed("residual", 2, States(torch.full((8, 1, 4), 3.0), windows=torch.arange(8)))
@@ -66,15 +57,12 @@ class Meter:
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
-        self.seconds: dict[str, float] = defaultdict(float)
-        """Time spent on each metric so far."""
+        self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
-    def groups(self) -> Iterator[tuple[str, int, Group]]:
+    def groups(self) -> list[tuple[str, int, Group]]:
         """Site, layer and group of everything that was fed, in order."""
-        for (site, layer), members in sorted(self._members.items()):
-            for member in members:
-                yield site, layer, member.group
+        return [(*place, member.group) for place, members in sorted(self._members.items()) for member in members]
 
     def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
         """Number the windows (rows) of the batch that follows.
@@ -105,10 +93,9 @@ class Meter:
 
     def on_attention(self, call: AttentionCall) -> None:
         """Take one attention call, as `capture` hands it over: queries, keys and the attention itself are sites."""
-        if "query" in self._suite.sites:
-            self.feed("query", call.layer, self._states(call.query.transpose(1, 2), call.valid))
-        if "key" in self._suite.sites:
-            self.feed("key", call.layer, self._states(call.key.transpose(1, 2), call.key_valid))
+        for site, x, valid in (("query", call.query, call.valid), ("key", call.key, call.key_valid)):
+            if site in self._suite.sites:
+                self.feed(site, call.layer, self._states(x.transpose(1, 2), valid))
         if "attention" in self._suite.sites:
             self.feed("attention", call.layer, Attention(call, self.windows(len(call.query))))
 
@@ -135,37 +122,34 @@ class Meter:
         step: int = 0,
         references: Mapping[str, Tensor] | None = None,
     ) -> Measurement:
-        """Compute rows and arrays of everything that was fed.
+        """Compute rows and arrays of everything that was fed; they begin with run, subject, condition and step.
 
-        Args:
-            run, subject, condition, step: their first columns.
-            references: what the measurement at step 0 returned, for metrics that compare with it; an empty mapping
-                at step 0 makes this measurement the reference. Without one such metrics are NaN.
+        `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
+        step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
         result = Measurement([], [], dict(references or {}), {})
         is_reference = step == 0 and references is not None and not references
         for site, layer, group in self.groups:
-            self._refer(f"{site}/{layer}", group, result.references, is_reference)
+            for metric in group.metrics:
+                if isinstance(metric, Referenced):
+                    name = f"{site}/{layer}/{metric.name}"
+                    if is_reference and (state := metric.reference_state(group.states)) is not None:
+                        result.references[name] = state
+                    metric.reference = result.references.get(name)
             with self._timed(group.metrics):
                 estimates = group.compute()
             key = (run, subject, condition, step, "residual" if site == PAIR else site, layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
                     log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
-                result.rows.extend(_rows(key, name, estimate))
-                result.arrays.extend(_arrays(key, name, estimate))
+                heads = [*range(len(estimate.value) - 1), -1]  # the last value is the layer's
+                for head in heads:
+                    value, low, high = (float(x[head]) for x in (estimate.value, estimate.low, estimate.high))
+                    result.rows.append(Row(*key, head, name, value, low, high, estimate.n))
+                for array, values in estimate.arrays.items():
+                    result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
         result.seconds.update(self.seconds)
         return result
-
-    @staticmethod
-    def _refer(place: str, group: Group, references: dict[str, Tensor], is_reference: bool) -> None:
-        """Give the metrics of a place that compare with step 0 their reference; at step 0 make it."""
-        for metric in group.metrics:
-            if isinstance(metric, Referenced):
-                name = f"{place}/{metric.name}"
-                if is_reference and (state := metric.reference_state(group.states)) is not None:
-                    references[name] = state
-                metric.reference = references.get(name)
 
     @contextmanager
     def _timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
@@ -187,20 +171,3 @@ class Meter:
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])
-
-
-def _heads(estimate: Estimate) -> list[int]:
-    """Return the head numbers of an estimate's entries: the last one, -1, is the layer's."""
-    return [*range(len(estimate.value) - 1), -1]
-
-
-def _rows(key: Key, name: str, estimate: Estimate) -> Iterator[Row]:
-    value, low, high = estimate.value, estimate.low, estimate.high
-    for head in _heads(estimate):
-        yield Row(*key, head, name, float(value[head]), float(low[head]), float(high[head]), estimate.n)
-
-
-def _arrays(key: Key, name: str, estimate: Estimate) -> Iterator[Array]:
-    for array, values in estimate.arrays.items():
-        for head in _heads(estimate):
-            yield Array(*key, head, f"{name}/{array}", values[head])

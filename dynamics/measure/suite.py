@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from dynamics import metrics as registry
@@ -10,8 +11,9 @@ from dynamics.metrics.streaming import Group, Metric, groups
 from dynamics.schedule import Schedule
 
 Settings = Mapping[str, Any]
-Metrics = Mapping[str, Settings | None] | Sequence[str]
-"""A `metrics:` block: names (or class paths), or names with the options of each."""
+Metrics = (
+    Mapping[str, Settings | None] | Sequence[str]
+)  # a `metrics:` block: names or class paths, perhaps with options
 
 
 class Entry(NamedTuple):
@@ -27,15 +29,13 @@ class Entry(NamedTuple):
     max_tokens: int | None = None
 
     def metric(self) -> Metric:
-        """Return a fresh metric."""
         return registry.resolve(self.asked, **self.options)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that was set, as in the `metrics:` block."""
         schedule = {"schedule": str(self.schedule)} if self.schedule else {}
-        budget = {"max_tokens": self.max_tokens} if self.max_tokens else {}
-        return {**self.options, **schedule, **budget}
+        return {**self.options, **schedule, **({"max_tokens": self.max_tokens} if self.max_tokens else {})}
 
 
 class Suite(NamedTuple):
@@ -45,11 +45,10 @@ class Suite(NamedTuple):
 
     @classmethod
     def parse(cls, metrics: Metrics | None = None) -> "Suite":
-        """Read the `metrics:` block.
+        """Read the `metrics:` block; the default suite when None.
 
         Every metric takes three options: `sites` cuts the metric to some of its sites, `schedule` (`{every: 50}` or
         `{per_decade: 5}`) gives it steps of its own, `max_tokens` a token budget; the others are its own.
-        The default suite when None.
 
         Raises:
             InputError: an unknown metric, option or site.
@@ -81,8 +80,7 @@ class Suite(NamedTuple):
     @property
     def entries(self) -> Iterator[Entry]:
         """Every metric at each of its sites."""
-        for entries in self.sites.values():
-            yield from entries
+        return chain.from_iterable(self.sites.values())
 
     @property
     def names(self) -> set[str]:
@@ -105,7 +103,7 @@ class Suite(NamedTuple):
         return Suite({site: entries for site, entries in cut.items() if entries})
 
     def build(self, site: str) -> list[tuple[Group, int | None]]:
-        """Return fresh metrics for one layer of a site: groups, each with its token budget."""
+        """Return fresh groups of metrics for one layer of a site, each with its token budget."""
         budgets: dict[int | None, list[Metric]] = defaultdict(list)
         for entry in self.sites[site]:
             budgets[entry.max_tokens].append(entry.metric())
