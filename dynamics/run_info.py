@@ -50,6 +50,7 @@ class FitInfo(RunInfo):
     label: str = ""
     objective: str = ""
     is_causal: bool | None = None
+    architecture: str = ""
     task: str = ""
     model_class: str = ""
     layers: int | None = None

@@ -121,7 +121,7 @@ def test_bf16_trains(text_file):
     [
         (("--model.regularizers+=IStarr",), "there is no class IStarr"),
         (("--model.regularizers+=IStar",), "weight is missing"),
-        ((*ISTAR, "--model.regularizers.wieght=1"), "did you mean weight?"),
+        ((*ISTAR, "--model.regularizers.wieght=1"), "did you mean model.regularizers.weight?"),
         ((*ISTAR, "--model.regularizers.layers=[3]"), "IStar.layers names layer 3"),
         ((*ISTAR, "--model.regularizers.reference_weight=2"), "between 0 and 1"),
     ],
