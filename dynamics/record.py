@@ -23,7 +23,7 @@ from dynamics.runs import resolve
 
 BLOCK = 100  # steps in one part of the curves
 
-SCHEMA = 1  # of the columns of a part, in its metadata; 0 are the parts that do not say one, with the same columns
+SCHEMA = 2  # of the columns of a part, in its metadata; parts of 1, or that do not say one, end with `n`
 _VERSION = b"dynamics.schema"
 
 SITES = (
@@ -51,13 +51,18 @@ class Row(NamedTuple):
     low: float = NAN  # with `high` a 95 % interval of sampling error
     high: float = NAN
     n: int = 0  # points the value is computed from
+    windows: int = 0  # independent windows behind the interval
+    n_effective: float = NAN  # independent points that would say as much as the `n` dependent ones
+    reason: str = ""  # why there is no value, or no interval
 
 
 KEY = list(Row._fields[:8])
 COLUMNS = list(Row._fields)
 _KEY_TYPES = ("string", "string", "string", "int64", "string", "int16", "int16", "string")
 _KEY_FIELDS = list(zip(KEY, _KEY_TYPES, strict=True))
-_ROWS = pa.schema([*_KEY_FIELDS, ("value", "float64"), ("low", "float64"), ("high", "float64"), ("n", "int64")])
+_VALUE_FIELDS = [("value", "float64"), ("low", "float64"), ("high", "float64"), ("n", "int64")]
+_ADDED = [("windows", "int64"), ("n_effective", "float64"), ("reason", "string")]  # with schema 2
+_ROWS = pa.schema([*_KEY_FIELDS, *_VALUE_FIELDS, *_ADDED])
 _ARRAYS = pa.schema([*_KEY_FIELDS, ("shape", pa.list_(pa.int64())), ("values", pa.list_(pa.float64()))])
 
 
@@ -175,6 +180,11 @@ def _part(path: Path, filters: Filters = None) -> pa.Table:
         raise InputError(
             f"{path} has schema version {version}, this dynamics reads up to {SCHEMA}: install a newer one."
         )
+    if path.name.startswith(("geometry-", "curves-")):
+        for name, kind in _ADDED:
+            if name not in table.column_names:
+                default = pa.scalar(Row._field_defaults[name], kind)
+                table = table.append_column(name, pa.repeat(default, len(table)))
     return table.replace_schema_metadata(None)
 
 

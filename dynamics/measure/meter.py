@@ -145,7 +145,8 @@ class Meter:
                 heads = [*range(len(estimate.value) - 1), -1]  # the last value is the layer's
                 for head in heads:
                     value, low, high = (float(x[head]) for x in (estimate.value, estimate.low, estimate.high))
-                    result.rows.append(Row(*key, head, name, value, low, high, estimate.n))
+                    facts = (estimate.n, estimate.windows, estimate.n_effective, estimate.reason)
+                    result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
         result.seconds.update(self.seconds)

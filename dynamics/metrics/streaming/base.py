@@ -95,8 +95,10 @@ class Estimate(NamedTuple):
     low: Float[np.ndarray, " entries"]
     high: Float[np.ndarray, " entries"]
     n: int  # points that the value is of
-    reason: str = ""  # why a value is NaN
+    reason: str = ""  # why a value is NaN, or has no interval
     arrays: dict[str, np.ndarray] = {}  # kept beside the rows, by name; their first axis is that of `value`
+    windows: int = 0  # independent windows behind the interval
+    n_effective: float = float("nan")  # independent points that would say as much as the `n` dependent ones
 
 
 def undefined(heads: int, n: int, reason: str) -> Estimate:
