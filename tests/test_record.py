@@ -181,8 +181,11 @@ def test_parts_say_their_schema_version_and_older_ones_are_read(folder):
     assert pq.read_schema(path).metadata[b"dynamics.schema"] == b"2"
     pq.write_table(pq.read_table(path).drop_columns(COLUMNS[12:]).replace_schema_metadata(None), path)
     frame = record.read(folder)
-    assert list(frame) == COLUMNS and frame.value.tolist() == [0.5]
-    assert frame.windows.tolist() == [0] and frame.n_effective.isna().all() and frame.reason.tolist() == [""]
+    assert list(frame) == COLUMNS
+    assert frame.value.tolist() == [0.5]
+    assert frame.windows.tolist() == [0]
+    assert frame.n_effective.isna().all()
+    assert frame.reason.tolist() == [""]
 
 
 def test_a_part_of_a_newer_version_is_refused_by_name(folder):
