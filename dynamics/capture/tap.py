@@ -22,6 +22,8 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
+NO_SCORES = "no softmax over products of its queries and keys was heard in it"
+
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
 OnAttention = Callable[[AttentionCall], None]
@@ -73,6 +75,11 @@ class Tap:
     def has_attention(self) -> bool:
         """Whether any layer has self-attention; convolutional models have states only."""
         return any(self.heads)
+
+    @property
+    def unheard(self) -> dict[int, str]:
+        """Why the attention of a layer is not captured, by layer; those that are not named are captured."""
+        return {layer: NO_SCORES for layer, heads in enumerate(self.heads, start=1) if not heads}
 
     @contextmanager
     def _open(self) -> Iterator[None]:

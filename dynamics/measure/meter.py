@@ -5,11 +5,13 @@ for each of its cells itself. Shapes: B rows of a batch, T tokens, D width, H he
 """
 
 import logging
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -28,18 +30,29 @@ PAIR = "pair"  # metrics of two representations of the same tokens; their rows s
 MASK = "attention_mask"
 
 
+class Missing(NamedTuple):
+    """A metric that was asked for and has no value, at a site: in these layers, or in any where none are named."""
+
+    metric: str
+    site: str
+    layers: tuple[int, ...]
+    reason: str
+
+
 class Measurement(NamedTuple):
     """The result of one measurement.
 
-    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer and
-    metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly) and,
-    where `measure` ran the model, on its `forward` passes.
+    `missing` is what was asked for and not delivered: its rows hold NaN and the reason, layer -1 where no layer is
+    known. `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
+    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly)
+    and, where `measure` ran the model, on its `forward` passes.
     """
 
     rows: list[Row]
     arrays: list[Array]
     references: dict[str, Tensor]
     seconds: dict[str, float]
+    missing: Sequence[Missing] = ()
 
 
 class Meter:
@@ -57,6 +70,7 @@ class Meter:
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
+        self._absent: dict[str, dict[int, str]] = defaultdict(dict)
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
@@ -87,8 +101,11 @@ class Meter:
         if site in self._suite.sites:
             self.feed(site, layer, states)
         if site == "residual" and PAIR in self._suite.sites:
-            if layer > 0 and self._previous is not None and len(self._previous) == len(states.x):
-                self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+            if layer > 0 and self._previous is not None:
+                if len(self._previous) == len(states.x):
+                    self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+                else:
+                    self.note_absent(PAIR, layer, "it holds other tokens than the layer before")
             self._previous = states.x
 
     def on_attention(self, call: AttentionCall) -> None:
@@ -109,6 +126,26 @@ class Meter:
             with self._timed(member.group.metrics):
                 member.update(batch)
 
+    def note_absent(self, site: str, layer: int, reason: str) -> None:
+        """Say why nothing arrives at a site in a layer (-1: in any); it does not count where something was fed."""
+        self._absent[site].setdefault(layer, reason)
+
+    @property
+    def missing(self) -> list[Missing]:
+        """The metrics of every absence that was noted and holds, by site."""
+        missing = []
+        for site, entries in self._suite.sites.items():
+            is_fed = any(place == site for place, _ in self._members)
+            layers: dict[str, list[int]] = defaultdict(list)
+            for layer, reason in sorted(self._absent[site].items()):
+                if layer >= 0 and (site, layer) not in self._members:
+                    layers[reason].append(layer)
+            if not layers and not is_fed and -1 in self._absent[site]:
+                layers[self._absent[site][-1]] = []
+            for reason, places in layers.items():
+                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason) for entry in entries]
+        return missing
+
     def windows(self, rows: int) -> Int[Tensor, " rows"]:
         """Return the numbers of the windows of `rows` rows: an image's local windows (Swin) count as the one image."""
         size = len(self._numbers)
@@ -127,7 +164,7 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        result = Measurement([], [], dict(references or {}), {})
+        result = Measurement([], [], dict(references or {}), {}, self.missing)
         is_reference = step == 0 and references is not None and not references
         for site, layer, group in self.groups:
             for metric in group.metrics:
@@ -138,7 +175,7 @@ class Meter:
                     metric.reference = result.references.get(name)
             with self._timed(group.metrics):
                 estimates = group.compute()
-            key = (run, subject, condition, step, "residual" if site == PAIR else site, layer)
+            key = (run, subject, condition, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
                     log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
@@ -149,6 +186,12 @@ class Meter:
                     result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
+        for name, site, layers, reason in result.missing:
+            for layer in layers or (-1,):
+                result.rows.append(Row(run, subject, condition, step, site, layer, -1, name, math.nan, reason=reason))
+        for (site, layers, reason), same in groupby(result.missing, key=lambda entry: entry[1:]):
+            where = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
+            log.warning("%s at %s, %s, not measured: %s", ", ".join(x.metric for x in same), site, where, reason)
         result.seconds.update(self.seconds)
         return result
 
@@ -172,3 +215,8 @@ class Meter:
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])
+
+
+def _of_rows(site: str) -> str:
+    """Return the site of the rows of a site."""
+    return "residual" if site == PAIR else site
