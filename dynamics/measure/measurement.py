@@ -74,7 +74,7 @@ def measure(
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        with capture(network, sites, meter.on_states, meter.on_attention) if sites else nullcontext():
+        with capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext():
             for batch in batches:
                 if sites:
                     meter.begin_batch(batch)
@@ -82,6 +82,7 @@ def measure(
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")
         if "weight" in suite.sites:
+            meter.on_stack("")
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             for layer, projections in layer_weights(model, batch).items():
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in projections)))
@@ -90,7 +91,7 @@ def measure(
             raise InputError(f"{type(model).__name__} {missing}: choose metrics of the residual stream.")
         forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
-            for _, _, group in meter.groups:
+            for *_, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
         result = meter.compute(run, subject, condition, step, references)
     return result._replace(seconds={"forward": forward, **result.seconds})
