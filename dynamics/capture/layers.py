@@ -2,33 +2,46 @@
 
 A layer is the outermost class of list children (`ModuleList`, `Sequential`; of any modules where there are no
 lists) that holds exactly one attention module each. Names say little: the longest list of wav2vec2 holds its
-convolutions, ALBERT calls one shared module again and again, CANINE keeps its layers in three encoders.
+convolutions, ALBERT calls one shared module again and again, CANINE keeps its layers in three encoders, XLM keeps
+attentions, norms and feed-forward parts in lists of their own.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from dynamics.capture.calls import Call, at_work
 from dynamics.capture.function_mode import Scores, ScoreWatch
+from dynamics.capture.states import InputShape, StateLayout, first_states, input_shape, learn_layout
 from dynamics.errors import InputError
+
+Trace = list[tuple[str, int]]  # (module, 0) when it starts, (module, heads) when it attends
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where the layers of a model are, and how often they run.
 
-    `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times.
-    `heads` has the query heads of each layer, as they run; 0 without self-attention.
+    `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times. A
+    layer's states leave its module in `exits`: the block itself, or the last part of a layer that is no module.
+    `heads` has the query heads of each layer, as they run; 0 without self-attention. `stacks` has the stack of each
+    block: an encoder and a decoder, or towers of text and images, are numbered apart; "" where there is one. By stack,
+    `depths` has its number of layers, and `outputs` the model whose last hidden state is its output.
     """
 
     blocks: tuple[str, ...]
+    exits: tuple[str, ...]
     attentions: tuple[str, ...]
     heads: tuple[int, ...]
+    stacks: tuple[str, ...]
+    depths: Counter[str]
+    outputs: dict[str, str]
+    states: StateLayout
 
     @property
     def layers(self) -> int:
@@ -39,30 +52,66 @@ class Layout:
 def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     """Return the layout of `model`, learnt from one run of `forward`; an `InputError` if it has no layers."""
     stack: list[Call] = []
-    trace: list[tuple[str, int]] = []  # (module, 0) when it starts, (module, heads) when it attends
-    attending: dict[str, None] = {}
+    trace: Trace = []
+    attending: dict[str, bool] = {}  # whether it takes its keys from another sequence
+    shapes: dict[str, Sequence[int]] = {}  # of what enters a module at first
+    batch = InputShape()
+
+    def enter(name: str) -> None:
+        nonlocal batch
+        call = stack[-1]
+        trace.append((name, 0))
+        if name not in shapes and (x := first_states((*call.args, *call.kwargs.values()))) is not None:
+            shapes[name] = x.shape
+        if (name == "" or isinstance(call.module, PreTrainedModel)) and batch == InputShape():
+            batch = input_shape(call.module, call.args, call.kwargs)
 
     def report(call: Call, scores: Scores) -> None:
-        attending[call.name] = None
+        attending[call.name] = call.cross
         shape = scores.query.shape
         if not call.cross:
             trace.append((call.name, shape[-3] if len(shape) > 3 else max(1, shape[0] // call.batch)))
 
     modules = dict(model.named_modules())
-    with at_work(modules, stack, lambda name: trace.append((name, 0))), ScoreWatch(stack, report):
+    with at_work(modules, stack, enter), ScoreWatch(stack, report):
         forward()
     self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
     layers = _around(model, self_attentions) if self_attentions else _stages(model)
     blocks = tuple(dict.fromkeys(name for name, _ in trace if name in layers))
     if not blocks:
         raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
-    heads: list[int] = []
-    for name, count in trace:
-        if count == 0 and name in blocks:
-            heads.append(0)
-        elif count and heads:
-            heads[-1] = count
-    return Layout(blocks, tuple(attending), tuple(heads))
+    runs = _runs(trace, set(blocks))
+    stacks = _stacks(modules, blocks, [name for name, crosses in attending.items() if crosses])
+    outputs = {stack: _innermost(_prefixes(name)[:-1], modules) for name, stack in stacks.items()}
+    if len(outputs) == 1:
+        outputs = dict.fromkeys(outputs, next((x for x in modules if isinstance(modules[x], PreTrainedModel)), ""))
+    config = getattr(modules[_innermost(_prefixes(blocks[0])[:-1], modules)], "config", None)
+    return Layout(
+        blocks,
+        exits=_exits(model, blocks, trace) if set(blocks) <= attending.keys() else blocks,
+        attentions=tuple(attending),
+        heads=tuple(heads for _, heads in runs),
+        stacks=tuple(stacks.values()),
+        depths=Counter(stacks[name] for name, _ in runs),
+        outputs=outputs,
+        states=learn_layout(
+            shapes.get(blocks[0], ()),
+            batch,
+            [modules[name] for name in attending],
+            getattr(config, "altup_active_idx", 0),
+        ),
+    )
+
+
+def _runs(trace: Trace, blocks: set[str]) -> Trace:
+    """Return every run of a layer, in order, with the heads of its last self-attention; 0 without one."""
+    runs: Trace = []
+    for name, heads in trace:
+        if heads == 0 and name in blocks:
+            runs.append((name, 0))
+        elif heads and runs:
+            runs[-1] = (runs[-1][0], heads)
+    return runs
 
 
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:
@@ -72,9 +121,50 @@ def _around(model: nn.Module, attentions: list[str]) -> set[str]:
     chains = {name: [x for x in _prefixes(name) if _parent(x) in lists] or _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
-    blocks = {next((x for x in chain if type(modules[x]) not in crowded), name) for name, chain in chains.items()}
+    blocks = {next((x for x in chain if type(modules[x]) not in crowded), chain[-1]) for chain in chains.values()}
     stacks = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
     return blocks | {name for name in modules if name and _parent(name) in stacks}
+
+
+def _exits(model: nn.Module, blocks: tuple[str, ...], trace: Trace) -> tuple[str, ...]:
+    """Return what the states leave each layer by, where a layer's parts stand in lists side by side (XLM).
+
+    Raises:
+        InputError: the last part of a layer is no norm: the residual stream passes through no module then.
+    """
+    lists = {_parent(name) for name in blocks}
+    if len(lists) > 1 or not isinstance(model.get_submodule(*lists), nn.ModuleList):
+        return blocks
+    around = _parent(*lists)
+    children = model.get_submodule(around).named_children()
+    beside = [
+        f"{around}.{name}".lstrip(".") for name, x in children if isinstance(x, nn.ModuleList) and len(x) == len(blocks)
+    ]
+    owners = {f"{name}.{number}": number for name in beside for number in range(len(blocks))}
+    exits = tuple({owners[name]: name for name, heads in trace if heads == 0 and name in owners}.values())
+    if exits == blocks or all("norm" in type(model.get_submodule(name)).__name__.lower() for name in exits):
+        return exits
+    why = "keeps its layers as lists of parts, and no module returns the states of a whole layer"
+    raise InputError(f"{type(model).__name__} {why}: it cannot be measured.")
+
+
+def _stacks(modules: dict[str, nn.Module], blocks: Iterable[str], crossing: Sequence[str]) -> dict[str, str]:
+    """Return the name of the stack of each block: of models in the model, or of the lists that cross-attend or not."""
+    parts = {name: _innermost(_prefixes(name)[:-1], modules) for name in blocks}
+    if len(set(parts.values())) == 1:
+        crosses = {_parent(name): any(x.startswith(f"{name}.") for x in crossing) for name in parts}
+        parts = {name: _parent(name) for name in parts} if len(set(crosses.values())) == 2 else parts
+    paths = {part: part.split(".") for part in parts.values()}
+    if len(paths) == 1:
+        return dict.fromkeys(parts, "")
+    depth = next(i for i, words in enumerate(zip_longest(*paths.values())) if len(set(words)) > 1)
+    short = {part: path[depth] if depth < len(path) else "" for part, path in paths.items()}
+    is_clear = len(set(short.values())) == len(short)
+    return {name: short[part] if is_clear else ".".join(paths[part][depth:]) for name, part in parts.items()}
+
+
+def _innermost(prefixes: Sequence[str], modules: dict[str, nn.Module]) -> str:
+    return next((name for name in reversed(prefixes) if isinstance(modules[name], PreTrainedModel)), "")
 
 
 def _stages(model: nn.Module) -> set[str]:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dynamics.capture.state import held_still
-from dynamics.capture.tap import hidden_states, is_time_first, layout_of
+from dynamics.capture.states import InputShape
+from dynamics.capture.tap import layout_of
 from dynamics.errors import InputError
 
 
@@ -35,9 +36,12 @@ class Listener:
         self._name = type(model).__name__
         with held_still(model):
             layout = layout_of(model, forward)
-        modules = dict(model.named_modules())
-        self._blocks = [modules[name] for name in layout.blocks]
-        self._time_first = is_time_first(modules[name] for name in layout.attentions)
+        if len(layout.depths) > 1:
+            raise InputError(
+                f"{self._name} runs several stacks of layers ({', '.join(layout.depths)}): choose one of them."
+            )
+        self._blocks = [model.get_submodule(name) for name in layout.exits]
+        self._states = layout.states
         self._outputs: list[Any] = []
         self._hook = self._leave
         self.layers = layout.layers
@@ -55,7 +59,10 @@ class Listener:
             yield self._take
 
     def _take(self) -> list[Float[Tensor, "B T D"]]:
-        states = [hidden_states(output, self._name, self._time_first) for output in self._outputs]
+        read, last = self._states.read, self._blocks[-1]
+        states = [
+            read(output, last, InputShape(), f"{self._name}: layer {i}") for i, output in enumerate(self._outputs, 1)
+        ]
         self._outputs.clear()
         if len(states) != self.layers:
             raise InputError(f"{len(states)} layers of {self._name} ran where {self.layers} were expected.")

@@ -1,5 +1,6 @@
 """Captures states, queries, keys and attention of any model as they pass, layer by layer, on the spot."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from dynamics.capture.attention import AttentionCall, attention_call
@@ -17,6 +19,7 @@ from dynamics.capture.function_mode import Scores, ScoreWatch
 from dynamics.capture.layers import Layout, find_layers
 from dynamics.capture.padding import Padding
 from dynamics.capture.state import held_still
+from dynamics.capture.states import InputShape, input_shape
 from dynamics.errors import InputError
 
 STATE_SITES = frozenset({"residual", "output"})
@@ -27,6 +30,7 @@ NO_SCORES = "no softmax over products of its queries and keys was heard in it"
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
 OnAttention = Callable[[AttentionCall], None]
+OnStack = Callable[[str], None]
 
 _LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, Layout]] = WeakKeyDictionary()
 
@@ -40,18 +44,21 @@ class Tap:
         sites: frozenset[str],
         on_states: OnStates | None,
         on_attention: OnAttention | None,
+        on_stack: OnStack | None,
         cross: bool,
     ) -> None:
         self.name = type(model).__name__
         self._model, self._sites, self._cross = model, sites, cross
-        self._on_states, self._on_attention = on_states, on_attention
-        self._padding = Padding()
+        self._on_states, self._on_attention, self._on_stack = on_states, on_attention, on_stack
+        self._padding, self._input = Padding(), InputShape()
         self._layout: Layout | None = None
         self._hooks, self._attentions = ExitStack(), list[Call]()
-        self._layer, self._shape = 0, (0, 0)  # the layer at work, its batch and length
+        self._depths = Counter[str]()  # layers that have run or are at work in this pass, by stack
+        self._layer, self._shape = 0, (0, 0)  # the layer at work in its stack, its batch and length
         self._queries: dict[str, int] = {}  # rows that each attention of it has had
         self._seen: set[int] = set()
-        self._time_first = False
+        self._last: Tensor | None = None  # the last hidden state of the part below a head
+        self._searching = False
         self.passes = 0  # complete forward passes so far
 
     @property
@@ -95,53 +102,92 @@ class Tap:
         self._hooks.callback(handle.remove)
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._searching:
+            return
+        self._input = input_shape(model, args, kwargs)
         if self._layout is None:
-            self._layout = layout_of(model, lambda: model.forward(*args, **kwargs))
+            self._search(model, args, kwargs)
             self._install()
         self._padding.start(model, args, kwargs)
         self._layer, self._shape, self._queries, self._seen = 0, (0, 0), {}, set()
+        self._depths.clear()
         self._attentions.clear()
+
+    def _search(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the layers; with one row less where there are as many rows as tokens, so that shapes tell them apart."""
+        rows, tokens = self._input
+        if rows == tokens and rows is not None and rows > 1:
+            args, kwargs = tree_map(lambda x: x[1:] if isinstance(x, Tensor) and len(x) == rows else x, (args, kwargs))
+        self._searching = True
+        try:
+            self._layout = layout_of(model, lambda: model(*args, **kwargs))
+        finally:
+            self._searching = False
 
     def _install(self) -> None:
         layout, modules = self.layout, dict(self._model.named_modules())
+        if self._on_stack is None and len(layout.depths) > 1:
+            several = f"runs several stacks of layers ({', '.join(name or 'its own' for name in layout.depths)})"
+            raise InputError(f"{self.name} {several}: measure one of them, or name their rows apart with on_stack.")
         if self._sites <= ATTENTION_SITES and not self.has_attention:
             why = "computes no attention that can be captured: ask for the residual or output site."
             raise InputError(f"{self.name} {why}")
         for module in modules.values():
             if isinstance(module, PreTrainedModel) and module is not self._model:
-                self._hook(module.register_forward_pre_hook(self._padding.read, with_kwargs=True))
-        for name in layout.blocks:
-            self._hook(modules[name].register_forward_pre_hook(self._enter, with_kwargs=True))
+                self._hook(module.register_forward_pre_hook(self._read, with_kwargs=True))
+        for name, last, stack in zip(layout.blocks, layout.exits, layout.stacks, strict=True):
+            enter = partial(self._enter, stack)
+            self._hook(modules[name].register_forward_pre_hook(enter, with_kwargs=True))
             if "residual" in self._sites:
-                self._hook(modules[name].register_forward_hook(self._leave))
+                self._hook(modules[last].register_forward_hook(self._leave))
         if "output" in self._sites:
-            # The part whose output is the last hidden state: without a language-model or classification head.
-            pretrained = (module.base_model for module in modules.values() if isinstance(module, PreTrainedModel))
-            self._hook(next(pretrained, self._model).register_forward_hook(self._output))
-        attentions = [modules[name] for name in layout.attentions]
-        self._time_first = is_time_first(attentions)
+            for stack, name in layout.outputs.items():
+                self._hook_output(stack, modules[name])
         if self._sites & ATTENTION_SITES and self.has_attention:
-            stack = self._attentions
-            self._hooks.enter_context(at_work(dict(zip(layout.attentions, attentions, strict=True)), stack))
-            self._hooks.enter_context(ScoreWatch(stack, self._scores))
+            attentions = {name: modules[name] for name in layout.attentions}
+            self._hooks.enter_context(at_work(attentions, self._attentions))
+            self._hooks.enter_context(ScoreWatch(self._attentions, self._scores))
         self._hook(self._model.register_forward_hook(self._end))
 
-    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = self._states((kwargs.get("hidden_states"), *args, *kwargs.values()))
+    def _hook_output(self, stack: str, whole: Any) -> None:
+        """Have the last hidden state of a model handed over: without the head that it may have, after the last norm."""
+        trunk, held = getattr(whole, "base_model", whole), list[Any]()
+
+        def leave_trunk(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            held[:] = [_last_state(output)]
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            x = _last_state(output) if hasattr(output, "last_hidden_state") or not held else held.pop()
+            last = self._model.get_submodule(self.layout.exits[-1])
+            self._hand_over("output", self.layout.depths[stack], self._states(x, last, "its output"))
+
+        if trunk is not whole:
+            self._hook(trunk.register_forward_hook(leave_trunk))
+        self._hook(whole.register_forward_hook(leave))
+
+    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the mask of a part, and the shape of what it reads."""
+        self._padding.read(module, args, kwargs)
+        shape = input_shape(module, args, kwargs)
+        self._input = self._input if shape.rows is None else shape
+
+    def _enter(self, stack: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._layer = self._depths[stack]
+        x = self._states(
+            (kwargs.get("hidden_states"), *args, *kwargs.values()), block, f"what enters layer {self._layer + 1}"
+        )
         self._shape, self._queries = (x.shape[0], x.shape[1]), {}
+        if self._on_stack is not None:
+            self._on_stack(stack)
         if self._layer == 0 and "residual" in self._sites:
             self._hand_over("residual", 0, x)
-        self._layer += 1
+        self._depths[stack] = self._layer = self._layer + 1
 
     def _leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._hand_over("residual", self._layer, self._states(output))
+        self._hand_over("residual", self._layer, self._states(output, block, f"layer {self._layer}"))
 
-    def _output(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        x = getattr(output, "last_hidden_state", None)
-        self._hand_over("output", self.layers, self._states(output if x is None else x))
-
-    def _states(self, values: Any) -> Float[Tensor, "B T D"]:
-        return hidden_states(values, self.name, self._time_first)
+    def _states(self, values: Any, module: nn.Module, place: str) -> Float[Tensor, "B T D"]:
+        return self.layout.states.read(values, module, self._input, f"{self.name}: {place}")
 
     def _hand_over(self, site: str, layer: int, x: Float[Tensor, "B T D"]) -> None:
         assert self._on_states is not None
@@ -152,7 +198,7 @@ class Tap:
             return
         assert self._on_attention is not None
         if not owner.cross:
-            self._seen.add(self._layer)
+            self._seen.add(self._depths.total())
         valid = partial(self._valid, owner)
         self._on_attention(attention_call(self._layer, owner.module, scores, self._shape, owner.cross, valid))
 
@@ -166,30 +212,21 @@ class Tap:
         return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
 
     def _end(self, *_: Any) -> None:
+        if self._searching:
+            return
         expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads}
-        if self._layer != self.layers:
+        if self._depths.total() != self.layers:
             _LAYOUTS.pop(self._model)
-            raise InputError(f"{self._layer} layers of {self.name} ran where {self.layers} were expected.")
+            raise InputError(f"{self._depths.total()} layers of {self.name} ran where {self.layers} were expected.")
         if self._sites & ATTENTION_SITES and self._seen != expected:
             missing = ", ".join(map(str, sorted(expected - self._seen)))
             raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
         self.passes += 1
 
 
-def hidden_states(values: Any, name: str, time_first: bool) -> Float[Tensor, "B T D"]:
-    """Return the hidden states among the values of a module of model `name`, images flattened; `InputError` if none."""
-    values = [values] if isinstance(values, Tensor) else values.values() if isinstance(values, dict) else values
-    x = next((x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4)), None)
-    if x is None:
-        raise InputError(f"{name} has no hidden states of shape (batch, tokens, width) to capture.")
-    if x.ndim == 4:
-        return x.flatten(2).transpose(1, 2)
-    return x.transpose(0, 1) if time_first else x
-
-
-def is_time_first(attentions: Iterable[nn.Module]) -> bool:
-    """Return whether the hidden states of a model with these attentions are (T, B, D)."""
-    return any(isinstance(x, nn.MultiheadAttention) and not x.batch_first for x in attentions)
+def _last_state(output: Any) -> Any:
+    x = getattr(output, "last_hidden_state", None)
+    return output if x is None else x
 
 
 def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
@@ -207,6 +244,7 @@ def capture(
     sites: Iterable[str],
     on_states: OnStates | None = None,
     on_attention: OnAttention | None = None,
+    on_stack: OnStack | None = None,
     *,
     cross: bool = False,
 ) -> Iterator[Tap]:
@@ -221,9 +259,12 @@ def capture(
         on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
             what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
+        on_stack: called with the name of the stack before each of its layers runs: `encoder` and `decoder`,
+            `text_model` and `vision_model` are numbered apart. "" where there is one.
 
     Raises:
-        InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed.
+        InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed,
+            states that are not (batch, tokens, width) of the batch, or several stacks without `on_stack`.
 
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -241,6 +282,6 @@ def capture(
         raise InputError(f"sites must be of {choices} (got {', '.join(unknown) or 'none'}).")
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
         raise InputError("sites residual and output need on_states; query, key and attention need on_attention.")
-    tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, cross)
+    tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, on_stack, cross)
     with tap._open():
         yield tap

@@ -82,7 +82,9 @@ def measure(
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        capturing = capture(network, sites, meter.on_states, meter.on_attention) if sites else nullcontext()
+        capturing = (
+            capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext()
+        )
         with capturing as tap:
             for batch in batches:
                 if sites:
@@ -91,6 +93,7 @@ def measure(
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")
         if "weight" in suite.sites:
+            meter.on_stack("")
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             projections, absent = find_weights(model, batch)
             for layer, pair in projections.items():
@@ -109,7 +112,7 @@ def measure(
             meter.note_absent(site, -1, "nothing of the kind passed through the model")
         forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
-            for _, _, group in meter.groups:
+            for *_, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
         result = meter.compute(run, subject, condition, step, references)
     return result._replace(seconds={"forward": forward, **result.seconds})

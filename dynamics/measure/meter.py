@@ -22,7 +22,8 @@ from dynamics.capture import AttentionCall
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.suite import Suite
 from dynamics.metrics.streaming import Attention, Group, Metric, Pair, Referenced, States, Weights
-from dynamics.record import Array, Row
+from dynamics.record import Array, Row, parse_condition
+from dynamics.record import condition as join
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Meter:
 
     def __init__(self, suite: Suite, device: torch.device | str = "cpu") -> None:
         self._suite, self._device = suite, torch.device(device)
-        self._members: dict[tuple[str, int], list[Budgeted]] = {}
+        self._stack = ""
+        self._members: dict[tuple[str, str, int], list[Budgeted]] = {}
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
@@ -74,8 +76,8 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
-    def groups(self) -> list[tuple[str, int, Group]]:
-        """Site, layer and group of everything that was fed, in order."""
+    def groups(self) -> list[tuple[str, str, int, Group]]:
+        """Stack, site, layer and group of everything that was fed, in order."""
         return [(*place, member.group) for place, members in sorted(self._members.items()) for member in members]
 
     def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
@@ -94,6 +96,10 @@ class Meter:
             numbers[place] = (number + self._copies[number]) % 2**63
             self._copies[number] += 1
         self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+
+    def on_stack(self, name: str) -> None:
+        """Note which of several stacks of layers the tensors that follow belong to; "" where there is one."""
+        self._stack = name
 
     def on_states(self, site: str, layer: int, x: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"]) -> None:
         """Take token states, as `capture` hands them over."""
@@ -120,9 +126,10 @@ class Meter:
         """Update every metric of a site and layer; a batch of padding alone holds nothing."""
         if isinstance(batch, States | Pair) and not len(batch.windows):
             return
-        if (site, layer) not in self._members:
-            self._members[site, layer] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
-        for member in self._members[site, layer]:
+        place = self._stack, site, layer
+        if place not in self._members:
+            self._members[place] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
+        for member in self._members[place]:
             with self._timed(member.group.metrics):
                 member.update(batch)
 
@@ -134,11 +141,12 @@ class Meter:
     def missing(self) -> list[Missing]:
         """The metrics of every absence that was noted and holds, by site."""
         missing = []
+        fed = {(site, layer) for _, site, layer in self._members}
         for site, entries in self._suite.sites.items():
-            is_fed = any(place == site for place, _ in self._members)
+            is_fed = any(place == site for place, _ in fed)
             layers: dict[str, list[int]] = defaultdict(list)
             for layer, reason in sorted(self._absent[site].items()):
-                if layer >= 0 and (site, layer) not in self._members:
+                if layer >= 0 and (site, layer) not in fed:
                     layers[reason].append(layer)
             if not layers and not is_fed and -1 in self._absent[site]:
                 layers[self._absent[site][-1]] = []
@@ -166,16 +174,17 @@ class Meter:
         """
         result = Measurement([], [], dict(references or {}), {}, self.missing)
         is_reference = step == 0 and references is not None and not references
-        for site, layer, group in self.groups:
+        for stack, site, layer, group in self.groups:
+            where = join(**parse_condition(condition), stack=stack) if stack else condition
             for metric in group.metrics:
                 if isinstance(metric, Referenced):
-                    name = f"{site}/{layer}/{metric.name}"
+                    name = "/".join(filter(None, (stack, site, str(layer), metric.name)))
                     if is_reference and (state := metric.reference_state(group.states)) is not None:
                         result.references[name] = state
                     metric.reference = result.references.get(name)
             with self._timed(group.metrics):
                 estimates = group.compute()
-            key = (run, subject, condition, step, _of_rows(site), layer)
+            key = (run, subject, where, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
                     log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)

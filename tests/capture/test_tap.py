@@ -83,10 +83,11 @@ def test_a_foreign_implementation_is_measured_through_sdpa_and_restored():
 def test_parts_with_implementations_of_their_own_get_them_back():
     wrapper = nn.ModuleDict({"first": build("bert", "eager"), "second": build("bert", "sdpa")})
     wrapper.forward = lambda **batch: [part(**batch) for part in wrapper.values()]
-    calls = []
-    with capture(wrapper, ["attention"], on_attention=calls.append) as tap:
+    calls, stacks = [], []
+    with capture(wrapper, ["attention"], on_attention=calls.append, on_stack=stacks.append) as tap:
         wrapper(**inputs("bert"))
-    assert [call.layer for call in calls] == [1, 2, 3, 4]
+    assert [call.layer for call in calls] == [1, 2, 1, 2]
+    assert stacks == ["first", "first", "second", "second"]
     assert tap.layers == 4
     assert calls[0].valid.sum() == inputs("bert")["attention_mask"].sum()
     assert [part.config._attn_implementation for part in wrapper.values()] == ["eager", "sdpa"]
@@ -174,16 +175,43 @@ def encoder_decoder(name):
 
 
 @pytest.mark.parametrize("name", ["t5", "whisper"])
+def test_encoder_and_decoder_are_numbered_apart(name):
+    model, batch = encoder_decoder(name)
+    states, current = {}, []
+
+    def on_states(site, layer, x, valid):
+        states[current[-1], site, layer] = x
+
+    with capture(model, ["residual", "output"], on_states, on_stack=current.append) as tap:
+        model(**batch)
+    assert tap.layout.depths == {"encoder": 2, "decoder": 1}
+    with torch.no_grad():
+        hidden = model.eval()(**batch, output_hidden_states=True)
+    for layer in range(2):
+        torch.testing.assert_close(states["encoder", "residual", layer], hidden.encoder_hidden_states[layer])
+    torch.testing.assert_close(states["encoder", "output", 2], hidden.encoder_last_hidden_state)
+    torch.testing.assert_close(states["decoder", "residual", 0], hidden.decoder_hidden_states[0])
+    torch.testing.assert_close(states["decoder", "output", 1], hidden.last_hidden_state)
+    assert len(states) == 7
+
+
+def test_several_stacks_are_refused_by_consumers_that_would_chain_them():
+    model, batch = encoder_decoder("t5")
+    with pytest.raises(InputError, match=r"several stacks of layers \(encoder, decoder\)"):
+        residuals(model, batch)
+
+
+@pytest.mark.parametrize("name", ["t5", "whisper"])
 def test_cross_attention_is_heard_only_on_demand(name):
     model, batch = encoder_decoder(name)
-    self_attention, everything = [], []
-    with capture(model, ["attention"], on_attention=self_attention.append) as tap:
+    self_attention, everything, stacks = [], [], []
+    with capture(model, ["attention"], on_attention=self_attention.append, on_stack=stacks.append) as tap:
         model(**batch)
-    with capture(model, ["attention"], on_attention=everything.append, cross=True):
+    with capture(model, ["attention"], on_attention=everything.append, on_stack=stacks.append, cross=True):
         model(**batch)
     assert tap.layers == 3
-    assert [(call.layer, call.cross) for call in self_attention] == [(1, False), (2, False), (3, False)]
-    assert [(call.layer, call.cross) for call in everything] == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    assert [(call.layer, call.cross) for call in self_attention] == [(1, False), (2, False), (1, False)]
+    assert [(call.layer, call.cross) for call in everything] == [(1, 0), (2, 0), (1, 0), (1, 1)]
     last = everything[-1]
     assert last.key.shape[2] != last.query.shape[2]
     assert last.valid.all()
