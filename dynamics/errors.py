@@ -7,3 +7,14 @@ class InputError(ValueError):
 
 class Failure(Exception):
     """A run that began well and cannot continue: one sentence on what happened, when, and what is left; exit code 1."""
+
+
+def in_words(error: BaseException, most: int = 200) -> str:
+    """Return what an error says in one line, without a full stop: of one that is not ours, after its kind.
+
+    >>> in_words(KeyError("width")), in_words(InputError("there is no model."))
+    ("KeyError: 'width'", 'there is no model')
+    """
+    if isinstance(error, InputError | Failure):
+        return str(error).rstrip(".")
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}".rstrip(".: ")

@@ -25,7 +25,13 @@ class RunInfo:
     versions: Facts = field(default_factory=dict)
     metrics: Any = field(default_factory=dict)  # by site and name, with the options of each
     descriptions: dict[str, Facts] = field(default_factory=dict)  # title, unit, estimator ... of metrics, by name
+    failed: dict[str, str] = field(default_factory=dict)  # why, by the name of a model, run or input that is missing
     unknown: Facts = field(default_factory=dict)  # keys that this version does not know; they are kept
+
+    @property
+    def failures(self) -> str:
+        """What is missing and why, in a line."""
+        return "; ".join(f"{name}: {why}" for name, why in self.failed.items())
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:

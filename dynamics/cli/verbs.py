@@ -149,7 +149,12 @@ def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -
 
 
 def _draw_run(folder: Path) -> None:
+    """Draw a run; fail if anything that was asked for could not be measured."""
+    from dynamics.runs import read
+
     _draw([folder], folder / "report.html")
+    if (info := read(folder)).failed:
+        raise Failure(f"{folder.name} lacks {len(info.failed)} of what was asked for ({info.failures}).")
 
 
 def _draw(runs: Sequence[str | Path], out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynamics.data.task_table import Task
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 
 LABEL = "label"
 CANONICAL = {  # other names of columns in published files
@@ -151,9 +151,8 @@ def _from_hub(task: Task) -> Iterator[tuple[str, Rows]]:
     try:
         dataset = datasets.load_dataset(*task.hub)
     except Exception as error:  # `datasets` raises whatever its many loaders do
-        message = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"data.task {task.name}: {task.hub[0]} cannot be fetched ({type(error).__name__}: {message}); "
+            f"data.task {task.name}: {task.hub[0]} cannot be fetched ({in_words(error)}); "
             f"set data.path to a folder with train and dev ({FORMATS})."
         ) from error
     for split in SPLITS:

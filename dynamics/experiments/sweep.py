@@ -131,8 +131,9 @@ def _run_waiting(all_points: Sequence[Point], current: runs.Run[SweepInfo]) -> d
             current.info.runs[point.name] = list(point.words)
             current.save()
             text = point.name
+            current.info.failed.pop(point.name, None)
             if failure := _run(point, current.folder / f"{point.name}.log"):
-                failed[point.name] = failure
+                failed[point.name] = current.info.failed[point.name] = failure
                 text += f" failed: {failure}"
             bar.show(done)
             left = timedelta(seconds=round((time.monotonic() - started) / number * (len(waiting) - number)))

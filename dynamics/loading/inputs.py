@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ class InputSource:
 
     items: Callable[[], Iterator[tuple[Any, float]]]
     facts: Facts  # for the record: `source`, `sha256`, and `synthetic` where the inputs are generated
-    unreadable: dict[str, str] = field(default_factory=dict)  # the cause by the name of a file, as such files are met
+    unreadable: dict[str, str] = field(default_factory=dict)  # the cause by the name of a file or row, as they are met
 
-    def skip(self, path: Path, error: Exception) -> None:
-        """Note a file that cannot be read."""
-        if path.name not in self.unreadable:
-            self.unreadable[path.name] = " ".join(str(error).split())[:200]
-            log.warning("%s cannot be read and is left out (%s)", path, self.unreadable[path.name])
+    def skip(self, name: str, error: Exception) -> None:
+        """Note a file or row that cannot be read."""
+        if name not in self.unreadable:
+            self.unreadable[name] = in_words(error)
+            log.warning("%s cannot be read and is left out (%s)", name, self.unreadable[name])
 
 
 class Batches:

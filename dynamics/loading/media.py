@@ -21,7 +21,6 @@ from dynamics.models import hub
 log = logging.getLogger(__name__)
 
 NOISE = "noise"  # in the place of a folder
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # by PIL, scipy and soundfile
 NOISE_SECONDS = 5
 RATE = 16_000  # samples a second where the processor does not say
 PIECE = 30  # seconds of a clip that are one input; longer clips are cut
@@ -41,10 +40,14 @@ def _read_clip(path: Path) -> tuple[np.ndarray, int]:
             import soundfile
         except ImportError as error:
             raise ValueError("only .wav can be read without the package soundfile") from error
-        wave, rate = soundfile.read(path, dtype="float32")
+        with soundfile.SoundFile(path) as file:
+            wave, rate = file.read(dtype="float32"), file.samplerate
+            if len(wave) < file.frames:
+                raise EOFError(f"it breaks off after {len(wave)} of {file.frames} samples")
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)  # of a file that breaks off
             rate, wave = wavfile.read(path)
         if wave.dtype == np.uint8:
             wave = (wave.astype(np.float32) - 128) / 128
@@ -105,8 +108,8 @@ def open_media(option: str, options: InputOptions) -> InputSource:
         for i, path in enumerate(paths):
             try:
                 item = kind.read(path)
-            except UNREADABLE as error:
-                source.skip(path, error)
+            except Exception as error:  # PIL, scipy and soundfile raise whatever they do
+                source.skip(path.name, error)
                 continue
             yield item, (i + 1) / len(paths)
 

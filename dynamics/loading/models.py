@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.loading.inputs import Encode
 from dynamics.loading.options import ModelOptions
 from dynamics.loading.subjects import Subject
@@ -163,8 +163,7 @@ def _fitting(subject: Subject, options: ModelOptions) -> Iterator[None]:
     except Exception as error:  # every architecture raises its own
         if not options.config_overrides:
             raise
-        message = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"--config_overrides do not fit {subject.source}: {message}.") from error
+        raise InputError(f"--config_overrides do not fit {subject.source} ({in_words(error)}).") from error
 
 
 def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **settings: Any) -> Any:

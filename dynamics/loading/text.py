@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics.data import corpus as corpora
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import Batches, Counted, Encode, Facts, InputSource, chunks, digest, encoded
 from dynamics.loading.models import Loaded
@@ -36,7 +36,8 @@ def open_text(options: InputOptions) -> InputSource:
         if not path.is_file():
             raise InputError(f"--text {name}: there is no such file.")
         facts = {"source": str(path), "sha256": digest([path]), "bytes": path.stat().st_size, **synthetic}
-        return InputSource(lambda: _lines(path) if options.lines else _blocks(path), facts)
+        source = InputSource(lambda: _lines(path, source) if options.lines else _blocks(path), facts)
+        return source
     if options.lines:
         raise InputError(f"--lines needs a text file that ends with .txt (got --text {name}).")
     corpus = corpora.load(name)
@@ -47,11 +48,16 @@ def open_text(options: InputOptions) -> InputSource:
     return InputSource(lambda: ((text[at : at + BLOCK], min(1.0, (at + BLOCK) / len(text))) for at in starts), facts)
 
 
-def _lines(path: Path) -> Texts:
+def _lines(path: Path, source: InputSource) -> Texts:
     size = path.stat().st_size
     with path.open("rb") as file:
-        for line in file:
-            if text := _decode(line, path).strip():
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError as error:
+                source.skip(f"line {number} of {path.name}", error)
+                continue
+            if text:
                 yield text, file.tell() / size
 
 
@@ -86,12 +92,21 @@ def _open_data_set(name: str, synthetic: dict[str, str]) -> InputSource:
         data = datasets.load_dataset(title, config or None, split=split, streaming=True)
         columns = data.column_names or list(next(iter(data)))
     except Exception as error:  # `datasets` raises whatever its many loaders do
-        message = " ".join(str(error).split())[:200]
-        raise InputError(f"--text {HUB}{name} cannot be loaded ({type(error).__name__}: {message}).") from error
+        raise InputError(f"--text {HUB}{name} cannot be loaded ({in_words(error)}).") from error
     if column not in columns:
         raise InputError(f"--text {HUB}{name} has no column {column}: choose from {', '.join(columns)}.")
     facts = {"source": f"{title} {config} {split} {column}".replace("  ", " "), "sha256": None, **synthetic}
-    return InputSource(lambda: ((str(row[column]), 0.0) for row in data if row[column]), facts)
+
+    def items() -> Texts:
+        for number, row in enumerate(data):
+            if isinstance(text := row[column], str):
+                if text:
+                    yield text, 0.0
+            elif text is not None:
+                source.skip(f"row {number} of {title}", TypeError(f"{column} holds {type(text).__name__}, not text"))
+
+    source = InputSource(items, facts)
+    return source
 
 
 def text_batches(loaded: Loaded, options: InputOptions, source: InputSource) -> Batches:

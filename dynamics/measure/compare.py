@@ -1,12 +1,11 @@
 """Two models on the same tokens: how much of the geometry of one is left in the other."""
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import Tensor, nn
 
 from dynamics.capture import capture
 from dynamics.errors import InputError
+from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.measurement import exact
 from dynamics.measure.meter import PAIR, Meter
 from dynamics.measure.suite import Metrics, Suite
@@ -19,7 +18,7 @@ METRICS = ("linear_cka", "procrustes_linearity")
 def compare(
     model: nn.Module,
     other: nn.Module,
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Batches,
     metrics: Metrics = METRICS,
     *,
     run: str = "",
@@ -29,7 +28,7 @@ def compare(
 ) -> list[Row]:
     """Measure metrics of pairs between each layer of `model` and the same layer of `other`, say an earlier checkpoint.
 
-    Both are measured as `measure` does, in float32 and eval mode, on `batches` of keyword arguments that both take. The
+    Both are measured as `measure` does, in float32 and eval mode, on `batches` (in the same forms) that both take. The
     rows are of site `residual`, layers 0..L, and begin with `run`, `subject`, `condition` (let it name what `other` is)
     and `step`. `procrustes_linearity` asks how well the states of `other` predict those of `model`.
 
@@ -54,11 +53,10 @@ def compare(
             meter.feed(PAIR, layer, Pair(before.unsqueeze(1), states.unsqueeze(1), windows))
 
         with capture(reference, {"residual"}, keep) as first, capture(network, {"residual"}, pair) as second:
-            for batch in batches:
+            for batch in arguments(network, batches):
                 meter.begin_batch(batch)
                 for part in (reference, network):
-                    device = next(part.parameters()).device
-                    part(**{key: value.to(device) for key, value in batch.items()})
+                    part(**to_device(batch, next(part.parameters()).device))
         if first.layers != second.layers:
             raise InputError(f"the models have {second.layers} and {first.layers} layers: they cannot be compared.")
         return meter.compute(run, subject, condition, step).rows

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dynamics.capture import ATTENTION_SITES, capture
 from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
+from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Weights
@@ -40,7 +41,7 @@ def exact(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
 
 def measure(
     model: nn.Module,
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Batches,
     metrics: Suite | Metrics | None = None,
     *,
     run: str = "",
@@ -58,7 +59,8 @@ def measure(
 
     Args:
         model: any transformer; it may be compiled (the original is measured).
-        batches: keyword arguments of the model's forward, `input_ids` (B, T) and the like, on any device.
+        batches: keyword arguments of the model's forward, `input_ids` (B, T) and the like, on any device; `arguments`
+            says which other forms are taken.
         metrics: a parsed suite, names, or names with options; the default suite when None.
         run, subject, condition, step: the first columns of the rows.
         references: as in `Meter.compute`.
@@ -66,8 +68,8 @@ def measure(
         all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
 
     Raises:
-        InputError: the model captures nothing of what the metrics need, or there is no batch; a metric is asked for at
-            sites that no model has.
+        InputError: the model captures nothing of what the metrics need, there is no batch, or one is unusable; a metric
+            is asked for at sites that no model has.
     """
     suite = metrics if isinstance(metrics, Suite) else Suite.parse(metrics)
     elsewhere = suite.names - {entry.name for site in MEASURED for entry in suite.sites.get(site, ())}
@@ -86,10 +88,10 @@ def measure(
             capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext()
         )
         with capturing as tap:
-            for batch in batches:
+            for batch in arguments(network, batches):
                 if sites:
                     meter.begin_batch(batch)
-                    network(**{key: value.to(device) for key, value in batch.items()})
+                    network(**to_device(batch, device))
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")
         if "weight" in suite.sites:

@@ -12,6 +12,7 @@ import torch
 
 from dynamics import record, runs
 from dynamics.cli.main import main
+from dynamics.experiments.scan import loop
 from dynamics.measure.measurement import measure
 from tests import tuning
 from tests.capture.zoo import ZOO, build
@@ -39,10 +40,10 @@ def scan(*words, run="r", metrics=FEW):
     return record.read(run), runs.read(run).to_dict()
 
 
-def refused(capsys, *words, run="r", metrics=FEW):
+def refused(capsys, *words, run="r", metrics=FEW, code=2):
     with pytest.raises(SystemExit) as exit:
         main(["scan", *map(str, words), "--run", run, "--metrics", metrics])
-    assert exit.value.code == 2
+    assert exit.value.code == code
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.fullmatch(r"dynamics: .+[.?]", said)
     return said
@@ -236,9 +237,53 @@ def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, caps
     (bad / "model.safetensors").write_bytes(b"nothing of the kind")
     assert "bad" in refused(capsys, bad, "--text", lines, "--lines", run="none")
     assert not Path("checkpoints/none").exists()
-    assert "bad" in refused(capsys, good, bad, "--text", lines, "--lines", run="half")
+    assert "bad" in refused(capsys, good, bad, "--text", lines, "--lines", run="half", code=1)
     assert set(record.read("half")["subject"]) == {"good@local"}
     assert runs.read("half").to_dict()["status"] == "failed"
+
+
+@pytest.mark.parametrize("broken", ["weights", "config", "crash"])
+def test_one_model_that_fails_is_named_and_the_others_are_measured(broken, workplace, lines, capsys, monkeypatch):
+    first, bad, last = (save("bert", workplace / name, seed) for seed, name in enumerate(("first", "bad", "last")))
+    words = (first, bad, last, "--text", lines, "--lines")
+    with monkeypatch.context() as patch:
+        if broken == "weights":
+            whole = (bad / "model.safetensors").read_bytes()
+            (bad / "model.safetensors").write_bytes(whole[:-100])
+        elif broken == "config":
+            whole = (bad / "config.json").read_text()
+            (bad / "config.json").write_text(whole.replace('"bert"', '"no such type"'))
+        else:
+            real = loop.describe
+
+            def describe(loaded, batch):
+                if "bad" in loaded.source:
+                    raise ZeroDivisionError("division by zero")
+                return real(loaded, batch)
+
+            patch.setattr(loop, "describe", describe)
+        said = refused(capsys, *words, code=1)
+    assert said.count("@local") == 1
+    assert "bad@local: " in said
+    assert set(record.read("r")["subject"]) == {"first@local", "last@local"}
+    info = runs.read("r")
+    assert (info.status, list(info.failed)) == ("failed", ["bad@local"])
+    assert info.failed["bad@local"] in said
+    for name, content in (("weights", "model.safetensors"), ("config", "config.json")):
+        if broken == name:
+            (bad / content).write_bytes(whole if isinstance(whole, bytes) else whole.encode())
+    frame, told = scan(*words, "--resume", "auto")
+    assert set(frame["subject"]) == {"first@local", "bad@local", "last@local"}
+    assert (told["status"], told.get("failed")) == ("done", None)
+
+
+def test_models_that_all_fail_leave_nothing(workplace, lines, capsys):
+    for name in "ab":
+        (save("bert", workplace / name) / "model.safetensors").write_bytes(b"nothing")
+    said = refused(capsys, "a", "b", "--text", lines)
+    assert "the weights of a are damaged" in said
+    assert "the weights of b are damaged" in said
+    assert not Path("checkpoints/r").exists()
 
 
 def test_weights_of_other_sizes_are_refused(workplace, lines, capsys):

@@ -85,12 +85,13 @@ def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypat
     assert failed == dict.fromkeys(("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"), "there is no text.")
     assert "[4/4]" in capsys.readouterr().out
     assert runs.read("s").status == "failed"
+    assert runs.read("s").failed == failed
     again = run(0)
     replace_fit(monkeypatch, again)
     complete, failed = sweep.sweep(path, "s")
     assert again.calls == ["s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"]
     assert (len(complete), failed) == (4, {})
-    assert runs.read("s").status == "done"
+    assert (runs.read("s").status, runs.read("s").failed) == ("done", {})
 
 
 def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch):

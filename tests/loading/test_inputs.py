@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.io import wavfile
 from transformers import AutoModel
 
+from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.loading import encoder, media, text
 from dynamics.loading.inputs import InputSource
@@ -141,12 +142,23 @@ def pictures(folder, count=3):
     return folder
 
 
+def test_lines_that_are_no_text_are_named_and_the_others_measured(workplace, capsys):
+    path = workplace / "mixed.txt"
+    path.write_bytes(b"The first one.\nA \xff byte.\n\nThe last one.\n")
+    said = refused(capsys, "random:bert", "--text", path, "--lines", code=1)
+    assert "line 2 of mixed.txt: UnicodeDecodeError" in said
+    facts = runs.read("r").to_dict()["subjects"]["random:bert@seed0"]["input"]
+    assert (facts["inputs"], facts["skipped"]) == (2, 1)
+
+
 def test_images_are_read_and_the_damaged_ones_named(workplace, capsys, caplog):
     folder = pictures(workplace / "images")
     (folder / "torn.jpg").write_bytes(b"\xff\xd8 nothing")
     (folder / "notes.txt").write_text("no image")
     path = save("vit", workplace / "vit")
-    frame, told = scan(path, "--images", folder)
+    said = refused(capsys, path, "--images", folder, code=1)
+    assert "r lacks 1 of what was asked for (torn.jpg: UnidentifiedImageError" in said
+    frame, told = record.read("r"), runs.read("r").to_dict()
     assert "vit brings no processor" in caplog.text
     facts = told["subjects"]["vit@local"]["input"]
     assert (facts["inputs"], facts["skipped"], list(facts["unreadable"])) == (3, 1, ["torn.jpg"])
@@ -173,12 +185,12 @@ def clips(folder):
     wavfile.write(folder / "a.wav", 16000, short.astype(np.float32))
     wavfile.write(folder / "b.wav", 16000, (random.uniform(-0.5, 0.5, (3000, 2)) * 32767).astype(np.int16))
     wavfile.write(folder / "c.wav", 8000, (random.uniform(-0.5, 0.5, 2500) * 32767).astype(np.int16))
-    (folder / "d.wav").write_bytes(b"RIFF nothing")
+    (folder / "d.wav").write_bytes((folder / "a.wav").read_bytes()[:9000])  # a download that broke off
     return folder
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "whisper"])
-def test_sound_is_heard_and_padding_is_not(name, workplace):
+def test_sound_is_heard_and_padding_is_not(name, workplace, capsys):
     folder = clips(workplace / "clips")
     if name == "whisper":
         from transformers import AutoConfig
@@ -187,8 +199,8 @@ def test_sound_is_heard_and_padding_is_not(name, workplace):
         AutoModel.from_config(config).save_pretrained(workplace / "m")
     else:
         build(name).save_pretrained(workplace / "m")
-    _, told = scan("m", "--audio", folder, metrics="[norm_of_mean]")
-    facts = told["subjects"]["m@local"]
+    refused(capsys, "m", "--audio", folder, metrics="[norm_of_mean]", code=1)
+    facts = runs.read("r").to_dict()["subjects"]["m@local"]
     assert (facts["input"]["inputs"], facts["input"]["skipped"]) == (3, 1)
     samples = [4000, 3000, 5000]
     if name == "whisper":

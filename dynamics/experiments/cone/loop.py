@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dynamics.experiments.cone.setup import Setup, read_setup
 from dynamics.experiments.cone.similarity import Scored
 from dynamics.experiments.cone.vectors import ModelVectors
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.in_turn import OnShare, measure_in_turn
+from dynamics.experiments.in_turn import OnShare, looked_up, measure_in_turn
 from dynamics.loading.describe import describe
 from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import digest
@@ -63,23 +63,22 @@ class Cone:
             self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
             self.scored = Scored(pairs, options.seed)
         self.models: list[ModelVectors] = []  # measured in this run, or before it was resumed
-        for subject in self.subjects:
-            if (kind := modality(subject, options)) not in ("text", ""):
+        for subject, kind in looked_up(self.subjects, lambda subject: modality(subject, options), "").items():
+            if kind not in ("text", ""):
                 raise InputError(f"{subject.model} takes {kind}: a cone of sentences needs a model of text.")
-        self._refuse_widths((subject, width(subject, options)) for subject in self.subjects)
+        self._refuse_widths(looked_up(self.subjects, lambda subject: width(subject, options), None).items())
+        self._notes: set[str] = set()  # on setups, each of which is given once
 
     def run(self) -> Path:
         """Measure what the record does not have yet, then compare; return the run's folder."""
         with start(self._info(), self.options.resume, same=("settings", "metrics")) as run:
             recorded = [name for name in run.info.subjects if vectors.path(run.folder, name).is_file()]
-            setups = {subject: self._setup(subject) for subject in self.subjects if subject.name not in recorded}
-            for note in dict.fromkeys(note for subject, setup in setups.items() for note in setup.notes(subject.model)):
-                log.warning(note)
+            waiting = [subject for subject in self.subjects if subject.name not in recorded]
             for name in recorded:
                 facts = run.info.subjects[name]
                 subject = Subject(**{fact: facts[fact] for fact in FACTS}, source="")
                 self.models.append(vectors.load(run.folder, subject, facts, self.options.seed))
-            measure_in_turn(run, len(self.subjects), list(setups), partial(self._measure, run, setups))
+            measure_in_turn(run, len(self.subjects), waiting, partial(self._measure, run))
             self._compare(Record(run.folder))
         return run.folder
 
@@ -97,14 +96,18 @@ class Cone:
         )
 
     def _setup(self, subject: Subject) -> Setup:
+        """Return how a model makes vectors, and warn of what its files leave open."""
         options, source = self.options, subject.source if subject.kind in ("hub", "folder") else ""
-        return read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
+        setup = read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
+        for note in setup.notes(subject.model):
+            if note not in self._notes:
+                log.warning(note)
+                self._notes.add(note)
+        return setup
 
-    def _measure(
-        self, run: Run[ConeInfo], setups: Mapping[Subject, Setup], subject: Subject, on_share: OnShare
-    ) -> tuple[Facts, str]:
+    def _measure(self, run: Run[ConeInfo], subject: Subject, on_share: OnShare) -> tuple[Facts, str]:
         """Measure and record a model; return its facts, and a summary for the terminal."""
-        started, options, setup = time.perf_counter(), self.options, setups[subject]
+        started, options, setup = time.perf_counter(), self.options, self._setup(subject)
         key = (run.info.run, subject.name, subject.step)
         with out_of_memory(subject.name, options.batch_size):
             loaded = load(subject, options)
@@ -115,8 +118,7 @@ class Cone:
             vectors.save(run.folder, subject, collected)
             model = vectors.load(run.folder, subject, facts, options.seed)
             facts["cards"] = analysis.cards(model, self.corpora, loaded, code)
-        self.models.append(model)
-        self._refuse_widths((model.subject, model.width) for model in self.models)
+        self._refuse_widths((each.subject, each.width) for each in [*self.models, model])
         rows = [row for corpus in collected.values() for row in corpus.rows]
         rows += [*analysis.gaps(model, collected, options.seed), *analysis.axis_rows(model)]
         rows += analysis.similarities(model, collected, self.scored, options.seed)
@@ -124,6 +126,7 @@ class Cone:
         rows.append(Row(*key[:2], "", key[2], "cost", -1, -1, "measure_seconds", seconds))
         arrays = [array for corpus in collected.values() for array in corpus.arrays]
         Record(run.folder).write(subject.step, rows, [*arrays, *analysis.arrays(model)], subject.name)
+        self.models.append(model)
         cosine = ", ".join(
             f"{row.site} cosine {row.value:.3f}"
             for row in sorted(rows, key=lambda row: row.site)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynamics.errors import InputError
 from dynamics.experiments.guards import out_of_memory, quiet
-from dynamics.experiments.in_turn import OnShare, measure_in_turn
+from dynamics.experiments.in_turn import OnShare, looked_up, measure_in_turn
 from dynamics.experiments.scan import own_windows, protocols
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.experiments.scan.references import References, comparing
@@ -37,7 +37,8 @@ def scan(options: ScanOptions) -> Path:
     """Measure every subject that the record does not have yet; return the run's folder.
 
     Raises:
-        InputError: bad input of any kind; what was measured before it stays in the record.
+        InputError, Failure: bad input, or no model that can be measured. One of several that cannot is noted in
+            `run.json`, and what was measured stays in the record.
     """
     quiet()
     return Scan(options).run()
@@ -50,7 +51,7 @@ class Scan:
         self.options, self.subjects = options, expand(options)
         self.suite = self._suite()
         self._sources: dict[str, InputSource] = {}
-        modalities = {subject: modality(subject, options) for subject in self.subjects}
+        modalities = looked_up(self.subjects, lambda subject: modality(subject, options), "")
         self._refuse_unread(modalities)
         for subject, kind in modalities.items():
             self._refuse_untextual(subject, kind)
