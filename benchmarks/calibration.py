@@ -199,12 +199,20 @@ def cell(draws: list[tuple]) -> dict:
     if not sound.any():
         return {"draws": len(draws), "given": 0.0, "reason": "; ".join(reasons)}
     mean, median = value[sound].mean(), np.median(value[sound])
-    held = [float(np.mean((low <= x) & (x <= high), where=given)) for x in (mean, median)] if given.any() else [None] * 2
+    held = (
+        [float(np.mean((low <= x) & (x <= high), where=given)) for x in (mean, median)] if given.any() else [None] * 2
+    )
     missed = [float(np.mean(miss, where=given)) if given.any() else None for miss in (mean < low, mean > high)]
     width = float(np.median((high - low)[given]) / value[sound].std()) if given.any() and value[sound].std() else None
     summary = {"coverage": held[0], "of_median": held[1], "below": missed[0], "above": missed[1], "width": width}
     summary = {name: x if x is None else round(x, 4) for name, x in summary.items()}
-    return {"draws": len(draws), "given": float(given.mean()), "mean": float(mean), **summary, "reason": "; ".join(reasons)}
+    return {
+        "draws": len(draws),
+        "given": float(given.mean()),
+        "mean": float(mean),
+        **summary,
+        "reason": "; ".join(reasons),
+    }
 
 
 def run(tasks: dict[str, tuple], draws: int, jobs: int) -> dict[str, dict]:
@@ -229,7 +237,9 @@ def show(cells: dict[str, dict]) -> None:
     for name, c in sorted(bad.items(), key=lambda item: item[1]["coverage"]):
         print(f"{c['coverage']:6.3f} of {c['given']:4.2f}  (median {c['of_median']:.3f}, width {c['width']})  {name}")
     none = sum(not c["given"] for c in cells.values())
-    print(f"{len(cells)} cells: {len(cells) - len(bad) - none} hold 90-98 %, {len(bad)} do not, {none} have no interval")
+    print(
+        f"{len(cells)} cells: {len(cells) - len(bad) - none} hold 90-98 %, {len(bad)} do not, {none} have no interval"
+    )
 
 
 def main() -> None:

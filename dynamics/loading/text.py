@@ -42,8 +42,12 @@ def open_text(options: InputOptions) -> InputSource:
         raise InputError(f"--lines needs a text file that ends with .txt (got --text {name}).")
     corpus = corpora.load(name)
     text = corpus.text("validation")
-    source = f"{corpus.source}, validation split"
-    facts = {"source": source, "sha256": corpus.sha256, "recipe": corpus.recipe, **synthetic}
+    facts = {
+        "source": f"{corpus.source}, validation split",
+        "sha256": corpus.sha256,
+        "recipe": corpus.recipe,
+        **synthetic,
+    }
     starts = range(0, len(text), BLOCK)
     return InputSource(lambda: ((text[at : at + BLOCK], min(1.0, (at + BLOCK) / len(text))) for at in starts), facts)
 
