@@ -89,7 +89,11 @@ def _size(key: str, value: Any) -> Any:
     return value
 
 
-VARIANTS = ("", r".*(hidden|embed|head|channel|dim|intermediate|patch|image|position|window|block|chunk).*", ".*(?<!layers)")
+VARIANTS = (
+    "",
+    r".*(hidden|embed|head|channel|dim|intermediate|patch|image|position|window|block|chunk).*",
+    ".*(?<!layers)",
+)
 """Keys that keep their standard values, from none to all but the numbers of layers."""
 
 

@@ -137,7 +137,9 @@ def _exits(model: nn.Module, blocks: tuple[str, ...], trace: Trace) -> tuple[str
         return blocks
     around = _parent(*lists)
     children = model.get_submodule(around).named_children()
-    beside = [f"{around}.{name}".lstrip(".") for name, x in children if isinstance(x, nn.ModuleList) and len(x) == len(blocks)]
+    beside = [
+        f"{around}.{name}".lstrip(".") for name, x in children if isinstance(x, nn.ModuleList) and len(x) == len(blocks)
+    ]
     owners = {f"{name}.{number}": number for name in beside for number in range(len(blocks))}
     exits = tuple({owners[name]: name for name, heads in trace if heads == 0 and name in owners}.values())
     if exits == blocks or all("norm" in type(model.get_submodule(name)).__name__.lower() for name in exits):

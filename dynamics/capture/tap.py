@@ -166,7 +166,9 @@ class Tap:
 
     def _enter(self, stack: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._layer = self._depths[stack]
-        x = self._states((kwargs.get("hidden_states"), *args, *kwargs.values()), block, f"what enters layer {self._layer + 1}")
+        x = self._states(
+            (kwargs.get("hidden_states"), *args, *kwargs.values()), block, f"what enters layer {self._layer + 1}"
+        )
         self._shape, self._queries = (x.shape[0], x.shape[1]), {}
         if self._on_stack is not None:
             self._on_stack(stack)
