@@ -5,7 +5,7 @@ what was captured: shapes, token counts, and values relative to the greatest of 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.capture.attention import AttentionCall
-from dynamics.capture.reference import LARGEST, Kernels, eager_output, final, listed
+from dynamics.capture.reference import LARGEST, Kernels, eager_output, final, listed, removing_recorders
 from dynamics.capture.state import held_still
-from dynamics.capture.states import InputShape, StateLayout
+from dynamics.capture.states import first_states
 from dynamics.capture.tap import capture, layout_of
 from dynamics.errors import InputError
 
@@ -66,7 +66,9 @@ class _Stack:
     def __init__(self, name: str) -> None:
         self.name = name
         self.states: list[tuple[Tensor, Tensor]] = []  # of layers 0..L, with what is no padding in them
-        self.entering: list[Tensor] = []  # what layers 1..L were entered with
+        self.lists: list[str] = []  # where layers 1..L stand
+        self.following: dict[int, Tensor] = {}  # what entered the next layer, by layer
+        self.between: dict[int, list[Tensor]] = {}  # what entered modules outside of the layers after it, by layer
         self.output: Tensor | None = None
         self.calls: list[tuple[int, AttentionCall]] = []  # numbered over all stacks
 
@@ -79,28 +81,38 @@ class _Pass:
 
     def __init__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> None:
         self.stacks: dict[str, _Stack] = {}
-        self._current, self._calls = _Stack(""), 0
+        self._current, self._place, self._calls = _Stack(""), "", 0
         options = {"output_hidden_states": True, "return_dict": True} if isinstance(model, PreTrainedModel) else {}
         with held_still(model):
             layout = layout_of(model, lambda: model(**batch))
         sites = ["residual", "output", "query", "key", "attention"]
+        inside = tuple(f"{name}." for name in layout.blocks)
         with ExitStack() as stack, Kernels(lambda: self._calls) as kernels:
-            for name, owner in zip(layout.blocks, layout.stacks, strict=True):
-                block = model.get_submodule(name)
-                enter = partial(self._enter, self.stacks.setdefault(owner, _Stack(owner)), layout.states)
-                stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            for name, module in model.named_modules():
+                enter: Callable[..., None]
+                if name in layout.blocks:
+                    enter = partial(self._enter_layer, name.rpartition(".")[0])
+                elif name and not name.startswith(inside):
+                    enter = self._enter_other
+                else:
+                    continue
+                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.enter_context(capture(model, sites, self._on_states, self._on_attention, self._on_stack))
             self.output = model(**batch, **options)
         self.weights = kernels.weights
 
-    def _enter(
-        self, stack: _Stack, layout: StateLayout, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        values = (kwargs.get("hidden_states"), *args, *kwargs.values())
-        stack.entering.append(layout.read(values, block, InputShape(), "a layer").clone())
+    def _enter_layer(self, place: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._place = place
+        if (x := first_states((kwargs.get("hidden_states"), *args, *kwargs.values()))) is not None:
+            self._current.following[len(self._current.states) - 1] = x.clone()
+
+    def _enter_other(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (x := first_states((*args, *kwargs.values()))) is not None:
+            self._current.between.setdefault(len(self._current.states) - 1, []).append(x.clone())
 
     def _on_stack(self, name: str) -> None:
-        self._current = self.stacks[name]
+        self._current = self.stacks.setdefault(name, _Stack(name))
+        self._current.lists.append(self._place)
 
     def _on_states(self, site: str, layer: int, x: Tensor, valid: Tensor) -> None:
         if site == "output":
@@ -120,7 +132,11 @@ def check(model: nn.Module, batch: Mapping[str, Tensor]) -> Verdict:
         InputError: the capture itself refuses the model.
     """
     model = getattr(model, "_orig_mod", model)
-    batch = sliced(batch)
+    with removing_recorders(model):
+        return _check(model, sliced(batch))
+
+
+def _check(model: nn.Module, batch: Mapping[str, Tensor]) -> Verdict:
     with held_still(model, show_scores=False):
         plain = final(model(**batch))
     captured = _Pass(model, batch)
@@ -140,11 +156,11 @@ def check(model: nn.Module, batch: Mapping[str, Tensor]) -> Verdict:
 
 def sliced(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the rows of a batch with the most and the least padding, and the first tokens of text."""
-    rows = len(next(iter(batch.values())))
+    rows, *others = {len(x) if x.ndim else 0 for x in batch.values()}
     mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-    order = mask.flatten(1).sum(1).argsort() if mask is not None and len(mask) == rows else torch.arange(rows)
-    chosen = order[[0, -1]] if rows > ROWS else torch.arange(rows)
-    part = {name: x[chosen.to(x.device)] if len(x) == rows else x for name, x in batch.items()}
+    order = torch.arange(rows) if mask is None else mask.flatten(1).sum(1).argsort()
+    chosen = order[[0, -1]] if rows > ROWS and not others else slice(None)  # what is packed into one row stays whole
+    part = {name: x[chosen] for name, x in batch.items()}
     if ids is None or ids.ndim != 2 or ids.shape[1] <= TOKENS:
         return part
     return {name: x[:, :TOKENS] if x.ndim == 2 and x.shape[1] == ids.shape[1] else x for name, x in part.items()}
@@ -171,31 +187,39 @@ def _compare_tokens(stack: _Stack, batch: Mapping[str, Tensor]) -> Iterator[Comp
 
 
 def _compare_states(stack: _Stack, own: list[Tensor]) -> Comparison:
-    """Compare states with the model's list: of one for each layer, else of the ends of stages (or of nothing)."""
-    depth = len(stack.states) - 1
+    """Compare states with the model's list, if it has one for each layer.
+
+    Else each state must be listed (as the end of a stage), or be what enters the next layer or what ends its stage.
+    """
+    depth, worst = len(stack.states) - 1, 0.0
     what, by_layer = stack.label(f"states of layers 0 to {depth}"), len(own) == depth + 1
     against = "its hidden states" if own else "what enters the next layer"
-    worst = 0.0
     for layer, (x, valid) in enumerate(stack.states):
-        nearest = math.inf
-        for form in [x] if layer < depth or stack.output is None else [x, stack.output]:
-            nearest = min([nearest, *(_nearest(form, y, valid) for y in (own[layer : layer + 1] if by_layer else own))])
-        if not by_layer and layer < depth and nearest > _tolerance(x):
-            follows = stack.entering[layer]
-            nearest = _nearest(x, follows, valid)
-            if nearest > _tolerance(x) and any(_nearest(follows, y, ...) <= _tolerance(x) for y in own):
-                nearest = 0.0  # the end of a stage: what follows is listed, after its pooling
+        forms = [x] if layer < depth or stack.output is None else [x, stack.output]
+        others = own[layer : layer + 1] if by_layer else [*own, *_followers(stack, layer, depth)]
+        nearest = min((_nearest(form, other, valid) for form in forms for other in others), default=math.inf)
         if nearest <= _tolerance(x):
             worst = max(worst, nearest)
         elif by_layer:
-            theirs = tuple(own[layer].shape)
-            why = f"layer {layer} differs by {nearest:.2g}" if nearest < math.inf else f"layer {layer} has shape "
-            why += "" if nearest < math.inf else f"{tuple(x.shape)}, the model lists {theirs}"
+            shapes = f"has shape {tuple(x.shape)}, the model lists {tuple(own[layer].shape)}"
+            why = f"layer {layer} {shapes if nearest == math.inf else f'differs by {nearest:.2g}'}"
             return Comparison(what, against, nearest, REFUSED, why)
-        elif layer < depth or own:
-            why = f"the model lists {len(own)} for {depth} layers, and not layer {layer}"
+        elif layer:
+            why = f"the model lists {len(own)} for {depth} layers, and nothing confirms layer {layer}"
             return Comparison(what, against, math.nan, UNVERIFIED, why)
     return Comparison(what, against, worst, VERIFIED)
+
+
+def _followers(stack: _Stack, layer: int, depth: int) -> list[Tensor]:
+    """Return what a layer's states should enter next: a layer of the same list, at the end of a list any module.
+
+    A list of one tells nothing: what is taken for a layer might be a part of one.
+    """
+    following = [stack.following[layer]] if layer in stack.following else []
+    output = [stack.output] if layer == depth and stack.output is not None else []
+    is_last = layer == depth or (layer > 0 and stack.lists[layer - 1] != stack.lists[layer])
+    ends = stack.between.get(layer, []) if is_last and len(set(stack.lists)) < depth else []
+    return following + output + ends
 
 
 def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, Tensor]) -> Comparison:
@@ -218,12 +242,18 @@ def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, T
     return Comparison(what, against, worst, VERIFIED)
 
 
-def _nearest(x: Tensor, own: Tensor, valid: Any) -> float:
+def _nearest(x: Tensor, own: Tensor, valid: Tensor) -> float:
     """Return the least difference of x (B, T, D) from what `own` may be: states, images, a stream or their mean."""
-    forms = [own]
+    forms = [own, own.transpose(0, 1)]
     if own.ndim == 4:
         forms = [own.flatten(2).transpose(1, 2), own.flatten(1, 2), *own, own.mean(0), own.mean(2)]
-    return min((_difference(x[valid], form[valid]) for form in forms if form.shape == x.shape), default=math.inf)
+    differences = []
+    for form in forms:
+        tokens = form.shape[1]  # images may be listed without their class token
+        if x[:, -tokens:].shape == form.shape and valid[:, -tokens:].shape == form.shape[:2]:
+            real = valid[:, -tokens:]
+            differences.append(_difference(x[:, -tokens:][real], form[real]))
+    return min(differences, default=math.inf)
 
 
 def _difference(x: Tensor, own: Tensor) -> float:

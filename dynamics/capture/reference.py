@@ -1,6 +1,7 @@
 """What a model itself says of its states and attention, for comparison with what is captured of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from dynamics.capture.state import held_still
 
 LARGEST = 2**28  # attention weights that are held at once at most
+_MARK = "_output_capturing_hooks_installed"
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 
 
@@ -46,6 +48,21 @@ class Kernels(TorchFunctionMode):
     def _keep(self, number: int, weights: Tensor) -> None:
         self.weights[number] = weights.detach()
         self._held += weights.numel()
+
+
+@contextmanager
+def removing_recorders(model: nn.Module) -> Iterator[None]:
+    """Remove the hooks that transformers leaves in a model once it has listed its hidden states or attention."""
+    hooks = {module: set(module._forward_hooks) for module in model.modules()}
+    marked = {module for module in hooks if hasattr(module, _MARK)}
+    try:
+        yield
+    finally:
+        for module, before in hooks.items():
+            for key in set(module._forward_hooks) - before:
+                del module._forward_hooks[key]
+            if module not in marked:
+                vars(module).pop(_MARK, None)
 
 
 def eager_output(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:

@@ -252,7 +252,7 @@ def capture(
         on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
             what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
-        on_stack: called with the name of the stack before each of its layers runs: `encoder` and `decoder`, `text_model`
+        on_stack: called with the name of a stack before each of its layers runs: `encoder` and `decoder`, `text_model`
             and `vision_model` are numbered apart. "" where there is one.
 
     Raises:

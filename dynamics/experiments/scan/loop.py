@@ -155,4 +155,5 @@ class Scan:
 def _summary(facts: Facts) -> str:
     heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
     parameters, tokens = facts["parameters"] / 1e6, facts["input"]["tokens"]
-    return f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters, {tokens:,} tokens, capture {facts['capture']},"
+    layers = f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters"
+    return f"{layers}, {tokens:,} tokens, capture {facts['capture']},"
