@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from dynamics.capture.attention import AttentionCall
-from dynamics.capture.reference import LARGEST, Kernels, eager_output, final, listed, removing_recorders
+from dynamics.capture.reference import LARGEST, Kernels, eager_output, final, listed, options_of, removing_recorders
 from dynamics.capture.state import held_still
 from dynamics.capture.states import first_states
 from dynamics.capture.tap import capture, layout_of
@@ -82,7 +81,7 @@ class _Pass:
     def __init__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> None:
         self.stacks: dict[str, _Stack] = {}
         self._current, self._place, self._calls = _Stack(""), "", 0
-        options = {"output_hidden_states": True, "return_dict": True} if isinstance(model, PreTrainedModel) else {}
+        options = options_of(model, "output_hidden_states")
         with held_still(model):
             layout = layout_of(model, lambda: model(**batch))
         sites = ["residual", "output", "query", "key", "attention"]
@@ -194,10 +193,12 @@ def _compare_states(stack: _Stack, own: list[Tensor]) -> Comparison:
     depth, worst = len(stack.states) - 1, 0.0
     what, by_layer = stack.label(f"states of layers 0 to {depth}"), len(own) == depth + 1
     against = "its hidden states" if own else "what enters the next layer"
+    if by_layer and _nearest(*stack.states[0], own[0]) > TOLERANCE >= _nearest(*stack.states[1], own[0]):
+        own = [stack.states[0][0], *own]  # a list without what enters the first layer
     for layer, (x, valid) in enumerate(stack.states):
         forms = [x] if layer < depth or stack.output is None else [x, stack.output]
         others = own[layer : layer + 1] if by_layer else [*own, *_followers(stack, layer, depth)]
-        nearest = min((_nearest(form, other, valid) for form in forms for other in others), default=math.inf)
+        nearest = min((_nearest(form, valid, other) for form in forms for other in others), default=math.inf)
         if nearest <= _tolerance(x):
             worst = max(worst, nearest)
         elif by_layer:
@@ -232,17 +233,21 @@ def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, T
         wanted = own[place] if own else kernels.get(number)
         if wanted is None:
             return Comparison(what, against, math.nan, UNVERIFIED, f"layer {call.layer} does not say its weights")
+        if own and wanted.ndim == 4:  # they may be listed without prompts in front
+            weights, valid = weights[..., -wanted.shape[2] :, -wanted.shape[3] :], call.valid[:, -wanted.shape[2] :]
+        else:
+            valid = call.valid
         if wanted.numel() != weights.numel() or wanted.shape[-2:] != weights.shape[-2:]:
             why = f"layer {call.layer} has shape {tuple(weights.shape)}, the model's own {tuple(wanted.shape)}"
             return Comparison(what, against, math.inf, REFUSED, why)
-        difference = float((weights - wanted.reshape(weights.shape)).abs().amax((1, 3))[call.valid].max())
+        difference = float((weights - wanted.reshape(weights.shape)).abs().amax((1, 3))[valid].max())
         if not difference <= _tolerance(wanted):
             return Comparison(what, against, difference, REFUSED, f"layer {call.layer} differs by {difference:.2g}")
         worst = max(worst, difference)
     return Comparison(what, against, worst, VERIFIED)
 
 
-def _nearest(x: Tensor, own: Tensor, valid: Tensor) -> float:
+def _nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
     """Return the least difference of x (B, T, D) from what `own` may be: states, images, a stream or their mean."""
     forms = [own, own.transpose(0, 1)]
     if own.ndim == 4:

@@ -1,5 +1,6 @@
 """What a model itself says of its states and attention, for comparison with what is captured of it."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -67,16 +68,25 @@ def removing_recorders(model: nn.Module) -> Iterator[None]:
 
 def eager_output(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
     """Return the output of a model's eager path, which lists its attention weights; None where it has no such path."""
-    if not isinstance(model, PreTrainedModel):
+    if not (options := options_of(model, "output_attentions")):
         return None
     with held_still(model):
         try:
             for module in model.modules():
                 if isinstance(module, PreTrainedModel):
                     module.set_attn_implementation("eager")
-            return model(**batch, output_attentions=True, return_dict=True)
+            return model(**batch, **options)
         except Exception:  # every architecture raises its own
             return None
+
+
+def options_of(model: nn.Module, name: str) -> dict[str, Any]:
+    """Return the arguments with which a model lists its states or attention weights; none where it cannot."""
+    if not isinstance(model, PreTrainedModel):
+        return {}
+    parameters = inspect.signature(model.forward).parameters
+    takes_all = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+    return {key: True for key in (name, "return_dict") if key in parameters or takes_all}
 
 
 def listed(output: Any, stack: str, name: str) -> list[Tensor]:

@@ -134,7 +134,7 @@ class Tap:
             if "residual" in self._sites:
                 self._hook(modules[last].register_forward_hook(self._leave))
         if "output" in self._sites:
-            for stack, name in layout.outputs.items():
+            for name, stack in layout.outputs.items():
                 self._hook_output(stack, modules[name])
         if self._sites & ATTENTION_SITES and self.has_attention:
             attentions = {name: modules[name] for name in layout.attentions}
