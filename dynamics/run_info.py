@@ -74,6 +74,7 @@ class FitInfo(RunInfo):
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
     probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on
+    capture: str = ""  # verdict of the check of what is captured: `verified`, or `unverified: why`
     regularizers: dict[str, Facts] = field(default_factory=dict)
 
 

@@ -20,6 +20,8 @@ from dynamics.capture.function_mode import Scores, ScoreWatch
 from dynamics.capture.states import InputShape, StateLayout, first_states, input_shape, learn_layout
 from dynamics.errors import InputError
 
+_CODERS = {"encoder", "decoder"}
+
 Trace = list[tuple[str, int]]  # (module, 0) when it starts, (module, heads) when it attends
 
 
@@ -30,8 +32,8 @@ class Layout:
     `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times. A
     layer's states leave its module in `exits`: the block itself, or the last part of a layer that is no module.
     `heads` has the query heads of each layer, as they run; 0 without self-attention. `stacks` has the stack of each
-    block: an encoder and a decoder, or towers of text and images, are numbered apart; "" where there is one. By stack,
-    `depths` has its number of layers, and `outputs` the model whose last hidden state is its output.
+    block: an encoder and a decoder, or towers of text and images, are numbered apart; "" where there is one. `depths`
+    has the number of layers of each stack, and `outputs` the stack that the last hidden state of a model belongs to.
     """
 
     blocks: tuple[str, ...]
@@ -82,14 +84,16 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
     runs = _runs(trace, set(blocks))
     stacks = _stacks(modules, blocks, [name for name, crosses in attending.items() if crosses])
-    outputs = {stack: _innermost(_prefixes(name)[:-1], modules) for name, stack in stacks.items()}
-    if len(outputs) == 1:
-        outputs = dict.fromkeys(outputs, next((x for x in modules if isinstance(modules[x], PreTrainedModel)), ""))
+    outputs = {_innermost(_prefixes(name)[:-1], modules): stack for name, stack in stacks.items()}
+    if len(set(stacks.values())) == 1:
+        outputs = {next((x for x in modules if isinstance(modules[x], PreTrainedModel)), ""): ""}
+    inside = tuple(f"{name}." for name in blocks)
+    attentions = tuple(name for name in attending if name in blocks or name.startswith(inside))
     config = getattr(modules[_innermost(_prefixes(blocks[0])[:-1], modules)], "config", None)
     return Layout(
         blocks,
         exits=_exits(model, blocks, trace) if set(blocks) <= attending.keys() else blocks,
-        attentions=tuple(attending),
+        attentions=attentions,
         heads=tuple(heads for _, heads in runs),
         stacks=tuple(stacks.values()),
         depths=Counter(stacks[name] for name, _ in runs),
@@ -97,7 +101,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         states=learn_layout(
             shapes.get(blocks[0], ()),
             batch,
-            [modules[name] for name in attending],
+            [modules[name] for name in attentions],
             getattr(config, "altup_active_idx", 0),
         ),
     )
@@ -106,10 +110,11 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
 def _runs(trace: Trace, blocks: set[str]) -> Trace:
     """Return every run of a layer, in order, with the heads of its last self-attention; 0 without one."""
     runs: Trace = []
+    inside = tuple(f"{name}." for name in blocks)
     for name, heads in trace:
         if heads == 0 and name in blocks:
             runs.append((name, 0))
-        elif heads and runs:
+        elif heads and (name in blocks or name.startswith(inside)):
             runs[-1] = (runs[-1][0], heads)
     return runs
 
@@ -118,7 +123,11 @@ def _around(model: nn.Module, attentions: list[str]) -> set[str]:
     """Return the layers around these modules, and what else stands in the same lists (layers of another kind)."""
     modules = dict(model.named_modules())
     lists = {name for name, module in modules.items() if isinstance(module, nn.ModuleList | nn.Sequential)}
-    chains = {name: [x for x in _prefixes(name) if _parent(x) in lists] or _prefixes(name) for name in attentions}
+    chains = {name: [x for x in _prefixes(name) if _parent(x) in lists] for name in attentions}
+    if any(chains.values()):  # an attention outside of all lists is the head of a model, which pools
+        chains = {name: chain for name, chain in chains.items() if chain}
+    else:
+        chains = {name: _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
     blocks = {next((x for x in chain if type(modules[x]) not in crowded), chain[-1]) for chain in chains.values()}
@@ -149,11 +158,16 @@ def _exits(model: nn.Module, blocks: tuple[str, ...], trace: Trace) -> tuple[str
 
 
 def _stacks(modules: dict[str, nn.Module], blocks: Iterable[str], crossing: Sequence[str]) -> dict[str, str]:
-    """Return the name of the stack of each block: of models in the model, or of the lists that cross-attend or not."""
+    """Return the name of the stack of each block: of models in the model, or of lists of encoders and decoders.
+
+    A decoder cross-attends, or is called so.
+    """
     parts = {name: _innermost(_prefixes(name)[:-1], modules) for name in blocks}
     if len(set(parts.values())) == 1:
         crosses = {_parent(name): any(x.startswith(f"{name}.") for x in crossing) for name in parts}
-        parts = {name: _parent(name) for name in parts} if len(set(crosses.values())) == 2 else parts
+        is_decoder = {_CODERS & set(name.split(".")) == {"decoder"} for name in parts}
+        if len(set(crosses.values())) == 2 or len(is_decoder) == 2:
+            parts = {name: _parent(name) for name in parts}
     paths = {part: part.split(".") for part in parts.values()}
     if len(paths) == 1:
         return dict.fromkeys(parts, "")

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def held_still(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode, without gradients, compilation or cache, with its scores visible.
+def held_still(model: nn.Module, show_scores: bool = True) -> Iterator[None]:
+    """Run a model in eval mode, without gradients, compilation or cache, with its scores visible if `show_scores`.
 
     Restored at the end, whatever happens: the mode of every submodule, the random states of CPU and GPUs, `use_cache`
     and the attention implementation of every config.
@@ -29,7 +29,8 @@ def held_still(model: nn.Module) -> Iterator[None]:
             for config, _ in caches:
                 config.use_cache = False
             torch.backends.mha.set_fastpath_enabled(False)
-            _show_scores(model)
+            if show_scores:
+                _show_scores(model)
             yield
     finally:
         for module, mode in modes.items():

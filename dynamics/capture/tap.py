@@ -25,8 +25,6 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
-NO_SCORES = "no softmax over products of its queries and keys was heard in it"
-
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
 OnAttention = Callable[[AttentionCall], None]
@@ -83,11 +81,6 @@ class Tap:
         """Whether any layer has self-attention; convolutional models have states only."""
         return any(self.heads)
 
-    @property
-    def unheard(self) -> dict[int, str]:
-        """Why the attention of a layer is not captured, by layer; those that are not named are captured."""
-        return {layer: NO_SCORES for layer, heads in enumerate(self.heads, start=1) if not heads}
-
     @contextmanager
     def _open(self) -> Iterator[None]:
         with ExitStack() as stack:
@@ -141,7 +134,7 @@ class Tap:
             if "residual" in self._sites:
                 self._hook(modules[last].register_forward_hook(self._leave))
         if "output" in self._sites:
-            for stack, name in layout.outputs.items():
+            for name, stack in layout.outputs.items():
                 self._hook_output(stack, modules[name])
         if self._sites & ATTENTION_SITES and self.has_attention:
             attentions = {name: modules[name] for name in layout.attentions}
@@ -259,8 +252,8 @@ def capture(
         on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
             what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
-        on_stack: called with the name of the stack before each of its layers runs: `encoder` and `decoder`,
-            `text_model` and `vision_model` are numbered apart. "" where there is one.
+        on_stack: called with the name of a stack before each of its layers runs: `encoder` and `decoder`, `text_model`
+            and `vision_model` are numbered apart. "" where there is one.
 
     Raises:
         InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed,

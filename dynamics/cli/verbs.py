@@ -13,6 +13,7 @@ from dynamics.errors import Failure
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.scan.options import ScanOptions
+from dynamics.loading.options import LoadOptions
 
 
 def data(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
@@ -60,6 +61,21 @@ def cone(options: ConeOptions) -> None:
     from dynamics.experiments.cone.loop import cone as run_cone
 
     _draw_run(run_cone(options))
+
+
+def check(options: LoadOptions) -> None:
+    """Compare what is captured of models with what they compute themselves.
+
+    Random inputs are enough: states, queries, keys and attention weights are compared one by one with those that the
+    model lists. Exit code 1 where any disagree, or the model cannot be captured.
+
+    Examples:
+        dynamics check bert-base-uncased random:vit
+        dynamics check checkpoints/decoder --dtype bf16
+    """
+    from dynamics.experiments.check import check as run_check
+
+    run_check(options)
 
 
 def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> None:
@@ -164,5 +180,5 @@ def _draw(runs: Sequence[str | Path], out: Path) -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (fit, validate, test, data, scan, cone, probe, sweep, report, completion)
+    verb.__name__: verb for verb in (fit, validate, test, data, scan, cone, check, probe, sweep, report, completion)
 }

@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from dynamics.data import download
-from dynamics.data.cache import bar, cache_folder, once, read_json
+from dynamics.data.cache import bar, once, read_json
 from dynamics.errors import InputError
-from dynamics.files import write_text
+from dynamics.files import cache_folder, write_text
 
 CHOICES = "choose enwik8, sample, auto, or a path that ends in .xml or .txt (also with .xz .bz2 .gz .zip)"
 # A shortened dump of the English Wikipedia, inside the package gensim.

@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dynamics.measure.checked import checked
 from dynamics.provenance import provenance
 from dynamics.run_info import SCHEMA, FitInfo
 from dynamics.training.lightning_cli import RunCLI
@@ -27,6 +28,8 @@ def describe(cli: RunCLI) -> FitInfo:
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),
     }
+    first = next(iter(cli.datamodule.evaluation_batches()))
+    facts["capture"] = str(checked(cli.model.network, first, cli.folder.name))
     if terms := {name: term.describe() for name, term in cli.model.regularizers.items()}:
         names = (f"{term['class']} {term['weight']:g}" for term in terms.values())
         facts |= {"label": ", ".join([facts["label"], *names]), "regularizers": terms}
@@ -54,7 +57,7 @@ def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
         f"{parameters / 1e6:.1f} M parameters, seed {info.seed}\n"
         f"{cli.datamodule.headline()}\n"
         f"{last} steps; measured at {len(measured)} of them on {info.probe['tokens']} tokens; "
-        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB"
+        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB; capture {info.capture}"
     )
     for note in info.data["notes"]:
         print(note)

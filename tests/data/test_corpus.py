@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.data import corpus
-from dynamics.data.cache import cache_folder
 from dynamics.data.corpus import Corpus, load
 from dynamics.errors import InputError
+from dynamics.files import cache_folder
 
 DUMP = "<mediawiki>{}<page><title>cut off</title>".format(
     "".join(

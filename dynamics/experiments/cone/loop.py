@@ -21,6 +21,7 @@ from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import digest
 from dynamics.loading.models import Loaded, load, modality, width
 from dynamics.loading.subjects import FACTS, Subject, expand
+from dynamics.measure.checked import checked
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row
@@ -132,7 +133,7 @@ class Cone:
             for row in sorted(rows, key=lambda row: row.site)
             if (row.metric, row.layer, row.condition) == ("mean_cosine", model.final.layer, model.final.where())
         )
-        return facts, f"{facts['layers']} layers, {cosine}, {seconds:.0f} s"
+        return facts, f"{facts['layers']} layers, {cosine}, capture {facts['capture']}, {seconds:.0f} s"
 
     def _read(
         self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
@@ -150,7 +151,10 @@ class Cone:
         collected: dict[str, Collected] = {}
         for name, lines in self.corpora.items():
             parts, truncated = batches(lines, loaded, code, setup, self.options.batch_size)
-            facts = facts or describe(loaded, {key: value[:1] for key, value in parts[0].inputs.items()})
+            if not facts:
+                first = parts[0].inputs
+                facts = describe(loaded, {key: value[:1] for key, value in first.items()})
+                facts["capture"] = str(checked(loaded.model, first, key[1], dtype=None))
             suite = None if name == PAIRS else self.suite
             collected[name] = collect(loaded, parts, setup, suite, key, name, on_sentences)
             inputs[name] = {"sentences": len(lines), "truncated": truncated}

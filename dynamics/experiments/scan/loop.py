@@ -18,6 +18,7 @@ from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure import measure
+from dynamics.measure.checked import checked
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
@@ -130,7 +131,9 @@ class Scan:
         measure_batches = partial(measure_model, run=run.info.run, subject=name, condition=where, step=step)
         started = time.perf_counter()
         with out_of_memory(name, options.batch_size):
-            facts = describe(loaded, batches.first)
+            first = next(iter(batches))
+            facts = describe(loaded, {key: value[:1] for key, value in first.items()})
+            facts["capture"] = str(checked(loaded.model, first, name, dtype=None))
             if options.protocol == SHAPE_OF_LEARNING:
                 code = encoder(loaded, options.tokenizer)
                 groups = protocols.groups(self._source("text"), code, options.seed)
@@ -153,4 +156,5 @@ class Scan:
 def _summary(facts: Facts) -> str:
     heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
     parameters, tokens = facts["parameters"] / 1e6, facts["input"]["tokens"]
-    return f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters, {tokens:,} tokens"
+    layers = f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters"
+    return f"{layers}, {tokens:,} tokens, capture {facts['capture']},"
