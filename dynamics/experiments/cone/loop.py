@@ -53,13 +53,16 @@ class Cone:
         self.subjects = expand(options)
         self.suite = _suite(options)
         self.files = {MAIN: options.sentences, **sentences.files(options.corpus)}
+        self.unreadable: dict[str, str] = {}  # lines that are left out, and why
         self.corpora = {
-            name: sentences.read(file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs)
+            name: sentences.read(
+                file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs, self.unreadable
+            )
             for name, file in self.files.items()
         }
         self.scored: Scored | None = None
         if options.pairs:
-            pairs = sentences.pairs(options.pairs)
+            pairs = sentences.pairs(options.pairs, self.unreadable)
             self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
             self.scored = Scored(pairs, options.seed)
         self.models: list[ModelVectors] = []  # measured in this run, or before it was resumed
@@ -91,6 +94,7 @@ class Cone:
             settings=settings,
             corpora={name: {"source": file, "sentences": len(self.corpora[name])} for name, file in self.files.items()},
             pairs=self.scored.n if self.scored else None,
+            failed=self.unreadable,
             metrics=self.suite.describe(),
             descriptions=self.suite.descriptions(),
         )
