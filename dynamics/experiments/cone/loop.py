@@ -136,7 +136,7 @@ class Cone:
             for row in sorted(rows, key=lambda row: row.site)
             if (row.metric, row.layer, row.condition) == ("mean_cosine", model.final.layer, model.final.where())
         )
-        return facts, f"{facts['layers']} layers, {cosine}, {seconds:.0f} s"
+        return facts, ", ".join(filter(None, (f"{facts['layers']} layers", cosine, f"{seconds:.0f} s")))
 
     def _read(
         self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
