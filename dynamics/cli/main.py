@@ -26,6 +26,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
+    if "" not in sys.path:
+        sys.path.append("")  # a metric or a module of one's own may lie in the current folder
     try:
         try:
             _run(list(sys.argv[1:] if argv is None else argv))

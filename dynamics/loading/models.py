@@ -123,7 +123,7 @@ def load(subject: Subject, options: ModelOptions) -> Loaded:
     if not hasattr(model, "hf_device_map"):
         model = model.to(device)
     main_input = model.main_input_name if isinstance(model, PreTrainedModel) else "input_values"
-    source = {"random": "", "run": str(subject.run)}.get(subject.kind, subject.source)
+    source = {"random": "", "run": str(subject.run)}.get(subject.kind, subject.weights)
     facts = {"commit": commit} if (commit := getattr(config, "_commit_hash", None)) else {}
     return Loaded(model.eval(), _modality(subject, main_input), source, options.trust_remote_code, config, facts=facts)
 
@@ -170,7 +170,7 @@ def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **
     """Call the `from_pretrained` of a subject."""
     revision = "" if subject.hub_revision == "main" else subject.hub_revision
     settings |= {"name": subject.model, "revision": revision, "trust_remote_code": options.trust_remote_code}
-    return hub.fetch(call, subject.source, **settings)
+    return hub.fetch(call, subject.weights, **settings)
 
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

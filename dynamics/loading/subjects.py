@@ -32,6 +32,11 @@ class Subject:
         return f"{self.model}@{self.revision}"
 
     @property
+    def weights(self) -> str:
+        """Where its weights and its tokenizer lie: older sentence-transformers keep them in a folder of their own."""
+        return _weights(self.source) if self.kind == "folder" else self.source
+
+    @property
     def run(self) -> Path:
         """The folder of the run that a checkpoint of ours belongs to."""
         return Path(self.source).parent.parent
@@ -117,7 +122,7 @@ def _of_folder(path: Path, revisions: Sequence[str]) -> Iterator[Subject]:
     name = path.resolve().name if path.name in ("", "..") else path.name
     inside = {part.name: part for part in path.iterdir() if (part / "config.json").is_file()}
     if not revisions:
-        if not (path / "config.json").is_file():
+        if not (Path(_weights(path)) / "config.json").is_file():
             hint = f"; --revisions {','.join(sorted(inside))} are in it" if inside else ""
             raise InputError(f"{path} holds no model (there is no config.json in it{hint}).")
         yield Subject(name, "local", step_of(name) or 0, "folder", str(path))
@@ -142,6 +147,12 @@ def _of_hub(model: str, revisions: Sequence[str]) -> Iterator[Subject]:
         yield from _series(name, "hub", [(part, f"{name}-{part}" if is_apart else name) for part in revisions])
     else:
         yield Subject(name, "main", step_of(name) or 0, "hub", name, series)
+
+
+def _weights(folder: str | Path) -> str:
+    """Return the folder that holds config.json: this one, or the only `0_Transformer` or the like in it."""
+    inside = [path.parent for path in Path(folder).glob("0_*/config.json")]
+    return str(inside[0] if len(inside) == 1 and not (Path(folder) / "config.json").is_file() else folder)
 
 
 def _series(name: str, kind: str, revisions: Sequence[tuple[str, str]]) -> list[Subject]:

@@ -47,7 +47,10 @@ def test_a_dump(dump: Path):
     assert loaded.sha256 == hashlib.sha256(dump.read_bytes()).hexdigest()
     assert (loaded.name, loaded.source) == ("wiki.xml", f"the Wikipedia dump {dump}")
     sizes = {"characters": len(text), "bytes": len(text.encode()), "input bytes": len(DUMP.encode())}
-    assert loaded.counts == {**sizes, "pages": 101, "articles": 100, "damaged": 1}
+    assert loaded.counts == {**sizes, "pages": 101, "articles": 100, "damaged": 1, "breaks off": 1}
+    assert loaded.notes == (f"{dump} breaks off before its end: what follows its last page is missing",)
+    dump.write_text(DUMP + "</page></mediawiki>")
+    assert quietly(dump).notes == ()
     assert loaded.removed == {"templates": 100}
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,32 @@ def test_one_record_for_many_models_that_goes_on(workplace, lines, capsys):
     assert [one["is_causal"] for one in told["subjects"].values()] == [False, True]
     lines.write_text("Something else.\n")
     assert "text" in refused(capsys, *paths, "--text", lines, "--lines", "--resume", "auto")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scan", "series", "--revisions", "all", "--text", "lines.txt", "--lines"],
+        ["cone", "series/step0", "--sentences", "lines.txt", "--tokenizer", "bytes"],
+        ["probe", "--width", "8", "--heads", "2", "--length", "6", "--beta", "[0]", "--bias", "input", "--seeds", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_metric_of_ones_own_by_its_class_path(words, workplace, lines, monkeypatch):
+    """It lies in the current folder, as a script's module would."""
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(workplace))])
+    name = f"mine_{words[0]}"
+    Path(f"{name}.py").write_text(
+        'from dynamics.metrics.mean_norm import MeanNorm\n\n\nclass Size(MeanNorm):\n    """The size of a state."""\n'
+    )
+    for seed, step in enumerate(("step0", "step2")):
+        save("bert", workplace / "series" / step, seed)
+    main([*words, "--metrics", f"[{name}.Size, mean_norm]", "--run", "r"])
+    frame = record.read("r")
+    one, other = (frame[frame["metric"] == metric]["value"].to_numpy() for metric in ("size", "mean_norm"))
+    assert len(one) > 0
+    np.testing.assert_array_equal(one, other)
+    assert runs.read("r").descriptions["size"]["meaning"] == "The size of a state."
 
 
 def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, capsys):

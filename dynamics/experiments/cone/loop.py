@@ -54,13 +54,16 @@ class Cone:
         self.subjects = expand(options)
         self.suite = _suite(options)
         self.files = {MAIN: options.sentences, **sentences.files(options.corpus)}
+        self.unreadable: dict[str, str] = {}  # lines that are left out, and why
         self.corpora = {
-            name: sentences.read(file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs)
+            name: sentences.read(
+                file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs, self.unreadable
+            )
             for name, file in self.files.items()
         }
         self.scored: Scored | None = None
         if options.pairs:
-            pairs = sentences.pairs(options.pairs)
+            pairs = sentences.pairs(options.pairs, self.unreadable)
             self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
             self.scored = Scored(pairs, options.seed)
         self.models: list[ModelVectors] = []  # measured in this run, or before it was resumed
@@ -92,6 +95,7 @@ class Cone:
             settings=settings,
             corpora={name: {"source": file, "sentences": len(self.corpora[name])} for name, file in self.files.items()},
             pairs=self.scored.n if self.scored else None,
+            failed=self.unreadable,
             metrics=self.suite.describe(),
             descriptions=self.suite.descriptions(),
         )
@@ -133,7 +137,8 @@ class Cone:
             for row in sorted(rows, key=lambda row: row.site)
             if (row.metric, row.layer, row.condition) == ("mean_cosine", model.final.layer, model.final.where())
         )
-        return facts, f"{facts['layers']} layers, {cosine}, capture {facts['capture']}, {seconds:.0f} s"
+        words = (f"{facts['layers']} layers", cosine, f"capture {facts['capture']}", f"{seconds:.0f} s")
+        return facts, ", ".join(filter(None, words))
 
     def _read(
         self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
