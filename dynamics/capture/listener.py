@@ -37,7 +37,9 @@ class Listener:
         with held_still(model):
             layout = layout_of(model, forward)
         if len(layout.depths) > 1:
-            raise InputError(f"{self._name} runs several stacks of layers ({', '.join(layout.depths)}): choose one of them.")
+            raise InputError(
+                f"{self._name} runs several stacks of layers ({', '.join(layout.depths)}): choose one of them."
+            )
         self._blocks = [model.get_submodule(name) for name in layout.exits]
         self._states = layout.states
         self._outputs: list[Any] = []
@@ -58,7 +60,9 @@ class Listener:
 
     def _take(self) -> list[Float[Tensor, "B T D"]]:
         read, last = self._states.read, self._blocks[-1]
-        states = [read(output, last, InputShape(), f"{self._name}: layer {i}") for i, output in enumerate(self._outputs, 1)]
+        states = [
+            read(output, last, InputShape(), f"{self._name}: layer {i}") for i, output in enumerate(self._outputs, 1)
+        ]
         self._outputs.clear()
         if len(states) != self.layers:
             raise InputError(f"{len(states)} layers of {self._name} ran where {self.layers} were expected.")

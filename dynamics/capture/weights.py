@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamics.capture.attention import AttentionCall
-from dynamics.capture.tap import capture
+from dynamics.capture.tap import NO_SCORES, capture
 from dynamics.errors import InputError
 
 aten = torch.ops.aten
@@ -54,12 +54,11 @@ class _Projection(NamedTuple):
 
 
 _Layout = dict[int, tuple[_Projection, _Projection]]
-_LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, _Layout]] = WeakKeyDictionary()
+_LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, _Layout, dict[int, str]]] = WeakKeyDictionary()
+_Pairs = dict[int, tuple[Float[Tensor, "_ d_h d"], Float[Tensor, "_ d_h d"]]]
 
 
-def layer_weights(
-    model: nn.Module, batch: Mapping[str, Tensor]
-) -> dict[int, tuple[Float[Tensor, "_ d_h d"], Float[Tensor, "_ d_h d"]]]:
+def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> _Pairs:
     """Return the query and key projections of every layer that has them, as they are now.
 
     Where they are stored is learnt from `batch`, keyword arguments of the model's `forward` (about 40 passes of its
@@ -78,20 +77,25 @@ def layer_weights(
     >>> list(weights), bool((query.flatten(0, 1) == model.layers[1].self_attn.in_proj_weight[:8]).all())
     ([1, 2], True)
     """
+    return find_weights(model, batch)[0]
+
+
+def find_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Pairs, dict[int, str]]:
+    """Return what `layer_weights` does, and why each layer that it leaves out has no such form."""
     model = getattr(model, "_orig_mod", model)
     shape = hash(tuple((name, parameter.shape) for name, parameter in model.named_parameters()))
     cached = _LAYOUTS.get(model)
     if cached is None or cached[0] != shape:
-        cached = _LAYOUTS[model] = (shape, _learn(model, batch))
-    return {layer: (query.read(model), key.read(model)) for layer, (query, key) in cached[1].items()}
+        cached = _LAYOUTS[model] = (shape, *_learn(model, batch))
+    return {layer: (query.read(model), key.read(model)) for layer, (query, key) in cached[1].items()}, cached[2]
 
 
 class _LastAttention(Exception):
     """The last layer's attention was captured: the rest of the pass adds nothing."""
 
 
-def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
-    """Find the rows that arrive at the attention of every layer of which it is certain."""
+def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict[int, str]]:
+    """Find the rows that arrive at the attention of every layer of which it is certain; say why where it is not."""
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
     rows = slice(1 if len({x.shape[:1] for x in batch.values()}) == 1 else None)
     batch = {name: x[rows].to(like if x.is_floating_point() else like.device) for name, x in batch.items()}
@@ -112,23 +116,28 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> _Layout:
     with products, capture(model, ["residual", "query"], lambda *_: None, on_attention) as tap:
         model(**batch)
         if not tap.has_attention:
-            return {}
+            return {}, dict.fromkeys(range(1, tap.layers + 1), NO_SCORES)
         codes = _codes(products.count)
         try:
             for turn, code in enumerate(codes):
                 products.code, products.alternate = code, turn == _CHECKS - 1
                 with suppress(_LastAttention):
                     model(**batch)
-        except InputError:  # the layers ran in another order
-            return {}
+        except InputError:
+            return {}, dict.fromkeys(range(1, tap.layers + 1), "the layers do not run in the same order every time")
     layout = {}
+    absent = {layer: reason for (_, layer), reason in tap.unheard.items()}
     for layer, arrived in passes.items():
         query, key = (_decode(torch.stack(x), codes) for x in zip(*arrived, strict=True))
         if len(arrived) == len(codes) and query is not None and key is not None:
             pair = products.locate(query), products.locate(key)
             if len({inputs[layer].get(matrix) for projection in pair for matrix in projection.matrices}) == 1:
                 layout[layer] = pair
-    return layout
+                continue
+            absent[layer] = "its queries and keys are projections of different states"
+        else:
+            absent[layer] = "its queries or keys are no linear projection that is stored as a matrix"
+    return layout, absent
 
 
 # Sums over what a matrix was multiplied with: they tell inputs apart, in whatever order their tokens are.

@@ -8,14 +8,15 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from dynamics.capture import capture
-from dynamics.capture.weights import layer_weights
+from dynamics.capture import ATTENTION_SITES, capture
+from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Weights
 
 CAPTURED = {"residual", "output", "query", "key", "attention"}  # the sites that a forward pass fills
+MEASURED = (*sorted(CAPTURED), PAIR, "weight")  # all that there are in a model; sentences are the cone's
 
 
 @contextmanager
@@ -65,16 +66,24 @@ def measure(
         all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
 
     Raises:
-        InputError: the model captures nothing of what the metrics need, or there is no batch.
+        InputError: the model captures nothing of what the metrics need, or there is no batch; a metric is asked for at
+            sites that no model has.
     """
     suite = metrics if isinstance(metrics, Suite) else Suite.parse(metrics)
+    elsewhere = suite.names - {entry.name for site in MEASURED for entry in suite.sites.get(site, ())}
+    if elsewhere:
+        names = ", ".join(sorted(elsewhere))
+        raise InputError(
+            f"{names}: asked for at the sites sentence or token alone, which only `dynamics cone` measures."
+        )
     with exact(model, dtype) as network:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         meter = Meter(suite, device)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        with capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext():
+        hear = meter.on_states, meter.on_attention, meter.on_stack
+        with capture(network, sites, *hear) if sites else nullcontext() as tap:
             for batch in batches:
                 if sites:
                     meter.begin_batch(batch)
@@ -84,11 +93,23 @@ def measure(
         if "weight" in suite.sites:
             meter.on_stack("")
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
-            for layer, projections in layer_weights(model, batch).items():
-                meter.feed("weight", layer, Weights(*(x.to(device) for x in projections)))
+            projections, absent = find_weights(model, batch)
+            for layer, pair in projections.items():
+                meter.feed("weight", layer, Weights(*(x.to(device) for x in pair)))
+            for layer, reason in absent.items():
+                meter.note_absent("weight", layer, reason)
+        for (stack, layer), reason in tap.unheard.items() if tap else ():
+            meter.on_stack(stack)
+            for site in ATTENTION_SITES:
+                meter.note_absent(site, layer, reason)
         if not meter.groups:
+            reasons = "; ".join(sorted({entry.reason for entry in meter.missing}))
             missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
-            raise InputError(f"{type(model).__name__} {missing}: choose metrics of the residual stream.")
+            because = f" ({reasons})" if reasons else ""
+            raise InputError(f"{type(model).__name__} {missing}{because}: choose metrics of the residual stream.")
+        meter.on_stack("")
+        for site in MEASURED:
+            meter.note_absent(site, -1, "nothing of the kind passed through the model")
         forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
             for *_, group in meter.groups:

@@ -5,11 +5,13 @@ for each of its cells itself. Shapes: B rows of a batch, T tokens, D width, H he
 """
 
 import logging
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -29,18 +31,30 @@ PAIR = "pair"  # metrics of two representations of the same tokens; their rows s
 MASK = "attention_mask"
 
 
+class Missing(NamedTuple):
+    """A metric that was asked for and has no value, at a site: in these layers, or in any where none are named."""
+
+    metric: str
+    site: str
+    layers: tuple[int, ...]
+    reason: str
+    stack: str = ""
+
+
 class Measurement(NamedTuple):
     """The result of one measurement.
 
-    `references` are the tensors that later measurements of the same model compare with (drift), by site, layer and
-    metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly) and,
-    where `measure` ran the model, on its `forward` passes.
+    `missing` is what was asked for and not delivered: its rows hold NaN and the reason, layer -1 where no layer is
+    known. `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
+    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly)
+    and, where `measure` ran the model, on its `forward` passes.
     """
 
     rows: list[Row]
     arrays: list[Array]
     references: dict[str, Tensor]
     seconds: dict[str, float]
+    missing: Sequence[Missing] = ()
 
 
 class Meter:
@@ -59,6 +73,7 @@ class Meter:
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
+        self._absent: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # by site and stack
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
@@ -93,8 +108,11 @@ class Meter:
         if site in self._suite.sites:
             self.feed(site, layer, states)
         if site == "residual" and PAIR in self._suite.sites:
-            if layer > 0 and self._previous is not None and len(self._previous) == len(states.x):
-                self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+            if layer > 0 and self._previous is not None:
+                if len(self._previous) == len(states.x):
+                    self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+                else:
+                    self.note_absent(PAIR, layer, "it holds other tokens than the layer before")
             self._previous = states.x
 
     def on_attention(self, call: AttentionCall) -> None:
@@ -116,6 +134,27 @@ class Meter:
             with self._timed(member.group.metrics):
                 member.update(batch)
 
+    def note_absent(self, site: str, layer: int, reason: str) -> None:
+        """Say why nothing arrives at a site in a layer (-1: in any); it does not count where something was fed."""
+        self._absent[site, self._stack].setdefault(layer, reason)
+
+    @property
+    def missing(self) -> list[Missing]:
+        """The metrics of every absence that was noted and holds, by site."""
+        missing = []
+        for (site, stack), reasons in sorted(self._absent.items()):
+            layers: dict[str, list[int]] = defaultdict(list)
+            for layer, reason in sorted(reasons.items()):
+                if layer >= 0 and (stack, site, layer) not in self._members:
+                    layers[reason].append(layer)
+            is_known = any(place == site for _, place, _ in self._members) or any(layers.values())
+            if -1 in reasons and not is_known:
+                layers[reasons[-1]] = []
+            for reason, places in layers.items():
+                entries = self._suite.sites.get(site, ())
+                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason, stack) for entry in entries]
+        return missing
+
     def windows(self, rows: int) -> Int[Tensor, " rows"]:
         """Return the numbers of the windows of `rows` rows: an image's local windows (Swin) count as the one image."""
         size = len(self._numbers)
@@ -134,10 +173,10 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        result = Measurement([], [], dict(references or {}), {})
+        result = Measurement([], [], dict(references or {}), {}, self.missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
-            where = join(**parse_condition(condition), stack=stack) if stack else condition
+            where = _with_stack(condition, stack)
             for metric in group.metrics:
                 if isinstance(metric, Referenced):
                     name = "/".join(filter(None, (stack, site, str(layer), metric.name)))
@@ -146,7 +185,7 @@ class Meter:
                     metric.reference = result.references.get(name)
             with self._timed(group.metrics):
                 estimates = group.compute()
-            key = (run, subject, where, step, "residual" if site == PAIR else site, layer)
+            key = (run, subject, where, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
                     log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
@@ -157,6 +196,13 @@ class Meter:
                     result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
+        for name, site, layers, reason, stack in result.missing:
+            start = (run, subject, _with_stack(condition, stack), step, site)
+            result.rows.extend(Row(*start, layer, -1, name, math.nan, reason=reason) for layer in layers or (-1,))
+        for (site, layers, reason, stack), same in groupby(result.missing, key=lambda entry: entry[1:]):
+            place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
+            names = ", ".join(entry.metric for entry in same)
+            log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)
         result.seconds.update(self.seconds)
         return result
 
@@ -180,3 +226,13 @@ class Meter:
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])
+
+
+def _of_rows(site: str) -> str:
+    """Return the site of the rows of a site."""
+    return "residual" if site == PAIR else site
+
+
+def _with_stack(where: str, stack: str) -> str:
+    """Return a condition that names the stack, where there are several."""
+    return join(**parse_condition(where), stack=stack) if stack else where

@@ -1,19 +1,23 @@
 """`measure()`: right, invariant to batching, and without a trace."""
 
 import copy
+import math
 import sys
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel
 
 from dynamics.errors import InputError
 from dynamics.measure.compare import compare
 from dynamics.measure.measurement import measure
+from dynamics.measure.meter import Meter
 from dynamics.measure.suite import Suite
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.mean_cosine import mean_cosine
+from dynamics.metrics.streaming import States
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig, CharTransformerLM
 from tests.capture.zoo import build
 
@@ -286,3 +290,46 @@ def test_a_model_without_what_is_asked_for_is_refused():
 def test_no_batch_is_refused():
     with pytest.raises(InputError, match="no batch"):
         measure(model(), [])
+
+
+def test_what_is_asked_for_and_not_delivered_has_a_reason(caplog):
+    config = AutoConfig.for_model(
+        "resnet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], layer_type="basic", num_channels=3
+    )
+    model = AutoModel.from_config(config)
+    batch = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    result = measure(
+        model,
+        [batch],
+        {
+            "mean_norm": {"sites": ["residual"]},
+            **dict.fromkeys(["entropy", "sink_mass", "qk_symmetry", "linear_cka"]),
+        },
+    )
+    missing = {(entry.metric, entry.site): entry for entry in result.missing}
+    assert missing.keys() == {
+        ("entropy", "attention"),
+        ("sink_mass", "attention"),
+        ("qk_symmetry", "weight"),
+        ("linear_cka", "residual"),
+    }
+    assert missing["entropy", "attention"].layers == missing["qk_symmetry", "weight"].layers == (1, 2)
+    assert "softmax" in missing["entropy", "attention"].reason
+    assert missing["linear_cka", "residual"].reason == "it holds other tokens than the layer before"
+    nan = {(row.metric, row.layer): row.reason for row in result.rows if math.isnan(row.value)}
+    assert nan == {(x.metric, layer): x.reason for x in result.missing for layer in x.layers}
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message for message in messages if message.startswith("entropy, sink_mass at attention, layer 1, 2")]
+    assert len(messages) == 3
+
+
+def test_a_site_of_which_no_layer_is_known_is_named_without_one():
+    meter = Meter(Suite.parse(["mean_norm"]))
+    meter.feed("output", 3, States(torch.ones(2, 1, 4), torch.arange(2)))
+    meter.note_absent("residual", -1, "nothing came")
+    meter.note_absent("output", -1, "nothing came")
+    result = meter.compute("run")
+    assert result.missing == [("mean_norm", "residual", (), "nothing came")]
+    assert [(row.site, row.layer, row.reason) for row in result.rows if row.reason == "nothing came"] == [
+        ("residual", -1, "nothing came")
+    ]

@@ -83,7 +83,7 @@ def over_groups(
         for metric, spent in result.seconds.items():
             seconds[metric] += spent
     summaries = [row for same in rows.values() for row in _summary(same)]
-    return Measurement(summaries, [], {}, dict(seconds)), len(results)
+    return Measurement(summaries, [], {}, dict(seconds), results[0].missing if results else ()), len(results)
 
 
 def _summary(rows: list[Row]) -> Iterator[Row]:
