@@ -27,7 +27,7 @@ def describe(loaded: Loaded, first: Batch) -> dict[str, Any]:
 
     def on_attention(call: AttentionCall) -> None:
         if call.key.shape[2] > 1:
-            causal.append(bool(call.logits(0, 1)[..., 1:].isneginf().all()))
+            causal.append(bool((call.logits(0, 1).softmax(-1)[..., 1:] == 0).all()))
 
     sites = {"residual", "attention"}
     with capture(loaded.model, sites, lambda _, __, x, ___: widths.append(x.shape[-1]), on_attention) as tap:

@@ -20,7 +20,8 @@ def entropy(
     Formula: mean over queries of -sum_j p_j log p_j, p = softmax(scaling q.k + mask); by chunks of queries as log Z -
         sum_j e_j s_j / Z with s the logits less their maximum, e = exp(s), Z = sum_j e_j.
     Pitfalls: its ceiling is the log of the number of keys seen, so that causal and bidirectional models, or lengths,
-        compare by `normalized_entropy` only.
+        compare by `normalized_entropy` only. A sink that is no key (gpt_oss: one more logit in each softmax) takes
+        probability, and the sum is over the keys alone: the entropy of the weights that the model uses.
 
     Args:
         query: as it enters the dot product.

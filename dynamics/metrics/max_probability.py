@@ -8,7 +8,8 @@ def max_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tenso
     """Return the mean over queries of their greatest attention probability.
 
     Formula: mean_i max_j p_ij, p = softmax of the masked logits.
-    Pitfalls: at least 1 / (keys seen); the first query of a causal model sees one key and gives 1.
+    Pitfalls: at least 1 / (keys seen), unless sinks that are no keys take a share; the first query of a causal model
+        sees one key and gives 1.
 
     `probabilities`: rows summing to 1. (The metric never forms them all.)
     >>> max_probability(Tensor([[1.0, 0.0], [0.5, 0.5]]))

@@ -8,16 +8,15 @@ from dynamics.metrics.streaming import Estimate
 def min_probability(probabilities: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     """Return the mean over queries of their least attention probability, among the keys that they see.
 
-    Formula: mean_i min_j p_ij over p_ij > 0, p = softmax of the masked logits.
-    Pitfalls: a minimum over more keys is lower; what underflows counts as unseen here (the metric works with logarithms
-        and does not).
+    Formula: mean_i min_j p_ij over p_ij > 0 in float32, p = softmax of the masked logits.
+    Pitfalls: a minimum over more keys is lower; what underflows counts as unseen.
 
     `probabilities`: rows summing to 1, zero where masked. (The metric never forms them.)
     >>> min_probability(Tensor([[1.0, 0.0], [0.25, 0.75]]))
     tensor(0.6250, dtype=torch.float64)
     """
     p = probabilities.double()
-    return p.where(p > 0, 1).amin(-1).mean(-1)
+    return p.where(p.float() > 0, 1).amin(-1).mean(-1)
 
 
 class MinProbability(ScoreSums):

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
+from dynamics.metrics.streaming.attention import LOG_ZERO, absorbed
 from dynamics.metrics.streaming.sampling import window_sums
 
 CHUNK = 64  # queries whose logits exist at a time
@@ -12,12 +13,13 @@ CHUNK = 64  # queries whose logits exist at a time
 def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
     """Return the mean over queries of the variance of a query's attention scores over the keys that it sees.
 
-    Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen; queries that see one key are
-        left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2 in the mean, whatever the number of heads; the
-        entropy is then about log m - variance / 2.
+    Formula: mean_i sum_j (s_ij - mean_j s_ij)^2 / (m_i - 1), m_i the number of keys seen, those whose probability is
+        not 0 in float32; queries that see one key are left out. Inputs N(0, I_d) and projections N(0, v) give (v d)^2
+        in the mean, whatever the number of heads; the entropy is then about log m - variance / 2.
     Pitfalls: one outlying key makes it large, as does a spread that softmax has long saturated at.
 
-    `logits`: masked entries -inf. In squared logits. NaN where every query sees one key.
+    `logits`: masked entries -inf, or any number that leaves them no probability. In squared logits. NaN where every
+    query sees one key.
     >>> score_variance(torch.tensor([[1.0, -torch.inf], [0.0, 2.0]])), score_variance(torch.ones(1, 9))
     (tensor(2., dtype=torch.float64), tensor(0., dtype=torch.float64))
     """
@@ -27,13 +29,15 @@ def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*hea
 
 
 def spread(
-    logits: Float[Tensor, "*rows S"],
+    logits: Float[Tensor, "*rows S"], total: Float[Tensor, "*rows"] | None = None
 ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"], Int[Tensor, "*rows"]]:
     """Return the variance of each query's scores, the least one, and the number of keys seen.
 
-    Masked entries are -inf. The variance is taken about the mean: no shift cancels it.
+    The variance is taken about the mean: no shift cancels it. `total`: the log of the sum that normalises a query's
+    probabilities, by default over its keys.
     """
-    hidden = logits == -torch.inf
+    total = logits.logsumexp(-1) if total is None else total
+    hidden = logits <= (total + LOG_ZERO)[..., None]
     seen = logits.shape[-1] - hidden.sum(-1)
     mean = logits.masked_fill(hidden, 0).sum(-1) / seen
     apart = (logits - mean[..., None]).masked_fill_(hidden, 0)
@@ -54,10 +58,12 @@ class ScoreSums(QueryMeans):
         for start in range(0, queries, CHUNK):
             stop = min(start + CHUNK, queries)
             logits = floating(call.logits(start, stop, call.reach(stop)))
-            variance, least, seen = spread(logits)
+            total, outside = logits.logsumexp(-1), absorbed(call, start, stop)
+            total = total if outside is None else torch.logaddexp(total, outside)
+            variance, least, seen = spread(logits, total)
             used = call.valid[:, None, start:stop] & (seen > 0)
             several = used & (seen > 1)
-            probability = (least - logits.logsumexp(-1)).exp()
+            probability = (least - total).exp()
             parts = (variance.where(several, 0), several, probability.where(used, 0), used)
             sums += torch.stack([part.double().sum(-1) for part in parts], dim=-1)
         self.add(*window_sums(sums, windows))

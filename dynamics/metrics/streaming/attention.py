@@ -3,6 +3,7 @@
 Legend: B rows, H heads, H_kv key heads, T queries (c of them at a time), S keys, d_h head width, w windows.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,12 +13,13 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import floating, precise
-from dynamics.metrics.streaming.base import Attention, Estimate, once, undefined
+from dynamics.metrics.streaming.base import Attention, AttentionInputs, Estimate, once, undefined
 from dynamics.metrics.streaming.intervals import estimate, with_layer
 from dynamics.metrics.streaming.sampling import window_sums
 from dynamics.metrics.streaming.sums import WindowSums, scalar
 
 ENTRIES = 1 << 21  # logits that exist at a time, about: they should stay in the cache
+LOG_ZERO = -150 * math.log(2)  # a probability with a smaller logarithm is 0 in float32: its key is hidden
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
 
 
@@ -52,41 +54,63 @@ def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, i
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 
-def seen(logits: Float[Tensor, "B H c S"]) -> Float[Tensor, "B H c"]:
-    """Count the keys that each query sees; masked entries are -inf."""
-    return torch.gt(logits, -torch.inf, out=torch.empty_like(logits)).sum(-1)  # sums floats faster than booleans
+def seen(
+    logits: Float[Tensor, "*rest S"],
+    total: Float[Tensor, "*rest"] | None = None,
+    out: Float[Tensor, "*rest S"] | None = None,
+) -> Float[Tensor, "*rest"]:
+    """Count the keys whose probability is not 0 in float32; it is exp(logit - total), by default of their softmax."""
+    total = logits.logsumexp(-1) if total is None else total
+    out = torch.empty_like(logits) if out is None else out
+    return torch.gt(logits, (total + LOG_ZERO)[..., None], out=out).sum(-1)  # sums floats faster than booleans
+
+
+def absorbed(call: AttentionInputs, start: int, stop: int) -> Float[Tensor, "B H queries"] | None:
+    """Return the log of the summed exponentials of what takes probability and is no key (sinks); None without it."""
+    sinks: Tensor | None = getattr(call, "sinks", None)
+    return None if sinks is None else floating(sinks[:, :, start:stop]).logsumexp(-1)
 
 
 def attend(
-    logits: Float[Tensor, "*rest S"], out: Float[Tensor, "*rest S"] | None = None
+    logits: Float[Tensor, "*rest S"],
+    out: Float[Tensor, "*rest S"] | None = None,
+    shifted: Float[Tensor, "*rest S"] | None = None,
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest S"]]:
-    """Return each query's distribution over the keys and its entropy. Overwrites `logits`.
+    """Return each query's distribution over the keys and its entropy. Overwrites `logits`, or `shifted` if given.
 
     Entropy = log Z - sum(p s) with s the logits less their maximum and p = exp(s) / Z; the greatest p is 1 / Z. s is
     clamped at -80: what is masked then adds under 2e-35 to Z, and exp never underflows (which runs 50 times slower).
 
-    `logits`: masked entries -inf; a query that sees nothing gives NaN. `out`: room for the probabilities. Returns the
-    entropy, greatest probability and greatest logit, and the probabilities.
+    `logits`: masked entries -inf or far below the others; a query whose entries are all -inf gives NaN. `out`: room for
+    the probabilities. Returns the entropy, greatest probability and greatest logit, and the probabilities.
     """
     greatest = logits.amax(-1)
-    s = logits.sub_(greatest[..., None]).clamp_(min=-80)
+    s = torch.sub(logits, greatest[..., None], out=logits if shifted is None else shifted).clamp_(min=-80)
     p = torch.softmax(s, -1, out=out)
     highest = p.amax(-1)
     return -highest.log() - s.mul_(p).sum(-1), highest, greatest, p
 
 
 def summarise(
-    logits: Float[Tensor, "B H c S"], sink: Int[Tensor, " B"] | int = 0
-) -> tuple[Float[Tensor, "3 B H c"], Float[Tensor, "B H c"]]:
-    """Summarise each query's attention without keeping its probabilities. Overwrites `logits`.
+    logits: Float[Tensor, "B H c S"], sink: Int[Tensor, " B"] | int = 0, absorbed: Float[Tensor, "B H c"] | None = None
+) -> tuple[Float[Tensor, "4 B H c"], Float[Tensor, "B H c"]]:
+    """Summarise each query's attention without keeping its probabilities.
 
-    `logits`: masked entries -inf; a query that sees nothing gives NaN. `sink`: the key that counts as the sink, one for
-    each row or one for all. Returns entropy, greatest probability and probability of the sink; the greatest logit.
+    `logits`: as in `attend`. `sink`: the key that counts as the sink, one for each row or one for all. `absorbed`: as
+    the function of that name returns; probabilities then sum to less than 1, and the entropy is that of the keys'
+    terms. Returns entropy, greatest probability, probability of the sink and number of keys seen; the greatest
+    logit.
     """
-    entropy, highest, greatest, p = attend(logits)
+    s = torch.empty_like(logits)
+    entropy, highest, greatest, p = attend(logits, shifted=s)
     sink = torch.as_tensor(sink, device=p.device).clamp(max=p.shape[-1] - 1).expand(len(p))
     on_sink = p.gather(-1, sink[:, None, None, None].expand(*p.shape[:-1], 1))[..., 0]
-    return torch.stack([entropy, highest, on_sink]), greatest
+    total = greatest - highest.log()
+    if absorbed is not None:
+        of_keys, total = total, torch.logaddexp(total, absorbed)
+        share = (of_keys - total).exp()
+        entropy, highest, on_sink = share * entropy - share.xlogy(share), share * highest, share * on_sink
+    return torch.stack([entropy, highest, on_sink, seen(logits, total, out=s)]), greatest
 
 
 class QueryMeans(WindowSums):
@@ -110,9 +134,12 @@ class QueryMeans(WindowSums):
 class AttentionStatistics(QueryMeans):
     """Sums of each query's statistics, in all and for each window, and histograms of every 16th query's attention.
 
-    Padding is left out. The sink is the first key that is not padding; the query in its place is left out of
-    `sink_mass`, and queries that see one key out of `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`,
-    the number of queries of each. A metric with the name of a summary is its mean over the queries.
+    Padding is left out. A key counts as seen where its probability is not 0 in float32, whatever number hides it. A
+    logit that belongs to no key (the learned sinks of gpt_oss) takes its share of the probability and is no key: what
+    is summarised are the weights that the model multiplies its values with. The sink of `sink_mass` is the first key
+    that is not padding; the query in its place is left out of it, and queries that see one key out of
+    `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`, the number of queries of each. A metric with the
+    name of a summary is its mean over the queries.
     """
 
     greatest: Float[Tensor, " H"]
@@ -135,9 +162,9 @@ class AttentionStatistics(QueryMeans):
             logits = floating(call.logits(start, stop, call.reach(stop)))
             valid = call.valid[:, None, start:stop]
             every = slice(-start % self.stride, None, self.stride)
-            self._count(logits[:, :, every], valid[..., every])
-            keys = seen(logits)
-            (entropy, highest, on_sink), greatest = summarise(logits, sink)
+            outside = absorbed(call, start, stop)
+            self._count(logits[:, :, every], valid[..., every], None if outside is None else outside[..., every])
+            (entropy, highest, on_sink, keys), greatest = summarise(logits, sink, outside)
             values = torch.stack([entropy, entropy / keys.log(), highest, on_sink])
             used = valid & (greatest != -torch.inf)
             later = torch.arange(start, stop, device=sink.device) != sink[:, None, None]
@@ -148,11 +175,16 @@ class AttentionStatistics(QueryMeans):
             self.greatest = torch.maximum(self.greatest.to(highest), highest)
         self.add(*window_sums(total.flatten(0, 1).permute(1, 2, 0), windows))
 
-    def _count(self, logits: Float[Tensor, "B H c S"], valid: Bool[Tensor, "B 1 c"]) -> None:
+    def _count(
+        self, logits: Float[Tensor, "B H c S"], valid: Bool[Tensor, "B 1 c"], outside: Float[Tensor, "B H c"] | None
+    ) -> None:
         """Add some queries' logits and probabilities to the histograms."""
-        hidden = (logits == -torch.inf) | ~valid[..., None]
+        p = logits.softmax(-1)
+        if outside is not None:
+            p = p * torch.sigmoid(logits.logsumexp(-1) - outside)[..., None]
+        hidden = ~(p.float() > 0) | ~valid[..., None]
         heads = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-        for name, values in (("logit", logits), ("probability", logits.softmax(-1))):
+        for name, values in (("logit", logits), ("probability", p)):
             scale = HISTOGRAMS[name]
             size = scale.bins + 2
             bins = ((scale.there(values) - scale.low) * 10).floor_().nan_to_num_(size).clamp_(-1, size - 2) + 1

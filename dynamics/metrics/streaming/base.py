@@ -56,7 +56,10 @@ class AttentionInputs(Protocol):
     def valid(self) -> Bool[Tensor, "B T"]: ...
 
     def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
-        """Return a new tensor of what enters the softmax (masked: -inf): queries start..stop, the first `keys` keys."""
+        """Return a new tensor of what enters the softmax (masked: -inf or far below): queries start..stop, first keys.
+
+        Where the softmax has further columns that are no keys, they are the attribute `sinks`, (B, H, T, columns).
+        """
 
     def reach(self, stop: int) -> int:
         """Return how many of the first keys are enough for the queries before `stop`."""

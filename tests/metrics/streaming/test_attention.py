@@ -8,9 +8,11 @@ from dynamics import metrics
 from dynamics.metrics.entropy import entropy
 from dynamics.metrics.logit_max import logit_max
 from dynamics.metrics.max_probability import max_probability
+from dynamics.metrics.min_probability import min_probability
 from dynamics.metrics.normalized_entropy import normalized_entropy
 from dynamics.metrics.qk_alignment import qk_alignment
 from dynamics.metrics.qk_mean_cosine import qk_mean_cosine
+from dynamics.metrics.score_variance import score_variance
 from dynamics.metrics.sink_mass import sink_mass
 from dynamics.metrics.streaming.attention import seen, summarise
 from dynamics.metrics.streaming.base import Attention, groups
@@ -119,7 +121,9 @@ def test_all_attention_on_the_sink():
     key[0, 0, 0] = 1e4
     call = streams.Call(torch.ones(1, 1, 5, 4), key, causal=False)
     estimates = measured(Attention(call, torch.arange(1)), NAMES[:4])
-    assert [float(estimates[name].value[0]) for name in NAMES[:4]] == pytest.approx([0, 0, 1, 1])
+    # of the other keys the probability is 0: they are not seen
+    expected = pytest.approx([0, np.nan, 1, 1], nan_ok=True)
+    assert [float(estimates[name].value[0]) for name in NAMES[:4]] == expected
     assert estimates["entropy"].value >= 0
 
 
@@ -208,3 +212,65 @@ def test_a_zero_mean_has_no_direction():
     estimate = measured(Attention(call, torch.arange(1)), ["qk_alignment"])["qk_alignment"]
     assert np.isnan(estimate.value).all()
     assert "zero" in estimate.reason
+
+
+HIDING = [
+    -1e9,
+    -65504.0,
+    -3000.0,
+    -110.0,
+    -103.0,
+    -96.5,
+    torch.finfo(torch.float32).min,
+    torch.finfo(torch.bfloat16).min,
+]
+
+
+class Hiding(streams.Call):
+    """A call whose hidden keys have a finite number in place of their logit, or added to it."""
+
+    def __init__(self, call, number, added):
+        super().__init__(call.query.float(), call.key.float(), call.valid, call.causal)
+        self.number, self.added = number, added
+
+    def reach(self, stop):
+        return self.key.shape[2]
+
+    def logits(self, start, stop, keys=None):
+        hidden = super().logits(start, stop, keys)
+        plain = streams.Call(self.query, self.key, causal=False).logits(start, stop, keys)
+        return torch.where(hidden.isinf(), plain * self.added + self.number, hidden)
+
+
+@pytest.mark.parametrize("number", HIDING)
+@pytest.mark.parametrize("added", [True, False])
+def test_probability_zero_hides_a_key_whatever_number_made_it(number, added):
+    batch = streams.attention(seed=4)
+    call = Hiding(batch.call, number, added)
+    logits = call.logits(0, 70).transpose(0, 1)[:, batch.call.valid]
+    p = logits.double().softmax(-1).float()
+    estimates = measured(Attention(call, batch.windows), ["normalized_entropy", "min_probability", "score_variance"])
+    for name, function, values in (
+        ("normalized_entropy", normalized_entropy, p),
+        ("min_probability", min_probability, p),
+        ("score_variance", score_variance, logits),
+    ):
+        np.testing.assert_allclose(estimates[name].value[:-1], function(values), rtol=1e-4)
+
+
+def test_a_sink_takes_probability_and_is_no_key():
+    batch = streams.attention(seed=2)
+    call, valid = batch.call, batch.call.valid
+    call.sinks = torch.randn(*call.query.shape[:3], 2, generator=streams.generator(5), dtype=torch.float64)
+    p = torch.cat([call.sinks, call.logits(0, 70)], -1).softmax(-1)[..., 2:]
+    estimates = measured(batch, [*NAMES[:4], "min_probability"])
+    for name, values in (
+        ("entropy", -p.xlogy(p).sum(-1)),
+        ("max_probability", p.amax(-1)),
+        ("min_probability", p.where(p > 0, 1).amin(-1)),
+    ):
+        expected = [values[:, head][valid].mean() for head in range(4)]
+        np.testing.assert_allclose(estimates[name].value[:-1], expected, rtol=1e-10)
+    later = valid & (torch.arange(70) > 0)
+    expected = [p[:, head, :, 0][later].mean() for head in range(4)]
+    np.testing.assert_allclose(estimates["sink_mass"].value[:-1], expected, rtol=1e-10)
