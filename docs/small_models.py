@@ -106,7 +106,11 @@ def _shrunk(values: dict[str, Any], keep: str) -> dict[str, Any]:
     if isinstance(heads, int) and isinstance(shared, int) and "num_key_value_heads" in result:
         result["num_key_value_heads"] = 4 if heads == shared else min(shared, 2)
     if isinstance(values.get("qk_rope_head_dim"), int):
-        result |= {key: value for key, value in MLA.items() if key in values and (key != "head_dim" or values[key] == values["qk_rope_head_dim"])}
+        result |= {
+            key: value
+            for key, value in MLA.items()
+            if key in values and (key != "head_dim" or values[key] == values["qk_rope_head_dim"])
+        }
     return result
 
 

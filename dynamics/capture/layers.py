@@ -31,15 +31,17 @@ class Layout:
 
     `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times. A
     layer's states leave its module in `exits`: the block itself, or the last part of a layer that is no module.
-    `heads` has the query heads of each layer, as they run; 0 without self-attention. `stacks` has the stack of each
-    block: an encoder and a decoder, or towers of text and images, are numbered apart; "" where there is one. `depths`
-    has the number of layers of each stack, and `outputs` the stack that the last hidden state of a model belongs to.
+    `heads` has the query heads of each layer, as they run; 0 without self-attention; `places` its stack and number in
+    it. `stacks` has the stack of each block: an encoder and a decoder, or towers of text and images, are numbered
+    apart; "" where there is one. By stack, `depths` has its number of layers, and `outputs` the model whose last hidden state
+    is its output.
     """
 
     blocks: tuple[str, ...]
     exits: tuple[str, ...]
     attentions: tuple[str, ...]
     heads: tuple[int, ...]
+    places: tuple[tuple[str, int], ...]
     stacks: tuple[str, ...]
     depths: Counter[str]
     outputs: dict[str, str]
@@ -95,6 +97,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         exits=_exits(model, blocks, trace) if set(blocks) <= attending.keys() else blocks,
         attentions=attentions,
         heads=tuple(heads for _, heads in runs),
+        places=_places([stacks[name] for name, _ in runs]),
         stacks=tuple(stacks.values()),
         depths=Counter(stacks[name] for name, _ in runs),
         outputs=outputs,
@@ -117,6 +120,11 @@ def _runs(trace: Trace, blocks: set[str]) -> Trace:
         elif heads and (name in blocks or name.startswith(inside)):
             runs[-1] = (runs[-1][0], heads)
     return runs
+
+
+def _places(stacks: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Return the stack of each layer and its number there."""
+    return tuple((stack, stacks[: place + 1].count(stack)) for place, stack in enumerate(stacks))
 
 
 def _around(model: nn.Module, attentions: list[str]) -> set[str]:

@@ -25,6 +25,8 @@ from dynamics.errors import InputError
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
 
+NO_SCORES = "no softmax over products of its queries and keys was heard in it"
+
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
 OnAttention = Callable[[AttentionCall], None]
@@ -80,6 +82,11 @@ class Tap:
     def has_attention(self) -> bool:
         """Whether any layer has self-attention; convolutional models have states only."""
         return any(self.heads)
+
+    @property
+    def unheard(self) -> dict[tuple[str, int], str]:
+        """Why the attention of a layer is not captured, by stack and layer; it is in those that are not named."""
+        return {place: NO_SCORES for place, heads in zip(self.layout.places, self.heads, strict=True) if not heads}
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamics.capture.attention import AttentionCall
-from dynamics.capture.tap import capture
+from dynamics.capture.tap import NO_SCORES, capture
 from dynamics.errors import InputError
 
 aten = torch.ops.aten
@@ -121,7 +121,7 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
     with products, capture(model, ["residual", "query"], lambda *_: None, on_attention) as tap:
         model(**batch)
         if not tap.has_attention:
-            return {}, tap.unheard
+            return {}, dict.fromkeys(range(1, tap.layers + 1), NO_SCORES)
         codes = _codes(products.count)
         try:
             for turn, code in enumerate(codes):
@@ -130,7 +130,8 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
                     model(**batch)
         except InputError:
             return {}, dict.fromkeys(range(1, tap.layers + 1), "the layers do not run in the same order every time")
-    layout, absent = {}, dict(tap.unheard)
+    layout = {}
+    absent = {layer: reason for (_, layer), reason in tap.unheard.items()}
     for layer, arrived in passes.items():
         query, key = (_decode(torch.stack(x), codes) for x in zip(*arrived, strict=True))
         if len(arrived) == len(codes) and query is not None and key is not None:

@@ -84,10 +84,8 @@ def measure(
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        capturing = (
-            capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext()
-        )
-        with capturing as tap:
+        hear = meter.on_states, meter.on_attention, meter.on_stack
+        with capture(network, sites, *hear) if sites else nullcontext() as tap:
             for batch in arguments(network, batches):
                 if sites:
                     meter.begin_batch(batch)
@@ -102,7 +100,8 @@ def measure(
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in pair)))
             for layer, reason in absent.items():
                 meter.note_absent("weight", layer, reason)
-        for layer, reason in tap.unheard.items() if tap else ():
+        for (stack, layer), reason in tap.unheard.items() if tap else ():
+            meter.on_stack(stack)
             for site in ATTENTION_SITES:
                 meter.note_absent(site, layer, reason)
         if not meter.groups:
@@ -110,6 +109,7 @@ def measure(
             missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
             because = f" ({reasons})" if reasons else ""
             raise InputError(f"{type(model).__name__} {missing}{because}: choose metrics of the residual stream.")
+        meter.on_stack("")
         for site in MEASURED:
             meter.note_absent(site, -1, "nothing of the kind passed through the model")
         forward = time.perf_counter() - started - sum(meter.seconds.values())

@@ -38,6 +38,7 @@ class Missing(NamedTuple):
     site: str
     layers: tuple[int, ...]
     reason: str
+    stack: str = ""
 
 
 class Measurement(NamedTuple):
@@ -72,7 +73,7 @@ class Meter:
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
-        self._absent: dict[str, dict[int, str]] = defaultdict(dict)
+        self._absent: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # by site and stack
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
@@ -135,23 +136,23 @@ class Meter:
 
     def note_absent(self, site: str, layer: int, reason: str) -> None:
         """Say why nothing arrives at a site in a layer (-1: in any); it does not count where something was fed."""
-        self._absent[site].setdefault(layer, reason)
+        self._absent[site, self._stack].setdefault(layer, reason)
 
     @property
     def missing(self) -> list[Missing]:
         """The metrics of every absence that was noted and holds, by site."""
         missing = []
-        fed = {(site, layer) for _, site, layer in self._members}
-        for site, entries in self._suite.sites.items():
-            is_fed = any(place == site for place, _ in fed)
+        for (site, stack), reasons in sorted(self._absent.items()):
             layers: dict[str, list[int]] = defaultdict(list)
-            for layer, reason in sorted(self._absent[site].items()):
-                if layer >= 0 and (site, layer) not in fed:
+            for layer, reason in sorted(reasons.items()):
+                if layer >= 0 and (stack, site, layer) not in self._members:
                     layers[reason].append(layer)
-            if not layers and not is_fed and -1 in self._absent[site]:
-                layers[self._absent[site][-1]] = []
+            is_known = any(place == site for _, place, _ in self._members) or any(layers.values())
+            if -1 in reasons and not is_known:
+                layers[reasons[-1]] = []
             for reason, places in layers.items():
-                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason) for entry in entries]
+                entries = self._suite.sites.get(site, ())
+                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason, stack) for entry in entries]
         return missing
 
     def windows(self, rows: int) -> Int[Tensor, " rows"]:
@@ -175,7 +176,7 @@ class Meter:
         result = Measurement([], [], dict(references or {}), {}, self.missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
-            where = join(**parse_condition(condition), stack=stack) if stack else condition
+            where = _with_stack(condition, stack)
             for metric in group.metrics:
                 if isinstance(metric, Referenced):
                     name = "/".join(filter(None, (stack, site, str(layer), metric.name)))
@@ -195,12 +196,13 @@ class Meter:
                     result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
-        for name, site, layers, reason in result.missing:
-            for layer in layers or (-1,):
-                result.rows.append(Row(run, subject, condition, step, site, layer, -1, name, math.nan, reason=reason))
-        for (site, layers, reason), same in groupby(result.missing, key=lambda entry: entry[1:]):
-            where = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
-            log.warning("%s at %s, %s, not measured: %s", ", ".join(x.metric for x in same), site, where, reason)
+        for name, site, layers, reason, stack in result.missing:
+            start = (run, subject, _with_stack(condition, stack), step, site)
+            result.rows.extend(Row(*start, layer, -1, name, math.nan, reason=reason) for layer in layers or (-1,))
+        for (site, layers, reason, stack), same in groupby(result.missing, key=lambda entry: entry[1:]):
+            place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
+            names = ", ".join(entry.metric for entry in same)
+            log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)
         result.seconds.update(self.seconds)
         return result
 
@@ -229,3 +231,8 @@ class Meter:
 def _of_rows(site: str) -> str:
     """Return the site of the rows of a site."""
     return "residual" if site == PAIR else site
+
+
+def _with_stack(where: str, stack: str) -> str:
+    """Return a condition that names the stack, where there are several."""
+    return join(**parse_condition(where), stack=stack) if stack else where
