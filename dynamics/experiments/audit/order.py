@@ -17,32 +17,35 @@ import numpy as np
 
 GAIN = 0.05  # least share of the squared way that an exchange must save at both places
 DETOUR = 2.2  # the way through a checkpoint over the way past it, from which on it is far off
+WIDE = 4  # times as many steps as those beside, beyond which an edge is not judged
+MANY = 8  # checkpoints that are tried one by one
 BREAK = 10.0  # an edge over those beside it, from which on the series is broken
 
 Reasons = dict[int, str]
 
 
-def misplaced(squared: np.ndarray, steps: Sequence[int], end: int | None = None) -> Reasons:
+def misplaced(squared: np.ndarray, steps: Mapping[int, int], end: int | None = None) -> Reasons:
     """Return the checkpoints that lie elsewhere, each with its reason.
 
     Args:
         squared: (n, n), squared distances between checkpoints.
-        steps: the step of each checkpoint on the way, in order; they are the first of `squared`.
+        steps: the step of each checkpoint to judge, by its number in `squared`, in the order of the steps.
         end: the checkpoint where the way must end (main); its place is not judged.
     """
-    reasons, places = Reasons(), [*range(len(steps))]
+    reasons, places = Reasons(), [*steps]
     while True:
         order, moved = _exchanged(squared, places, end)
-        lost = [i for i, place in moved.items() if not _fits(squared, order, [steps[k] for k in places], place, end)]
-        if not lost and len(moved) > 2:  # rather one from elsewhere than all those that it displaces
+        strange = [i for i, place in moved.items() if not _fits(squared, order, [steps[k] for k in places], place, end)]
+        if not strange and len(moved) > 2:  # rather one from elsewhere than all those that it displaces
             ends = (0,) if end is not None else (0, len(order) - 1)
             single = [i for i, place in moved.items() if len(moved) > 4 or place in ends]
-            left = {i: len(_exchanged(squared, [k for k in places if k != i], end)[1]) for i in single}
-            lost = [i for i in single if left[i] <= len(moved) - 3 and left[i] == min(left.values())][:1]
-        if not lost:
+            strange = [i for i in single if _without(squared, places, i, end)[0] <= len(moved) - 3]
+        if not strange:
             break
-        reasons |= dict.fromkeys(lost, "the others are in order without it: from another run or place")
-        places = [place for place in places if place not in lost]
+        if len(strange) <= MANY:  # one at a time: what is left decides which
+            strange = [min(strange, key=lambda i: _without(squared, places, i, end))]
+        reasons |= dict.fromkeys(strange, "the others are in order without it: from another run or place")
+        places = [place for place in places if place not in strange]
     for i, place in moved.items():
         reasons[i] = f"its weights fit the place of step {steps[places[place]]}: swapped"
     way = {i: steps[place] for i, place in zip(order, places, strict=True)}  # the step of each that is not ruled out
@@ -56,17 +59,19 @@ def misplaced(squared: np.ndarray, steps: Sequence[int], end: int | None = None)
     return reasons
 
 
-def fitting(squared: np.ndarray, others: Sequence[int], equal: Sequence[int], end: int | None = None) -> list[int]:
-    """Return the one of equal checkpoints whose place makes the way through it and the `others` shortest.
+def fitting(squared: np.ndarray, steps: Mapping[int, int], equal: Sequence[int], end: int | None = None) -> list[int]:
+    """Return the one of equal checkpoints that is in its place: with it, fewest of the others are misplaced.
 
-    All of those that fit equally well (neighbours) are returned: distances do not tell them apart.
+    After that the shortest way counts. All that fit equally well (neighbours) are returned: distances do not tell them
+    apart. `steps` are those of all checkpoints that have no equal, and of the `equal` ones.
     """
-    ways = {i: _way(squared, [*sorted([*others, i]), *([] if end is None else [end])]) for i in equal}
-    return [i for i in equal if ways[i] <= min(ways.values()) * (1 + 1e-9)]
-
-
-def _way(squared: np.ndarray, order: Sequence[int]) -> float:
-    return float(squared[order[:-1], order[1:]].sum())
+    scores = {}
+    for i in equal:
+        way = {k: step for k, step in steps.items() if k == i or k not in equal}
+        wrong = misplaced(squared, way, end)
+        scores[i] = len(wrong), _way(squared, [k for k in way if k not in wrong], end)
+    fewest, shortest = min(scores.values())
+    return [i for i, (count, length) in scores.items() if count == fewest and length <= shortest * (1 + 1e-9)]
 
 
 def _exchanged(squared: np.ndarray, places: Sequence[int], end: int | None) -> tuple[list[int], dict[int, int]]:
@@ -79,6 +84,17 @@ def _exchanged(squared: np.ndarray, places: Sequence[int], end: int | None) -> t
             break
         order[i], order[j] = order[j], order[i]
     return order, {i: place for place, i in enumerate(order) if i != places[place]}
+
+
+def _without(squared: np.ndarray, places: Sequence[int], i: int, end: int | None) -> tuple[int, float]:
+    """Return how many checkpoints are to be moved, and how long the squared way then is, without one of them."""
+    order, moved = _exchanged(squared, [k for k in places if k != i], end)
+    return len(moved), _way(squared, order, end)
+
+
+def _way(squared: np.ndarray, order: Sequence[int], end: int | None) -> float:
+    way = [*order, *([] if end is None else [end])]
+    return float(squared[way[:-1], way[1:]].sum())
 
 
 def _savings(squared: np.ndarray, order: Sequence[int], end: int | None) -> np.ndarray:
@@ -129,14 +145,16 @@ def _detour(squared: np.ndarray, way: Sequence[int], end: int | None) -> tuple[l
 def _broken(squared: np.ndarray, way: Mapping[int, int], end: int | None) -> dict[int, float]:
     """Return the checkpoints on the shorter side of every gap, each with the ratio of its edge to those beside it.
 
-    A longer edge of more steps is no gap: what is beside an edge is scaled up to its number of steps. With an `end`,
-    the side towards it is in its right place.
+    A longer edge of more steps is no gap: what is beside an edge is scaled up to its number of steps, and far more steps
+    are not judged, for the learning rate may have changed. With an `end`, the side towards it is in its right place.
     """
     order, spans = [*way], np.maximum(np.diff([*way.values()]), 1)
     edges, broken = np.sqrt(squared[order[:-1], order[1:]]), dict[int, float]()
     for k, edge in enumerate(edges):
         beside = [i for i in (k - 1, k + 1) if 0 <= i < len(edges)]
         scale = max((edges[i] * max(1.0, spans[k] / spans[i]) for i in beside), default=np.inf)
+        if beside and spans[k] > WIDE * max(spans[i] for i in beside):
+            continue
         if edge > BREAK * scale:
             is_first = end is not None or 2 * (k + 1) <= len(order)
             for i in order[: k + 1] if is_first else order[k + 1 :]:

@@ -1,6 +1,6 @@
 """The checkpoints of one model, judged: copies, places, missing tensors, and the initialisation of step 0."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from dynamics.record import Row, condition
 from dynamics.run_info import Facts
 
 WHOLE: Group = ("", -1)
+ENOUGH = 5  # checkpoints by which a step can be told to be in its place
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Verdict:
     @property
     def facts(self) -> Facts:
         """Return the facts for `run.json`."""
-        about = {"model": self.subject.model, "revision": self.subject.revision, "step": self.subject.step}
+        step = self.subject.step if self.subject.series else None
+        about = {"model": self.subject.model, "revision": self.subject.revision, "step": step}
         findings = {"equal": self.equal, "reasons": self.reasons, "notes": self.notes}
         return {**about, "sha256": self.sha256, "suspect": bool(self.reasons), **findings}
 
@@ -99,51 +101,53 @@ class Series:
             elif lacking := contents.lacking(i):
                 verdict.reasons.append(f"it lacks {len(lacking)} matrices that others have (such as {lacking[0]})")
 
-    def _judge_copies(self, pairs: dict[tuple[int, int], str], squared: np.ndarray | None) -> None:
-        """Mark copies: of equal checkpoints all but the one that fits its place, or all that fit equally well."""
+    def _judge_copies(self, pairs: Mapping[tuple[int, int], str], squared: np.ndarray | None) -> None:
+        """Mark copies: of equal checkpoints all but the one in its place, or all where distances do not tell."""
         groups: list[set[int]] = []
         for (i, j), precision in pairs.items():
             for here, there in ((i, j), (j, i)):
                 self.verdicts[here].equal[self.subjects[there].revision] = precision
             joined = [group for group in groups if {i, j} & group]
             groups = [group for group in groups if group not in joined] + [{i, j}.union(*joined)]
-        single = [i for i in self.axis if not self.verdicts[i].equal and not self.verdicts[i].reasons]
+        single = {i for i in self.axis if not self.verdicts[i].equal and not self.verdicts[i].reasons}
         for group in groups:
-            steps = sorted(group & set(self.axis))
+            steps = sorted(group & {*self.axis})
+            way = {i: self.subjects[i].step for i in self.axis if i in single | group}
             if self.end in group:
                 kept = [i for i in steps if self.subjects[i].step == self.last_step]
-            elif len(steps) < 2:
-                kept = steps
+                if not kept and squared is not None and len(steps) == 1 and len(way) >= ENOUGH:
+                    kept = [i for i in steps if i not in misplaced(squared, way)]
+                    self.verdicts[steps[0]].notes += ["main is this step, which is not the last"] * len(kept)
             else:
-                kept = steps if squared is None else fitting(squared, single, steps, self.end)
+                kept = steps if squared is None or len(steps) < 2 else fitting(squared, way, steps, self._open_end(way))
                 kept = kept if len(kept) == 1 else []
-            for i in set(steps) - set(kept):
-                others = [k for k in sorted(group) if k != i]
-                rounded = {self.verdicts[i].equal.get(self.subjects[k].revision, EXACT) for k in others} - {EXACT}
-                text = f"equal to {self._names(others)}" + (
-                    f" after rounding to {', '.join(rounded)}" if rounded else ""
-                )
-                if self.end not in group and not kept:
-                    text += ": copies, or nothing was trained between them"
-                self.verdicts[i].reasons.append(text)
+            for i in {*steps} - {*kept}:
+                self.verdicts[i].reasons.append(self._copy(i, sorted(group - {i}), is_known=bool(kept)))
+
+    def _copy(self, i: int, others: Sequence[int], is_known: bool) -> str:
+        """Return what is wrong with a copy; `is_known` is whether one of the others is in its place."""
+        precisions = {self.verdicts[i].equal.get(self.subjects[k].revision, EXACT) for k in others} - {EXACT}
+        text = f"equal to {self._names(others)}" + (f" after rounding to {', '.join(precisions)}" if precisions else "")
+        if self.end in others:
+            return f"{text}, as only the last step ({self.last_step}) may be"
+        return text if is_known else f"{text}: copies, or nothing was trained between them"
+
+    def _open_end(self, way: Collection[int]) -> int | None:
+        """Return main as the end of a way, unless it is no checkpoint like the others, or one of them."""
+        if self.end is None or self.verdicts[self.end].reasons:
+            return None
+        return None if {self.subjects[i].revision for i in way} & {*self.verdicts[self.end].equal} else self.end
 
     def _judge_places(self, contents: Contents, squared: np.ndarray) -> None:
         """Mark checkpoints that lie elsewhere, and those of which a part returns to an earlier one."""
-        way = [i for i in self.axis if not self.verdicts[i].reasons]
-        has_end = self.end in contents.comparable and not self.verdicts[self.end or 0].reasons
-        ends = [self.end] if self.end is not None and has_end and not {*self._equal(self.end)} & {*way} else []
-        part = squared[np.ix_([*way, *ends], [*way, *ends])]
-        steps = [self.subjects[i].step for i in way]
-        for place, reason in misplaced(part, steps, len(way) if ends else None).items():
-            self.verdicts[way[place]].reasons.append(reason)
-        way = [i for i in way if not self.verdicts[i].reasons]
-        for (first, second), count in contents.returning(way).items() if way else ():
+        way = {i: self.subjects[i].step for i in self.axis if not self.verdicts[i].reasons}
+        for i, reason in misplaced(squared, way, self._open_end(way)).items():
+            self.verdicts[i].reasons.append(reason)
+        left = [i for i in way if not self.verdicts[i].reasons]
+        for (first, second), count in contents.returning(left).items() if left else ():
             for i, other in ((first, second), (second, first)):
-                text = f"{count} of its matrices are those of {self._names([other])}, and differ between the two"
+                text = f"{count} of its matrices are those of {self._names([other])}, but not of the steps between"
                 self.verdicts[i].reasons.append(text)
-
-    def _equal(self, i: int) -> list[int]:
-        return [k for k, subject in enumerate(self.subjects) if subject.revision in self.verdicts[i].equal]
 
     def _measure(self, contents: Contents, squared: np.ndarray) -> None:
         """Fill in relative distances to the checkpoint before and to main (else the last), whole and by group."""
