@@ -91,6 +91,16 @@ class ScanInfo(ModelsInfo):
     """A scan."""
 
     kind: ClassVar[str] = "scan"
+    audit: dict[str, Facts] = field(default_factory=dict)  # with --audit: the verdict on each checkpoint
+
+
+@dataclass(kw_only=True)
+class AuditInfo(RunInfo):
+    """An audit: the verdict on each checkpoint, by its subject."""
+
+    kind: ClassVar[str] = "audit"
+    settings: Facts = field(default_factory=dict)
+    audit: dict[str, Facts] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -134,4 +144,6 @@ class SweepInfo(RunInfo):
     runs: dict[str, list[str]] = field(default_factory=dict)
 
 
-KINDS: dict[str, type[RunInfo]] = {kind.kind: kind for kind in (FitInfo, ScanInfo, ConeInfo, ProbeInfo, SweepInfo)}
+KINDS: dict[str, type[RunInfo]] = {
+    kind.kind: kind for kind in (FitInfo, ScanInfo, AuditInfo, ConeInfo, ProbeInfo, SweepInfo)
+}

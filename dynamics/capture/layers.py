@@ -33,8 +33,8 @@ class Layout:
     layer's states leave its module in `exits`: the block itself, or the last part of a layer that is no module.
     `heads` has the query heads of each layer, as they run; 0 without self-attention; `places` its stack and number in
     it. `stacks` has the stack of each block: an encoder and a decoder, or towers of text and images, are numbered
-    apart; "" where there is one. By stack, `depths` has its number of layers, and `outputs` the model whose last hidden state
-    is its output.
+    apart; "" where there is one. By stack, `depths` has its number of layers, and `outputs` the model whose last
+    hidden state is its output.
     """
 
     blocks: tuple[str, ...]

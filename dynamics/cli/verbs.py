@@ -10,6 +10,7 @@ from typing import Literal
 
 from dynamics.cli.training import fit, test, validate
 from dynamics.errors import Failure
+from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.scan.options import ScanOptions
@@ -43,11 +44,30 @@ def scan(options: ScanOptions) -> None:
     Examples:
         dynamics scan bert-base-uncased gpt2 random:gpt2 --text sample --run models
         dynamics scan checkpoints/decoder --metrics '[effective_rank]' --run past
-        dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample
+        dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample --audit
     """
     from dynamics.experiments.scan.loop import scan as run_scan
 
-    _draw_run(run_scan(options))
+    folder = run_scan(options)
+    _draw_run(folder)
+    _fail_on_suspects(folder)
+
+
+def audit(options: AuditOptions) -> None:
+    """Check that checkpoints are what their steps say: copies, swaps, strangers, and step 0.
+
+    Exit code 1: some are suspect.
+
+    Examples:
+        dynamics audit decoder
+        dynamics audit EleutherAI/pythia-70m --revisions step0,step512,step143000
+        dynamics audit EleutherAI/pythia-70m --hashes_only
+    """
+    from dynamics.experiments.audit.loop import audit as run_audit
+
+    folder = run_audit(options)
+    _draw_run(folder)
+    _fail_on_suspects(folder)
 
 
 def cone(options: ConeOptions) -> None:
@@ -164,6 +184,16 @@ def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -
     print("\n".join(words))
 
 
+def _fail_on_suspects(folder: Path) -> None:
+    from dynamics import runs
+
+    verdicts = runs.read(folder).to_dict().get("audit", {})
+    suspects = [name for name, verdict in verdicts.items() if verdict["suspect"]]
+    if suspects:
+        shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
+        raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints are suspect: {shown}.")
+
+
 def _draw_run(folder: Path) -> None:
     """Draw a run; fail if anything that was asked for could not be measured."""
     from dynamics.runs import read
@@ -180,5 +210,6 @@ def _draw(runs: Sequence[str | Path], out: Path) -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (fit, validate, test, data, scan, cone, check, probe, sweep, report, completion)
+    verb.__name__: verb
+    for verb in (fit, validate, test, data, scan, audit, cone, check, probe, sweep, report, completion)
 }

@@ -84,6 +84,11 @@ def expand(options: ModelOptions) -> list[Subject]:
     return subjects
 
 
+def revisions_of(model: str, revisions: str = "") -> list[Subject]:
+    """Return the revisions of one model: a list with commas, `all`, or its only or newest one where none is named."""
+    return [*_subjects(model, [part.strip() for part in revisions.split(",") if part.strip()], 0)]
+
+
 def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:
     path, run = Path(model), runs.find(model)
     if model.startswith("random:"):

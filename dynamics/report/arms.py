@@ -14,15 +14,9 @@ from dynamics.run_info import RunInfo, ScanInfo
 
 HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
-ASIDE = (
-    "probe",
-    "capture",
-    "seed",
-    "seed_everything",
-    "source",
-    "notes",
-)  # keys, at any depth, that do not make another arm
-HIDDEN = ("schema", "descriptions")  # keys of `run.json` that are no settings
+# Keys, at any depth, that do not make another arm.
+ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes")
+HIDDEN = ("schema", "descriptions", "audit")  # keys of `run.json` that are no settings
 NAMING = ("model", "revision", "step", "series")  # facts of a scanned model that its name on the page says
 SOURCES = ("text", "images", "audio")  # what a scan reads: the facts of a model name its own
 

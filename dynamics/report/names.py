@@ -68,6 +68,7 @@ QUALITY = (
     *("bits_per_character", "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
     *("f1", "exact_match"),
 )
+AUDIT = ("weight_distance", "detour", "initial_std_ratio", "suspect")  # of checkpoints; they are no geometry
 DASH = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"
 

@@ -10,8 +10,8 @@ import pandas as pd
 from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries
-from dynamics.report.names import Words, capital, site, words
-from dynamics.run_info import ConeInfo, ProbeInfo, RunInfo
+from dynamics.report.names import AUDIT, Words, capital, site, words
+from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo, ScanInfo
 
 Info = TypeVar("Info", bound=RunInfo)
 ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]
@@ -39,6 +39,12 @@ class Study:
     def of_kind(self, kind: type[Info]) -> dict[str, Info]:
         """Return the runs of one kind, by name."""
         return {run: info for run, info in self.runs.items() if isinstance(info, kind)}
+
+    @property
+    def verdicts(self) -> dict[str, dict[str, Facts]]:
+        """Return the verdicts on checkpoints, by run and subject, of the runs that audited any."""
+        audits = {run: info.audit for run, info in self.runs.items() if isinstance(info, AuditInfo | ScanInfo)}
+        return {run: verdicts for run, verdicts in audits.items() if verdicts}
 
     def rows_of(self, run: str, keys: Sequence[str]) -> pd.DataFrame:
         """Return all rows of a run with a column for each of `keys`, empty where a condition does not have it."""
@@ -73,11 +79,12 @@ def load(names: Sequence[str | Path]) -> Study:
         if records[run].empty:
             raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
-    compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo)}
-    owners = arms_of([entry for run, info in compared.items() for entry in entries(run, records[run], info)], compared)
+    compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo | AuditInfo)}
+    measured = {run: records[run][~records[run]["metric"].isin(AUDIT)] for run in compared}
+    owners = arms_of([entry for run, info in compared.items() for entry in entries(run, measured[run], info)], compared)
     labels = pd.DataFrame([*owners], columns=ArmEntry._fields).assign(arm=[arm.name for arm in owners.values()])
     labels = labels.drop(columns=["rest", "key"]).astype({"at": float})
-    rows = pd.concat([records[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)])
+    rows = pd.concat([measured[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)])
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
     return Study(_label(rows, labels), _label(table, labels), arms, infos, records)

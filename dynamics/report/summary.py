@@ -159,6 +159,7 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
             heads,
             *([] if by_head else shapes),
             f"{drawn} of {measured} measured positions are drawn" if drawn < measured else "",
+            *suspects(study),
             f"{missing} of {len(table)} values are undefined or not measured: left as gaps" if missing else "",
         ]
     )
@@ -175,9 +176,21 @@ def _options(study: Study, site: str, metric: str) -> str:
     return f" ({', '.join(f'{key} = {value}' for key, value in options.items())})" if options else ""
 
 
+def suspects(study: Study, model: str = "") -> list[str]:
+    """Return a sentence for each model (or for one) of which an audit suspects checkpoints."""
+    by_model: dict[str, list[str]] = {}
+    for facts in (facts for verdicts in study.verdicts.values() for facts in verdicts.values() if facts["suspect"]):
+        by_model.setdefault(str(facts["model"]), []).append(str(facts["revision"]))
+    return [
+        f"Of {name}, {', '.join(revisions)} {'are' if len(revisions) > 1 else 'is'} suspect: see Audit."
+        for name, revisions in by_model.items()
+        if model in ("", name)
+    ]
+
+
 def notes(study: Study) -> list[str]:
     """Return what a reader must know before comparing, for example runs that did not finish."""
-    texts = []
+    texts = suspects(study) if study.arms else []
     for run, info in study.runs.items():
         if info.status not in ("", "done"):
             texts.append(f"Run {run} is marked {info.status}: its curves may be incomplete.")

@@ -329,7 +329,7 @@ def test_a_site_of_which_no_layer_is_known_is_named_without_one():
     meter.note_absent("residual", -1, "nothing came")
     meter.note_absent("output", -1, "nothing came")
     result = meter.compute("run")
-    assert result.missing == [("mean_norm", "residual", (), "nothing came")]
+    assert result.missing == [("mean_norm", "residual", (), "nothing came", "")]
     assert [(row.site, row.layer, row.reason) for row in result.rows if row.reason == "nothing came"] == [
         ("residual", -1, "nothing came")
     ]

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dynamics.errors import InputError
+from dynamics.experiments.audit.loop import audit_subjects
 from dynamics.experiments.guards import out_of_memory, quiet
 from dynamics.experiments.in_turn import OnShare, looked_up, measure_in_turn
 from dynamics.experiments.scan import own_windows, protocols
@@ -74,6 +75,8 @@ class Scan:
             descriptions=self.suite.descriptions(),
         )
         with start(info, self.options.resume, same=("settings", "metrics")) as run:
+            if self.options.audit:
+                audit_subjects(run, self.subjects, self.options.trust_remote_code)
             waiting = [subject for subject in self.subjects if subject.name not in run.info.subjects]
             references = References(self.suite, self.options, self.subjects, waiting)
             measure_in_turn(run, len(self.subjects), waiting, partial(self._measure, run, references))
