@@ -22,13 +22,28 @@ LARGEST = 60_000_000  # parameters of a small model at most
 DROPPED = {  # keys that follow from others
     *("model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"),
     *("id2label", "label2id", "num_labels", "out_features", "out_indices", "stage_names", "per_layer_config"),
-    *("qk_head_dim", "max_window_layers"),
+    *("qk_head_dim", "max_window_layers", "attn_config", "ffn_config"),
 }
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depth", "num_encoder_layers")
 KINDS = ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern")
+FIXED = {"mrope_section": [2, 1, 1], "use_cache": False}
 MLA = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "head_dim": 4, "v_head_dim": 8}
-WANTED = r"num_experts_per_tok|sliding_window|head_dim"  # what is needed where the default is None
+WANTED = r"num_experts_per_tok|sliding_window|head_dim|vocab_size|n_routed_experts|num_key_value_heads"  # what is needed where the default is None
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_d_state": 8}
 SPECIAL: dict[str, dict[str, Any]] = {
+    "bamba": {**MAMBA, "attn_layer_indices": [1]},
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"]},
+    "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8},
+    "dots1": {"n_shared_experts": 1},
+    "esm": {"pad_token_id": 1, "mask_token_id": 4},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "diffusion_gemma_text": {"num_experts": 4},
+    "xlstm": {"qk_dim_factor": 1.0},
+    "glm5_next_text": {"index_topk": 16},
+    "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1, "state_size": 8},
     "xlnet": {"n_head": 4, "d_model": 32, "d_head": 8},
     "xmod": {"default_language": "en_XX"},
     "efficientnet": {"hidden_dim": 1280, "width_coefficient": 1.0, "depth_coefficient": 1.0},
@@ -66,7 +81,7 @@ def small(name: str, keep: str = "") -> PreTrainedConfig:
     kind = CONFIG_MAPPING[name]
     values = _shrunk(kind().to_dict(), keep) | SPECIAL.get(name, {})
     for part in (values, values.get("text_config")):
-        if isinstance(part, dict) and isinstance(rope := part.get("rope_parameters"), dict) and _reads(kind, "mrope"):
+        if isinstance(part, dict) and "rope_type" in (rope := part.get("rope_parameters") or {}) and _reads(kind, "mrope"):
             rope["mrope_section"] = [2, 1, 1]
     return kind(**values)
 
@@ -88,8 +103,8 @@ def _shrunk(values: dict[str, Any], keep: str) -> dict[str, Any]:
     for key, value in values.items():
         if key in DROPPED:
             continue
-        if key == "mrope_section":
-            result[key] = [2, 1, 1]
+        if key in FIXED:
+            result[key] = FIXED[key]
         elif isinstance(value, dict):
             result[key] = _shrunk(value, keep) | {key: x for key, x in value.items() if key == "model_type"}
         elif key.endswith(("_token_id", "_token_index")) and isinstance(value, int) and value >= tokens:
@@ -163,7 +178,10 @@ def build(name: str, keep: str = "") -> PreTrainedModel:
 
 def _instance(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
-    if type(config) in AutoModel._model_mapping:
+    kind = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
+    if isinstance(kind, list | tuple):
+        return kind[0](config)
+    if kind is not None:
         return AutoModel.from_config(config, dtype=torch.float32)
     classes = [
         kind
