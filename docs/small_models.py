@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 ROWS, TOKENS, FRAMES, VOCABULARY, LAYERS = 3, 12, 4, 128, 2
-LARGEST = 60_000_000  # parameters of a small model at most
+LARGEST = 40_000_000  # parameters of a small model at most
 DROPPED = {  # keys that follow from others
     *("model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"),
     *("id2label", "label2id", "num_labels", "out_features", "out_indices", "stage_names", "per_layer_config"),
@@ -28,7 +28,9 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_lay
 KINDS = ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern")
 FIXED = {"mrope_section": [2, 1, 1], "use_cache": False}
 MLA = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "head_dim": 4, "v_head_dim": 8}
-WANTED = r"num_experts_per_tok|sliding_window|head_dim|vocab_size|n_routed_experts|num_key_value_heads"  # what is needed where the default is None
+WANTED = (  # what is needed where the default is None
+    r"num_experts_per_tok|sliding_window|head_dim|vocab_size|n_routed_experts|num_key_value_heads"
+)
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_d_state": 8}
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
@@ -66,7 +68,10 @@ SIZES = (  # what the whole name of a key says, and the size that it gets; the f
     (r"(.*_)?(moe|expert)_(\w+_)?intermediate_size", 16),
     (r"(.*_)?(intermediate_size|intermediate_dim|ffn_dim|d_ff|ffn_size|mlp_dim|ffn_hidden_size|n_inner)", 48),
     (r"(.*_)?(hidden_size|hidden_dim|d_model|n_embd|emb_dim|embed_dim|embedding_size|embedding_dim|d_embed)(_.*)?", 32),
-    (r"dim|width|projection_dim|out_hidden_size|bottleneck_dim|.*_hidden_size|.*proj_dim|.*proj_size|.*_channels?", 32),
+    (
+        r"dim|width|projection_(dim|size)|out_hidden_size|bottleneck_dim|.*_hidden_size|.*proj_dim|.*proj_size|.*_channels?",
+        32,
+    ),
     (r"(.*_)?(max_)?(\w+_)?(positions?|position_embeddings|seq_len(gth)?|context_length)", 128),
     (r"(.*_)?image_size|input_size", 32),
     (r"(.*_)?patch_size|encoder_stride", 8),
@@ -81,7 +86,8 @@ def small(name: str, keep: str = "") -> PreTrainedConfig:
     kind = CONFIG_MAPPING[name]
     values = _shrunk(kind().to_dict(), keep) | SPECIAL.get(name, {})
     for part in (values, values.get("text_config")):
-        if isinstance(part, dict) and "rope_type" in (rope := part.get("rope_parameters") or {}) and _reads(kind, "mrope"):
+        rope = part.get("rope_parameters") or {} if isinstance(part, dict) else {}
+        if "rope_type" in rope and _reads(kind, "mrope"):
             rope["mrope_section"] = [2, 1, 1]
     return kind(**values)
 
@@ -120,12 +126,9 @@ def _shrunk(values: dict[str, Any], keep: str) -> dict[str, Any]:
     heads, shared = (values.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and "num_key_value_heads" in result:
         result["num_key_value_heads"] = 4 if heads == shared else min(shared, 2)
-    if isinstance(values.get("qk_rope_head_dim"), int):
-        result |= {
-            key: value
-            for key, value in MLA.items()
-            if key in values and (key != "head_dim" or values[key] == values["qk_rope_head_dim"])
-        }
+    if isinstance(rotary := values.get("qk_rope_head_dim"), int):
+        mla = MLA if values.get("head_dim") == rotary else {**MLA, "head_dim": 8}
+        result |= {key: value for key, value in mla.items() if key in values}
     return result
 
 
@@ -156,7 +159,7 @@ VARIANTS = (
 
 
 def build(name: str, keep: str = "") -> PreTrainedModel:
-    """Return a small model of an architecture in eval mode, its encoder where it has a decoder beside it.
+    """Return a small model of an architecture in eval mode.
 
     Weights depend on the name alone and are far from zero, biases too: what is left out shows.
     """
@@ -171,14 +174,12 @@ def build(name: str, keep: str = "") -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data += 0.05 * torch.randn_like(parameter)
-    if isinstance(getattr(model, "encoder", None), PreTrainedModel) and hasattr(model, "decoder"):
-        model = model.get_encoder()
     return model.float().eval()
 
 
 def _instance(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
-    kind = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
+    kind: Any = AutoModel._model_mapping.get(type(config), None)
     if isinstance(kind, list | tuple):
         return kind[0](config)
     if kind is not None:
@@ -201,7 +202,14 @@ def _module(config: PreTrainedConfig) -> str:
 
 
 def inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """Yield inputs that a model may take, the likeliest first, always the same ones."""
+    """Yield inputs that a model may take, the likeliest first, always the same ones; an encoder's decoder reads ids."""
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        ids = torch.randint(5, VOCABULARY // 2 - 2, (ROWS, TOKENS - 4), generator=torch.Generator().manual_seed(1))
+        yield from (batch | {"decoder_input_ids": ids} for batch in _inputs(model))
+    yield from _inputs(model)
+
+
+def _inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     takes = inspect.signature(model.forward).parameters
     generator = torch.Generator().manual_seed(0)
 
@@ -241,7 +249,6 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
             yield text(TOKENS) | {"bbox": torch.zeros(ROWS, TOKENS, 4, dtype=torch.long)}
         if "input_features" in takes:
             yield text(TOKENS) | {"input_features": noise(ROWS, 16, 64)}
-        yield text(TOKENS) | {"decoder_input_ids": text(TOKENS)["input_ids"]}
     elif main.startswith("pixel_values"):
         for image in images:
             yield {main: image["pixel_values"]}
