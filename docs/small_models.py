@@ -18,17 +18,34 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 ROWS, TOKENS, FRAMES, VOCABULARY, LAYERS = 3, 12, 4, 128, 2
-LARGEST = 60_000_000  # parameters of a small model at most
+LARGEST = 40_000_000  # parameters of a small model at most
 DROPPED = {  # keys that follow from others
     *("model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"),
     *("id2label", "label2id", "num_labels", "out_features", "out_indices", "stage_names", "per_layer_config"),
-    *("qk_head_dim", "max_window_layers"),
+    *("qk_head_dim", "max_window_layers", "attn_config", "ffn_config"),
 }
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depth", "num_encoder_layers")
 KINDS = ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern")
+FIXED = {"mrope_section": [2, 1, 1], "use_cache": False}
 MLA = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "head_dim": 4, "v_head_dim": 8}
-WANTED = r"num_experts_per_tok|sliding_window|head_dim"  # what is needed where the default is None
+WANTED = (  # what is needed where the default is None
+    r"num_experts_per_tok|sliding_window|head_dim|vocab_size|n_routed_experts|num_key_value_heads"
+)
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_d_state": 8}
 SPECIAL: dict[str, dict[str, Any]] = {
+    "bamba": {**MAMBA, "attn_layer_indices": [1]},
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"]},
+    "nemotron_h": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8},
+    "dots1": {"n_shared_experts": 1},
+    "esm": {"pad_token_id": 1, "mask_token_id": 4},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "diffusion_gemma_text": {"num_experts": 4},
+    "xlstm": {"qk_dim_factor": 1.0},
+    "glm5_next_text": {"index_topk": 16},
+    "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1, "state_size": 8},
     "xlnet": {"n_head": 4, "d_model": 32, "d_head": 8},
     "xmod": {"default_language": "en_XX"},
     "efficientnet": {"hidden_dim": 1280, "width_coefficient": 1.0, "depth_coefficient": 1.0},
@@ -51,7 +68,10 @@ SIZES = (  # what the whole name of a key says, and the size that it gets; the f
     (r"(.*_)?(moe|expert)_(\w+_)?intermediate_size", 16),
     (r"(.*_)?(intermediate_size|intermediate_dim|ffn_dim|d_ff|ffn_size|mlp_dim|ffn_hidden_size|n_inner)", 48),
     (r"(.*_)?(hidden_size|hidden_dim|d_model|n_embd|emb_dim|embed_dim|embedding_size|embedding_dim|d_embed)(_.*)?", 32),
-    (r"dim|width|projection_dim|out_hidden_size|bottleneck_dim|.*_hidden_size|.*proj_dim|.*proj_size|.*_channels?", 32),
+    (
+        r"dim|width|projection_(dim|size)|out_hidden_size|bottleneck_dim|.*_hidden_size|.*proj_dim|.*proj_size|.*_channels?",
+        32,
+    ),
     (r"(.*_)?(max_)?(\w+_)?(positions?|position_embeddings|seq_len(gth)?|context_length)", 128),
     (r"(.*_)?image_size|input_size", 32),
     (r"(.*_)?patch_size|encoder_stride", 8),
@@ -66,7 +86,8 @@ def small(name: str, keep: str = "") -> PreTrainedConfig:
     kind = CONFIG_MAPPING[name]
     values = _shrunk(kind().to_dict(), keep) | SPECIAL.get(name, {})
     for part in (values, values.get("text_config")):
-        if isinstance(part, dict) and isinstance(rope := part.get("rope_parameters"), dict) and _reads(kind, "mrope"):
+        rope = part.get("rope_parameters") or {} if isinstance(part, dict) else {}
+        if "rope_type" in rope and _reads(kind, "mrope"):
             rope["mrope_section"] = [2, 1, 1]
     return kind(**values)
 
@@ -88,8 +109,8 @@ def _shrunk(values: dict[str, Any], keep: str) -> dict[str, Any]:
     for key, value in values.items():
         if key in DROPPED:
             continue
-        if key == "mrope_section":
-            result[key] = [2, 1, 1]
+        if key in FIXED:
+            result[key] = FIXED[key]
         elif isinstance(value, dict):
             result[key] = _shrunk(value, keep) | {key: x for key, x in value.items() if key == "model_type"}
         elif key.endswith(("_token_id", "_token_index")) and isinstance(value, int) and value >= tokens:
@@ -105,12 +126,9 @@ def _shrunk(values: dict[str, Any], keep: str) -> dict[str, Any]:
     heads, shared = (values.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and "num_key_value_heads" in result:
         result["num_key_value_heads"] = 4 if heads == shared else min(shared, 2)
-    if isinstance(values.get("qk_rope_head_dim"), int):
-        result |= {
-            key: value
-            for key, value in MLA.items()
-            if key in values and (key != "head_dim" or values[key] == values["qk_rope_head_dim"])
-        }
+    if isinstance(rotary := values.get("qk_rope_head_dim"), int):
+        mla = MLA if values.get("head_dim") == rotary else {**MLA, "head_dim": 8}
+        result |= {key: value for key, value in mla.items() if key in values}
     return result
 
 
@@ -141,7 +159,7 @@ VARIANTS = (
 
 
 def build(name: str, keep: str = "") -> PreTrainedModel:
-    """Return a small model of an architecture in eval mode, its encoder where it has a decoder beside it.
+    """Return a small model of an architecture in eval mode.
 
     Weights depend on the name alone and are far from zero, biases too: what is left out shows.
     """
@@ -156,14 +174,15 @@ def build(name: str, keep: str = "") -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data += 0.05 * torch.randn_like(parameter)
-    if isinstance(getattr(model, "encoder", None), PreTrainedModel) and hasattr(model, "decoder"):
-        model = model.get_encoder()
     return model.float().eval()
 
 
 def _instance(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
-    if type(config) in AutoModel._model_mapping:
+    kind: Any = AutoModel._model_mapping.get(type(config), None)
+    if isinstance(kind, list | tuple):
+        return kind[0](config)
+    if kind is not None:
         return AutoModel.from_config(config, dtype=torch.float32)
     classes = [
         kind
@@ -183,7 +202,14 @@ def _module(config: PreTrainedConfig) -> str:
 
 
 def inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """Yield inputs that a model may take, the likeliest first, always the same ones."""
+    """Yield inputs that a model may take, the likeliest first, always the same ones; an encoder's decoder reads ids."""
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        ids = torch.randint(5, VOCABULARY // 2 - 2, (ROWS, TOKENS - 4), generator=torch.Generator().manual_seed(1))
+        yield from (batch | {"decoder_input_ids": ids} for batch in _inputs(model))
+    yield from _inputs(model)
+
+
+def _inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     takes = inspect.signature(model.forward).parameters
     generator = torch.Generator().manual_seed(0)
 
@@ -223,7 +249,6 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
             yield text(TOKENS) | {"bbox": torch.zeros(ROWS, TOKENS, 4, dtype=torch.long)}
         if "input_features" in takes:
             yield text(TOKENS) | {"input_features": noise(ROWS, 16, 64)}
-        yield text(TOKENS) | {"decoder_input_ids": text(TOKENS)["input_ids"]}
     elif main.startswith("pixel_values"):
         for image in images:
             yield {main: image["pixel_values"]}

@@ -142,14 +142,14 @@ def _check(model: nn.Module, batch: Mapping[str, Tensor]) -> Verdict:
     comparisons = [_compare_output(plain, final(captured.output))]
     calls = [call for stack in captured.stacks.values() for _, call in stack.calls]
     weights = sum(call.query[..., 0].numel() * call.key.shape[2] for call in calls)
-    eager = eager_output(model, batch) if 0 < weights < LARGEST else None
+    eager = eager_output(model, batch) if weights < LARGEST else None
     is_same = plain is not None and (own := final(eager)) is not None and _difference(own, plain) <= _tolerance(plain)
     for stack in captured.stacks.values():
         comparisons += _compare_tokens(stack, batch)
-        comparisons.append(_compare_states(stack, listed(captured.output, stack.name, "hidden_states")))
-        if stack.calls:
-            own_weights = listed(eager, stack.name, "attentions") if is_same else []
-            comparisons.append(_compare_attention(stack, own_weights, captured.weights))
+        comparisons.append(_compare_states(stack, *_own_states(captured.output, stack.name)))
+        own_weights = listed(eager, stack.name, "attentions")
+        if stack.calls or own_weights:
+            comparisons.append(_compare_attention(stack, own_weights if is_same else [], captured.weights))
     return Verdict(tuple(comparisons))
 
 
@@ -185,13 +185,19 @@ def _compare_tokens(stack: _Stack, batch: Mapping[str, Tensor]) -> Iterator[Comp
         yield Comparison(stack.label("tokens"), "attention_mask", wrong, REFUSED if wrong else VERIFIED, why)
 
 
-def _compare_states(stack: _Stack, own: list[Tensor]) -> Comparison:
+def _own_states(output: Any, stack: str) -> tuple[list[Tensor], bool]:
+    """Return the states that a model lists, and whether they are of this stack alone."""
+    own = listed(output, stack, "hidden_states")
+    return (own, True) if own or not stack else (listed(output, "", "hidden_states"), False)
+
+
+def _compare_states(stack: _Stack, own: list[Tensor], is_own: bool) -> Comparison:
     """Compare states with the model's list, if it has one for each layer.
 
     Else each state must be listed (as the end of a stage), or be what enters the next layer or what ends its stage.
     """
     depth, worst = len(stack.states) - 1, 0.0
-    what, by_layer = stack.label(f"states of layers 0 to {depth}"), len(own) == depth + 1
+    what, by_layer = stack.label(f"states of layers 0 to {depth}"), is_own and len(own) == depth + 1
     against = "its hidden states" if own else "what enters the next layer"
     if by_layer and _nearest(*stack.states[0], own[0]) > TOLERANCE >= _nearest(*stack.states[1], own[0]):
         own = [stack.states[0][0], *own]  # a list without what enters the first layer
@@ -226,6 +232,8 @@ def _followers(stack: _Stack, layer: int, depth: int) -> list[Tensor]:
 def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, Tensor]) -> Comparison:
     """Compare attention weights with those that the model lists for all layers, else with its kernels' own."""
     what, against, worst = stack.label("queries, keys, attention"), "its attention weights (eager)", 0.0
+    if not stack.calls:
+        return Comparison(what, against, math.nan, UNVERIFIED, "the model lists attention weights, none is captured")
     if len(own) != len(stack.calls):
         own, against = [], "the weights of its kernels"
     for place, (number, call) in enumerate(stack.calls):

@@ -81,6 +81,10 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         forward()
     self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
     layers = _around(model, self_attentions) if self_attentions else _stages(model)
+    for name, module in modules.items():  # an encoder or decoder whose attention is of no kind that is heard
+        is_coder = isinstance(module, PreTrainedModel) and name.rpartition(".")[2] in _CODERS
+        if is_coder and not any(layer.startswith(f"{name}.") for layer in layers):
+            layers |= {f"{name}.{layer}" for layer in _stages(module)}
     blocks = tuple(dict.fromkeys(name for name, _ in trace if name in layers))
     if not blocks:
         raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
@@ -175,7 +179,7 @@ def _stacks(modules: dict[str, nn.Module], blocks: Iterable[str], crossing: Sequ
         crosses = {_parent(name): any(x.startswith(f"{name}.") for x in crossing) for name in parts}
         is_decoder = {_CODERS & set(name.split(".")) == {"decoder"} for name in parts}
         if len(set(crosses.values())) == 2 or len(is_decoder) == 2:
-            parts = {name: _parent(name) for name in parts}
+            parts = {name: _coder(name) for name in parts}
     paths = {part: part.split(".") for part in parts.values()}
     if len(paths) == 1:
         return dict.fromkeys(parts, "")
@@ -183,6 +187,11 @@ def _stacks(modules: dict[str, nn.Module], blocks: Iterable[str], crossing: Sequ
     short = {part: path[depth] if depth < len(path) else "" for part, path in paths.items()}
     is_clear = len(set(short.values())) == len(short)
     return {name: short[part] if is_clear else ".".join(paths[part][depth:]) for name, part in parts.items()}
+
+
+def _coder(name: str) -> str:
+    """Return the prefix of a block's name that ends with `encoder` or `decoder`; its list where there is none."""
+    return next((x for x in _prefixes(name) if x.rpartition(".")[2] in _CODERS), _parent(name))
 
 
 def _innermost(prefixes: Sequence[str], modules: dict[str, nn.Module]) -> str:

@@ -42,6 +42,8 @@ class Kernels(TorchFunctionMode):
                 one_hot = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
                 options = {name: x for name, x in kwargs.items() if name not in ("query", "key", "value")}
                 self._keep(number, func(query, key, one_hot.expand(*key.shape[:-1], -1), *rest, **options))
+            elif func is F.multi_head_attention_forward:
+                self._keep(number, func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1])
             elif func in _SOFTMAX:
                 self._keep(number, result)
         return result
