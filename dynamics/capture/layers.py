@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dynamics.capture.calls import Call, at_work
-from dynamics.capture.function_mode import Scores, ScoreWatch
+from dynamics.capture.function_mode import ScoreWatch
+from dynamics.capture.fused import Scores
+from dynamics.capture.hearing import NO_SCORES, Hearing
 from dynamics.capture.states import InputShape, StateLayout, first_states, input_shape, learn_layout
 from dynamics.errors import InputError
 
@@ -32,9 +34,10 @@ class Layout:
     `blocks` and `attentions` (cross-attention too) name each module once, though a shared one may run many times. A
     layer's states leave its module in `exits`: the block itself, or the last part of a layer that is no module.
     `heads` has the query heads of each layer, as they run; 0 without self-attention; `places` its stack and number in
-    it. `stacks` has the stack of each block: an encoder and a decoder, or towers of text and images, are numbered
-    apart; "" where there is one. By stack, `depths` has its number of layers, and `outputs` the model whose last
-    hidden state is its output.
+    it; `unheard`, by its place in these, why its attention is not captured; `unclear` names modules that take a softmax
+    over scores that is not followed. `stacks` has the stack of each block: an encoder and a decoder, or towers of text
+    and images, are numbered apart; "" where there is one. `depths` has the number of layers of each stack, and
+    `outputs` the stack that the last hidden state of a model belongs to.
     """
 
     blocks: tuple[str, ...]
@@ -42,6 +45,8 @@ class Layout:
     attentions: tuple[str, ...]
     heads: tuple[int, ...]
     places: tuple[tuple[str, int], ...]
+    unheard: dict[int, str]
+    unclear: frozenset[str]
     stacks: tuple[str, ...]
     depths: Counter[str]
     outputs: dict[str, str]
@@ -60,10 +65,12 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     attending: dict[str, bool] = {}  # whether it takes its keys from another sequence
     shapes: dict[str, Sequence[int]] = {}  # of what enters a module at first
     batch = InputShape()
+    hearing = Hearing()
 
     def enter(name: str) -> None:
         nonlocal batch
         call = stack[-1]
+        hearing.start(call, len(trace))
         trace.append((name, 0))
         if name not in shapes and (x := first_states((*call.args, *call.kwargs.values()))) is not None:
             shapes[name] = x.shape
@@ -74,12 +81,16 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         attending[call.name] = call.cross
         shape = scores.query.shape
         if not call.cross:
-            trace.append((call.name, shape[-3] if len(shape) > 3 else max(1, shape[0] // call.batch)))
+            heads = shape[-3] if len(shape) > 3 else max(1, shape[0] // call.batch)
+            hearing.add(call, scores, heads)
+            trace.append((call.name, heads))
 
     modules = dict(model.named_modules())
-    with at_work(modules, stack, enter), ScoreWatch(stack, report):
+    with at_work(modules, stack, enter), ScoreWatch(stack, report) as watch:
         forward()
-    self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
+    unclear = [call for call in watch.unclear() if not call.cross]
+    self_attentions = list(dict.fromkeys(name for name, heads in trace if heads)) or [call.name for call in unclear]
+    attending |= {call.name: False for call in unclear if call.name not in attending}
     layers = _around(model, self_attentions) if self_attentions else _stages(model)
     for name, module in modules.items():  # an encoder or decoder whose attention is of no kind that is heard
         is_coder = isinstance(module, PreTrainedModel) and name.rpartition(".")[2] in _CODERS
@@ -89,6 +100,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     if not blocks:
         raise InputError(f"No layers were found in {type(model).__name__}: it runs no list of equal modules.")
     runs = _runs(trace, set(blocks))
+    reasons = hearing.reasons(unclear, trace, set(blocks))
     stacks = _stacks(modules, blocks, [name for name, crosses in attending.items() if crosses])
     outputs = {_innermost(_prefixes(name)[:-1], modules): stack for name, stack in stacks.items()}
     if len(set(stacks.values())) == 1:
@@ -100,7 +112,9 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
         blocks,
         exits=_exits(model, blocks, trace) if set(blocks) <= attending.keys() else blocks,
         attentions=attentions,
-        heads=tuple(heads for _, heads in runs),
+        heads=tuple(0 if place in reasons else heads for place, (_, heads) in enumerate(runs)),
+        unheard={place: reasons.get(place, NO_SCORES) for place, (_, heads) in enumerate(runs) if not heads} | reasons,
+        unclear=frozenset(call.name for call in unclear),
         places=_places([stacks[name] for name, _ in runs]),
         stacks=tuple(stacks.values()),
         depths=Counter(stacks[name] for name, _ in runs),

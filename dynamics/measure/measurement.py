@@ -93,12 +93,13 @@ def measure(
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")
         if "weight" in suite.sites:
-            meter.on_stack("")
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             projections, absent = find_weights(model, batch)
-            for layer, pair in projections.items():
+            for (stack, layer), pair in projections.items():
+                meter.on_stack(stack)
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in pair)))
-            for layer, reason in absent.items():
+            for (stack, layer), reason in absent.items():
+                meter.on_stack(stack)
                 meter.note_absent("weight", layer, reason)
         for (stack, layer), reason in tap.unheard.items() if tap else ():
             meter.on_stack(stack)

@@ -39,15 +39,15 @@ class Missing(NamedTuple):
     layers: tuple[int, ...]
     reason: str
     stack: str = ""
+    rows: tuple[Row, ...] = ()  # what the record keeps of it
 
 
 class Measurement(NamedTuple):
     """The result of one measurement.
 
-    `missing` is what was asked for and not delivered: its rows hold NaN and the reason, layer -1 where no layer is
-    known. `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
-    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly)
-    and, where `measure` ran the model, on its `forward` passes.
+    `missing` is what was asked for and not delivered. `references` are the tensors that later measurements of the same
+    model compare with (drift), by site, layer and metric. `seconds` is the time spent on each metric (metrics that
+    share an accumulator share its time evenly) and, where `measure` ran the model, on its `forward` passes.
     """
 
     rows: list[Row]
@@ -55,6 +55,11 @@ class Measurement(NamedTuple):
     references: dict[str, Tensor]
     seconds: dict[str, float]
     missing: Sequence[Missing] = ()
+
+    @property
+    def recorded(self) -> list[Row]:
+        """The rows, and NaN with the reason for what is missing, at layer -1 where no layer is known."""
+        return [*self.rows, *(row for entry in self.missing for row in entry.rows)]
 
 
 class Meter:
@@ -173,7 +178,8 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        result = Measurement([], [], dict(references or {}), {}, self.missing)
+        missing: list[Missing] = []
+        result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
             where = _with_stack(condition, stack)
@@ -196,10 +202,11 @@ class Meter:
                     result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
-        for name, site, layers, reason, stack in result.missing:
-            start = (run, subject, _with_stack(condition, stack), step, site)
-            result.rows.extend(Row(*start, layer, -1, name, math.nan, reason=reason) for layer in layers or (-1,))
-        for (site, layers, reason, stack), same in groupby(result.missing, key=lambda entry: entry[1:]):
+        for entry in self.missing:
+            start = run, subject, _with_stack(condition, entry.stack), step, entry.site
+            nan = (Row(*start, at, -1, entry.metric, math.nan, reason=entry.reason) for at in entry.layers or (-1,))
+            missing.append(entry._replace(rows=tuple(nan)))
+        for (site, layers, reason, stack, _), same in groupby(self.missing, key=lambda entry: entry[1:]):
             place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
             names = ", ".join(entry.metric for entry in same)
             log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)

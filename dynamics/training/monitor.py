@@ -110,7 +110,7 @@ class Monitor(L.Callback):
         self.seconds += seconds
         costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
         cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
-        self._record.write(step, [*result.rows, *cost_rows], result.arrays)
+        self._record.write(step, [*result.recorded, *cost_rows], result.arrays)
         log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
 
     def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:

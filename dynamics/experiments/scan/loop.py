@@ -148,7 +148,7 @@ class Scan:
         seconds = time.perf_counter() - started
         spent = {"measure_seconds": seconds} | {f"measure_seconds/{key}": part for key, part in result.seconds.items()}
         costs = [Row(run.info.run, name, where, step, "cost", -1, -1, key, part) for key, part in spent.items()]
-        Record(run.folder).write(step, [*result.rows, *costs], result.arrays, f"{name}|{where}")
+        Record(run.folder).write(step, [*result.recorded, *costs], result.arrays, f"{name}|{where}")
         # Models of images and sound make as many tokens as the residual stream has.
         tokens = batches.tokens or max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
         about = {**subject.facts, "modality": loaded.modality, "dtype": options.dtype}
