@@ -42,7 +42,7 @@ def scan(options: ScanOptions) -> None:
     """Measure any model: pretrained, intermediate, untrained, or the weights of a run.
 
     Examples:
-        dynamics scan bert-base-uncased gpt2 random:gpt2 --text sample --run models
+        dynamics scan bert-base-uncased gpt2 gpt2:untrained --text sample --run models
         dynamics scan checkpoints/decoder --metrics '[effective_rank]' --run past
         dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample --audit
     """

@@ -15,12 +15,12 @@ class LoadOptions:
     """Which models are loaded, and how.
 
     Args:
-        models: hub names, folders, runs under checkpoints/, or random:ARCHITECTURE
+        models: hub names, folders, runs (each also as NAME:untrained), or random:ARCHITECTURE (small, reads bytes)
         revisions: step0,step512 or all: revisions on the step axis (of a run: its steps)
         module: package:factory, a function that returns a torch module, or (module, encode)
         dtype: precision to run in: fp32, bf16 or fp16
         device: auto, cpu, cuda, cuda:1 ...
-        seed: of random weights, noise, shuffling and resampling
+        seed: of untrained weights, noise, shuffling and resampling
         config_overrides: of random:ARCHITECTURE: {hidden_size: 64}
         trust_remote_code: run the code that a model brings along
     """

@@ -12,6 +12,7 @@ from dynamics.loading.options import ModelOptions
 
 # These checkpoints are repositories of their own: `google/multiberts-seed_0-step_20k` (2106.16163).
 MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
+UNTRAINED, RANDOM = ":untrained", "random:"
 FACTS = ("model", "revision", "step", "series", "kind")
 
 
@@ -20,11 +21,17 @@ class Subject:
     """A model to be measured."""
 
     model: str  # its name on the page
-    revision: str  # `local` for a folder, `seed0` for a random model
+    revision: str  # `local` for a folder, `seed0` for weights that are drawn
     step: int  # its place on the step axis; 0 where there is none
-    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`
+    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `untrained` (a twin of these), `random` or `module`
     source: str  # what it is loaded from: a name, a path, an architecture, `package:factory`
     series: str = ""  # what models on one step axis share; empty off the axis
+    twin: "Subject | None" = None  # the model with whose configuration and tokenizer it is untrained
+
+    @property
+    def origin(self) -> "Subject":
+        """Whose configuration, tokenizer and windows it has: its own, or its twin's."""
+        return self.twin or self
 
     @property
     def name(self) -> str:
@@ -34,7 +41,7 @@ class Subject:
     @property
     def weights(self) -> str:
         """Where its weights and its tokenizer lie: older sentence-transformers keep them in a folder of their own."""
-        return _weights(self.source) if self.kind == "folder" else self.source
+        return _weights(self.source) if self.origin.kind == "folder" else self.source
 
     @property
     def run(self) -> Path:
@@ -74,6 +81,14 @@ def expand(options: ModelOptions) -> list[Subject]:
         subjects.append(Subject(options.module, "local", 0, "module", options.module))
     if not subjects:
         raise InputError("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
+    sources = {subject.source for subject in subjects if subject.kind == "random"}
+    if options.config_overrides and not sources:
+        raise InputError(f"--config_overrides has no effect without {RANDOM}ARCHITECTURE; remove it.")
+    if beside := next((subject.model for subject in subjects if subject.origin.model in sources), None):
+        raise InputError(
+            f"{RANDOM}{beside} is a small model with another tokenizer than {beside}, and no control for it: name "
+            f"{beside}{UNTRAINED}, which has its configuration and tokenizer."
+        )
     if revisions and all(subject.kind in ("random", "module") for subject in subjects):
         raise InputError(f"--revisions {options.revisions}: {subjects[0].model} has none; remove it.")
     names = [subject.name for subject in subjects]
@@ -91,8 +106,13 @@ def revisions_of(model: str, revisions: str = "") -> list[Subject]:
 
 def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:
     path, run = Path(model), runs.find(model)
-    if model.startswith("random:"):
-        yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix("random:"))
+    if model.endswith(UNTRAINED) and model.startswith(RANDOM):
+        raise InputError(f"{model}: a random model is untrained; name {model.removesuffix(UNTRAINED)}.")
+    if model.endswith(UNTRAINED):
+        twin = next(_subjects(model.removesuffix(UNTRAINED), revisions, seed))
+        yield Subject(twin.model + UNTRAINED, f"seed{seed}", 0, "untrained", twin.source, twin=twin)
+    elif model.startswith(RANDOM):
+        yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix(RANDOM))
     elif run is not None and not (run / "config.json").is_file():
         yield from _of_run(run, revisions)
     elif path.exists():

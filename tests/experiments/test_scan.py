@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from dynamics import record, runs
 from dynamics.cli.main import main
@@ -411,6 +415,49 @@ def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
 def test_bad_input_is_one_sentence(words, said, lines, capsys):
     assert said in refused(capsys, *words)
     assert not Path("checkpoints/r").exists()
+
+
+def test_an_untrained_twin_has_the_same_shape_tokenizer_and_text(workplace, lines, capsys):
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "cat": 1, "it": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    for seed, step in enumerate(("step0", "step8")):
+        path = save("gpt2", workplace / "series" / step, seed + 1)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[UNK]").save_pretrained(path)
+    words = ("series", "series:untrained", "--revisions", "all", "--text", lines, "--lines")
+    frame, told = scan(*words, "--seed", 5)
+    twin, trained = (told["subjects"][name] for name in ("series:untrained@seed5", "series@step8"))
+    for key in ("layers", "heads", "width", "parameters", "model_class", "input"):
+        assert twin[key] == trained[key]
+    assert (twin["kind"], twin["untrained"]) == ("untrained", "series@step0")
+    assert "bytes" not in twin["input"]["tokenizer"]
+    values = frame[(frame["metric"] == "norm_of_mean") & (frame["site"] == "residual")].groupby("subject")["value"]
+    assert values.apply(tuple).nunique() == 3
+    again, _ = scan("series/step0:untrained", "--text", lines, "--lines", "--seed", 5, run="again")
+    other, _ = scan("series/step0:untrained", "--text", lines, "--lines", "--seed", 6, run="other")
+    first, same, drawn_anew = (
+        x[x["subject"].str.contains("untrained") & (x["site"] != "cost")]["value"].to_numpy()
+        for x in (frame, again, other)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != drawn_anew).any()
+
+
+def test_an_untrained_twin_of_a_run_reads_its_windows(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("DYNAMICS_CACHE", str(trained / "cache"))
+    _, told = scan("tiny:untrained", "tiny", "--revisions", "6", run="twin")
+    twin, run = (told["subjects"][name] for name in ("tiny:untrained@seed0", "tiny@step6"))
+    assert {key: twin[key] for key in ("input", "parameters", "width")} == {
+        key: run[key] for key in ("input", "parameters", "width")
+    }
+
+
+def test_a_small_random_model_is_no_control(workplace, lines, capsys):
+    path = save("gpt2", workplace / "gpt2")
+    assert "name gpt2:untrained" in refused(capsys, path, "random:gpt2", "--text", lines)
+    assert "name random:gpt2" in refused(capsys, "random:gpt2:untrained", "--text", lines)
+    said = refused(capsys, path, "--config_overrides", "{n_layer: 3}", "--text", lines)
+    assert "--config_overrides has no effect without random:ARCHITECTURE" in said
 
 
 def test_a_revision_that_does_not_exist_is_refused(workplace, lines, capsys):

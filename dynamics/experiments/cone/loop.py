@@ -102,8 +102,9 @@ class Cone:
 
     def _setup(self, subject: Subject) -> Setup:
         """Return how a model makes vectors, and warn of what its files leave open."""
-        options, source = self.options, subject.source if subject.kind in ("hub", "folder") else ""
-        setup = read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
+        options, origin = self.options, subject.origin
+        source = origin.source if origin.kind in ("hub", "folder") else ""
+        setup = read_setup(source, origin.hub_revision, options.pooling, options.prompt, options.normalize)
         for note in setup.notes(subject.model):
             if note not in self._notes:
                 log.warning(note)
