@@ -29,7 +29,7 @@ def audit(options: AuditOptions) -> Path:
         InputError: a model or revision is not found, has no weights, or they cannot be read.
     """
     quiet()
-    series = [_series(model, options.revisions) for model in options.models]
+    series = [series_of(model, options.revisions) for model in options.models]
     values = asdict(options)
     settings = {name: values[name] for name in SETTINGS}
     info = AuditInfo(run=options.run or name_by_time("audit"), **provenance(), settings=settings)
@@ -66,7 +66,7 @@ def _examine(
     run.save()
 
 
-def _series(model: str, revisions: str | None) -> Series:
+def series_of(model: str, revisions: str | None) -> Series:
     """Return the checkpoints of a model that are asked for; all where no revisions are named."""
     subjects = revisions_of(model, revisions or "all")
     if not subjects:  # a folder with nothing but a model

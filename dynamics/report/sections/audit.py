@@ -84,7 +84,7 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
             is_beside |= ~is_suspect & is_suspect.shift(-offset, fill_value=False)
         scale = Values.of(words, values[values > 0])
         # Equal weights have no place on a logarithmic axis: they lie below all others.
-        drawn = values.where(values > 0, values[values > 0].min() / 3) if scale.log else values
+        drawn = values.mask(values == 0, values[values > 0].min() / 3) if scale.log else values
         _points(axes, pd.DataFrame({"step": steps, "true": values, "value": drawn}), is_suspect, is_beside)
         axes.y(**scale.axis(), title={"text": words.unit + (" (log)" if scale.log else "")})
         at = heat.spread(len(order), 6)
@@ -124,11 +124,25 @@ def _points(axes: Axes, points: pd.DataFrame, is_suspect: "pd.Series[bool]", is_
     for name, chosen, look in kinds:
         part = points.assign(place=range(len(points)))[chosen & np.isfinite(points["value"])]
         if len(part):
-            label = {"text": part["step"], "textposition": "top center", "textfont": {"color": SUSPECT, "size": 11}}
+            label = {
+                "text": _runs(part["place"], part["step"]),
+                "textposition": "top center",
+                "textfont": {"color": SUSPECT, "size": 11},
+            }
             legend = {"name": name, "legendgroup": name, "showlegend": axes.col == 0}
             hover = "step %{customdata[0]}: %{customdata[1]:.4g}"
             style = {**look, **legend, **(label if look.get("mode") == "markers+text" else {})}
             lines.line(axes, part["place"], part["value"], hover, customdata=part[["step", "true"]].to_numpy(), **style)
+
+
+def _runs(places: "pd.Series[int]", steps: "pd.Series[int]") -> list[str]:
+    """Return a label for the first of each run of neighbours, with both ends; the others have none."""
+    run = (places.diff() != 1).cumsum()
+    first, last = steps.groupby(run).transform("first"), steps.groupby(run).transform("last")
+    return [
+        "" if step != start else f"{start}" if start == end else f"{start}\N{EN DASH}{end}"
+        for step, start, end in zip(steps, first, last, strict=True)
+    ]
 
 
 def _table(rows: pd.DataFrame, verdicts: Verdicts) -> Table:
