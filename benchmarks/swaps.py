@@ -33,7 +33,7 @@ RUNS = {  # options, steps
     "every-5": (f"{EVERY}5", 250),
     "powers": ("", 512),
 }
-STRANGERS = {name: "seed" for name in ("base", "warm-up", "decay", "hot", "twin")} | {"seed": "base"}
+STRANGERS = dict.fromkeys(("base", "warm-up", "decay", "hot", "twin"), "seed") | {"seed": "base"}
 TWINS = {"base": "twin", "twin": "base", "warm-up": "twin", "hot": "twin"}
 
 

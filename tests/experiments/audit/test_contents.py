@@ -70,7 +70,8 @@ def test_tied_weights_may_be_kept_once_or_twice_or_under_either_name():
     table = checkpoint(0)["model.embed.weight"]
     once, twice = checkpoint(0), checkpoint(0, **{"lm_head.weight": table.clone()})
     result = contents(once, twice, {**plain, "lm_head.weight": table})
-    assert set(result.copies().values()) == {EXACT} and len(result.copies()) == 3
+    assert set(result.copies().values()) == {EXACT}
+    assert len(result.copies()) == 3
     assert [result.lacking(i) for i in range(3)] == [[], [], []]
 
 

@@ -67,12 +67,14 @@ def test_the_table_shows_suspects_and_what_is_beside_them(study):
 def test_curves_of_a_scan_say_what_is_suspect_and_an_audit_has_no_curves(study):
     said = "Of m, step7, step8, step30 are suspect: see Audit."
     if study.of_kind(AuditInfo):
-        assert study.arms == () and not scan.applies(study)
+        assert study.arms == ()
+        assert not scan.applies(study)
         return
     assert notes(study)[0] == said
     assert set(study.rows["metric"]) == {"anisotropy"}
     figure = scan.section(study).blocks[-1]
-    assert said in figure.reading and "Crosses: suspect." in figure.caption
+    assert said in figure.reading
+    assert "Crosses: suspect." in figure.caption
     marks = [trace.marker.symbol for trace in figure.plot.data if isinstance(trace.marker.symbol, tuple)]
     assert [i for i, symbol in enumerate(marks[0]) if symbol == "x"] == [*SUSPECTS]
 
