@@ -277,6 +277,20 @@ def test_what_has_no_checkpoints_is_refused(words, says, workplace, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_two_models_of_one_name_are_refused(workplace, capsys):
+    for place in ("x", "y"):
+        series_folder(workplace / place / "m", 2)
+    audit("x/m", "y/m", code=2)
+    assert "m@step0 is named twice" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_with_main_says_so(workplace, monkeypatch, capsys):
+    folder = series_folder(workplace / "m", 3)
+    (folder / "model.safetensors").unlink()
+    audit("m", "--run", "a")
+    assert "m@step2: not compared with main (m@main holds no weights" in capsys.readouterr().out
+
+
 def test_hashes_of_the_hub_need_no_download(workplace, monkeypatch, capsys):
     """86 of 154 branches of a model once had the weights of main: their hashes alone tell."""
     steps = [0, 1, 2, 4, 1000, 2000, 3000]

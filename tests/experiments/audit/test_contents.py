@@ -89,6 +89,12 @@ def test_another_model_is_not_compared():
     assert np.isnan(sum(result.squared.values())[2]).all()
 
 
+def test_two_that_share_nothing_are_not_equal():
+    for other in ({"a": torch.zeros(7, 7)}, {name: value[None] for name, value in checkpoint().items()}):
+        result = contents(checkpoint(), other)
+        assert (result.comparable, result.copies()) == ([0], {})
+
+
 def test_parts_that_return_are_counted():
     series = [checkpoint(seed) for seed in range(4)]
     series[3]["model.layers.1.weight"] = series[0]["model.layers.1.weight"]
