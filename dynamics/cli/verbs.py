@@ -191,7 +191,8 @@ def _fail_on_suspects(folder: Path) -> None:
     suspects = [name for name, verdict in verdicts.items() if verdict["suspect"]]
     if suspects:
         shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
-        raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints are suspect: {shown}.")
+        are = "are" if len(suspects) > 1 else "is"
+        raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints {are} suspect: {shown}.")
 
 
 def _draw_run(folder: Path) -> None:

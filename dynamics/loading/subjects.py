@@ -91,12 +91,17 @@ def expand(options: ModelOptions) -> list[Subject]:
         )
     if revisions and all(subject.kind in ("random", "module") for subject in subjects):
         raise InputError(f"--revisions {options.revisions}: {subjects[0].model} has none; remove it.")
+    refuse_twice(subjects)
+    return subjects
+
+
+def refuse_twice(subjects: Sequence[Subject]) -> None:
+    """Refuse two subjects of one name."""
     names = [subject.name for subject in subjects]
     if twice := next((name for name in names if names.count(name) > 1), None):
         places = {subject.source for subject in subjects if subject.name == twice}
         hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
         raise InputError(f"{twice} is named twice: {hint}.")
-    return subjects
 
 
 def revisions_of(model: str, revisions: str = "") -> list[Subject]:

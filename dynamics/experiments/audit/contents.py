@@ -1,9 +1,10 @@
 """The weights of all checkpoints in one pass: a hash of every tensor, and the distances between all of them."""
 
 import hashlib
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -124,7 +125,7 @@ def compare(checkpoints: Sequence[Tensors], on_share: Callable[[float], None]) -
             pieces = {i: flat[start : start + step].contiguous() for i, flat in holders.items()}
             for i, piece in pieces.items():
                 hashes[i].update(piece)
-                if not torch.isfinite(piece).all():
+                if not torch.isfinite(piece.double()).all():
                     contents.infinite.add(i)
             if name in shared:
                 _add(contents, group, {i: pieces[i] for i in comparable})
@@ -153,18 +154,21 @@ def _add(contents: Contents, group: Group, pieces: dict[int, Tensor]) -> None:
 
 
 def _shared(checkpoints: Sequence[Tensors]) -> tuple[list[int], list[str]]:
-    """Return the checkpoints that hold more than half of what most of them hold, and the tensors that all these have.
+    """Return the checkpoints that are like the others, and the tensors that all of these have.
 
-    What most of them hold are names and shapes in at least half of the checkpoints.
+    Usual are names and shapes in at least half of the checkpoints. Those are alike that share more than half of the
+    usual numbers with the one that has most of them.
     """
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in checkpoints]
-    counts = Counter(item for held in shapes for item in held.items())
-    usual = {item for item, held_by in counts.items() if 2 * held_by >= len(shapes)}
-    sizes = [sum(int(np.prod(shape)) for name, shape in held.items() if (name, shape) in usual) for held in shapes]
-    comparable = [i for i, size in enumerate(sizes) if size > 0 and 2 * size >= max(sizes)]
-    return comparable, sorted(
-        name for name, _ in usual if all((name, shapes[i].get(name)) in usual for i in comparable)
-    )
+    shapes = [{(name, tuple(tensor.shape)) for name, tensor in tensors.items()} for tensors in checkpoints]
+    counts = Counter(item for held in shapes for item in held)
+    usual = [{item for item in held if 2 * counts[item] >= len(shapes)} for held in shapes]
+    model = max(usual, key=_numbers)
+    comparable = [i for i, held in enumerate(usual) if 2 * _numbers(held & model) > _numbers(model)]
+    return comparable, sorted(name for name, _ in model.intersection(*(shapes[i] for i in comparable)))
+
+
+def _numbers(items: Collection[tuple[str, tuple[int, ...]]]) -> int:
+    return sum(math.prod(shape) for _, shape in items)
 
 
 def group_of(name: str, is_pair: bool = False) -> Group:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamics.errors import InputError
+from dynamics.experiments.audit import weights
 from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.audit.series import WHOLE, Series
 from dynamics.experiments.guards import quiet
 from dynamics.experiments.progress import progress
-from dynamics.loading.subjects import Subject, revisions_of
+from dynamics.loading.subjects import Subject, refuse_twice, revisions_of
 from dynamics.provenance import provenance
 from dynamics.record import Record
 from dynamics.run_info import AuditInfo, ScanInfo
@@ -29,7 +30,8 @@ def audit(options: AuditOptions) -> Path:
         InputError: a model or revision is not found, has no weights, or they cannot be read.
     """
     quiet()
-    series = [_series(model, options.revisions) for model in options.models]
+    series = [series_of(model, options.revisions) for model in options.models]
+    refuse_twice([subject for each in series for subject in each.subjects])
     values = asdict(options)
     settings = {name: values[name] for name in SETTINGS}
     info = AuditInfo(run=options.run or name_by_time("audit"), **provenance(), settings=settings)
@@ -66,7 +68,7 @@ def _examine(
     run.save()
 
 
-def _series(model: str, revisions: str | None) -> Series:
+def series_of(model: str, revisions: str | None) -> Series:
     """Return the checkpoints of a model that are asked for; all where no revisions are named."""
     subjects = revisions_of(model, revisions or "all")
     if not subjects:  # a folder with nothing but a model
@@ -75,20 +77,24 @@ def _series(model: str, revisions: str | None) -> Series:
 
 
 def _complete(subjects: Sequence[Subject]) -> Series:
-    """Return the checkpoints of one model with its main, in the order of their steps."""
-    first, subjects = subjects[0], [*subjects]
+    """Return the checkpoints of one model, in the order of their steps, with its main."""
+    first, note = subjects[0], ""
+    subjects = sorted(subjects, key=lambda subject: (not subject.series, subject.step))
     main = _main(first)
     if main is not None and "main" not in {subject.revision for subject in subjects}:
-        subjects.append(main)
+        try:
+            weights.find(main)
+            subjects.append(main)
+        except InputError as error:
+            note = f"not compared with main ({str(error).rstrip('.')})"
     steps = [subject.step for subject in subjects if subject.series]
     try:
         everything = revisions_of(_name(first), "all") if steps else []
     except InputError:  # they cannot be listed
         everything = []
-    return Series(
-        sorted(subjects, key=lambda subject: (not subject.series, subject.step)),
-        max([subject.step for subject in everything if subject.series] + steps, default=0),
-    )
+    series = Series(subjects, max([subject.step for subject in everything if subject.series] + steps, default=0))
+    series.verdicts[-1].notes += [note] if note else []
+    return series
 
 
 def _main(subject: Subject) -> Subject | None:

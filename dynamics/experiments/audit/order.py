@@ -145,8 +145,8 @@ def _detour(squared: np.ndarray, way: Sequence[int], end: int | None) -> tuple[l
 def _broken(squared: np.ndarray, way: Mapping[int, int], end: int | None) -> dict[int, float]:
     """Return the checkpoints on the shorter side of every gap, each with the ratio of its edge to those beside it.
 
-    A longer edge of more steps is no gap: what is beside an edge is scaled up to its number of steps, and far more steps
-    are not judged, for the learning rate may have changed. With an `end`, the side towards it is in its right place.
+    A longer edge of more steps is no gap: what is beside an edge is scaled up to its number of steps. One of far more
+    steps is not judged, for the learning rate may have changed. With an `end`, the side towards it is right.
     """
     order, spans = [*way], np.maximum(np.diff([*way.values()]), 1)
     edges, broken = np.sqrt(squared[order[:-1], order[1:]]), dict[int, float]()

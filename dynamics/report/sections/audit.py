@@ -16,7 +16,6 @@ from dynamics.report.study import Study
 
 DETOUR = 2.2  # from which on `dynamics.experiments.audit.order` calls a checkpoint misplaced
 ROWS = 30  # of a table that shows every checkpoint; a longer one shows suspects and what is beside them
-NAMED = 16  # suspects at most that are named in the figure
 SUSPECT = ARMS[1]
 
 Verdicts = Mapping[str, Settings]  # facts of the checkpoints of one model, by subject, in the order of their steps
@@ -84,7 +83,7 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
             is_beside |= ~is_suspect & is_suspect.shift(-offset, fill_value=False)
         scale = Values.of(words, values[values > 0])
         # Equal weights have no place on a logarithmic axis: they lie below all others.
-        drawn = values.where(values > 0, values[values > 0].min() / 3) if scale.log else values
+        drawn = values.mask(values == 0, values[values > 0].min() / 3) if scale.log else values
         _points(axes, pd.DataFrame({"step": steps, "true": values, "value": drawn}), is_suspect, is_beside)
         axes.y(**scale.axis(), title={"text": words.unit + (" (log)" if scale.log else "")})
         at = heat.spread(len(order), 6)
@@ -92,43 +91,42 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
         if metric == "detour":
             lines.dotted(axes, [0, len(order) - 1], [DETOUR, DETOUR])
     canvas.set(showlegend=True)
-    meaning = (
-        "Along training, distances to the one before vary smoothly, those to the end fall, and each checkpoint lies "
-    )
-    meaning += "between its neighbours. Steps are equally spaced."
+    meaning = "Along training, distances to the one before vary smoothly, those to the end fall, and each checkpoint "
+    meaning += "lies between its neighbours. Steps are equally spaced."
     caption = "Frobenius norm of the difference of all weights over that of the other checkpoint; 0 is drawn below all "
-    caption += (
-        "others. Detour: the way from the checkpoint before through this one to the next, over the way past it: 1 on "
-    )
-    caption += "a straight line, 1.4 in a random walk, 2 at most where training only wanders; suspect from "
+    caption += "others. Detour: the way from the checkpoint before through this one to the next, over the way past it: "
+    caption += "1 on a straight line, 1.4 in a random walk, 2 at most where training only wanders; suspect from "
     caption += f"{DETOUR} (dotted) on."
     return Figure("Distances of weights", canvas.figure(), meaning, "", caption, 3)
 
 
 def _points(axes: Axes, points: pd.DataFrame, is_suspect: "pd.Series[bool]", is_beside: "pd.Series[bool]") -> None:
     """Draw a line through what is in order; suspects, and those whose value is to a suspect, as points of their own."""
-    named = "markers+text" if is_suspect.sum() <= NAMED else "markers"
-    kinds: list[tuple[str, pd.Series[bool], Settings]] = [
-        (
-            "in order",
-            ~is_suspect & ~is_beside,
-            {"line": {"color": INK, "width": 1.6}, "marker": {"color": INK, "size": 4}},
-        ),
-        (
-            "measured to a suspect",
-            is_beside,
-            {"marker": {"symbol": "circle-open", "size": 7, "color": SOFT}, "mode": "markers"},
-        ),
-        ("suspect", is_suspect, {"marker": {"symbol": "x", "size": 10, "color": SUSPECT}, "mode": named}),
-    ]
-    for name, chosen, look in kinds:
-        part = points.assign(place=range(len(points)))[chosen & np.isfinite(points["value"])]
+    text = {"mode": "markers+text", "textposition": "top center", "textfont": {"color": SUSPECT, "size": 11}}
+    points = points.assign(place=range(len(points)))
+    kinds: dict[str, tuple[pd.Series[bool], Settings, Settings]] = {
+        "in order": (~is_suspect & ~is_beside, {"color": INK, "size": 4}, {"line": {"color": INK, "width": 1.6}}),
+        "measured to a suspect": (is_beside, {"color": SOFT, "size": 7, "symbol": "circle-open"}, {"mode": "markers"}),
+        "suspect": (is_suspect, {"color": SUSPECT, "size": 10, "symbol": "x"}, text),
+    }
+    for name, (chosen, marker, look) in kinds.items():
+        part = points[chosen & np.isfinite(points["value"])]
         if len(part):
-            label = {"text": part["step"], "textposition": "top center", "textfont": {"color": SUSPECT, "size": 11}}
-            legend = {"name": name, "legendgroup": name, "showlegend": axes.col == 0}
+            label = {"text": _runs(part["place"], part["step"])} if look is text else {}
+            legend = {"name": name, "legendgroup": name, "showlegend": axes.col == 0, "marker": marker}
+            spoken = {"customdata": part[["step", "true"]].to_numpy()}
             hover = "step %{customdata[0]}: %{customdata[1]:.4g}"
-            style = {**look, **legend, **(label if look.get("mode") == "markers+text" else {})}
-            lines.line(axes, part["place"], part["value"], hover, customdata=part[["step", "true"]].to_numpy(), **style)
+            lines.line(axes, part["place"], part["value"], hover, **spoken, **legend, **look, **label)
+
+
+def _runs(places: "pd.Series[int]", steps: "pd.Series[int]") -> list[str]:
+    """Return a label for the first of each run of neighbours, with both ends; the others have none."""
+    run = (places.diff() != 1).cumsum()
+    first, last = steps.groupby(run).transform("first"), steps.groupby(run).transform("last")
+    return [
+        "" if step != start else f"{start}" if start == end else f"{start}\N{EN DASH}{end}"
+        for step, start, end in zip(steps, first, last, strict=True)
+    ]
 
 
 def _table(rows: pd.DataFrame, verdicts: Verdicts) -> Table:
@@ -137,25 +135,14 @@ def _table(rows: pd.DataFrame, verdicts: Verdicts) -> Table:
     shown = [*range(len(subjects))]
     if len(subjects) > ROWS:
         shown = sorted({0, len(subjects) - 1, *(k for i in suspects for k in (i - 1, i, i + 1))} & {*shown})
-    title = (
-        "Checkpoints"
-        if len(shown) == len(subjects)
-        else f"Suspects and their neighbours ({len(shown)} of {len(subjects)})"
-    )
-    columns = (
-        "verdict",
-        "equal to",
-        "distance to the one before",
-        f"distance to {reference}",
-        "SHA-256 of the weights",
-    )
+    is_part = len(shown) < len(subjects)
+    title = f"Suspects and their neighbours ({len(shown)} of {len(subjects)})" if is_part else "Checkpoints"
+    columns = ("verdict", "equal to", "distance to the one before", f"distance to {reference}", "SHA-256 of weights")
     before, end = _values(rows, "weight_distance", "previous"), _values(rows, "weight_distance", reference)
     table = []
     for subject in (subjects[i] for i in shown):
         facts = verdicts[subject]
-        equal = ", ".join(
-            f"{name}" + ("" if how == "exact" else f" (to {how})") for name, how in facts["equal"].items()
-        )
+        equal = ", ".join(name + f" ({how})" * (how != "exact") for name, how in facts["equal"].items())
         words = "; ".join([f"suspect: {'; '.join(facts['reasons'])}"] * facts["suspect"] + facts["notes"])
         distances = (number(values.get(subject, np.nan)) for values in (before, end))
         cells = (words or "in order", equal or DASH, *distances, facts["sha256"][:12])
