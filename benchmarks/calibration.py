@@ -41,7 +41,7 @@ KINDS = {
     "lengths": "windows of 4 to 64 tokens, the logarithm uniform",
     "t5": "coordinates with Student's t distribution, 5 degrees of freedom",
     "t3": "the same with 3 degrees of freedom",
-    "variance": "each window with a spread of its own, log-normal with deviation 0.5",
+    "variance": "each window with a spread of its own, log-normal with deviation 0.3",
     "padding": "independent tokens, and one window more of padding alone",
     "near duplicates": "a third of the tokens near copies (0.1 %) of 8 states that all windows share",
 }
@@ -50,9 +50,9 @@ TO_START = ("cka_to_start", "linearity_to_start")
 PAIR = ("linear_cka", "procrustes_linearity")
 SITES = {site: [n for n in names if n not in WITHOUT] for site, names in default().items()}
 SYNTHETIC = {
-    "residual": [*SITES["residual"], "scale_dependence", *TO_START],
+    "residual": [*SITES["residual"], *TO_START],
     "query": SITES["query"],
-    "attention": [*SITES["attention"], "score_variance", "min_probability"],
+    "attention": [*SITES["attention"], "score_variance", "min_probability", "sink_rate"],
     "pair": [*PAIR],
 }
 
@@ -63,6 +63,10 @@ def suite(sites: dict[str, list[str]]) -> Suite:
         for name in names:
             block.setdefault(name, {"sites": []})["sites"].append(site)
     return Suite.parse(block)
+
+
+ALL = suite(SYNTHETIC)
+START = suite({"residual": list(TO_START), "query": ["drift"]})
 
 
 def draw(kind: str, windows: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
@@ -80,7 +84,7 @@ def draw(kind: str, windows: int, rng: np.random.Generator) -> tuple[list[int], 
     if kind == "shared mean":
         parts = [part + rng.standard_normal(part.shape[1]) for part in parts]
     if kind == "variance":
-        parts = [part * math.exp(rng.normal(0, 0.5)) for part in parts]
+        parts = [part * math.exp(rng.normal(0, 0.3)) for part in parts]
     if kind == "near duplicates":
         pool = np.random.default_rng(0).standard_normal((8, 3 * WIDTH))
         for part in parts:
@@ -123,8 +127,8 @@ def synthetic_values(kind: str, windows: int, seed: int) -> dict[str, tuple]:
             meter.feed("pair", 1, Pair(x[:, None], y[:, None], ids))
         return meter.compute(step=step, references=references)
 
-    start = measured(suite({"residual": list(TO_START), "query": ["drift"]}), y, 0, {})
-    rows = measured(suite(SYNTHETIC), x, 1, start.references).rows
+    start = measured(START, y, 0, {})
+    rows = measured(ALL, x, 1, start.references).rows
     return {label(row): (row.value, row.low, row.high, row.reason) for row in rows if row.head in (-1, 0)}
 
 
@@ -171,7 +175,7 @@ def real_values(run: str, text: str, sets: int, place: int) -> dict[str, tuple]:
     sites = ("residual", "output")
     of_start = {site: list(TO_START) for site in sites} | {"query": ["drift"], "key": ["drift"]}
     start = measure(weights_of(run, 0), batches, suite(of_start), references={})
-    names = {site: [*SITES[site], *TO_START] for site in sites}
+    names = {site: [*SITES[site], "scale_dependence", *TO_START] for site in sites}
     names |= {"query": SITES["query"], "key": SITES["key"], "attention": SYNTHETIC["attention"], "pair": [*PAIR]}
     rows = measure(weights_of(run, -1), batches, suite(names), step=1, references=start.references).rows
     kept = [row for row in rows if row.head in (-1, 0)]

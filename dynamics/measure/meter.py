@@ -194,7 +194,8 @@ class Meter:
             key = (run, subject, where, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
-                    log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
+                    level = logging.INFO if all(map(math.isfinite, estimate.value)) else logging.WARNING
+                    log.log(level, "%s at %s layer %d: %s", name, site, layer, estimate.reason)
                 heads = [*range(len(estimate.value) - 1), -1]  # the last value is the layer's
                 for head in heads:
                     value, low, high = (float(x[head]) for x in (estimate.value, estimate.low, estimate.high))

@@ -35,4 +35,5 @@ class DuplicateShare(Sample):
         if states.trouble or not n:
             return undefined(1, n, states.trouble or "no token was seen")
         value = np.array([1 - len(states.different) / n])
-        return Estimate(value, value * np.nan, value * np.nan, n)
+        windows, reason = len(states.windows.unique()), "no interval: it grows with the sample"
+        return Estimate(value, value * np.nan, value * np.nan, n, reason, windows=windows)

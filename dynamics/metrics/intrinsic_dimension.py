@@ -10,7 +10,7 @@ from torch import Tensor
 from dynamics.errors import InputError
 from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
+from dynamics.metrics.streaming.intervals import t_interval, too_few
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 FEWEST = 10  # different states below which no dimension is estimated
@@ -29,8 +29,8 @@ def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[T
         with 4096 states. Duplicates that are kept distort it silently, and so do states that are equal but for
         rounding, which are kept: the first token of causal inputs that come in batches of different shapes (1 % of the
         states took a tenth off).
-    Interval: sandwich over windows and over the components of the graph of first neighbours (measured: 93-98 %),
-        Student's t on the log scale; sampling error only, not the bias.
+    Interval: sandwich over windows and over the components of the graph of first neighbours, Student's t on the log
+        scale; sampling error only, not the bias.
 
     `x`: states; n = 4096 is the size it is compared at. `keep`: share of the lowest ratios that are fitted. NaN for
     fewer than 10 different states, or states that are not finite.
@@ -81,6 +81,51 @@ def two_nn_influence(
     psi = fitted - value * np.minimum(log_mu, cut)
     edges = coo_array((np.ones(n), (np.arange(n), neighbours.cpu().numpy())), shape=(n, n))
     return 1.014 * psi / fitted.sum(), connected_components(edges, directed=False)[1]
+
+
+def two_nn_variance(
+    distances: Float64[Tensor, "n k"],
+    neighbours: Int[Tensor, "n k"],
+    windows: Int[Tensor, " n"],
+    value: float,
+    keep: float = 0.9,
+) -> float:
+    """Return the variance of the logarithm of the TwoNN estimate `value`, over draws of as many windows.
+
+    a + 1.5 max(b - ab, 0): a is that of points clustered by the components of the graph of first neighbours. A window
+    also moves the ratios of the points elsewhere whose neighbours it holds (as near duplicates across windows do): b is
+    the sum over windows of their squared influence, from what the estimate would be without each, ab the part of it
+    that independent points have too. 1.5: as calibrated on states of trained models (docs/calibration.md).
+
+    `distances`, `neighbours`: those of the k > 2 nearest neighbours.
+    """
+    terms, component = two_nn_influence(distances[:, :2], neighbours[:, 0], value, keep)
+    apart, window = distances.cpu().numpy(), np.unique(windows.cpu().numpy(), return_inverse=True)[1]
+    holder = window[neighbours.cpu().numpy()]
+    log_mu = np.log(apart[:, 1] / apart[:, 0])
+    cut = np.sort(log_mu)[int(len(log_mu) * keep) - 1]
+
+    def moved(window_left_out: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        first, second, *_ = np.sort(np.where(holder == window_left_out[:, None], np.inf, apart), axis=1).T
+        after = np.where(np.isfinite(second), np.log(second / first), log_mu)
+        change = (after <= cut) * 1.0 - (log_mu <= cut) - value * (np.minimum(after, cut) - np.minimum(log_mu, cut))
+        return -1.014 * change / (log_mu <= cut).sum()
+
+    all_terms, labels, components = [terms], [window], [component]
+    for rank in (0, 1):
+        elsewhere = (holder[:, rank] != window) & ((holder[:, rank] != holder[:, 0]) | (rank == 0))
+        all_terms.append(moved(holder[:, rank])[elsewhere])
+        labels.append(holder[elsewhere, rank])
+        components.append(component[elsewhere])
+    change = np.concatenate(all_terms[1:])
+    influence = np.concatenate([terms, change - (change.mean() if len(change) else 0)])
+    label, both = np.concatenate(labels), np.concatenate(components)
+    count = window.max() + 1
+    of_window = np.bincount(label, influence, minlength=count)
+    by_windows = (of_window - of_window.mean()).var(ddof=1) * count
+    by_both = np.bincount(np.unique(both * count + label, return_inverse=True)[1], influence)
+    by_components = np.bincount(component, terms)
+    return float((by_components**2).sum() + 1.5 * max(by_windows - (by_both**2).sum(), 0))
 
 
 def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
@@ -144,14 +189,16 @@ class IntrinsicDimension(Sample):
         if n < FEWEST:
             return undefined(1, n, f"fewer than {FEWEST} different states")
         low = high = np.array([np.nan])
+        windows = len(states.windows.unique())
+        reason = too_few(windows)
         if self.method == "TwoNN":
-            distances, neighbours = states.pairs
-            value = np.array([two_nn(distances, self.keep)])
-            if np.isfinite(value).all():
-                terms = two_nn_influence(distances, neighbours[:, 0], float(value[0]), self.keep)
-                variance, freedom = variance_of_sum(*terms, states.windows.cpu().numpy())
-                low, high = t_interval(value, value * np.sqrt(variance), freedom, "log")
+            distances, neighbours = states.neighbours
+            value = np.array([two_nn(distances[:, :2], self.keep)])
+            if np.isfinite(value).all() and not reason:
+                variance = two_nn_variance(distances, neighbours, states.windows, float(value[0]), self.keep)
+                low, high = t_interval(value, value * np.sqrt(variance), windows - 1, "log")
         else:
             value = np.array([by_estimator(states.different, self.method)])
-        reason = "" if np.isfinite(value).all() else "the neighbour distances leave it undefined"
-        return Estimate(value, low, high, n, reason)
+            reason = f"no interval is known for {self.method}"
+        reason = reason if np.isfinite(value).all() else "the neighbour distances leave it undefined"
+        return Estimate(value, low, high, n, reason, windows=windows)

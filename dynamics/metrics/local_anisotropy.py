@@ -76,4 +76,5 @@ class LocalAnisotropy(Sample):
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
         mean = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
-        return estimate(mean[None], n, reason="")
+        windows, without = len(states.windows.unique()), "no interval is known: neighbourhoods share states and windows"
+        return estimate(mean[None], n, windows=windows, without=without)

@@ -85,6 +85,18 @@ def window_sums(
     return sums.index_add_(0, inverse, values), ids
 
 
+def by_window(x: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]) -> Shaped[Tensor, "w t ..."]:
+    """Return the rows of each window side by side, zeros after those of the shorter ones.
+
+    >>> by_window(torch.tensor([1, 2, 3]), torch.tensor([7, 3, 7]))
+    tensor([[2, 0],
+            [1, 3]])
+    """
+    order = torch.argsort(windows, stable=True)
+    _, counts = torch.unique_consecutive(windows[order], return_counts=True)
+    return torch.nn.utils.rnn.pad_sequence(list(x[order].split(counts.tolist())), batch_first=True)
+
+
 class Sample(Metric):
     """A seeded sample of tokens (one head), for what needs their neighbours.
 
@@ -147,6 +159,6 @@ class Sample(Metric):
         return dim_zero_cat(self.kept_ids)[self.places][self.first]
 
     @once
-    def pairs(self) -> tuple[Float64[Tensor, "u 2"], Int[Tensor, "u 2"]]:
-        """The two nearest neighbours of each of the different tokens: distances and indices."""
-        return nearest(self.different, 2)
+    def neighbours(self) -> tuple[Float64[Tensor, "u 4"], Int[Tensor, "u 4"]]:
+        """The four nearest neighbours of each of the different tokens: distances and indices."""
+        return nearest(self.different, 4)
