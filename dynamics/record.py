@@ -28,7 +28,7 @@ _VERSION = b"dynamics.schema"
 
 SITES = (
     *("residual", "query", "key", "attention", "weight", "output", "sentence", "token"),
-    *("train", "validation", "cost"),
+    *("train", "validation", "test", "cost"),
 )
 
 NAN = float("nan")

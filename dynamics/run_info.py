@@ -71,6 +71,7 @@ class FitInfo(RunInfo):
     seed: int | None = None
     precision: str | int = ""
     devices: int | None = None
+    wandb_id: str = ""  # under which W&B holds the run, however often it resumes
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
     probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on

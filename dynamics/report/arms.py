@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dynamics import record
-from dynamics.report.names import CURVES
+from dynamics.report.names import APART
 from dynamics.run_info import RunInfo, ScanInfo
 
-HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
+HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions", "wandb_id")
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
 # Keys, at any depth, that do not make another arm.
 ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes")
@@ -113,7 +113,7 @@ def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
 
 def _along(rows: pd.DataFrame, conditions: Sequence[Mapping[str, str]]) -> str:
     """Return what a run is followed along: its steps, else the condition with the most numbers, three at least."""
-    if rows.loc[~rows["site"].isin([*CURVES, "cost"]), "step"].nunique() > 1:
+    if rows.loc[~rows["site"].isin(APART), "step"].nunique() > 1:
         return "step"
     keys = dict.fromkeys(key for condition in conditions for key in condition if key != "seed")
     values = {key: {_number(condition[key]) for condition in conditions if key in condition} for key in keys}

@@ -46,6 +46,7 @@ SITES = {
     "token": "token vectors",
     "train": "training",
     "validation": "validation",
+    "test": "test split",
     "cost": "cost",
 }
 LAYERS = {
@@ -63,6 +64,7 @@ CORE = (
 )
 """Site and metric of what a reader sees without a click, in this order."""
 CURVES = ("train", "validation")  # sites of the learning curves
+APART = (*CURVES, "test", "cost")  # sites that hold no geometry
 QUALITY = (
     # How well a model does what it learns, the most telling first.
     *("bits_per_character", "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),

@@ -75,7 +75,7 @@ def load(names: Sequence[str | Path]) -> Study:
     for folder in folders:
         run = folder.name if folder.name not in infos else str(folder)
         infos[run] = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
-        records[run] = record.read(folder, conditions=True).assign(run=run)
+        records[run] = _with_test_site(record.read(folder, conditions=True).assign(run=run))
         if records[run].empty:
             raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
@@ -88,6 +88,12 @@ def load(names: Sequence[str | Path]) -> Study:
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
     return Study(_label(rows, labels), _label(table, labels), arms, infos, records)
+
+
+def _with_test_site(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose results on the test split have a site of their own; older runs gave them a condition."""
+    rows.loc[rows["condition"] == "split=test", ["site", "condition"]] = "test", ""
+    return rows
 
 
 def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

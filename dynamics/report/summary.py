@@ -45,10 +45,13 @@ def key_numbers(study: Study) -> list[TableRow]:
         TableRow("last step", tuple(_range(last) if last.max() > 0 else DASH for last in steps)),
     ]
     for metric in (name for name in tables.curve_metrics(study.rows) if name in QUALITY):
-        values, words = _validation(tables.curves(study.rows, metric), study.arm_names), study.words(metric)
-        for covered in dict.fromkeys(objective(arm) for arm in arms):
-            cells = tuple(values[arm.name] if objective(arm) == covered else DASH for arm in arms)
-            rows.append(TableRow(f"validation {words.unit or words.title}, {covered}", cells))
+        words, tested = study.words(metric), tables.over_seeds(tables.geometry(study.rows, "test", metric))
+        sites = {"validation": _validation(tables.curves(study.rows, metric), study.arm_names)}
+        sites["test"] = {name: _value(tables.final(tested), name) for name in study.arm_names}
+        for site, values in sites.items():
+            for covered in dict.fromkeys(objective(arm) for arm in arms):
+                cells = tuple(values[arm.name] if objective(arm) == covered else DASH for arm in arms)
+                rows.append(TableRow(f"{site} {words.unit or words.title}, {covered}", cells))
     for quantity in tables.quantities(study.rows):
         if quantity[1:] in CORE:
             rows += _quantity(study, quantity)

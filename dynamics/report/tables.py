@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dynamics.report.names import CORE, CURVES, QUALITY, SITES
+from dynamics.report.names import APART, CORE, CURVES, QUALITY, SITES
 
 SERIES = ["arm", "at", "layer", "head"]
 COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n"]
@@ -18,7 +18,7 @@ Quantity = tuple[str, str, str]  # of geometry: along (`step`, or a condition th
 
 def quantities(rows: pd.DataFrame) -> list[Quantity]:
     """Return every quantity of geometry, the core first, then by site and name."""
-    geometry = rows[~rows["site"].isin([*CURVES, "cost"])]
+    geometry = rows[~rows["site"].isin(APART)]
     core = {pair: i for i, pair in enumerate(CORE)}
     sites = {site: i for i, site in enumerate(SITES)}
 

@@ -23,7 +23,7 @@ def describe(cli: RunCLI) -> FitInfo:
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
         **{"learning_rate": hparams.learning_rate, "seed": hparams.seed, "model": dict(hparams)},
-        **{"precision": trainer.precision, "devices": trainer.world_size},
+        **{"precision": trainer.precision, "devices": trainer.world_size, "wandb_id": cli.wandb_id},
         "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),
@@ -59,6 +59,8 @@ def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
         f"{last} steps; measured at {len(measured)} of them on {info.probe['tokens']} tokens; "
         f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB; capture {info.capture}"
     )
+    if (cli.trainer.max_epochs or -1) > 0 and cli.config.trainer.max_steps != -1:
+        print(f"trainer.max_steps {last} decides, trainer.max_epochs {cli.trainer.max_epochs} does not")
     for note in info.data["notes"]:
         print(note)
     if state is not None:

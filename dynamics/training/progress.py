@@ -35,9 +35,21 @@ class ProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Name the bar after the run, which is a single epoch."""
+        """Name the bar after the run, which is a single epoch, and begin where the run does.
+
+        Lightning counts what is left of a run that resumes, and may count the batches from 0 again.
+        """
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(Path(trainer.default_root_dir).name)
+        bar, shares = self.train_progress_bar, trainer.accumulate_grad_batches
+        self._done, bar.total = trainer.global_step * shares, trainer.max_steps * shares
+        bar.initial = bar.n = bar.last_print_n = self._done
+        bar.set_description(Path(trainer.default_root_dir).name)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, self._done)
+        self._done += 1
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         latest = self._curves.latest
