@@ -43,7 +43,9 @@ class Kernels(TorchFunctionMode):
                 options = {name: x for name, x in kwargs.items() if name not in ("query", "key", "value")}
                 self._keep(number, func(query, key, one_hot.expand(*key.shape[:-1], -1), *rest, **options))
             elif func is F.multi_head_attention_forward:
-                self._keep(number, func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1])
+                _, weights = func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
+                if weights is not None:
+                    self._keep(number, weights)
             elif func in _SOFTMAX:
                 self._keep(number, result)
         return result

@@ -18,7 +18,7 @@ ENOUGH = 5  # checkpoints by which a step can be told to be in its place
 
 
 @dataclass
-class Verdict:
+class CheckpointVerdict:
     """What the audit says of one checkpoint; with a reason it is suspect."""
 
     subject: Subject
@@ -59,7 +59,7 @@ class Series:
     last_step: int
 
     def __post_init__(self) -> None:
-        self.verdicts = [Verdict(subject) for subject in self.subjects]
+        self.verdicts = [CheckpointVerdict(subject) for subject in self.subjects]
         self.axis = [i for i, subject in enumerate(self.subjects) if subject.series]
         self.end = next((i for i, subject in enumerate(self.subjects) if subject.revision == "main"), None)
         self.numbers: dict[Group, int] = {}
