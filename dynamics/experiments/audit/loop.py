@@ -58,6 +58,8 @@ def _examine(
     with progress(len(series), "audit") as bar:
         for number, each in enumerate(series):
             each.examine(hashes_only, trust_remote_code, bar.part(number, each.subjects[0].model))
+    if all(len(each.unreadable) == len(each.subjects) for each in series):
+        raise InputError(f"{series[0].verdicts[0].reasons[0]}.")
     for each in series:
         for verdict in each.verdicts:
             name = verdict.subject.name

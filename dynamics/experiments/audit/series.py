@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
+from dynamics.errors import InputError
 from dynamics.experiments.audit import weights
 from dynamics.experiments.audit.contents import EXACT, Contents, Group, compare
 from dynamics.experiments.audit.initial import against_fresh
@@ -13,6 +16,7 @@ from dynamics.loading.subjects import Subject
 from dynamics.record import Row, condition
 from dynamics.run_info import Facts
 
+Content = TypeVar("Content")
 WHOLE: Group = ("", -1)
 ENOUGH = 5  # checkpoints by which a step can be told to be in its place
 
@@ -63,37 +67,48 @@ class Series:
         self.axis = [i for i, subject in enumerate(self.subjects) if subject.series]
         self.end = next((i for i, subject in enumerate(self.subjects) if subject.revision == "main"), None)
         self.numbers: dict[Group, int] = {}
+        self.unreadable: set[int] = set()
 
     def examine(self, hashes_only: bool, trust_remote_code: bool, on_share: Callable[[float], None]) -> None:
         """Fill the verdicts."""
-        files = [weights.find(subject) for subject in self.subjects]
+        count = len(self.subjects)
         if hashes_only:
-            for i, (verdict, each) in enumerate(zip(self.verdicts, files, strict=True), start=1):
-                verdict.sha256 = each.digest()
-                on_share(i / len(files))
-            pairs = [(i, j) for i in range(len(files)) for j in range(i + 1, len(files))]
+            for i in range(count):
+                self.verdicts[i].sha256 = self._readable(i, lambda files: files.digest()) or ""
+                on_share((i + 1) / count)
             hashes = [verdict.sha256 for verdict in self.verdicts]
-            self._judge_copies({(i, j): EXACT for i, j in pairs if hashes[i] == hashes[j]}, None)
+            pairs = [(i, j) for i, j in combinations(range(count), 2) if hashes[i] == hashes[j] != ""]
+            self._judge_copies(dict.fromkeys(pairs, EXACT), None)
             return
-        tensors = [each.tensors() for each in files]
+        tensors = [self._readable(i, lambda files: files.tensors()) or {} for i in range(count)]
         contents = compare(tensors, on_share)
         self.numbers = {**contents.numbers, WHOLE: sum(contents.numbers.values())}
-        squared = sum(contents.squared.values(), np.zeros((len(files), len(files))))
-        for i, verdict in enumerate(self.verdicts):
-            verdict.sha256 = contents.digest(i)
+        squared = sum(contents.squared.values(), np.zeros((count, count)))
         self._judge_tensors(contents)
         self._judge_copies(contents.copies(), squared)
         self._judge_places(contents, squared)
         self._measure(contents, squared)
         for i in self.axis:
-            if self.subjects[i].step == 0:
+            if self.subjects[i].step == 0 and i not in self.unreadable:
                 self._judge_start(i, tensors[i], trust_remote_code)
+
+    def _readable(self, i: int, read: Callable[[weights.Files], Content]) -> Content | None:
+        """Return what is read of the files of a checkpoint; one that cannot be read is suspect."""
+        try:
+            return read(weights.find(self.subjects[i]))
+        except InputError as error:
+            self.verdicts[i].reasons.append(str(error).rstrip("."))
+            self.unreadable.add(i)
+            return None
 
     def _names(self, members: Sequence[int]) -> str:
         return ", ".join(self.subjects[i].revision for i in members)
 
     def _judge_tensors(self, contents: Contents) -> None:
         for i, verdict in enumerate(self.verdicts):
+            if i in self.unreadable:
+                continue
+            verdict.sha256 = contents.digest(i)
             if i in contents.infinite:
                 verdict.reasons.append("it holds values that are not finite")
             if i not in contents.comparable:

@@ -250,18 +250,21 @@ def test_step_0_is_compared_with_its_declared_initialisation(kind, tmp_path):
         (lambda folder: torch.save({"w": Path("x")}, folder / "pytorch_model.bin"), None),
     ],
 )
-def test_bad_input_is_refused(damage, says, workplace, capsys):
-    folder = series_folder(workplace / "m", 3)
+def test_what_cannot_be_read_is_suspect_and_refused_alone(damage, says, workplace, capsys):
+    folder = series_folder(workplace / "m", 4)
     damage(folder / "step1")
     if says is None:
         (folder / "step1" / "model.safetensors").unlink()
         says = "cannot be read"
-    audit(folder, "--run", "a", code=2)
+    audit(folder, "--run", "a", code=1)
+    assert "1 of 5 checkpoints is suspect: m@step1" in capsys.readouterr().err
+    assert says in runs.read("a").audit["m@step1"]["reasons"][0]
+    audit(folder / "step1", "--run", "b", code=2)
     err = capsys.readouterr().err.strip()
     assert says in err
-    assert "m@step1" in err
+    assert "step1@local" in err
     assert len(err.splitlines()) == 1
-    assert not Path("checkpoints/a").exists()
+    assert not Path("checkpoints/b").exists()
 
 
 @pytest.mark.parametrize(
