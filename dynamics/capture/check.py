@@ -69,6 +69,7 @@ class _Stack:
         self.following: dict[int, Tensor] = {}  # what entered the next layer, by layer
         self.between: dict[int, list[Tensor]] = {}  # what entered modules outside of the layers after it, by layer
         self.output: Tensor | None = None
+        self.unheard: dict[int, str] = {}  # why attention is not captured, by layer
         self.calls: list[tuple[int, AttentionCall]] = []  # numbered over all stacks
 
     def label(self, what: str) -> str:
@@ -96,8 +97,11 @@ class _Pass:
                 else:
                     continue
                 stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.enter_context(capture(model, sites, self._on_states, self._on_attention, self._on_stack))
+            capturing = capture(model, sites, self._on_states, self._on_attention, self._on_stack)
+            tap = stack.enter_context(capturing)
             self.output = model(**batch, **options)
+            for (name, layer), reason in tap.unheard.items():
+                self.stacks[name].unheard[layer] = reason
         self.weights = kernels.weights
 
     def _enter_layer(self, place: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -232,13 +236,17 @@ def _followers(stack: _Stack, layer: int, depth: int) -> list[Tensor]:
 def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, Tensor]) -> Comparison:
     """Compare attention weights with those that the model lists for all layers, else with its kernels' own."""
     what, against, worst = stack.label("queries, keys, attention"), "its attention weights (eager)", 0.0
-    if not stack.calls:
-        return Comparison(what, against, math.nan, UNVERIFIED, "the model lists attention weights, none is captured")
+    if not stack.calls or len(own) > len(stack.calls):
+        layers = ", ".join(str(layer) for layer in stack.unheard) or f"1 to {len(stack.states) - 1}"
+        reasons = "; ".join(dict.fromkeys(stack.unheard.values())) or "it is computed in no way that is followed"
+        return Comparison(what, against, math.nan, UNVERIFIED, f"that of layers {layers} is not captured ({reasons})")
     if len(own) != len(stack.calls):
         own, against = [], "the weights of its kernels"
     for place, (number, call) in enumerate(stack.calls):
-        weights = call.logits(0, call.query.shape[2]).softmax(-1)
+        weights = _weights(call)
         wanted = own[place] if own else kernels.get(number)
+        if wanted is not None and not own and call.sinks is not None:
+            wanted = wanted[..., : call.key.shape[2]]
         if wanted is None:
             return Comparison(what, against, math.nan, UNVERIFIED, f"layer {call.layer} does not say its weights")
         if own and wanted.ndim == 4:  # they may be listed without prompts in front
@@ -253,6 +261,13 @@ def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, T
             return Comparison(what, against, difference, REFUSED, f"layer {call.layer} differs by {difference:.2g}")
         worst = max(worst, difference)
     return Comparison(what, against, worst, VERIFIED)
+
+
+def _weights(call: AttentionCall) -> Tensor:
+    """Return the attention weights of a call; what takes probability and is no key (sinks) is left out of them."""
+    logits = call.logits(0, call.query.shape[2])
+    sinks = logits[..., :0] if call.sinks is None else call.sinks.to(logits.dtype)
+    return torch.cat([logits, sinks], -1).softmax(-1)[..., : logits.shape[-1]]
 
 
 def _nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
