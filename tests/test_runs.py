@@ -262,7 +262,7 @@ def test_a_run_that_is_open_elsewhere_is_refused_with_the_number_of_its_process(
             pass
         assert content()["status"] == "running"
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert process.returncode == 0
     with runs.start(ScanInfo(run="a"), "auto"):
         pass
@@ -271,7 +271,7 @@ def test_a_run_that_is_open_elsewhere_is_refused_with_the_number_of_its_process(
 def test_the_lock_of_a_process_that_was_killed_is_taken_over():
     process = hold()
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert content()["status"] == "running"
     assert (runs.CHECKPOINTS / "a" / ".lock").exists()
     with runs.start(ScanInfo(run="a"), "auto") as run:

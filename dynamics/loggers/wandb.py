@@ -14,6 +14,7 @@ from dynamics.errors import InputError
 from dynamics.lightning_compat import detach_experiment
 
 STEP = "trainer/global_step"
+PATIENCE = 600  # seconds that W&B's own process may take to start, or to write what it holds
 
 
 def pick_mode() -> str:
@@ -49,7 +50,7 @@ class WandbLogger(LightningWandbLogger):
         save_dir: str | Path | None = None,
         id: str | None = None,
     ) -> None:
-        wandb.setup(wandb.Settings(show_info=False))
+        wandb.setup(wandb.Settings(show_info=False, x_service_wait=PATIENCE))
         self.mode = mode or os.environ.get("WANDB_MODE") or pick_mode()
         # Whole paths: W&B's own process may have been started in another folder.
         super().__init__(name=name, save_dir=Path(save_dir or ".").resolve(), project=project, id=id)
@@ -61,7 +62,9 @@ class WandbLogger(LightningWandbLogger):
     def experiment(self) -> Any:
         """Return the W&B run, begun or resumed at the first call."""
         if self._experiment is None:
-            settings = wandb.Settings(quiet=True, console="off", init_timeout=20, finish_timeout=60)
+            # Only a server may keep a run waiting; without one it is this machine that is slow.
+            first, last = (PATIENCE, PATIENCE) if self.mode == "offline" else (20, 60)
+            settings = wandb.Settings(quiet=True, console="off", init_timeout=first, finish_timeout=last)
             try:
                 run = wandb.init(**self._run, dir=self.save_dir, resume="allow", settings=settings)
             except wandb.Error as error:

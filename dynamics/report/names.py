@@ -1,7 +1,7 @@
 """What the names in a record mean: words for headings, axes and captions, and how numbers are written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ class Words:
     estimator: str = ""  # how the number is computed, and whether the states are centred
     signed: bool = False  # whether zero means something: where values take both signs, colours diverge from it
     wide: bool = False  # whether it is positive and may span decades: then its axis is logarithmic
+    range: Sequence[float | None] = (None, None)  # least and greatest value, None where there is none
 
     @property
     def axis(self) -> str:

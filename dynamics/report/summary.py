@@ -137,10 +137,17 @@ def points(table: pd.DataFrame) -> str:
 def intervals(table: pd.DataFrame, shape: str) -> str:
     """Return what the intervals of a figure are; `shape` says how they are drawn."""
     seeds = table.groupby("arm")["seed"].nunique()
-    several = bool((seeds > 1).any())
+    several, few = bool((seeds >= tables.SEEDS).any()), bool(((seeds > 1) & (seeds < tables.SEEDS)).any())
     single = bool(np.isfinite(table.loc[table["arm"].map(seeds) == 1, "low"]).any())
-    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds, thin lines = seeds" * several
-    return join([over_seeds, f"{'One seed: ' * several}{shape} = 95 % interval of sampling error" * single])
+    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds (on the scale of the quantity's range), "
+    over_seeds += "thin lines = seeds"
+    return join(
+        [
+            over_seeds * several,
+            "two seeds: their mean, and points = seeds, too few for an interval" * few,
+            f"{'One seed: ' * (several or few)}{shape} = 95 % interval of sampling error" * single,
+        ]
+    )
 
 
 def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:

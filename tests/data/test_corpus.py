@@ -216,7 +216,7 @@ def test_scripts_need_no_guard_and_may_run_at_once(dump: Path, tmp_path: Path):
         "print(json.dumps([c.counts['articles'], len(c.ids)]))\n"
     )
     runs = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = (json.loads(run.communicate(timeout=100)[0]) for run in runs)
+    first, second = (json.loads(run.communicate(timeout=600)[0]) for run in runs)
     assert first == second
     assert first[0] == 100
 

@@ -1,5 +1,6 @@
 from itertools import product
 
+import numpy as np
 import pytest
 
 from dynamics import record
@@ -54,6 +55,16 @@ def test_results_on_the_test_split_are_no_arm_and_no_part_of_a_curve(make, site,
     assert ("step", "test", "bits_per_character") not in tables.quantities(study.rows)
     assert 9.25 not in tables.curves(study.rows, "bits_per_character")["value"].tolist()
     assert cells(summary.key_numbers(study), "test bits per character, every character (clm)") == ("9.25",)
+
+
+def test_every_row_has_the_range_of_its_metric_also_of_one_that_the_run_alone_describes(make):
+    own = {"title": "share of the tail", "range": [0.5, None]}
+    run = make("d", descriptions={"tail_share": own})
+    record.Record(run).write(300, [Row("d", "", "", 300, "residual", 1, -1, "tail_share", 0.7)])
+    rows = load([run]).rows.groupby("metric")[["least", "greatest"]].first()
+    assert rows.loc["anisotropy"].tolist() == [0, 1]
+    assert rows.loc["qk_alignment"].tolist() == [-1, 1]
+    assert rows.loc["tail_share"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
 def test_a_run_named_twice_counts_once(make):

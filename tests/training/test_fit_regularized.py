@@ -92,7 +92,7 @@ def test_two_ranks_share_one_reference(text_file):
     chosen = TINY | {"data.corpus": text_file, "trainer.max_steps": 1, "trainer.strategy": "ddp"}
     words = ["--config", str(CONFIGS / "decoder.yaml"), "--run", "two", "--trainer.devices", "2", *ISTAR]
     command = [sys.executable, "-m", "dynamics", "fit", *words, *arguments(chosen)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=600)
     moments = []
     for run in ("one", "two"):
         (newest, *_) = states(runs.CHECKPOINTS / run)

@@ -10,7 +10,7 @@ is measured, see docs/calibration.md. A bias that a finite sample has is not cov
 pitfalls say so.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,19 +18,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dynamics.metrics.streaming.base import Estimate, Metric, undefined
+from dynamics.scales import SCALES
 
 Values = Float[np.ndarray, " entries"]
-Map = Callable[[np.ndarray], np.ndarray]
 
 FEWEST = 8  # windows below which no interval is given
 DOMINATES = 0.5  # share of the variance from which one window is said to dominate
-
-SCALES: dict[str, tuple[Map, Map, Map]] = {  # transformation, its inverse, its derivative
-    "identity": (lambda v: v, lambda u: u, np.ones_like),
-    "log": (np.log, np.exp, lambda v: 1 / v),
-    "logit": (lambda v: np.log(v) - np.log1p(-v), lambda u: 1 / (1 + np.exp(-u)), lambda v: 1 / (v * (1 - v))),
-    "atanh": (np.arctanh, np.tanh, lambda v: 1 / (1 - v * v)),
-}
 
 
 def t_interval(

@@ -6,7 +6,8 @@ import torch
 
 from dynamics import metrics
 from dynamics.metrics.streaming.base import Attention, Pair, States, groups
-from dynamics.metrics.streaming.intervals import SCALES, t_interval
+from dynamics.metrics.streaming.intervals import t_interval
+from dynamics.scales import SCALES
 from tests.metrics import streams
 
 REPETITIONS = 160
