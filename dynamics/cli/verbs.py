@@ -152,13 +152,19 @@ def report(runs: list[str], out: Path = Path("report.html")) -> None:
     """Draw one page that compares runs.
 
     Args:
-        runs: names under checkpoints/, or paths
+        runs: names under checkpoints/, or paths (the newest run where none is named)
         out: the page to write
 
     Examples:
+        dynamics report
         dynamics report decoder
         dynamics report decoder encoder causal-mlm --out twins.html
     """
+    from dynamics.runs import newest
+
+    if not runs:
+        runs = [newest().name]
+        print(f"the newest run is {runs[0]}")
     _draw(runs, out)
 
 

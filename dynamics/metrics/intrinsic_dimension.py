@@ -18,6 +18,10 @@ ESTIMATORS = {
     name.lower(): name
     for name in "CorrInt DANCo ESS FisherS GRIDE KNN MADA MLE MOM MiND_ML PH TLE".split()  # noqa: SIM905
 }  # further estimators of scikit-dimension, by the suffix that names their variant
+DRAWING = {  # those that draw subsets of the states by their places, and what that does to their value
+    "KNN": "four of 3 to 6 states: from 1 to the width for the same cloud",
+    "PH": "a thousand of half the states and more: 1 % apart for 400 states of 5 dimensions",
+}
 
 
 def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[Tensor, ""]:
@@ -167,7 +171,11 @@ class IntrinsicDimension(Sample):
             raise InputError(f"intrinsic_dimension.estimator must be one of {', '.join(estimators)} (got {estimator}).")
         self.method, self.keep = estimator, keep
         if estimator != "TwoNN":
-            self._vary(estimator.lower(), f"{estimator} of scikit-dimension; exact duplicates dropped")
+            drawn = f"; random subsets, {DRAWING[estimator]}" if estimator in DRAWING else ""
+            chance = ", so that another order or seed gives another value" if drawn else ""
+            self._vary(
+                estimator.lower(), f"{estimator} of scikit-dimension, seed 0; exact duplicates dropped{drawn}{chance}"
+            )
         elif keep != 0.9:
             percent = f"{keep * 100:g}"
             self._vary(f"lowest_{percent}", f"TwoNN on the lowest {percent} % of the ratios; exact duplicates dropped")

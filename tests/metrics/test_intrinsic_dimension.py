@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dynamics import metrics
 from dynamics.errors import InputError
 from dynamics.metrics.duplicate_share import duplicate_share
-from dynamics.metrics.intrinsic_dimension import ESTIMATORS, intrinsic_dimension
+from dynamics.metrics.intrinsic_dimension import DRAWING, ESTIMATORS, intrinsic_dimension
 from dynamics.metrics.local_anisotropy import local_anisotropy
 from dynamics.metrics.scale_dependence import scale_dependence
 from dynamics.metrics.streaming.base import States
@@ -141,6 +141,20 @@ def test_every_estimator_exists():
         metrics.resolve("intrinsic_dimension", estimator="MLEE")
     with pytest.raises(InputError, match="keep"):
         metrics.resolve("intrinsic_dimension", keep=1.5)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_estimators_that_draw_subsets_agree_for_the_same_order_and_seed_alone(name):
+    """The sample of a stream has an order of its own: scikit-dimension draws other subsets of the points as given."""
+    import skdim.id
+
+    x = gaussian(3, n=120, width=6)
+    metric = metrics.resolve(f"intrinsic_dimension_{name.lower()}")
+    metric.update(States(x[:, None], torch.arange(120) // 10))
+    value = metric.compute().value[0]
+    assert sorted(map(tuple, metric.different.tolist())) == sorted(map(tuple, x.tolist()))
+    assert value == getattr(skdim.id, name)(random_state=0).fit(metric.different.double().numpy()).dimension_
+    assert "another order or seed gives another value" in metric.description()["estimator"]
 
 
 def test_noise_adds_dimensions_at_small_scales():
