@@ -246,6 +246,52 @@ def show(cells: dict[str, dict]) -> None:
     )
 
 
+HEAD = """# Calibration
+
+How often the 95 % intervals hold, made by `make calibrate` (benchmarks/calibration.py): do not edit. A cell is the
+share, in per cent, of the intervals that hold the mean of the values of all draws, which is the estimator's expectation
+for that many windows; in brackets, where fewer than 99 % of the draws have an interval, the share that has one. A dash:
+no interval, for the reason that its row in the record gives (fewer than 8 windows, say).
+"""
+
+
+def share(c: dict | None) -> str:
+    """Return a cell as the page shows it."""
+    if not c or not c["given"]:
+        return "-"
+    return f"{100 * c['coverage']:.0f}" + (f" [{100 * c['given']:.0f}]" if c["given"] < 0.99 else "")
+
+
+def table(cells: dict[str, dict], rows: list[str], columns: list[str], name: str) -> str:
+    """Return a Markdown table of the cells `name` (with places for row and column)."""
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(share(cells.get(name.format(row=row, column=column))) for column in columns)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def page(results: list[dict]) -> str:
+    """Return docs/calibration.md from what `--json` wrote of both parts."""
+    parts = [HEAD]
+    for result in results:
+        names = [name.split(" | ") for name in result["cells"]]
+        draws = max(c["draws"] for c in result["cells"].values())
+        if result["part"] == "synthetic":
+            parts.append(f"## Drawn states\n\n{draws} draws a cell; width {WIDTH}, windows of {LENGTH} tokens.\n")
+            quantities = list(dict.fromkeys(name[2] for name in names))
+            counts = list(dict.fromkeys(name[1] for name in names))
+            for kind in dict.fromkeys(name[0] for name in names):
+                parts.append(f"### {kind.capitalize()}: {KINDS[kind]}\n\nBy the number of windows.\n")
+                parts.append(table(result["cells"], quantities, counts, kind + " | {column} | {row}"))
+        else:
+            parts.append(f"## Trained twins\n\n{draws} disjoint sets of 32 windows of held-out text, by layer.\n")
+            for run in dict.fromkeys(name[0] for name in names):
+                of_run = [name for name in names if name[0] == run]
+                quantities, layers = (list(dict.fromkeys(name[i] for name in of_run)) for i in (1, 2))
+                parts.append(f"### {run}\n")
+                parts.append(table(result["cells"], quantities, sorted(layers), run + " | {row} | {column}"))
+    return "\n".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["synthetic", "real"], default="synthetic")
@@ -257,7 +303,16 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=200, help="disjoint sets of 32 windows, for the real part")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--read", type=Path, nargs="+", help="what `--json` wrote: nothing is measured")
+    parser.add_argument("--page", type=Path, help="write the page from `--read`")
     options = parser.parse_args()
+    if options.read:
+        results = [json.loads(path.read_text()) for path in options.read]
+        for result in results:
+            show(result["cells"])
+        if options.page:
+            options.page.write_text(page(results))
+        return
     if options.part == "real":
         tasks = {Path(run).name: (real_values, (run, options.text, options.sets)) for run in options.runs}
         cells = run(tasks, options.sets, options.jobs)
@@ -267,6 +322,7 @@ def main() -> None:
         cells = run(tasks, options.repetitions, options.jobs)
     show(cells)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"part": options.part, "cells": cells}, indent=1) + "\n")
 
 

@@ -185,3 +185,27 @@ def test_local_anisotropy_of_clusters_is_low_and_global_is_high():
     assert local_anisotropy(clusters, random=True).item() > 0.95
     with_copies = torch.cat([clusters, clusters[:100]])
     assert local_anisotropy(with_copies) == local_anisotropy(clusters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_equal_but_for_rounding_are_equal(dtype):
+    """One rule for all: what anisotropy calls equal has no dimension, and such duplicates are dropped and counted."""
+    g = torch.Generator().manual_seed(5)
+    noise = torch.finfo(dtype).eps / 2 * torch.randn(300, 24, generator=g, dtype=dtype)
+    same = (7 + torch.randn(1, 24, generator=g, dtype=dtype)) * (1 + noise)
+    windows = torch.arange(300) // 20
+    for name in ("anisotropy", "intrinsic_dimension", "local_anisotropy"):
+        metric = metrics.resolve(name)
+        metric.update(States(same[:, None], windows))
+        assert np.isnan(metric.compute().value).all()
+    x = torch.randn(300, 24, generator=g, dtype=dtype)
+    copied = x.clone()
+    copied[:40] = x[60] * (1 + noise[:40])
+    share, dimension, without = (metrics.resolve(n) for n in ("duplicate_share", *["intrinsic_dimension"] * 2))
+    for metric, states in ((share, copied), (dimension, copied), (without, x[40:])):
+        metric.update(States(states[:, None], windows[-len(states) :]))
+    assert share.compute().value == pytest.approx(40 / 300)
+    assert "40 states" in share.compute().reason
+    assert "40 states" in dimension.compute().reason
+    assert dimension.compute().n == 260
+    assert dimension.compute().value == pytest.approx(without.compute().value, rel=1e-6)

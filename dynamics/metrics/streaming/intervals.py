@@ -54,7 +54,7 @@ def unskewed(
     The inverse of Hall's cubic transformation (On the removal of skewness by transformation, 1992).
 
     >>> float(unskewed(2.0, 0.0)), float(unskewed(-2.0, 0.5).round(2))
-    (2.0, -3.97)
+    (2.0, -8.08)
     """
     third = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness) / 3
     rooted = (np.cbrt(1 + 3 * third * (t - third / 2)) - 1) / third
