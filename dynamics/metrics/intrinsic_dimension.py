@@ -44,8 +44,8 @@ def intrinsic_dimension(x: Float[Tensor, "n d"], keep: float = 0.9) -> Float64[T
     x = floating(x)
     finite = bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else False
     different = different_rows(x, k=2) if finite else None
-    sound = different is not None and len(different.rows) >= FEWEST
-    value = two_nn(different.distances, keep) if sound else torch.nan
+    enough = different is not None and len(different.rows) >= FEWEST
+    value = two_nn(different.distances, keep) if different is not None and enough else torch.nan
     return torch.tensor(value, dtype=torch.float64, device=x.device)
 
 
