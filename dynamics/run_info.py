@@ -28,11 +28,6 @@ class RunInfo:
     failed: dict[str, str] = field(default_factory=dict)  # why, by the name of a model, run or input that is missing
     unknown: Facts = field(default_factory=dict)  # keys that this version does not know; they are kept
 
-    @property
-    def failures(self) -> str:
-        """What is missing and why, in a line."""
-        return "; ".join(f"{name}: {why}" for name, why in self.failed.items())
-
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""

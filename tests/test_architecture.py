@@ -39,7 +39,7 @@ BELOW = {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),
         *("models", "loading", "run_info", "data"),
     },
-    "cli": {"errors", "config", "parsing", "runs", "data", "report", "loading", "experiments", "training"},
+    "cli": {"errors", "config", "parsing", "runs", "record", "data", "report", "loading", "experiments", "training"},
 }
 """What each room may import. A room that is missing here fails: decide where it stands."""
 

@@ -111,13 +111,9 @@ class _LastAttention(Exception):
 def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict[_Place, str]]:
     """Find the rows that arrive at the attention of every layer of which it is certain; say why where it is not."""
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
-    tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor)}  # beside them there may be flags
+    tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor) and x.ndim}  # beside flags
     rows = slice(1 if len({x.shape[:1] for x in tensors.values()}) == 1 else None)
-    tensors = {
-        name: (x[rows] if x.ndim else x).to(like if x.is_floating_point() else like.device)
-        for name, x in tensors.items()
-    }
-    batch = {**batch, **tensors}
+    batch = {**batch, **{k: x[rows].to(like if x.is_floating_point() else like.device) for k, x in tensors.items()}}
     products = _WeightProducts(model)
     passes: dict[_Place, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
     inputs: dict[_Place, tuple[dict[_Matrix, _Input], dict[_Matrix, _Source]]] = {}

@@ -49,7 +49,7 @@ def scan(options: ScanOptions) -> None:
     from dynamics.experiments.scan.loop import scan as run_scan
 
     folder = run_scan(options)
-    _draw_run(folder)
+    _draw_run(folder, options.strict)
     _fail_on_suspects(folder)
 
 
@@ -80,7 +80,7 @@ def cone(options: ConeOptions) -> None:
     """
     from dynamics.experiments.cone.loop import cone as run_cone
 
-    _draw_run(run_cone(options))
+    _draw_run(run_cone(options), options.strict)
 
 
 def check(options: LoadOptions) -> None:
@@ -98,12 +98,13 @@ def check(options: LoadOptions) -> None:
     run_check(options)
 
 
-def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> None:
+def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None, strict: bool = False) -> None:
     """Feed untrained blocks inputs that share a bias.
 
     Args:
         run: name of the run under checkpoints/ (made up when missing)
         resume: auto: continue the run, leaving out what its record has
+        strict: exit code 1 if a metric that was asked for has no value somewhere
 
     Examples:
         dynamics probe --config configs/probe.yaml --run cone
@@ -112,7 +113,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     """
     from dynamics.experiments.probe.run import probe as run_probe
 
-    _draw_run(run_probe(settings, run, resume))
+    _draw_run(run_probe(settings, run, resume), strict)
 
 
 def sweep(
@@ -201,13 +202,18 @@ def _fail_on_suspects(folder: Path) -> None:
         raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints {are} suspect: {shown}.")
 
 
-def _draw_run(folder: Path) -> None:
-    """Draw a run; fail if anything that was asked for could not be measured."""
-    from dynamics.runs import read
+def _draw_run(folder: Path, strict: bool = False) -> None:
+    """Draw a run; fail if a model or input could not be measured, with `strict` also if a metric has no value."""
+    from dynamics import record, runs
 
     _draw([folder], folder / "report.html")
-    if (info := read(folder)).failed:
-        raise Failure(f"{folder.name} lacks {len(info.failed)} of what was asked for ({info.failures}).")
+    info = runs.read(folder)
+    missing = dict(info.failed)
+    if strict:
+        missing |= record.not_measured(record.read(folder), info.descriptions)
+    if missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise Failure(f"{folder.name} lacks {len(missing)} of what was asked for ({reasons}).")
 
 
 def _draw(runs: Sequence[str | Path], out: Path) -> None:

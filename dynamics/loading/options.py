@@ -71,6 +71,7 @@ class ModelOptions(LoadOptions):
         metrics: as in dynamics fit
         inputs: inputs to read at most
         batch_size: inputs in a batch
+        strict: exit code 1 if a metric that was asked for has no value somewhere
     """
 
     run: str | None = None
@@ -79,6 +80,7 @@ class ModelOptions(LoadOptions):
     metrics: dict[str, dict[str, Any] | None] | list[str] | None = None
     inputs: int | None = None
     batch_size: int = 16
+    strict: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

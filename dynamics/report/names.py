@@ -66,9 +66,10 @@ CORE = (
 """Site and metric of what a reader sees without a click, in this order."""
 CURVES = ("train", "validation")  # sites of the learning curves
 APART = (*CURVES, "test", "cost")  # sites that hold no geometry
+BITS, MASKED_BITS = "bits_per_character", "bits_per_masked_character"  # of older runs both had the first name
 QUALITY = (
     # How well a model does what it learns, the most telling first.
-    *("bits_per_character", "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
+    *(BITS, MASKED_BITS, "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
     *("f1", "exact_match"),
 )
 AUDIT = ("weight_distance", "detour", "initial_std_ratio", "suspect")  # of checkpoints; they are no geometry

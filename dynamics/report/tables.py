@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dynamics.report.names import APART, CORE, CURVES, QUALITY, SITES
+from dynamics.report.names import APART, BITS, CORE, CURVES, MASKED_BITS, QUALITY, SITES
 from dynamics.scales import bounds_within
 
 SERIES = ["arm", "at", "layer", "head"]
@@ -123,8 +123,12 @@ def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
 
 
 def curves(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return a learning curve: columns `arm seed site at value low high` and `RANGE`; training in log-spaced bins."""
-    table = rows[rows["site"].isin(CURVES) & (rows["metric"] == metric)]
+    """Return a learning curve: columns `arm seed site at value low high` and `RANGE`; training in log-spaced bins.
+
+    Bits per character come with those per masked character, of other arms.
+    """
+    names = (BITS, MASKED_BITS) if metric == BITS else (metric,)
+    table = rows[rows["site"].isin(CURVES) & rows["metric"].isin(names)]
     table = table[["arm", "seed", "site", "step", "value", "low", "high", *RANGE]].rename(columns={"step": "at"})
     groups = table.groupby(["arm", "seed", "site"], sort=False)
     parts = [binned(part) if site == "train" else part for (_, _, site), part in groups]
@@ -151,8 +155,9 @@ def curve_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_metrics(rows: pd.DataFrame) -> list[str]:
-    """Return the metrics of the learning curves; how well the models do comes first."""
-    metrics = rows.loc[rows["site"].isin(CURVES), "metric"].unique()
+    """Return the metrics of the learning curves; how well the models do comes first, bits of both kinds as one."""
+    metrics = set(rows.loc[rows["site"].isin(CURVES), "metric"])
+    metrics -= {MASKED_BITS} if BITS in metrics else set()
     order = (*QUALITY, "loss")
     return sorted(metrics, key=lambda m: (order.index(m) if m in order else len(order), m))
 

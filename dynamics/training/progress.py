@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 
-POSTFIX = {  # curves whose newest value stands after the bar, by the name that they have there
-    "bpc": "train/bits_per_character",
-    "val_bpc": "validation/bits_per_character",
-    **{name: f"validation/{name}" for name in ("accuracy", "f1", "exact_match")},
-    **{name: f"validation/{name}_correlation" for name in ("matthews", "pearson", "spearman")},
+POSTFIX = {  # curves whose newest value stands after the bar, and the name that they have there
+    **dict.fromkeys(("train/bits_per_character", "train/bits_per_masked_character"), "bpc"),
+    **dict.fromkeys(("validation/bits_per_character", "validation/bits_per_masked_character"), "val_bpc"),
+    **{f"validation/{name}": name for name in ("accuracy", "f1", "exact_match")},
+    **{f"validation/{name}_correlation": name for name in ("matthews", "pearson", "spearman")},
 }
 
 
@@ -53,5 +53,5 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         latest = self._curves.latest
-        values = {name: f"{latest[key]:.3f}" for name, key in POSTFIX.items() if key in latest}
+        values = {name: f"{latest[key]:.3f}" for key, name in POSTFIX.items() if key in latest}
         return {**values, "measuring": f"{self._monitor.seconds:.1f}s"}

@@ -417,6 +417,34 @@ def test_bad_input_is_one_sentence(words, said, lines, capsys):
     assert not Path("checkpoints/r").exists()
 
 
+def test_what_was_asked_for_and_not_delivered(workplace, capsys):
+    """A model without attention beside one that has it: named in the record, on the page, and refused if strict."""
+    words = (
+        "random:convnext",
+        "random:vit",
+        "--images",
+        "noise",
+        "--inputs",
+        1,
+        "--config_overrides",
+        "{image_size: 64}",
+    )
+    frame, _ = scan(*words, metrics="[mean_norm, entropy]")
+    missing = record.not_measured(frame)
+    assert {name.partition(",")[0] for name in missing} == {
+        *("entropy at attention", "mean_norm at query", "mean_norm at key"),
+    }
+    assert all(name.endswith("of random:convnext@seed0") for name in missing)
+    page = Path("checkpoints/r/report.html").read_text()
+    assert "Not measured" in page
+    assert next(iter(missing.values())) in page
+    said = refused(capsys, *words, "--strict", run="strict", metrics="[mean_norm, entropy]", code=1)
+    assert "strict lacks 3 of what was asked for (entropy at attention, layers" in said
+    frame, _ = scan(*words[1:], "--strict", run="whole", metrics="[mean_norm, entropy]")
+    assert record.not_measured(frame) == {}
+    assert "Not measured" not in Path("checkpoints/whole/report.html").read_text()
+
+
 def test_an_untrained_twin_has_the_same_shape_tokenizer_and_text(workplace, lines, capsys):
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "cat": 1, "it": 2}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()

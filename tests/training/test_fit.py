@@ -14,6 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from dynamics import record, run_info, runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
+from dynamics.measure.measurement import measure
+from dynamics.measure.meter import Missing
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, fit
@@ -137,6 +139,18 @@ def test_the_monitor_does_not_touch_the_training(here, text_file, config):
         record.read(run).query("site == 'train' and metric == 'loss'").value.tolist() for run in ("often", "seldom")
     ]
     assert loss[0] == loss[1]
+
+
+def test_a_strict_monitor_refuses_what_it_cannot_measure(here, text_file, monkeypatch, capsys):
+    def lacking(*args, **settings):
+        return measure(*args, **settings)._replace(missing=[Missing("entropy", "attention", (1,), "no softmax")])
+
+    monkeypatch.setattr("dynamics.training.monitor.measure", lacking)
+    fit(text_file, "lenient", trainer__max_steps=1)
+    with pytest.raises(SystemExit, match="2"):
+        fit(text_file, "strict", trainer__max_steps=1, monitor__strict="true")
+    assert "monitor.strict: entropy at attention: no softmax; remove it from" in capsys.readouterr().err
+    assert not Path("checkpoints/strict").exists()
 
 
 def test_the_configurations_of_twins_differ_in_mask_and_objective_alone():

@@ -196,6 +196,6 @@ def _suite(options: ConeOptions) -> Suite:
     suite = Suite.parse(METRICS if options.metrics is None else options.metrics)
     suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
-    if not sites:
-        raise InputError(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
+    if elsewhere := suite.names - Suite(sites).names:
+        raise InputError(f"--metrics {', '.join(sorted(elsewhere))}: not measured on sentences or tokens; remove it.")
     return Suite(sites)
