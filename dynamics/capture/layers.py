@@ -156,7 +156,11 @@ def _around(model: nn.Module, attentions: list[str]) -> set[str]:
         chains = {name: _prefixes(name) for name in attentions}
     holds = Counter(ancestor for chain in chains.values() for ancestor in chain)
     crowded = {type(modules[name]) for name, count in holds.items() if count > 1}
-    blocks = {next((x for x in chain if type(modules[x]) not in crowded), chain[-1]) for chain in chains.values()}
+    blocks: set[str] = set()
+    for name, chain in chains.items():
+        block = next((x for x in chain if type(modules[x]) not in crowded), chain[-1])
+        outer = [x for x in chain[:-1] if _parent(x) in lists]
+        blocks.add(outer[-1] if block == name and outer else block)  # a layer may keep several attentions in a list
     stacks = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
     return blocks | {name for name in modules if name and _parent(name) in stacks}
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from dynamics.capture.state import held_still
@@ -107,7 +108,4 @@ def _tensors(values: Iterable[Any] | None) -> list[Tensor]:
 
 def final(output: Any) -> Tensor | None:
     """Return the first tensor of floating point of what a model returns."""
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return next((x for x in values if isinstance(x, Tensor) and x.is_floating_point()), None)
+    return next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()), None)

@@ -58,7 +58,6 @@ class Tap:
         self._layer, self._shape = 0, (0, 0)  # the layer at work in its stack, its batch and length
         self._seen: set[int] = set()
         self._padded: set[int] = set()  # layers whose local windows hold padding
-        self._last: Tensor | None = None  # the last hidden state of the part below a head
         self._searching = False
         self.passes = 0  # complete forward passes so far
 
@@ -146,28 +145,33 @@ class Tap:
                 self._hook(modules[last].register_forward_hook(self._leave))
         if "output" in self._sites:
             for name, stack in layout.outputs.items():
-                self._hook_output(stack, modules[name])
+                self._hook_output(name, stack)
         if self._sites & ATTENTION_SITES and self.has_attention:
             attentions = {name: modules[name] for name in layout.attentions}
             self._hooks.enter_context(at_work(attentions, self._attentions))
             self._watch = self._hooks.enter_context(ScoreWatch(self._attentions, self._scores))
         self._hook(self._model.register_forward_hook(self._end))
 
-    def _hook_output(self, stack: str, whole: Any) -> None:
+    def _hook_output(self, name: str, stack: str) -> None:
         """Have the last hidden state of a model handed over: without the head that it may have, after the last norm."""
-        trunk, held = getattr(whole, "base_model", whole), list[Any]()
+        block = self.layout.blocks[self.layout.stacks.index(stack)]
+        around = [(x, m) for x, m in self._model.named_modules() if isinstance(m, PreTrainedModel) or x == name]
+        held: list[Any] = []
 
-        def leave_trunk(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            held[:] = [_last_state(output)]
+        def leave(is_whole: bool, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            x = getattr(output, "last_hidden_state", None)  # that of the outermost model which has one
+            if x is not None or (is_whole and not held and not hasattr(output, "logits")):
+                held[:] = [output if x is None else x]
+            if is_whole:
+                last = self._model.get_submodule(self.layout.exits[-1])
+                self._hand_over(
+                    "output", self.layout.depths[stack], self._states(held[0] if held else (), last, "its output")
+                )
+                held.clear()
 
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            x = _last_state(output) if hasattr(output, "last_hidden_state") or not held else held.pop()
-            last = self._model.get_submodule(self.layout.exits[-1])
-            self._hand_over("output", self.layout.depths[stack], self._states(x, last, "its output"))
-
-        if trunk is not whole:
-            self._hook(trunk.register_forward_hook(leave_trunk))
-        self._hook(whole.register_forward_hook(leave))
+        for inner, module in around:
+            if f"{block}.".startswith(f"{inner}.".lstrip(".")) and f"{inner}.".startswith(f"{name}.".lstrip(".")):
+                self._hook(module.register_forward_hook(partial(leave, inner == name)))
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask of a part, and the shape of what it reads."""
@@ -229,15 +233,10 @@ class Tap:
         if self._depths.total() != self.layers:
             _LAYOUTS.pop(self._model)
             raise InputError(f"{self._depths.total()} layers of {self.name} ran where {self.layers} were expected.")
-        if self._sites & ATTENTION_SITES and self._seen != expected:
-            missing = ", ".join(map(str, sorted(expected - self._seen)))
-            raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
+        if self._sites & ATTENTION_SITES and (missing := sorted(expected - self._seen)):
+            layers = ", ".join(map(str, missing))
+            raise InputError(f"no attention of {self.name} was captured in layers {layers}.")
         self.passes += 1
-
-
-def _last_state(output: Any) -> Any:
-    x = getattr(output, "last_hidden_state", None)
-    return output if x is None else x
 
 
 def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
