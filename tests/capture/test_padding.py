@@ -89,7 +89,6 @@ def test_masks_of_other_names(name):
     is_padded = name in ("padding_mask", "~hide")
     padding, key = Padding(name if name in ("~hide", "keep") else None), name.lstrip("~")
     padding.start(Model(), (torch.ones(2, 6, dtype=torch.long),), {key: MASK == 0 if is_padded else MASK})
-    padding.close()
     assert torch.equal(padding.valid(Model(), 2, 6, CPU), MASK.bool())
 
 
