@@ -33,6 +33,7 @@ _EXP = {torch.exp, Tensor.exp, Tensor.exp_}
 _SUM = {torch.sum, Tensor.sum}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 _OVER = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
+_MINUS = {torch.sub, Tensor.sub, Tensor.__sub__}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
 _MIXING = {*_MATMUL, *_BADDBMM, torch.einsum, F.linear}
 UNCLEAR = "it takes a softmax over scores in a form that is not followed (blocks, bands or parts of the keys)"
@@ -88,6 +89,7 @@ class ScoreWatch(TorchFunctionMode):
         self.products: Any = WeakIdKeyDictionary()  # what is a product of queries and keys, element by element
         self.derived: Any = WeakIdKeyDictionary()  # what else is made of one, and whose it is
         self.exponentials: Any = WeakIdKeyDictionary()  # of products, perhaps normalised: the product, its logits, dim
+        self.shifted: Any = WeakIdKeyDictionary()  # products less one number for each query: what they were before
         self.totals: Any = WeakIdKeyDictionary()  # sums of exponentials: what was summed
 
     def __torch_function__(
@@ -129,7 +131,8 @@ class ScoreWatch(TorchFunctionMode):
             self._unclear[self.derived[logits]] = None
 
     def _report(self, product: _Product, logits: Tensor, dim: Any) -> None:
-        scores = product.scores(logits, dim)
+        """Report a softmax of logits, as they were before a shift that it does not see."""
+        scores = product.scores(self.shifted.get(logits, logits), dim)
         if scores is None:
             self._unclear[product.owner] = None
         else:
@@ -170,6 +173,9 @@ class ScoreWatch(TorchFunctionMode):
                 is_plain = result.shape == arg.shape or product.axes == (-2, -1)
                 if is_plain and arg.numel() == result.numel() and not _is_transposed(arg, result):
                     self.products[result] = product.scaled(func, args, position)
+                    other = args[1] if func in _MINUS and position == 0 else None
+                    if isinstance(other, Tensor) and other.ndim == arg.ndim and other.shape[product.axes[1]] == 1:
+                        self.shifted[result] = arg
                     return
         owners = [self.derived.get(x) or getattr(self.products.get(x), "owner", None) for x in values]
         if owner := next(filter(None, owners), None):

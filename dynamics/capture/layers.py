@@ -89,9 +89,12 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     with at_work(modules, stack, enter), ScoreWatch(stack, report) as watch:
         forward()
     unclear = [call for call in watch.unclear() if not call.cross]
-    self_attentions = list(dict.fromkeys(name for name, heads in trace if heads)) or [call.name for call in unclear]
+    self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
     attending |= {call.name: False for call in unclear if call.name not in attending}
-    layers = _around(model, self_attentions) if self_attentions else _stages(model)
+    layers = _around(model, self_attentions) if self_attentions else set()
+    if apart := [call.name for call in unclear if call.name and layers.isdisjoint(_prefixes(call.name))]:
+        layers = _around(model, self_attentions + list(dict.fromkeys(apart)))
+    layers = layers or _stages(model)
     for name, module in modules.items():  # an encoder or decoder whose attention is of no kind that is heard
         is_coder = isinstance(module, PreTrainedModel) and name.rpartition(".")[2] in _CODERS
         if is_coder and not any(layer.startswith(f"{name}.") for layer in layers):

@@ -93,11 +93,12 @@ class Padding:
     Where a model pads, prolongs or cuts its input before its layers, it does the same to its mask: that one is taken.
     Speech models map samples to frames themselves. Otherwise a shorter axis pools the mask (a token is real if anything
     it came from is); a longer one has extra real tokens in front (classes, registers, prompts). No mask: all are real.
-    `name` is that of the mask among the model's arguments, where it is not a usual one.
+    `name` is that of the mask among the model's arguments, where it is not a usual one. One that `watches` what a model
+    makes of its mask does so from `start` and `read` to `enter_layer`, `end` or `close`.
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        self._name = name
+    def __init__(self, name: str | None = None, watches: bool = False) -> None:
+        self._name, self._watches = name, watches
         self._whole: Tensor | None = None
         self._mask: Tensor | None = None
         self._watch: _MaskWatch | None = None
@@ -141,7 +142,7 @@ class Padding:
         self._mask = mask
         self._masks.clear()
         shape = input_shape(module, (), values)
-        if not isinstance(module, TORCH):
+        if self._watches and not isinstance(module, TORCH):
             self.close()
             names = (*REAL, *PADDED, *([] if self._name is None else [self._name.lstrip("~")]))
             given = (x for name in names if isinstance(x := values.get(name), Tensor) and x.ndim == 2)

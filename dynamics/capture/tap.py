@@ -50,7 +50,7 @@ class Tap:
         self.name = type(model).__name__
         self._model, self._sites, self._cross = model, sites, cross
         self._on_states, self._on_attention, self._on_stack = on_states, on_attention, on_stack
-        self._padding, self._input = Padding(mask), InputShape()
+        self._padding, self._input = Padding(mask, watches=True), InputShape()
         self._layout: Layout | None = None
         self._hooks, self._attentions = ExitStack(), list[Call]()
         self._watch: ScoreWatch | None = None

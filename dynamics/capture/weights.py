@@ -118,19 +118,15 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
     passes: dict[_Place, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
     inputs: dict[_Place, tuple[dict[_Matrix, _Input], dict[_Matrix, _Source]]] = {}
     widths: dict[_Place, set[int]] = defaultdict(set)  # of the states before and after each layer
-    stack, turn = "", -1
-
-    def on_stack(name: str) -> None:
-        nonlocal stack
-        stack = name
+    stacks, turn = [""], -1  # the stack at work stands last
 
     def on_states(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
         products.made.clear()
-        widths[stack, layer].add(x.shape[-1])
-        widths[stack, layer + 1].add(x.shape[-1])
+        widths[stacks[-1], layer].add(x.shape[-1])
+        widths[stacks[-1], layer + 1].add(x.shape[-1])
 
     def on_attention(call: AttentionCall) -> None:
-        place = stack, call.layer
+        place = stacks[-1], call.layer
         if turn < 0:
             inputs.setdefault(place, (dict(products.inputs), dict(products.sources)))
         elif len(passes[place]) == turn:  # of the chunks of local attention the first is enough
@@ -139,7 +135,7 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
             if place == list(inputs)[-1]:
                 raise _LastAttention
 
-    with products, capture(model, ["residual", "query"], on_states, on_attention, on_stack) as tap:
+    with products, capture(model, ["residual", "query"], on_states, on_attention, stacks.append) as tap:
         model(**batch)
         if not tap.has_attention:
             return {}, tap.unheard

@@ -51,6 +51,7 @@ def measure(
     references: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = torch.float32,
     all_ranks: bool = True,
+    mask: str | None = None,
 ) -> Measurement:
     """Measure a model on batches.
 
@@ -66,6 +67,10 @@ def measure(
         references: as in `Meter.compute`.
         dtype: precision to measure in; None keeps the model's own.
         all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
+        mask: the argument of the model that is true at real tokens, as in `mask="keep"`, or at padding, `mask="~hide"`.
+            Known without it are, true at real tokens, `attention_mask` (per query too, 4-D), `input_mask`, `valid_mask`
+            and `token_mask`; true at padding `key_padding_mask`, `src_key_padding_mask`, `tgt_key_padding_mask`,
+            `padding_mask` (in models of transformers: at real tokens), `encoder_padding_mask` and `pad_mask`.
 
     Raises:
         InputError: the model captures nothing of what the metrics need, there is no batch, or one is unusable; a metric
@@ -85,10 +90,10 @@ def measure(
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
         hear = meter.on_states, meter.on_attention, meter.on_stack
-        with capture(network, sites, *hear) if sites else nullcontext() as tap:
+        with capture(network, sites, *hear, mask=mask) if sites else nullcontext() as tap:
             for batch in arguments(network, batches):
                 if sites:
-                    meter.begin_batch(batch)
+                    meter.begin_batch(batch, mask)
                     network(**to_device(batch, device))
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
+from dynamics.capture.padding import PADDED, REAL, real_tokens
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.suite import Suite
 from dynamics.metrics.streaming import Attention, Group, Metric, Pair, Referenced, States, Weights
@@ -28,7 +29,6 @@ from dynamics.record import condition as join
 log = logging.getLogger(__name__)
 
 PAIR = "pair"  # metrics of two representations of the same tokens; their rows stand at `residual`
-MASK = "attention_mask"
 
 
 class Missing(NamedTuple):
@@ -86,16 +86,17 @@ class Meter:
         """Stack, site, layer and group of everything that was fed, in order."""
         return [(*place, member.group) for place, members in sorted(self._members.items()) for member in members]
 
-    def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
+    def begin_batch(self, batch: Mapping[str, Tensor], mask: str | None = None) -> None:
         """Number the windows (rows) of the batch that follows.
 
         A window's number is a hash of its content without padding, so that neither batching, nor the order of
         batches, nor the ranks change which windows a sample keeps. A window that was there before is another unit.
         """
-        x, mask = next(x for name, x in batch.items() if name != MASK), batch.get(MASK)
+        real = real_tokens(batch, mask)
+        x = next(x for name, x in batch.items() if name not in (*REAL, *PADDED, (mask or "").lstrip("~")))
         rows = list(x.detach().cpu())
-        if mask is not None and mask.shape == x.shape[: mask.ndim]:
-            rows = [row[kept] for row, kept in zip(rows, mask.bool().cpu(), strict=True)]
+        if real is not None and real.shape == x.shape[: real.ndim]:
+            rows = [row[kept] for row, kept in zip(rows, real.cpu(), strict=True)]
         digests = [blake2b(row.contiguous().view(-1).view(torch.uint8).numpy(), digest_size=8) for row in rows]
         numbers = [int.from_bytes(digest.digest(), "little") >> 1 for digest in digests]
         for place, number in enumerate(numbers):
