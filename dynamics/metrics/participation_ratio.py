@@ -28,7 +28,7 @@ def across_windows(states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[
     """Return the ratio from products of different windows alone, and its influence.
 
     With C_w a window's sum of outer products about the mean, tr(S)^2 becomes the sum of tr(C_v) tr(C_w) over v != w,
-    and |S|_F^2 that of <C_v, C_w>: without the windows' own squares, which make the plain ratio of few tokens too small.
+    and |S|_F^2 that of <C_v, C_w>: without the windows' own squares, which make the plain ratio of few tokens small.
     """
     squares, traces, sizes = states.within
     values, influence = states.spectrum

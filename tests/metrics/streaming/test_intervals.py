@@ -160,7 +160,7 @@ def test_no_interval_is_better_than_a_wrong_one():
 @pytest.mark.parametrize("name", [*OF_ATTENTION, "score_variance", "min_probability", "sink_rate"])
 def test_a_window_of_padding_alone_changes_nothing(name):
     call, windows = streams.attention(windows=10, padded=False)
-    parts = [torch.cat([part, part[:1] * 0]) for part in (call.query, call.key, call.valid)]
+    parts = [torch.cat([part, torch.zeros_like(part[:1])]) for part in (call.query, call.key, call.valid)]
     longer = Attention(streams.Call(*parts), torch.arange(11))
     estimates = []
     for batch in (Attention(call, windows), longer):
