@@ -1,9 +1,12 @@
+import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.sink_mass import sink_mass
-from dynamics.metrics.streaming import AttentionStatistics
+from dynamics.metrics.streaming import AttentionStatistics, Estimate
 from dynamics.metrics.streaming.attention import SINK
+
+FEWEST = 5  # windows on either side of the threshold that an interval needs
 
 
 def sink_rate(probabilities: Float[Tensor, "windows *heads T S"]) -> Float64[Tensor, "*heads"]:
@@ -28,3 +31,12 @@ class SinkRate(AttentionStatistics):
     range = (0, 1)
     estimator = "share of windows with a sink mass above 0.3; a layer's is the mean over heads"
     source = "Gu et al., When Attention Sink Emerges (arXiv 2410.10781), whose threshold is 0.3"
+
+    def estimate(self, states: AttentionStatistics) -> Estimate:
+        estimate = super().estimate(states)
+        rare = np.minimum(estimate.value, 1 - estimate.value) * estimate.windows < FEWEST
+        if not (rare & np.isfinite(estimate.low)).any():
+            return estimate
+        low, high = (np.where(rare, np.nan, bound) for bound in (estimate.low, estimate.high))
+        reason = f"fewer than {FEWEST} windows lie on one side of the threshold: no interval"
+        return estimate._replace(low=low, high=high, reason=reason)
