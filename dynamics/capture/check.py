@@ -5,7 +5,7 @@ what was captured: shapes, token counts, and values relative to the greatest of 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,14 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from dynamics.capture.attention import AttentionCall
-from dynamics.capture.reference import LARGEST, Kernels, eager_output, final, listed, options_of, removing_recorders
+from dynamics.capture.reference import (
+    LARGEST,
+    Kernels,
+    difference,
+    eager_output,
+    final,
+    listed,
+    nearest,
+    options_of,
+    removing_recorders,
+    tolerance,
+)
 from dynamics.capture.state import held_still
 from dynamics.capture.states import first_states
 from dynamics.capture.tap import capture, layout_of
 from dynamics.errors import InputError
 
-TOLERANCE = 1e-4  # greatest difference, relative to the greatest value; eight roundings where that is more
 ROWS, TOKENS = 2, 128  # of the slice
+ATTENTION = "queries, keys, attention"
 VERIFIED, UNVERIFIED, REFUSED = "verified", "unverified", "refused"
 
 
@@ -147,7 +158,7 @@ def _check(model: nn.Module, batch: Mapping[str, Tensor]) -> Verdict:
     calls = [call for stack in captured.stacks.values() for _, call in stack.calls]
     weights = sum(call.query[..., 0].numel() * call.key.shape[2] for call in calls)
     eager = eager_output(model, batch) if weights < LARGEST else None
-    is_same = plain is not None and (own := final(eager)) is not None and _difference(own, plain) <= _tolerance(plain)
+    is_same = plain is not None and (own := final(eager)) is not None and difference(own, plain) <= tolerance(plain)
     for stack in captured.stacks.values():
         comparisons += _compare_tokens(stack, batch)
         comparisons.append(_compare_states(stack, *_own_states(captured.output, stack.name)))
@@ -173,10 +184,10 @@ def _compare_output(plain: Tensor | None, hooked: Tensor | None) -> Comparison:
     what, against = "output", "the model without hooks"
     if plain is None or hooked is None:
         return Comparison(what, against, math.nan, UNVERIFIED, "the model returns no tensor")
-    difference = _difference(hooked, plain)
-    if difference <= _tolerance(plain):
-        return Comparison(what, against, difference, VERIFIED)
-    return Comparison(what, against, difference, REFUSED, f"it differs by {difference:.2g} while it is captured")
+    apart = difference(hooked, plain)
+    if apart <= tolerance(plain):
+        return Comparison(what, against, apart, VERIFIED)
+    return Comparison(what, against, apart, REFUSED, f"it differs by {apart:.2g} while it is captured")
 
 
 def _compare_tokens(stack: _Stack, batch: Mapping[str, Tensor]) -> Iterator[Comparison]:
@@ -203,18 +214,18 @@ def _compare_states(stack: _Stack, own: list[Tensor], is_own: bool) -> Compariso
     depth, worst = len(stack.states) - 1, 0.0
     what, by_layer = stack.label(f"states of layers 0 to {depth}"), is_own and len(own) == depth + 1
     against = "its hidden states" if own else "what enters the next layer"
-    if by_layer and _nearest(*stack.states[0], own[0]) > TOLERANCE >= _nearest(*stack.states[1], own[0]):
+    if by_layer and nearest(*stack.states[0], own[0]) > tolerance(own[0]) >= nearest(*stack.states[1], own[0]):
         own = [stack.states[0][0], *own]  # a list without what enters the first layer
     for layer, (x, valid) in enumerate(stack.states):
         forms = [x] if layer < depth or stack.output is None else [x, stack.output]
         others = own[layer : layer + 1] if by_layer else [*own, *_followers(stack, layer, depth)]
-        nearest = min((_nearest(form, valid, other) for form in forms for other in others), default=math.inf)
-        if nearest <= _tolerance(x):
-            worst = max(worst, nearest)
+        closest = min((nearest(form, valid, other) for form in forms for other in others), default=math.inf)
+        if closest <= tolerance(x):
+            worst = max(worst, closest)
         elif by_layer:
             shapes = f"has shape {tuple(x.shape)}, the model lists {tuple(own[layer].shape)}"
-            why = f"layer {layer} {shapes if nearest == math.inf else f'differs by {nearest:.2g}'}"
-            return Comparison(what, against, nearest, REFUSED, why)
+            why = f"layer {layer} {shapes if closest == math.inf else f'differs by {closest:.2g}'}"
+            return Comparison(what, against, closest, REFUSED, why)
         elif layer:
             why = f"the model lists {len(own)} for {depth} layers, and nothing confirms layer {layer}"
             return Comparison(what, against, math.nan, UNVERIFIED, why)
@@ -234,32 +245,38 @@ def _followers(stack: _Stack, layer: int, depth: int) -> list[Tensor]:
 
 
 def _compare_attention(stack: _Stack, own: list[Tensor], kernels: Mapping[int, Tensor]) -> Comparison:
-    """Compare attention weights with those that the model lists for all layers, else with its kernels' own."""
-    what, against, worst = stack.label("queries, keys, attention"), "its attention weights (eager)", 0.0
+    """Compare attention weights with those that the model lists, else (or where they differ) with its kernels' own.
+
+    Some models list other things than the weights of each head: their logits, or the mean over heads.
+    """
     if not stack.calls or len(own) > len(stack.calls):
         layers = ", ".join(str(layer) for layer in stack.unheard) or f"1 to {len(stack.states) - 1}"
         reasons = "; ".join(dict.fromkeys(stack.unheard.values())) or "it is computed in no way that is followed"
-        return Comparison(what, against, math.nan, UNVERIFIED, f"that of layers {layers} is not captured ({reasons})")
+        why = f"that of layers {layers} is not captured ({reasons})"
+        return Comparison(stack.label(ATTENTION), "its attention weights", math.nan, UNVERIFIED, why)
+    computed = _compare_weights(stack, "the weights of its kernels", [kernels.get(number) for number, _ in stack.calls])
     if len(own) != len(stack.calls):
-        own, against = [], "the weights of its kernels"
-    for place, (number, call) in enumerate(stack.calls):
-        weights = _weights(call)
-        wanted = own[place] if own else kernels.get(number)
-        if wanted is not None and not own and call.sinks is not None:
-            wanted = wanted[..., : call.key.shape[2]]
+        return computed
+    shown = _compare_weights(stack, "its attention weights (eager)", own)
+    return computed if shown.verdict != VERIFIED and computed.verdict == VERIFIED else shown
+
+
+def _compare_weights(stack: _Stack, against: str, own: Sequence[Tensor | None]) -> Comparison:
+    what, worst = stack.label(ATTENTION), 0.0
+    for (_, call), wanted in zip(stack.calls, own, strict=True):
         if wanted is None:
             return Comparison(what, against, math.nan, UNVERIFIED, f"layer {call.layer} does not say its weights")
-        if own and wanted.ndim == 4:  # they may be listed without prompts in front
-            weights, valid = weights[..., -wanted.shape[2] :, -wanted.shape[3] :], call.valid[:, -wanted.shape[2] :]
-        else:
-            valid = call.valid
+        weights, valid = _weights(call), call.valid
+        wanted = wanted[..., : weights.shape[-1]]  # what follows are sinks
+        if wanted.ndim == 4 and len(wanted) == len(weights):  # they may be listed without prompts in front
+            weights, valid = weights[..., -wanted.shape[2] :, -wanted.shape[3] :], valid[:, -wanted.shape[2] :]
         if wanted.numel() != weights.numel() or wanted.shape[-2:] != weights.shape[-2:]:
             why = f"layer {call.layer} has shape {tuple(weights.shape)}, the model's own {tuple(wanted.shape)}"
             return Comparison(what, against, math.inf, REFUSED, why)
-        difference = float((weights - wanted.reshape(weights.shape)).abs().amax((1, 3))[valid].max())
-        if not difference <= _tolerance(wanted):
-            return Comparison(what, against, difference, REFUSED, f"layer {call.layer} differs by {difference:.2g}")
-        worst = max(worst, difference)
+        apart = float((weights - wanted.reshape(weights.shape)).abs().amax((1, 3))[valid].max())
+        if not apart <= tolerance(wanted):
+            return Comparison(what, against, apart, REFUSED, f"layer {call.layer} differs by {apart:.2g}")
+        worst = max(worst, apart)
     return Comparison(what, against, worst, VERIFIED)
 
 
@@ -268,31 +285,3 @@ def _weights(call: AttentionCall) -> Tensor:
     logits = call.logits(0, call.query.shape[2])
     sinks = logits[..., :0] if call.sinks is None else call.sinks.to(logits.dtype)
     return torch.cat([logits, sinks], -1).softmax(-1)[..., : logits.shape[-1]]
-
-
-def _nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
-    """Return the least difference of x (B, T, D) from what `own` may be: states, images, a stream or their mean."""
-    forms = [own, own.transpose(0, 1)]
-    if own.ndim == 4:
-        forms = [own.flatten(2).transpose(1, 2), own.flatten(1, 2), *own, own.mean(0), own.mean(2)]
-    differences = []
-    for form in forms:
-        tokens = form.shape[1]  # images may be listed without their class token
-        if x[:, -tokens:].shape == form.shape and valid[:, -tokens:].shape == form.shape[:2]:
-            real = valid[:, -tokens:]
-            differences.append(_difference(x[:, -tokens:][real], form[real]))
-    return min(differences, default=math.inf)
-
-
-def _difference(x: Tensor, own: Tensor) -> float:
-    """Return the greatest difference relative to the greatest value; infinite where shapes differ or it is NaN."""
-    if x.shape != own.shape:
-        return math.inf
-    if not own.numel():
-        return 0.0
-    difference = float((x.float() - own.float()).abs().max() / own.float().abs().max().clamp(min=1e-30))
-    return math.inf if math.isnan(difference) else difference
-
-
-def _tolerance(x: Tensor) -> float:
-    return max(TOLERANCE, 8 * torch.finfo(x.dtype).eps)

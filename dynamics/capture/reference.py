@@ -1,6 +1,7 @@
 """What a model itself says of its states and attention, for comparison with what is captured of it."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from dynamics.capture.state import held_still
 
+TOLERANCE = 1e-4  # greatest difference, relative to the greatest value; eight roundings where that is more
 LARGEST = 2**28  # attention weights that are held at once at most
 _MARK = "_output_capturing_hooks_installed"
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
@@ -109,3 +111,32 @@ def _tensors(values: Iterable[Any] | None) -> list[Tensor]:
 def final(output: Any) -> Tensor | None:
     """Return the first tensor of floating point of what a model returns."""
     return next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()), None)
+
+
+def nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
+    """Return the least difference of x (B, T, D) from what `own` may be: states, images, a stream or their mean."""
+    forms = [own, own.transpose(0, 1)]
+    if own.ndim == 4:
+        forms = [own.flatten(2).transpose(1, 2), own.flatten(1, 2), *own, own.mean(0), own.mean(2)]
+    differences = []
+    for form in forms:
+        tokens = form.shape[1]  # images may be listed without their class token
+        if x[:, -tokens:].shape == form.shape and valid[:, -tokens:].shape == form.shape[:2]:
+            real = valid[:, -tokens:]
+            differences.append(difference(x[:, -tokens:][real], form[real]))
+    return min(differences, default=math.inf)
+
+
+def difference(x: Tensor, own: Tensor) -> float:
+    """Return the greatest difference relative to the greatest value; infinite where shapes differ or it is NaN."""
+    if x.shape != own.shape:
+        return math.inf
+    if not own.numel():
+        return 0.0
+    apart = float((x.float() - own.float()).abs().max() / own.float().abs().max().clamp(min=1e-30))
+    return math.inf if math.isnan(apart) else apart
+
+
+def tolerance(x: Tensor) -> float:
+    """Return the greatest difference that is taken for rounding."""
+    return max(TOLERANCE, 8 * torch.finfo(x.dtype).eps)

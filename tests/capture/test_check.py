@@ -6,6 +6,7 @@ from torch import nn
 from transformers import BertModel
 
 from dynamics.capture import AttentionCall, tap
+from dynamics.capture import check as module
 from dynamics.capture.check import REFUSED, UNVERIFIED, VERIFIED, check, sliced
 from dynamics.capture.padding import Padding
 from dynamics.errors import InputError
@@ -57,6 +58,18 @@ def test_attention_that_disagrees_is_refused(monkeypatch):
     verdict = check(build("gpt2"), inputs("gpt2"))
     assert verdict.word == REFUSED
     assert "queries, keys, attention: layer 1 differs by" in str(verdict)
+
+
+def test_a_list_of_other_things_than_weights_leaves_the_judgement_to_the_kernels(monkeypatch):
+    listed = module.listed
+
+    def own(output, stack, name):
+        return [2 * x if name == "attentions" else x for x in listed(output, stack, name)]
+
+    monkeypatch.setattr(module, "listed", own)
+    verdict = check(build("gpt2"), inputs("gpt2"))
+    assert verdict.word == VERIFIED
+    assert verdict.comparisons[-1].against == "the weights of its kernels"
 
 
 def test_padding_that_counts_is_refused(monkeypatch):

@@ -12,12 +12,12 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SAMPLE = (
     *("albert", "aimv2_vision_model", "bamba", "bart", "bert", "blip_text_model", "canine", "clip", "codegen", "cvt"),
     *("deberta-v2", "deepseek_v3", "deepseek_v4", "dinov3_vit", "falcon_mamba", "flaubert", "fsmt", "funnel"),
-    *("gemma3n_text", "gemma4_text", "glpn", "gpt_bigcode", "groupvit_vision_model", "hiera", "jamba", "longt5"),
-    *("mamba2", "mpnet", "olmo2", "qwen3_next", "rwkv", "speech_to_text", "swinv2", "timesformer", "vivit", "wavlm"),
+    *("gemma3n_text", "gemma4_text", "glpn", "gpt_bigcode", "groupvit_vision_model", "jamba", "longt5"),
+    *("mamba2", "mpnet", "olmo2", "qwen3_next", "videomae", "speech_to_text", "swinv2", "vivit", "wavlm"),
     *("whisper", "xlm", "xlnet", "yolos"),
 )
 """Of every kind: text, images, video, sound; stages, streams, several stacks, time first, no attention."""
-VERIFIED = 1  # at least; the page says how many there are
+VERIFIED = 505  # at least
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_page_counts_what_it_lists(make_models):
     assert set(entries) >= set(CONFIG_MAPPING) - {"char_transformer"}
     counts = Counter(entry.verdict for entry in entries.values())
     assert counts["verified"] >= VERIFIED
-    assert counts["unverified"] <= 40
+    assert counts["unverified"] <= 15
     assert all(entry.why for entry in entries.values())
     assert not re.search(r"Traceback|/site-packages/", make_models.PAGE.read_text())
 
