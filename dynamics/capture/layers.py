@@ -164,6 +164,8 @@ def _around(model: nn.Module, attentions: list[str]) -> set[str]:
         block = next((x for x in chain if type(modules[x]) not in crowded), chain[-1])
         outer = [x for x in chain[:-1] if _parent(x) in lists]
         blocks.add(outer[-1] if block == name and outer else block)  # a layer may keep several attentions in a list
+    # What holds layers is a stage, though it may attend between them.
+    blocks = {name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)}
     stacks = {_parent(name) for name in blocks if isinstance(modules[_parent(name)], nn.ModuleList)}
     return blocks | {name for name in modules if name and _parent(name) in stacks}
 
