@@ -71,6 +71,9 @@ def resolve(name: str, **options: Any) -> "Metric":
         signature(metric).bind(**fixed, **options)
     except TypeError as error:
         raise InputError(f"metric {name} does not take its options: {error}.") from error
+    for option, value in options.items() if "." not in name else ():  # all integers of ours are sizes, but the seed
+        if type(value) is int and value < (least := int(option != "seed")):
+            raise InputError(f"metrics.{name}.{option} must be at least {least} (got {value}).")
     return metric(**fixed, **options)
 
 

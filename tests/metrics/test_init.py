@@ -60,3 +60,13 @@ def test_looking_names_up_imports_no_torch():
 def test_shapes_are_checked_in_tests():
     with pytest.raises(TypeError, match="x"):
         mean_cosine(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("intrinsic_dimension", "size", -1), ("mean_norm", "windows", 0), ("local_anisotropy", "neighbors", -1)],
+)
+def test_no_size_is_less_than_one(name, option, value):
+    with pytest.raises(InputError, match=rf"metrics\.{name}\.{option} must be at least 1 \(got {value}\)"):
+        metrics.resolve(name, **{option: value})
+    assert metrics.resolve("intrinsic_dimension", seed=0).seed == 0
