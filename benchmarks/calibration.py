@@ -120,11 +120,15 @@ def synthetic_values(kind: str, windows: int, seed: int) -> dict[str, tuple]:
 
     def measured(suite: Suite, states: torch.Tensor, step: int, references: dict) -> "Measurement":  # noqa: F821
         meter = Meter(suite)
-        meter.feed("residual", 1, States(states[:, None], ids))
-        meter.feed("query", 1, States(states.unflatten(1, (HEADS, -1)), ids))
-        if step:
-            meter.feed("attention", 1, Attention(call, rows_of_windows))
-            meter.feed("pair", 1, Pair(x[:, None], y[:, None], ids))
+        batches = {
+            "residual": States(states[:, None], ids),
+            "query": States(states.unflatten(1, (HEADS, -1)), ids),
+            "attention": Attention(call, rows_of_windows),
+            "pair": Pair(x[:, None], y[:, None], ids),
+        }
+        for site, batch in batches.items():
+            if suite.sites.get(site):
+                meter.feed(site, 1, batch)
         return meter.compute(step=step, references=references)
 
     start = measured(START, y, 0, {})
@@ -298,6 +302,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=400, help="draws of a cell of the synthetic part")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--windows", nargs="+", type=int, default=WINDOWS)
+    parser.add_argument("--metrics", nargs="+", help="these alone, of the synthetic part")
     parser.add_argument("--runs", nargs="+", help="folders of trained runs, for the real part")
     parser.add_argument("--text", help="a .txt, or a corpus that `dynamics data` takes, for the real part")
     parser.add_argument("--sets", type=int, default=200, help="disjoint sets of 32 windows, for the real part")
@@ -317,6 +322,8 @@ def main() -> None:
         tasks = {Path(run).name: (real_values, (run, options.text, options.sets)) for run in options.runs}
         cells = run(tasks, options.sets, options.jobs)
     else:
+        for site, entries in ALL.sites.items() if options.metrics else ():
+            ALL.sites[site] = [entry for entry in entries if entry.name in options.metrics]
         pairs = itertools.product(options.kinds, options.windows)
         tasks = {f"{kind} | {windows}": (synthetic_values, (kind, windows)) for kind, windows in pairs}
         cells = run(tasks, options.repetitions, options.jobs)

@@ -9,6 +9,7 @@ Map = Callable[[np.ndarray], np.ndarray]
 SCALES: dict[str, tuple[Map, Map, Map]] = {  # transformation, its inverse, its derivative
     "identity": (lambda v: v, lambda u: u, np.ones_like),
     "log": (np.log, np.exp, lambda v: 1 / v),
+    "log above 1": (lambda v: np.log(v - 1), lambda u: 1 + np.exp(u), lambda v: 1 / (v - 1)),
     "logit": (lambda v: np.log(v) - np.log1p(-v), lambda u: 1 / (1 + np.exp(-u)), lambda v: 1 / (v * (1 - v))),
     "atanh": (np.arctanh, np.tanh, lambda v: 1 / (1 - v * v)),
 }

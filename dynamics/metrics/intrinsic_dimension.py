@@ -93,8 +93,8 @@ def two_nn_variance(
     windows: Int[Tensor, " n"],
     value: float,
     keep: float = 0.9,
-) -> float:
-    """Return the variance of the logarithm of the TwoNN estimate `value`, over draws of as many windows.
+) -> tuple[float, float]:
+    """Return the variance of the logarithm of the TwoNN estimate `value`, over draws of as many windows; its freedom.
 
     a + 2 max(b - ab, 0): a is that of points clustered by the components of the graph of first neighbours. A window
     also moves the ratios of the points elsewhere whose neighbours it holds (as near duplicates across windows do): b is
@@ -129,7 +129,9 @@ def two_nn_variance(
     by_windows = (of_window - of_window.mean()).var(ddof=1) * count
     by_both = np.bincount(np.unique(both * count + label, return_inverse=True)[1], influence)
     by_components = np.bincount(component, terms)
-    return float((by_components**2).sum() + 2 * max(by_windows - (by_both**2).sum(), 0))
+    parts = float((by_components**2).sum()), 2 * max(float(by_windows - (by_both**2).sum()), 0)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / component.max() + parts[1] ** 2 / (count - 1))  # Satterthwaite
+    return sum(parts), float(freedom)
 
 
 def by_estimator(x: Float[Tensor, "n d"], estimator: str) -> float:
@@ -203,8 +205,8 @@ class IntrinsicDimension(Sample):
             _, _, distances, neighbours = states.distinct
             value = np.array([two_nn(distances[:, :2], self.keep)])
             if np.isfinite(value).all() and not reason:
-                variance = two_nn_variance(distances, neighbours, states.windows, float(value[0]), self.keep)
-                low, high = t_interval(value, value * np.sqrt(variance), windows - 1, "log")
+                variance, freedom = two_nn_variance(distances, neighbours, states.windows, float(value[0]), self.keep)
+                low, high = t_interval(value, value * np.sqrt(variance), freedom, "log")
         else:
             value = np.array([by_estimator(states.different, self.method)])
             reason = f"no interval is known for {self.method}"

@@ -83,7 +83,7 @@ class ScaleDependence(Sample):
             reason = "the neighbour distances leave it undefined"
         elif not reason:
             error, freedom = _error(scales[0], scales[-1], states.windows.cpu().numpy())
-            low, high = t_interval(value, value * error, freedom, "log")
+            low, high = t_interval(value, value * error, float(freedom), "log")
         arrays = {"dimensions": dimensions, "scales": lengths, "points": n / np.array([THINNINGS])}
         return Estimate(value, low, high, n, reason, arrays, windows)
 

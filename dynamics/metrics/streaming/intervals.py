@@ -27,13 +27,11 @@ DOMINATES = 0.5  # share of the variance from which one window is said to domina
 
 
 def t_interval(
-    value: Values, error: Values, freedom: Values | int, scale: str, skewed: tuple[Values, int] | None = None
+    value: Values, error: Values, freedom: Values | float, scale: str, skewness: Values | float = 0.0
 ) -> tuple[Values, Values]:
-    """Return bounds of `value` with standard `error` on `scale`; NaN where none exists.
+    """Return bounds of `value` with standard `error`, of some `skewness`, on `scale`; NaN where none exists.
 
-    `skewed`: a skewness, and the degrees of freedom to reach out with for it.
-
-    >>> low, high = t_interval(np.array([0.5]), np.array([0.1]), freedom=31, scale="logit")
+    >>> low, high = t_interval(np.array([0.5]), np.array([0.1]), freedom=31.0, scale="logit")
     >>> float(low[0].round(3)), float(high[0].round(3))
     (0.307, 0.693)
     """
@@ -42,11 +40,8 @@ def t_interval(
     there, back, slope = SCALES[scale]
     with np.errstate(all="ignore"):
         middle, unit, t = there(value), error * slope(value), stdtrit(freedom, 0.975)
-        down = up = t
-        if skewed is not None:
-            plain = stdtrit(skewed[1], 0.975)
-            down, up = np.maximum(t, unskewed(plain, skewed[0])), np.maximum(t, -unskewed(-plain, skewed[0]))
-        low, high = back(middle - unit * down), back(middle + unit * up)
+        low = back(middle - unit * np.maximum(t, unskewed(t, skewness)))
+        high = back(middle + unit * np.maximum(t, -unskewed(-t, skewness)))
     bad = ~(np.isfinite(low) & np.isfinite(high)) | (np.asarray(freedom) < 1)
     return np.where(bad, np.nan, low), np.where(bad, np.nan, high)
 
@@ -150,7 +145,7 @@ def estimate(
         nan = np.full_like(values, np.nan)
         return Estimate(values, nan, nan, n, without if sound.all() else reason, {}, windows, n_effective)
     shape = shape_of_mean(with_layer(influence), windows)
-    low, high = t_interval(values, shape.error, shape.freedom, scale, (shape.skewness, len(influence) - 1))
+    low, high = t_interval(values, shape.error, shape.freedom, scale, shape.skewness)
     if not sound.all():
         without = reason
     elif not np.isfinite(low).all():
@@ -185,7 +180,7 @@ class Windowed(Metric):
             return "atanh"
         if low is None or low < 0 or high not in (1, None):
             return "identity"
-        return "log" if high is None else "logit"
+        return "logit" if high == 1 else "log above 1" if low == 1 else "log"
 
     def value_and_influence(self, states: Any) -> tuple[Float[Tensor, " heads"], Float[Tensor, "w heads"]]:
         """Return the value of each head, and the influence on it of each window in a sample (see `estimate`)."""

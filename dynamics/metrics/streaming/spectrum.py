@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
 from dynamics.metrics.streaming.base import Estimate
+from dynamics.metrics.streaming.intervals import shape_of_mean, t_interval, with_layer
 from dynamics.metrics.streaming.moments import Moments
 
 
@@ -108,6 +109,8 @@ class Spectral(Moments):
         estimate = super().estimate(states)
         if np.isfinite(estimate.high).any():
             for first in range(1, min(1 + self.rivals, states.mean.shape[-1])):
-                other = self.with_interval(states, *self.value_and_influence(states, first))
-                estimate = estimate._replace(high=np.fmax(estimate.high, other.high))
+                value, influence = map(with_layer, self.value_and_influence(states, first))
+                error = shape_of_mean(influence, int(states.windows)).error
+                bound = t_interval(value, error, float(len(influence) - 1), self.interval_scale)[1]
+                estimate = estimate._replace(high=np.fmax(estimate.high, bound))
         return estimate

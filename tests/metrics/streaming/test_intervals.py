@@ -131,7 +131,7 @@ def test_the_mean_over_heads_knows_that_heads_agree():
 @pytest.mark.parametrize("scale", SCALES)
 def test_scales(scale):
     there, back, slope = SCALES[scale]
-    v = np.linspace(0.1, 0.9, 9)
+    v = np.linspace(0.1, 0.9, 9) + (scale == "log above 1")
     np.testing.assert_allclose(back(there(v)), v)
     np.testing.assert_allclose(slope(v), (there(v + 1e-6) - there(v - 1e-6)) / 2e-6, rtol=1e-5)
 
@@ -153,8 +153,8 @@ def test_a_direction_that_no_state_has_changes_no_interval(name):
 def test_no_interval_is_better_than_a_wrong_one():
     for scale in ("logit", "log", "atanh"):
         edge = {"logit": 1.0, "log": 0.0, "atanh": 1.0}[scale]
-        assert np.isnan(t_interval(np.array([edge]), np.array([0.1]), 20, scale)).all()
-    assert np.isnan(t_interval(np.array([0.5]), np.array([0.1]), 0, "logit")).all()
+        assert np.isnan(t_interval(np.array([edge]), np.array([0.1]), 20.0, scale)).all()
+    assert np.isnan(t_interval(np.array([0.5]), np.array([0.1]), 0.0, "logit")).all()
 
 
 @pytest.mark.parametrize("name", [*OF_ATTENTION, "score_variance", "min_probability", "sink_rate"])
@@ -198,8 +198,8 @@ def test_one_window_that_dominates_is_named():
 
 def test_the_bounds_reach_further_on_the_side_of_the_tail():
     value, error, skewness = np.array([0.0]), np.array([1.0]), np.array([0.3])
-    plain = t_interval(value, error, 15, "identity")
-    low, high = t_interval(value, error, 15, "identity", (skewness, 15))
+    plain = t_interval(value, error, 15.0, "identity")
+    low, high = t_interval(value, error, 15.0, "identity", skewness)
     assert low == plain[0]
     assert high > 1.3 * plain[1]
 
