@@ -102,10 +102,9 @@ class SelfAttention(nn.Module):
         self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
         """Map x (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
-        value = self.v_proj(x).view(heads).transpose(1, 2)
+        query, key, value = (y.view(*x.shape[:-1], -1, self.head_dim) for y in self._project(x))
+        query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
+        value = value.transpose(1, 2)
         if rotation is not None:
             query, key = _rotate(query, *rotation), _rotate(key, *rotation)
         attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
@@ -114,6 +113,15 @@ class SelfAttention(nn.Module):
             self, query, key, value, mask, dropout=dropout, scaling=self.scaling, is_causal=self.is_causal
         )
         return self.o_proj(mixed.reshape(x.shape)), weights
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values (B, T, D); in training by one product, which a device does faster."""
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        if not self.training:
+            return tuple(project(x) for project in maps)
+        weight = torch.cat([project.weight for project in maps])
+        bias = torch.cat([project.bias for project in maps]) if self.config.bias else None
+        return nn.functional.linear(x, weight, bias).chunk(3, dim=-1)
 
 
 def _eager(
