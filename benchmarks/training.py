@@ -88,7 +88,8 @@ def ours(size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str
     def step() -> None:
         number = next(steps)
         offsets = training_offsets(0, number, size.batch, len(corpus) - size.context)
-        starts = torch.from_numpy(offsets).to(device)
+        starts = torch.from_numpy(offsets)
+        starts = starts.pin_memory().to(device, non_blocking=True) if device == "cuda" else starts
         batch = WindowBatch(corpus[starts[:, None] + reach].long(), number, 0, size.batch)
         with autocast():
             loss = module.training_step(batch, number)

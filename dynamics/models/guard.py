@@ -50,7 +50,7 @@ class Guard:
         if not is_scaled:
             optimizer.found_inf = is_bad  # type: ignore[attr-defined]
         self._checks.append(_Check(step, names, torch.cat([stacked, is_bad[None]])))
-        if stacked.device.type == "cpu" or step % READ_EVERY == 0:
+        if is_at_once(stacked.device) or step % READ_EVERY == 0:
             self.read()
 
     def clip(self, optimizer: torch.optim.Optimizer, norm: float | None) -> None:
@@ -76,3 +76,8 @@ class Guard:
             f"{SPELLED.get(first, first)} was the first to be {state}, at step {step} ({others}): the update was not "
             "made."
         )
+
+
+def is_at_once(device: torch.device) -> bool:
+    """Return whether a value of the device is there when it is asked for: no queue makes the host wait."""
+    return device.type == "cpu"

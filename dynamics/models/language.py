@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import AutoConfig, PreTrainedModel
 
+from dynamics import lightning_compat
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
@@ -154,12 +156,24 @@ class LanguageModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
-        self._compiled = torch.compile(self._cross_entropy, dynamic=False)
+        self._compiled: Callable[..., Tensor] | None = None
 
     def _training_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
+        """Return `_cross_entropy`, compiled where asked for: one graph of trunk, head and loss."""
         ours, compile = isinstance(self.network, CharTransformerLM), self.hparams.compile
-        is_compiled = ids.is_cuda and ours if compile is None else compile
-        return (self._compiled if is_compiled else self._cross_entropy)(ids, targets, positions)
+        if not (ids.is_cuda and ours if compile is None else compile):
+            return self._cross_entropy(ids, targets, positions)
+        # Small models wait for launches more than for arithmetic: a CUDA graph launches a pass at once. It keeps its
+        # results in place until it runs again, so they are for one pass an update, and the loss is copied.
+        shares = self.trainer.accumulate_grad_batches if lightning_compat.has_trainer(self) else 1
+        is_graph = ids.is_cuda and shares == 1 and not self.regularizers and not dist.is_initialized()
+        if self._compiled is None:
+            mode = "reduce-overhead" if is_graph else None
+            self._compiled = torch.compile(self._cross_entropy, dynamic=False, mode=mode)
+        if is_graph:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = self._compiled(ids, targets, positions)
+        return loss.clone() if is_graph else loss
 
     def describe(self) -> dict[str, Any]:
         hparams, config = self.hparams, self.network.config

@@ -23,10 +23,13 @@ class RunParser(OneSentenceErrors, LightningArgumentParser):
     """Lightning's parser, refusing in one sentence."""
 
 
-def pick_precision() -> str:
-    """Return bf16 where the hardware multiplies it faster than float32, else float32."""
-    has_cuda, on_cuda = torch.cuda.is_available(), torch.cuda.is_bf16_supported
-    is_fast = on_cuda(including_emulation=False) if has_cuda else torch.cpu._is_amx_tile_supported()
+def pick_precision(accelerator: str) -> str:
+    """Return bf16 where the hardware that Lightning's `accelerator` names multiplies it faster than float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        uses_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+        is_fast = uses_cpu and torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if is_fast else "32-true"
 
 
@@ -89,7 +92,7 @@ class RunCLI(LightningCLI):
             raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
         trainer.default_root_dir = str(self.folder)
         if trainer.precision is None:
-            trainer.precision = pick_precision()
+            trainer.precision = pick_precision(str(trainer.accelerator))
             print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
         for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
             if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
