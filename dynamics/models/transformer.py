@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
 
+UNMASKED = ("sdpa", "flash_attention_2", "flash_attention_3")  # attention functions that are told `is_causal`
 CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
 
 
@@ -205,9 +206,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = torch.arange(x.shape[1], device=x.device)
-        inputs: dict[str, Any] = {"config": self.config, "inputs_embeds": x, "attention_mask": attention_mask}
-        causal = self.config.is_causal
-        mask = create_causal_mask(**inputs, past_key_values=None) if causal else create_bidirectional_mask(**inputs)
+        mask = self._mask(x, attention_mask)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
                 raise InputError(
@@ -224,6 +223,14 @@ class CharTransformer(CharTransformerPreTrainedModel):
         return BaseModelOutput(
             last_hidden_state=self.final_norm(x), hidden_states=tuple(states) if output_hidden_states else None
         )
+
+    def _mask(self, x: Tensor, attention_mask: Tensor | None) -> Any:
+        """Return the mask in the form that the attention function takes; None where `is_causal` says it all."""
+        if attention_mask is None and self.config._attn_implementation in UNMASKED:
+            return None  # a mask in full would cost the kernels that skip what is hidden: twice their time
+        inputs: dict[str, Any] = {"config": self.config, "inputs_embeds": x, "attention_mask": attention_mask}
+        causal = self.config.is_causal
+        return create_causal_mask(**inputs, past_key_values=None) if causal else create_bidirectional_mask(**inputs)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         width = self.config.hidden_size // self.config.num_attention_heads
