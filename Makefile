@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint calibrate clean
 
 setup: .venv/installed
 
@@ -23,6 +23,13 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# How often the intervals hold, on drawn states and on the demo's twins; TEXT is text that they were not trained on.
+calibrate: setup
+	$(BIN)/python benchmarks/calibration.py --json build/synthetic.json
+	$(BIN)/python benchmarks/calibration.py --part real --text $(TEXT) --json build/real.json \
+	  --runs checkpoints/demo-decoder checkpoints/demo-encoder
+	$(BIN)/python benchmarks/calibration.py --read build/synthetic.json build/real.json --page docs/calibration.md
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -41,7 +41,7 @@ KINDS = {
     "lengths": "windows of 4 to 64 tokens, the logarithm uniform",
     "t5": "coordinates with Student's t distribution, 5 degrees of freedom",
     "t3": "the same with 3 degrees of freedom",
-    "variance": "each window with a spread of its own, log-normal with deviation 0.5",
+    "variance": "each window with a spread of its own, log-normal with deviation 0.3",
     "padding": "independent tokens, and one window more of padding alone",
     "near duplicates": "a third of the tokens near copies (0.1 %) of 8 states that all windows share",
 }
@@ -50,9 +50,9 @@ TO_START = ("cka_to_start", "linearity_to_start")
 PAIR = ("linear_cka", "procrustes_linearity")
 SITES = {site: [n for n in names if n not in WITHOUT] for site, names in default().items()}
 SYNTHETIC = {
-    "residual": [*SITES["residual"], "scale_dependence", *TO_START],
+    "residual": [*SITES["residual"], *TO_START],
     "query": SITES["query"],
-    "attention": [*SITES["attention"], "score_variance", "min_probability"],
+    "attention": [*SITES["attention"], "score_variance", "min_probability", "sink_rate"],
     "pair": [*PAIR],
 }
 
@@ -63,6 +63,10 @@ def suite(sites: dict[str, list[str]]) -> Suite:
         for name in names:
             block.setdefault(name, {"sites": []})["sites"].append(site)
     return Suite.parse(block)
+
+
+ALL = suite(SYNTHETIC)
+START = suite({"residual": list(TO_START), "query": ["drift"]})
 
 
 def draw(kind: str, windows: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
@@ -80,7 +84,7 @@ def draw(kind: str, windows: int, rng: np.random.Generator) -> tuple[list[int], 
     if kind == "shared mean":
         parts = [part + rng.standard_normal(part.shape[1]) for part in parts]
     if kind == "variance":
-        parts = [part * math.exp(rng.normal(0, 0.5)) for part in parts]
+        parts = [part * math.exp(rng.normal(0, 0.3)) for part in parts]
     if kind == "near duplicates":
         pool = np.random.default_rng(0).standard_normal((8, 3 * WIDTH))
         for part in parts:
@@ -123,8 +127,8 @@ def synthetic_values(kind: str, windows: int, seed: int) -> dict[str, tuple]:
             meter.feed("pair", 1, Pair(x[:, None], y[:, None], ids))
         return meter.compute(step=step, references=references)
 
-    start = measured(suite({"residual": list(TO_START), "query": ["drift"]}), y, 0, {})
-    rows = measured(suite(SYNTHETIC), x, 1, start.references).rows
+    start = measured(START, y, 0, {})
+    rows = measured(ALL, x, 1, start.references).rows
     return {label(row): (row.value, row.low, row.high, row.reason) for row in rows if row.head in (-1, 0)}
 
 
@@ -171,7 +175,7 @@ def real_values(run: str, text: str, sets: int, place: int) -> dict[str, tuple]:
     sites = ("residual", "output")
     of_start = {site: list(TO_START) for site in sites} | {"query": ["drift"], "key": ["drift"]}
     start = measure(weights_of(run, 0), batches, suite(of_start), references={})
-    names = {site: [*SITES[site], *TO_START] for site in sites}
+    names = {site: [*SITES[site], "scale_dependence", *TO_START] for site in sites}
     names |= {"query": SITES["query"], "key": SITES["key"], "attention": SYNTHETIC["attention"], "pair": [*PAIR]}
     rows = measure(weights_of(run, -1), batches, suite(names), step=1, references=start.references).rows
     kept = [row for row in rows if row.head in (-1, 0)]
@@ -242,6 +246,52 @@ def show(cells: dict[str, dict]) -> None:
     )
 
 
+HEAD = """# Calibration
+
+How often the 95 % intervals hold, made by `make calibrate` (benchmarks/calibration.py): do not edit. A cell is the
+share, in per cent, of the intervals that hold the mean of the values of all draws, which is the estimator's expectation
+for that many windows; in brackets, where fewer than 99 % of the draws have an interval, the share that has one. A dash:
+no interval, for the reason that its row in the record gives (fewer than 8 windows, say).
+"""
+
+
+def share(c: dict | None) -> str:
+    """Return a cell as the page shows it."""
+    if not c or not c["given"]:
+        return "-"
+    return f"{100 * c['coverage']:.0f}" + (f" [{100 * c['given']:.0f}]" if c["given"] < 0.99 else "")
+
+
+def table(cells: dict[str, dict], rows: list[str], columns: list[str], name: str) -> str:
+    """Return a Markdown table of the cells `name` (with places for row and column)."""
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(share(cells.get(name.format(row=row, column=column))) for column in columns)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def page(results: list[dict]) -> str:
+    """Return docs/calibration.md from what `--json` wrote of both parts."""
+    parts = [HEAD]
+    for result in results:
+        names = [name.split(" | ") for name in result["cells"]]
+        draws = max(c["draws"] for c in result["cells"].values())
+        if result["part"] == "synthetic":
+            parts.append(f"## Drawn states\n\n{draws} draws a cell; width {WIDTH}, windows of {LENGTH} tokens.\n")
+            quantities = list(dict.fromkeys(name[2] for name in names))
+            counts = list(dict.fromkeys(name[1] for name in names))
+            for kind in dict.fromkeys(name[0] for name in names):
+                parts.append(f"### {kind.capitalize()}: {KINDS[kind]}\n\nBy the number of windows.\n")
+                parts.append(table(result["cells"], quantities, counts, kind + " | {column} | {row}"))
+        else:
+            parts.append(f"## Trained twins\n\n{draws} disjoint sets of 32 windows of held-out text, by layer.\n")
+            for run in dict.fromkeys(name[0] for name in names):
+                of_run = [name for name in names if name[0] == run]
+                quantities, layers = (list(dict.fromkeys(name[i] for name in of_run)) for i in (1, 2))
+                parts.append(f"### {run}\n")
+                parts.append(table(result["cells"], quantities, sorted(layers), run + " | {row} | {column}"))
+    return "\n".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["synthetic", "real"], default="synthetic")
@@ -253,7 +303,16 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=200, help="disjoint sets of 32 windows, for the real part")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--read", type=Path, nargs="+", help="what `--json` wrote: nothing is measured")
+    parser.add_argument("--page", type=Path, help="write the page from `--read`")
     options = parser.parse_args()
+    if options.read:
+        results = [json.loads(path.read_text()) for path in options.read]
+        for result in results:
+            show(result["cells"])
+        if options.page:
+            options.page.write_text(page(results))
+        return
     if options.part == "real":
         tasks = {Path(run).name: (real_values, (run, options.text, options.sets)) for run in options.runs}
         cells = run(tasks, options.sets, options.jobs)
@@ -263,6 +322,7 @@ def main() -> None:
         cells = run(tasks, options.repetitions, options.jobs)
     show(cells)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"part": options.part, "cells": cells}, indent=1) + "\n")
 
 

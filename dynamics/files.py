@@ -1,9 +1,14 @@
-"""Files that appear whole or not at all. No torch here."""
+"""Files that appear whole or not at all, and the folder of those that are kept between runs. No torch here."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+
+def cache_folder() -> Path:
+    """Return `$DYNAMICS_CACHE`, else `~/.cache/dynamics`."""
+    return Path(os.environ.get("DYNAMICS_CACHE") or "~/.cache/dynamics").expanduser()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ where another version lacks a private name that is used here.
 """
 
 import logging
+import traceback
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
@@ -39,14 +41,22 @@ def get_datamodule(trainer: L.Trainer) -> Any:
 
 
 def count_steps(trainer: L.Trainer, steps_per_epoch: int | None) -> None:
-    """Turn `max_epochs` into steps, which schedules are made of, and fit the validation interval into the run.
+    """Turn epochs into steps, which schedules are made of, and fit the validation interval into the run.
 
-    `max_steps` is -1 where epochs decide; `steps_per_epoch` is None where the data has no epochs.
+    `max_steps` is -1 where `max_epochs` decides; `steps_per_epoch` is None where the data has no epochs.
     """
+    loop = trainer.fit_loop
+    for name, epochs in (("max", trainer.max_epochs), ("min", loop.min_epochs)):
+        if steps_per_epoch is None and epochs not in (None, -1):
+            raise InputError(f"windows of a corpus have no epochs: set trainer.{name}_steps, not {name}_epochs.")
+    per_epoch = steps_per_epoch or 0
     if trainer.max_steps == -1:
-        if steps_per_epoch is None:
-            raise InputError("windows drawn from a corpus have no epochs: set trainer.max_steps.")
-        trainer.fit_loop.epoch_loop.max_steps = (trainer.max_epochs or 0) * steps_per_epoch
+        loop.epoch_loop.max_steps = (trainer.max_epochs or 0) * per_epoch
+    if loop.min_epochs is not None:
+        loop.epoch_loop.min_steps = max(loop.min_steps or 0, loop.min_epochs * per_epoch)
+    loop.min_epochs = 0  # the run is a single epoch to Lightning, which would wait for its end
+    if (loop.min_steps or 0) > trainer.max_steps:
+        raise InputError(f"trainer.min_steps {loop.min_steps} is more than the {trainer.max_steps} steps of the run.")
     interval, shares = trainer.val_check_interval, trainer.accumulate_grad_batches
     if trainer.check_val_every_n_epoch is not None:
         # The run is a single epoch to Lightning: the interval, a share of it or batches, must fit into it.
@@ -65,6 +75,17 @@ def detach_experiment(logger: WandbLogger) -> Any:
     """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
     experiment, logger._experiment = logger._experiment, None
     return experiment
+
+
+def starts_processes_by_command(strategy: Strategy) -> bool:
+    """Return whether a strategy starts its other ranks by the command of the first (not by a fork of the process)."""
+    return getattr(strategy, "_start_method", "popen") == "popen"
+
+
+def come_from_callbacks(error: BaseException) -> bool:
+    """Return whether one of Lightning's own callbacks has raised an error: its options are wrong."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "lightning/pytorch/callbacks/" in frames[-1].filename.replace("\\", "/")
 
 
 def leave_group() -> None:

@@ -28,7 +28,7 @@ def _version(package: str) -> str | None:
 def _git(*command: str) -> str | None:
     """Return what git says of the source tree; None where there is no git or no checkout."""
     try:
-        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -28,11 +28,6 @@ class RunInfo:
     failed: dict[str, str] = field(default_factory=dict)  # why, by the name of a model, run or input that is missing
     unknown: Facts = field(default_factory=dict)  # keys that this version does not know; they are kept
 
-    @property
-    def failures(self) -> str:
-        """What is missing and why, in a line."""
-        return "; ".join(f"{name}: {why}" for name, why in self.failed.items())
-
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Read the content of a `run.json`; keys that the class does not know go to `unknown`."""
@@ -71,9 +66,11 @@ class FitInfo(RunInfo):
     seed: int | None = None
     precision: str | int = ""
     devices: int | None = None
+    wandb_id: str = ""  # under which W&B holds the run, however often it resumes
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
     probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on
+    capture: str = ""  # verdict of the check of what is captured: `verified`, or `unverified: why`
     regularizers: dict[str, Facts] = field(default_factory=dict)
 
 
@@ -90,6 +87,16 @@ class ScanInfo(ModelsInfo):
     """A scan."""
 
     kind: ClassVar[str] = "scan"
+    audit: dict[str, Facts] = field(default_factory=dict)  # with --audit: the verdict on each checkpoint
+
+
+@dataclass(kw_only=True)
+class AuditInfo(RunInfo):
+    """An audit: the verdict on each checkpoint, by its subject."""
+
+    kind: ClassVar[str] = "audit"
+    settings: Facts = field(default_factory=dict)
+    audit: dict[str, Facts] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -133,4 +140,6 @@ class SweepInfo(RunInfo):
     runs: dict[str, list[str]] = field(default_factory=dict)
 
 
-KINDS: dict[str, type[RunInfo]] = {kind.kind: kind for kind in (FitInfo, ScanInfo, ConeInfo, ProbeInfo, SweepInfo)}
+KINDS: dict[str, type[RunInfo]] = {
+    kind.kind: kind for kind in (FitInfo, ScanInfo, AuditInfo, ConeInfo, ProbeInfo, SweepInfo)
+}

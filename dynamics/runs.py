@@ -62,6 +62,14 @@ def resolve(run: str | Path) -> Path:
     raise InputError(f"no run named {run} (neither a folder nor under {CHECKPOINTS}/): {hint}")
 
 
+def newest() -> Path:
+    """Return the folder of the run that wrote to its record last; refuse where no run has a record."""
+    written = {path: path.stat().st_mtime_ns for path in CHECKPOINTS.glob("*/record/*.parquet")}
+    if not written:
+        raise InputError(f"there is no run under {CHECKPOINTS}/ to report on: make one, as with `dynamics fit`.")
+    return max(written, key=lambda path: written[path]).parent.parent
+
+
 def read(run: str | Path) -> RunInfo:
     """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`."""
     path = resolve(run) / "run.json"

@@ -14,6 +14,9 @@ PLACES = {
     "Trainer.should_stop": lambda: trainer().should_stop,
     "Trainer.datamodule (after fit)": lambda: fitted().datamodule,
     "Trainer.fit_loop.epoch_loop.max_steps": lambda: trainer().fit_loop.epoch_loop.max_steps,
+    "Trainer.fit_loop.epoch_loop.min_steps": lambda: trainer().fit_loop.epoch_loop.min_steps,
+    "Trainer.fit_loop.min_epochs": lambda: trainer().fit_loop.min_epochs,
+    "DDPStrategy._start_method": lambda: trainer(strategy="ddp").strategy._start_method,
     "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
     "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
     "WandbLogger._experiment": lambda: WandbLogger(offline=True)._experiment,
@@ -90,9 +93,43 @@ def test_epochs_become_steps():
     assert counted.global_step == 8
 
 
-def test_data_without_epochs_needs_steps():
-    with pytest.raises(InputError, match=r"set trainer\.max_steps"):
-        compat.count_steps(trainer(max_steps=-1, max_epochs=2), None)
+def test_epochs_that_must_be_trained_become_steps():
+    class Impatient(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = True
+
+    counted = trainer(Impatient(), max_steps=8, min_epochs=1, min_steps=2)
+    compat.count_steps(counted, 5)
+    assert counted.min_steps == 5
+    counted.fit(BoringModel())
+    assert counted.global_step == 5
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 2, "max_steps": -1}, {"max_epochs": 2}, {"min_epochs": 2}])
+def test_data_without_epochs_needs_steps(settings):
+    with pytest.raises(InputError, match=r"set trainer\.m.._steps, not m.._epochs"):
+        compat.count_steps(trainer(**settings), None)
+
+
+def test_more_steps_than_the_run_has_cannot_be_required():
+    with pytest.raises(InputError, match=r"min_steps 10 is more than the 6 steps"):
+        compat.count_steps(trainer(min_epochs=2), 5)
+
+
+def test_it_is_known_how_the_other_ranks_are_started():
+    strategies = [trainer(strategy=name).strategy for name in ("auto", "ddp", "ddp_spawn")]
+    assert [compat.starts_processes_by_command(strategy) for strategy in strategies] == [True, True, False]
+
+
+def test_an_error_of_lightnings_own_callbacks_is_told_from_others():
+    def error(function):
+        with pytest.raises(RuntimeError) as caught:
+            function()
+        return caught.value
+
+    stopping = L.pytorch.callbacks.EarlyStopping(monitor="nothing")
+    assert compat.come_from_callbacks(error(lambda: fitted(stopping)))
+    assert not compat.come_from_callbacks(error(lambda: torch.ones(2) @ torch.ones(3)))
 
 
 @pytest.mark.parametrize(
@@ -100,9 +137,7 @@ def test_data_without_epochs_needs_steps():
     [(0.5, 1, 3), (1.0, 1, 6), (0.01, 1, 1), (0.5, 2, 6), (4, 1, 4), (100, 1, 6), (100, 2, 12), (1, 2, 2)],
 )
 def test_the_validation_interval_fits_into_the_run(interval, shares, batches):
-    counted = trainer(
-        max_epochs=1, val_check_interval=interval, accumulate_grad_batches=shares, check_val_every_n_epoch=1
-    )
+    counted = trainer(val_check_interval=interval, accumulate_grad_batches=shares, check_val_every_n_epoch=1)
     compat.count_steps(counted, None)
     assert counted.val_check_interval == batches
 

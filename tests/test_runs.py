@@ -122,6 +122,16 @@ def test_a_kind_of_a_later_version_is_read_with_its_keys():
     assert info.unknown == {"parent": "b"}
 
 
+def test_the_newest_run_is_that_which_wrote_last():
+    with pytest.raises(InputError, match="there is no run under checkpoints/"):
+        runs.newest()
+    for age, name in enumerate(("b", "c", "a")):
+        finished(ScanInfo(run=name))
+        os.utime(runs.CHECKPOINTS / name / "record" / "geometry-0000000000.parquet", (2_000_000_000 - age,) * 2)
+    (runs.CHECKPOINTS / "sweep").mkdir()
+    assert runs.newest() == runs.CHECKPOINTS / "b"
+
+
 @pytest.mark.parametrize(("text", "word"), [("[]", "one JSON object"), ("{", "cannot be read")])
 def test_a_damaged_file_is_named(text, word):
     folder = runs.new("a")
@@ -262,7 +272,7 @@ def test_a_run_that_is_open_elsewhere_is_refused_with_the_number_of_its_process(
             pass
         assert content()["status"] == "running"
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert process.returncode == 0
     with runs.start(ScanInfo(run="a"), "auto"):
         pass
@@ -271,7 +281,7 @@ def test_a_run_that_is_open_elsewhere_is_refused_with_the_number_of_its_process(
 def test_the_lock_of_a_process_that_was_killed_is_taken_over():
     process = hold()
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert content()["status"] == "running"
     assert (runs.CHECKPOINTS / "a" / ".lock").exists()
     with runs.start(ScanInfo(run="a"), "auto") as run:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from dynamics.capture.function_mode import Scores
+from dynamics.capture.fused import Change, Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,8 @@ class AttentionCall:
         scaling: logits = scaling * query @ key^T + bias
         mask: None, boolean (true = visible) or additive, broadcastable to (B, H, T, S). None for a model that
             computes its own softmax; `scores` then holds its input.
+        sinks: further logits of each query's softmax that belong to no key: they take probability from the keys.
+        change: what a model's functions make of the logits (`flex_attention`).
         is_causal: query i sees the keys 0..i only, on top of `mask`.
         valid: the queries that are not padding. Rows of padding may see no key at all.
         cross: the keys come from another sequence.
@@ -36,6 +38,8 @@ class AttentionCall:
     valid: Bool[Tensor, "B T"]
     cross: bool = False
     scores: Float[Tensor, "B H T S"] | None = None
+    sinks: Float[Tensor, "B H T columns"] | None = None
+    change: Change | None = None
 
     @property
     def groups(self) -> int:
@@ -59,8 +63,9 @@ class AttentionCall:
     def logits(self, start: int, stop: int, keys: int | None = None) -> Float[Tensor, "B H queries keys"]:
         """Return the masked logits of the queries `start` to `stop` over the first `keys` keys (all by default).
 
-        In float32, or float64 if the queries are; hidden keys hold -inf. `keys=call.reach(stop)` saves a causal model
-        half the work.
+        In float32, or float64 if the queries are, as they enter the softmax. Hidden keys hold -inf, for the least
+        number of a type too; any other number that hides them is left as it is. `keys=call.reach(stop)` saves a causal
+        model half the work.
         """
         keys = self.key.shape[2] if keys is None else keys
         dtype = torch.promote_types(self.query.dtype, torch.float32)
@@ -79,6 +84,8 @@ class AttentionCall:
             boolean = mask.dtype == torch.bool
             hidden = ~mask if boolean else mask <= torch.finfo(mask.dtype).min / 2
             logits = (logits if boolean else logits.add_(mask)).masked_fill_(hidden, -torch.inf)
+        if self.change is not None:
+            logits = self.change(logits, start)
         if self.is_causal:
             at = torch.arange(max(keys, start + rows), device=logits.device)
             logits = logits.masked_fill_(at[None, :keys] > at[start : start + rows, None], -torch.inf)
@@ -86,15 +93,16 @@ class AttentionCall:
 
 
 def attention_call(
-    layer: int, module: Any, scores: Scores, shape: tuple[int, int], cross: bool, valid: Callable[..., Tensor]
-) -> AttentionCall:
+    layer: int, module: Any, scores: Scores, shape: tuple[int, int], cross: bool, valid: Callable[..., Tensor | None]
+) -> AttentionCall | None:
     """Return the call that `module` made, in the one form above, however the model laid its tensors out.
 
-    `shape` is the batch and length of the layer's input; `valid(batch, rows, device)` marks queries not padding.
+    `shape` is the batch and length of the layer's input; `valid(batch, rows, device)` marks queries not padding. None
+    if it returns None.
     """
     batch, tokens = shape
     query, key = _four(scores.query, batch), _four(scores.key, batch)
-    logits = None if scores.logits is None else _four(scores.logits, batch)
+    logits, sinks = (None if x is None else _four(x, batch) for x in (scores.logits, scores.sinks))
     mask, scaling = scores.mask, scores.scaling
     if mask is not None and scores.query.ndim == 3 and mask.ndim == 3:
         mask = _four(mask, min(batch, mask.shape[0]))
@@ -112,7 +120,9 @@ def attention_call(
         # OPT and Whisper scale their queries before the attention
         query, scaling = query / of_module, of_module
     real = valid(query.shape[0], query.shape[2], query.device)
-    return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits)
+    if real is None:
+        return None
+    return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits, sinks, scores.change)
 
 
 def _four(x: Shaped[Tensor, "..."], batch: int) -> Shaped[Tensor, "B H T d"]:

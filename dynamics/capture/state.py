@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations.flash_attention import flash_attention_forward
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 @contextmanager
-def held_still(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode, without gradients, compilation or cache, with its scores visible.
+def held_still(model: nn.Module, show_scores: bool = True) -> Iterator[None]:
+    """Run a model in eval mode, without gradients, compilation or cache, with its scores visible if `show_scores`.
 
     Restored at the end, whatever happens: the mode of every submodule, the random states of CPU and GPUs, `use_cache`
     and the attention implementation of every config.
@@ -29,7 +33,8 @@ def held_still(model: nn.Module) -> Iterator[None]:
             for config, _ in caches:
                 config.use_cache = False
             torch.backends.mha.set_fastpath_enabled(False)
-            _show_scores(model)
+            if show_scores:
+                _show_scores(model)
             yield
     finally:
         for module, mode in modes.items():
@@ -43,16 +48,27 @@ def held_still(model: nn.Module) -> Iterator[None]:
 
 
 def _show_scores(model: nn.Module) -> None:
-    """Run every transformers model on its sdpa path where it has one: fused kernels hide their scores."""
+    """Replace the kernels that hide their scores by what computes the same function; leave all else as it runs.
+
+    The same function is sdpa where the model has it, and eager attention where sdpa lacks something (sinks, caps).
+    """
     for module in model.modules():
-        if not isinstance(module, PreTrainedModel) or not module._supports_sdpa:
+        if not isinstance(module, PreTrainedModel):
             continue
         config: Any = module.config
         if config.model_type == "falcon" and config._attn_implementation == "eager":
             # adds its alibi twice there; it has no official switch, but reads its config as it runs
             config._attn_implementation = "sdpa"
-        elif config._attn_implementation != "sdpa":
-            module.set_attn_implementation("sdpa")
+        elif _hides_scores(config._attn_implementation):
+            module.set_attn_implementation("sdpa" if module._supports_sdpa else "eager")
+
+
+def _hides_scores(implementation: str | None) -> bool:
+    """Whether attention of this name is a fused kernel of transformers: a function registered by a user is not."""
+    function: Any = ALL_ATTENTION_FUNCTIONS.get(implementation or "")
+    while isinstance(function, partial):
+        function = function.func
+    return function in (flash_attention_forward, flex_attention_forward)
 
 
 def _configs(model: nn.Module) -> list[Any]:

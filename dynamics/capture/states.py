@@ -30,7 +30,8 @@ def input_shape(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
             return InputShape(*tensors[name].shape[:2])
     for name in (getattr(module, "main_input_name", ""), *_OTHER):
         if name in tensors:
-            return InputShape(tensors[name].shape[0])
+            packed = name.startswith("pixel") and tensors[name].ndim == 2  # patches of all images in one row
+            return InputShape(None if packed else tensors[name].shape[0])
     first = next(iter(tensors.values()), None)
     return InputShape() if first is None or first.is_floating_point() else InputShape(*first.shape[:2])
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -15,17 +14,17 @@ from transformers import PreTrainedModel
 
 from dynamics.capture.attention import AttentionCall, attention_call
 from dynamics.capture.calls import Call, at_work
-from dynamics.capture.function_mode import Scores, ScoreWatch
+from dynamics.capture.function_mode import ScoreWatch
+from dynamics.capture.fused import Scores
+from dynamics.capture.hearing import PADDED_WINDOWS
 from dynamics.capture.layers import Layout, find_layers
-from dynamics.capture.padding import Padding
+from dynamics.capture.padding import TORCH, Padding
 from dynamics.capture.state import held_still
 from dynamics.capture.states import InputShape, input_shape
 from dynamics.errors import InputError
 
 STATE_SITES = frozenset({"residual", "output"})
 ATTENTION_SITES = frozenset({"query", "key", "attention"})
-
-NO_SCORES = "no softmax over products of its queries and keys was heard in it"
 
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
@@ -46,18 +45,19 @@ class Tap:
         on_attention: OnAttention | None,
         on_stack: OnStack | None,
         cross: bool,
+        mask: str | None,
     ) -> None:
         self.name = type(model).__name__
         self._model, self._sites, self._cross = model, sites, cross
         self._on_states, self._on_attention, self._on_stack = on_states, on_attention, on_stack
-        self._padding, self._input = Padding(), InputShape()
+        self._padding, self._input = Padding(mask, watches=True), InputShape()
         self._layout: Layout | None = None
         self._hooks, self._attentions = ExitStack(), list[Call]()
+        self._watch: ScoreWatch | None = None
         self._depths = Counter[str]()  # layers that have run or are at work in this pass, by stack
         self._layer, self._shape = 0, (0, 0)  # the layer at work in its stack, its batch and length
-        self._queries: dict[str, int] = {}  # rows that each attention of it has had
         self._seen: set[int] = set()
-        self._last: Tensor | None = None  # the last hidden state of the part below a head
+        self._padded: set[int] = set()  # layers whose local windows hold padding
         self._searching = False
         self.passes = 0  # complete forward passes so far
 
@@ -84,14 +84,16 @@ class Tap:
         return any(self.heads)
 
     @property
-    def unheard(self) -> dict[int, str]:
-        """Why the attention of a layer is not captured, by layer; those that are not named are captured."""
-        return {layer: NO_SCORES for layer, heads in enumerate(self.heads, start=1) if not heads}
+    def unheard(self) -> dict[tuple[str, int], str]:
+        """Why the attention of a layer is not captured, by stack and layer; it is in those that are not named."""
+        reasons = self.layout.unheard | {layer - 1: PADDED_WINDOWS for layer in self._padded}
+        return {self.layout.places[number]: reason for number, reason in reasons.items()}
 
     @contextmanager
     def _open(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(held_still(self._model))
+            stack.callback(self._padding.close)
             stack.enter_context(self._hooks)
             self._hook(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
             yield
@@ -109,7 +111,7 @@ class Tap:
             self._search(model, args, kwargs)
             self._install()
         self._padding.start(model, args, kwargs)
-        self._layer, self._shape, self._queries, self._seen = 0, (0, 0), {}, set()
+        self._layer, self._shape, self._seen = 0, (0, 0), set()
         self._depths.clear()
         self._attentions.clear()
 
@@ -130,10 +132,11 @@ class Tap:
             several = f"runs several stacks of layers ({', '.join(name or 'its own' for name in layout.depths)})"
             raise InputError(f"{self.name} {several}: measure one of them, or name their rows apart with on_stack.")
         if self._sites <= ATTENTION_SITES and not self.has_attention:
-            why = "computes no attention that can be captured: ask for the residual or output site."
-            raise InputError(f"{self.name} {why}")
+            why = "; ".join(sorted(set(layout.unheard.values())))
+            cannot = "computes no attention that can be captured: ask for the residual or output site"
+            raise InputError(f"{self.name} {cannot} ({why}).")
         for module in modules.values():
-            if isinstance(module, PreTrainedModel) and module is not self._model:
+            if isinstance(module, (PreTrainedModel, *TORCH)) and module is not self._model:
                 self._hook(module.register_forward_pre_hook(self._read, with_kwargs=True))
         for name, last, stack in zip(layout.blocks, layout.exits, layout.stacks, strict=True):
             enter = partial(self._enter, stack)
@@ -141,29 +144,34 @@ class Tap:
             if "residual" in self._sites:
                 self._hook(modules[last].register_forward_hook(self._leave))
         if "output" in self._sites:
-            for stack, name in layout.outputs.items():
-                self._hook_output(stack, modules[name])
+            for name, stack in layout.outputs.items():
+                self._hook_output(name, stack)
         if self._sites & ATTENTION_SITES and self.has_attention:
             attentions = {name: modules[name] for name in layout.attentions}
             self._hooks.enter_context(at_work(attentions, self._attentions))
-            self._hooks.enter_context(ScoreWatch(self._attentions, self._scores))
+            self._watch = self._hooks.enter_context(ScoreWatch(self._attentions, self._scores))
         self._hook(self._model.register_forward_hook(self._end))
 
-    def _hook_output(self, stack: str, whole: Any) -> None:
+    def _hook_output(self, name: str, stack: str) -> None:
         """Have the last hidden state of a model handed over: without the head that it may have, after the last norm."""
-        trunk, held = getattr(whole, "base_model", whole), list[Any]()
+        block = self.layout.blocks[self.layout.stacks.index(stack)]
+        around = [(x, m) for x, m in self._model.named_modules() if isinstance(m, PreTrainedModel) or x == name]
+        held: list[Any] = []
 
-        def leave_trunk(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            held[:] = [_last_state(output)]
+        def leave(is_whole: bool, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            x = getattr(output, "last_hidden_state", None)  # that of the outermost model which has one
+            if x is not None or (is_whole and not held and not hasattr(output, "logits")):
+                held[:] = [output if x is None else x]
+            if is_whole:
+                last = self._model.get_submodule(self.layout.exits[-1])
+                self._hand_over(
+                    "output", self.layout.depths[stack], self._states(held[0] if held else (), last, "its output")
+                )
+                held.clear()
 
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            x = _last_state(output) if hasattr(output, "last_hidden_state") or not held else held.pop()
-            last = self._model.get_submodule(self.layout.exits[-1])
-            self._hand_over("output", self.layout.depths[stack], self._states(x, last, "its output"))
-
-        if trunk is not whole:
-            self._hook(trunk.register_forward_hook(leave_trunk))
-        self._hook(whole.register_forward_hook(leave))
+        for inner, module in around:
+            if f"{block}.".startswith(f"{inner}.".lstrip(".")) and f"{inner}.".startswith(f"{name}.".lstrip(".")):
+                self._hook(module.register_forward_hook(partial(leave, inner == name)))
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask of a part, and the shape of what it reads."""
@@ -172,11 +180,12 @@ class Tap:
         self._input = self._input if shape.rows is None else shape
 
     def _enter(self, stack: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._padding.enter_layer()
         self._layer = self._depths[stack]
         x = self._states(
             (kwargs.get("hidden_states"), *args, *kwargs.values()), block, f"what enters layer {self._layer + 1}"
         )
-        self._shape, self._queries = (x.shape[0], x.shape[1]), {}
+        self._shape = x.shape[0], x.shape[1]
         if self._on_stack is not None:
             self._on_stack(stack)
         if self._layer == 0 and "residual" in self._sites:
@@ -197,36 +206,37 @@ class Tap:
         if owner.cross and not self._cross:
             return
         assert self._on_attention is not None
+        layer = self._depths.total()
+        if not owner.cross and (layer - 1 in self.layout.unheard or layer in self._padded):
+            return
+        valid = partial(self._padding.queries, self._model, owner.name, self._shape)
+        call = attention_call(self._layer, owner.module, scores, self._shape, owner.cross, valid)
+        if call is None:
+            if self.passes:
+                raise InputError(f"the local windows of {self.name} hold padding in some batches and not in others.")
+            return self._padded.add(layer)
         if not owner.cross:
-            self._seen.add(self._depths.total())
-        valid = partial(self._valid, owner)
-        self._on_attention(attention_call(self._layer, owner.module, scores, self._shape, owner.cross, valid))
-
-    def _valid(self, owner: Call, batch: int, rows: int, device: torch.device) -> Bool[Tensor, "{batch} {rows}"]:
-        """Mark a call's queries that are not padding: all tokens of the layer, or its next chunk."""
-        if batch != self._shape[0]:  # local windows have no padding
-            return self._padding.valid(self._model, batch, rows, device)
-        length, start = max(rows, self._shape[1]), self._queries.get(owner.name, 0)
-        start = start if start + rows <= length else 0
-        self._queries[owner.name] = start + rows
-        return self._padding.valid(self._model, batch, length, device)[:, start : start + rows]
+            self._seen.add(layer)
+        self._on_attention(call)
 
     def _end(self, *_: Any) -> None:
         if self._searching:
             return
-        expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads}
+        self._padding.end(self.name)
+        expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads} - self._padded
+        unclear = {call.name for call in self._watch.unclear() if not call.cross} if self._watch else set()
+        if unclear - self.layout.unclear:
+            names = ", ".join(sorted(unclear - self.layout.unclear))
+            raise InputError(
+                f"{names} of {self.name} attends in another form than in the first batch: part the batches."
+            )
         if self._depths.total() != self.layers:
             _LAYOUTS.pop(self._model)
             raise InputError(f"{self._depths.total()} layers of {self.name} ran where {self.layers} were expected.")
-        if self._sites & ATTENTION_SITES and self._seen != expected:
-            missing = ", ".join(map(str, sorted(expected - self._seen)))
-            raise InputError(f"no attention of {self.name} was captured in layers {missing}.")
+        if self._sites & ATTENTION_SITES and (missing := sorted(expected - self._seen)):
+            layers = ", ".join(map(str, missing))
+            raise InputError(f"no attention of {self.name} was captured in layers {layers}.")
         self.passes += 1
-
-
-def _last_state(output: Any) -> Any:
-    x = getattr(output, "last_hidden_state", None)
-    return output if x is None else x
 
 
 def layout_of(model: nn.Module, forward: Callable[[], Any]) -> Layout:
@@ -247,6 +257,7 @@ def capture(
     on_stack: OnStack | None = None,
     *,
     cross: bool = False,
+    mask: str | None = None,
 ) -> Iterator[Tap]:
     """Hand over the tensors of `model` as they pass, while it is run inside this block; none is kept or copied.
 
@@ -259,8 +270,9 @@ def capture(
         on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
             what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
-        on_stack: called with the name of the stack before each of its layers runs: `encoder` and `decoder`,
-            `text_model` and `vision_model` are numbered apart. "" where there is one.
+        on_stack: called with the name of the stack before each of its layers runs: `encoder` and `decoder`, text and
+            vision towers are numbered apart. "" where there is one.
+        mask: the argument of `model` that says which tokens are real, as in `measure`.
 
     Raises:
         InputError: unknown sites, a model without layers or (for attention sites alone) attention, a layer missed,
@@ -282,6 +294,6 @@ def capture(
         raise InputError(f"sites must be of {choices} (got {', '.join(unknown) or 'none'}).")
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
         raise InputError("sites residual and output need on_states; query, key and attention need on_attention.")
-    tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, on_stack, cross)
+    tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, on_stack, cross, mask)
     with tap._open():
         yield tap

@@ -44,21 +44,28 @@ class _Matrix:
 
 
 class _Projection(NamedTuple):
-    """Where a projection is stored: `rows` counts the rows of the `matrices`, one after the other."""
+    """Where a projection is stored: `rows` counts the rows of the `matrices`, one after the other.
+
+    What they are multiplied with was made by the rows `latent` of `inner`, if there is one, and by nothing else.
+    """
 
     matrices: tuple[_Matrix, ...]
     rows: Int[Tensor, "H d_h"]
+    inner: _Matrix | None = None
+    latent: slice = slice(None)
 
     def read(self, model: nn.Module) -> Float[Tensor, "H d_h d"]:
-        return torch.cat([matrix.read(model) for matrix in self.matrices])[self.rows]
+        outer = torch.cat([matrix.read(model) for matrix in self.matrices])[self.rows]
+        return outer if self.inner is None else outer @ self.inner.read(model)[self.latent]
 
 
-_Layout = dict[int, tuple[_Projection, _Projection]]
-_LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, _Layout, dict[int, str]]] = WeakKeyDictionary()
-_Pairs = dict[int, tuple[Float[Tensor, "_ d_h d"], Float[Tensor, "_ d_h d"]]]
+_Place = tuple[str, int]  # the stack and number of a layer
+_Pair = tuple[Float[Tensor, "_ d_h d"], Float[Tensor, "_ d_h d"]]
+_Layout = dict[_Place, tuple[_Projection, _Projection]]
+_LAYOUTS: WeakKeyDictionary[nn.Module, tuple[int, _Layout, dict[_Place, str]]] = WeakKeyDictionary()
 
 
-def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> _Pairs:
+def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[int, _Pair]:
     """Return the query and key projections of every layer that has them, as they are now.
 
     Where they are stored is learnt from `batch`, keyword arguments of the model's `forward` (about 40 passes of its
@@ -66,9 +73,13 @@ def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> _Pairs:
 
     Returns:
         (W_q, W_k) of shapes (H, d_h, d) and (H_kv, d_h, d) by layer, 1..L, new tensors in the model's precision:
-        q = W_q x + b and k = W_k x + b' for the same x, before rotary positions, norms and scaling. A layer is left out
-        if it has no such form: no attention; keys of other states than the queries (pooled, convolved, latent);
-        weights that are put together as the model runs (adapters, parametrisations).
+        q = W_q x + b and k = W_k x + b' for the same x, before rotary positions, norms and scaling; the product of two
+        matrices where a latent lies between. A layer is left out if it has no such form: no attention; keys of other
+        states than the queries (pooled, convolved); a norm of the latent; weights that are put together as the model
+        runs (adapters, parametrisations).
+
+    Raises:
+        InputError: the model has several stacks of layers; `find_weights` names them.
 
     >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -77,48 +88,54 @@ def layer_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> _Pairs:
     >>> list(weights), bool((query.flatten(0, 1) == model.layers[1].self_attn.in_proj_weight[:8]).all())
     ([1, 2], True)
     """
-    return find_weights(model, batch)[0]
+    pairs = find_weights(model, batch)[0]
+    if len({stack for stack, _ in pairs}) > 1:
+        raise InputError(f"{type(model).__name__} has several stacks of layers: read the weights of one of them.")
+    return {layer: pair for (_, layer), pair in pairs.items()}
 
 
-def find_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Pairs, dict[int, str]]:
-    """Return what `layer_weights` does, and why each layer that it leaves out has no such form."""
+def find_weights(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[dict[_Place, _Pair], dict[_Place, str]]:
+    """Return what `layer_weights` does, by stack and layer, and why each layer that is left out has no such form."""
     model = getattr(model, "_orig_mod", model)
     shape = hash(tuple((name, parameter.shape) for name, parameter in model.named_parameters()))
     cached = _LAYOUTS.get(model)
     if cached is None or cached[0] != shape:
         cached = _LAYOUTS[model] = (shape, *_learn(model, batch))
-    return {layer: (query.read(model), key.read(model)) for layer, (query, key) in cached[1].items()}, cached[2]
+    return {place: (query.read(model), key.read(model)) for place, (query, key) in cached[1].items()}, cached[2]
 
 
 class _LastAttention(Exception):
-    """The last layer's attention was captured: the rest of the pass adds nothing."""
+    """The last layer's attention was captured."""
 
 
-def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict[int, str]]:
+def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict[_Place, str]]:
     """Find the rows that arrive at the attention of every layer of which it is certain; say why where it is not."""
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
-    tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor)}  # beside them there may be flags
+    tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor) and x.ndim}  # beside flags
     rows = slice(1 if len({x.shape[:1] for x in tensors.values()}) == 1 else None)
-    tensors = {
-        name: (x[rows] if x.ndim else x).to(like if x.is_floating_point() else like.device)
-        for name, x in tensors.items()
-    }
-    batch = {**batch, **tensors}
+    batch = {**batch, **{k: x[rows].to(like if x.is_floating_point() else like.device) for k, x in tensors.items()}}
     products = _WeightProducts(model)
-    passes: dict[int, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
-    inputs: dict[int, dict[_Matrix, _Input]] = {}
-    turn = -1
+    passes: dict[_Place, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
+    inputs: dict[_Place, tuple[dict[_Matrix, _Input], dict[_Matrix, _Source]]] = {}
+    widths: dict[_Place, set[int]] = defaultdict(set)  # of the states before and after each layer
+    stacks, turn = [""], -1  # the stack at work stands last
+
+    def on_states(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
+        products.made.clear()
+        widths[stacks[-1], layer].add(x.shape[-1])
+        widths[stacks[-1], layer + 1].add(x.shape[-1])
 
     def on_attention(call: AttentionCall) -> None:
+        place = stacks[-1], call.layer
         if turn < 0:
-            inputs.setdefault(call.layer, dict(products.inputs))
-        elif len(passes[call.layer]) == turn:  # of the chunks of local attention the first is enough
+            inputs.setdefault(place, (dict(products.inputs), dict(products.sources)))
+        elif len(passes[place]) == turn:  # of the chunks of local attention the first is enough
             first = int(call.valid[0].int().argmax())
-            passes[call.layer].append([x[0][:, [0, min(first, x.shape[2] - 1), -1]].mT for x in (call.query, call.key)])
-            if call.layer == max(inputs):
+            passes[place].append([x[0][:, [0, min(first, x.shape[2] - 1), -1]].mT for x in (call.query, call.key)])
+            if place == list(inputs)[-1]:
                 raise _LastAttention
 
-    with products, capture(model, ["residual", "query"], lambda *_: None, on_attention) as tap:
+    with products, capture(model, ["residual", "query"], on_states, on_attention, stacks.append) as tap:
         model(**batch)
         if not tap.has_attention:
             return {}, tap.unheard
@@ -129,23 +146,28 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
                 with suppress(_LastAttention):
                     model(**batch)
         except InputError:
-            return {}, dict.fromkeys(range(1, tap.layers + 1), "the layers do not run in the same order every time")
-    layout, absent = {}, dict(tap.unheard)
-    for layer, arrived in passes.items():
+            return {}, dict.fromkeys(tap.layout.places, "the layers do not run in the same order every time")
+    layout, absent = {}, tap.unheard
+    for place, arrived in passes.items():
         query, key = (_decode(torch.stack(x), codes) for x in zip(*arrived, strict=True))
-        if len(arrived) == len(codes) and query is not None and key is not None:
-            pair = products.locate(query), products.locate(key)
-            if len({inputs[layer].get(matrix) for projection in pair for matrix in projection.matrices}) == 1:
-                layout[layer] = pair
-                continue
-            absent[layer] = "its queries and keys are projections of different states"
+        if len(arrived) < len(codes) or query is None or key is None:
+            absent[place] = "its queries or keys are no linear projection that is stored as a matrix"
+            continue
+        read, sources = inputs[place]
+        pair = products.locate(query, sources), products.locate(key, sources)
+        first = [matrix for x in pair for matrix in (x.matrices if x.inner is None else (x.inner,))]
+        if {matrix.size[1] for matrix in first} - widths[place]:
+            absent[place] = "its queries or keys are projections of a latent that is no linear function of the states"
+        elif len({read.get(matrix) for matrix in first}) > 1:
+            absent[place] = "its queries and keys are projections of different states"
         else:
-            absent[layer] = "its queries or keys are no linear projection that is stored as a matrix"
+            layout[place] = pair
     return layout, absent
 
 
 # Sums over what a matrix was multiplied with: they tell inputs apart, in whatever order their tokens are.
 _Input = tuple[int, float, float]
+_Source = tuple[_Matrix, int, int]  # the matrix, and the range of its rows, that made what another is multiplied with
 
 
 class _WeightProducts(TorchDispatchMode):
@@ -157,6 +179,8 @@ class _WeightProducts(TorchDispatchMode):
         self.alternate = False
         self.first: dict[_Matrix, int] = {}  # the first row of each matrix in the count of all
         self.inputs: dict[_Matrix, _Input] = {}  # what each was last multiplied with
+        self.sources: dict[_Matrix, _Source] = {}
+        self.made: dict[int, tuple[_Matrix, Tensor, int]] = {}  # products of this layer so far, by their storage
         self.count = 0
         self._parameters: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         for name, parameter in model.named_parameters():
@@ -175,13 +199,25 @@ class _WeightProducts(TorchDispatchMode):
                 self.first[matrix] = self.count
                 self.count += -(-rows // _BLOCK) * _BLOCK
             self.inputs[matrix] = x.numel(), float(x.float().sum()), float(x.float().norm())
-            return func(*args, **(kwargs or {}))
+            self._note_source(matrix, x)
+            result = func(*args, **(kwargs or {}))
+            if not result.is_inference():
+                self.made[result.untyped_storage().data_ptr()] = matrix, result, result._version
+            return result
         code = self.code[self.first[matrix] :][:rows].to(x)
         result = code.repeat(x[..., 0].numel(), 1)
         if self.alternate:
             result[1::2].neg_()
         result = result.view(*x.shape[:-1], rows)
         return result.movedim(-1, 1).contiguous() if func is aten.convolution.default else result
+
+    def _note_source(self, matrix: _Matrix, x: Tensor) -> None:
+        """Note the product of this layer that x, a view of its columns, shows: nothing changed it since."""
+        self.sources.pop(matrix, None)
+        inner, product, version = self.made.get(x.untyped_storage().data_ptr(), (None, x, 0))
+        if inner is not None and x.stride(-1) == 1 and product._version == version:
+            start = int(x.storage_offset() - product.storage_offset()) % inner.size[0]
+            self.sources[matrix] = inner, start, start + x.shape[-1]
 
     def _matrix(self, weight: Tensor) -> _Matrix | None:
         """Return the parameter that `weight`, a view, shows."""
@@ -191,14 +227,16 @@ class _WeightProducts(TorchDispatchMode):
                 return _Matrix(name, tuple(weight.shape), weight.stride(), offset)
         return None
 
-    def locate(self, rows: Int[Tensor, "H d_h"]) -> _Projection:
-        """Return where rows are stored that are counted over all matrices."""
+    def locate(self, rows: Int[Tensor, "H d_h"], sources: Mapping[_Matrix, _Source]) -> _Projection:
+        """Return where rows are stored that are counted over all matrices; `sources` of their layer."""
         matrices, first = list(self.first), torch.tensor(list(self.first.values()))
         owner = torch.searchsorted(first, rows, right=True) - 1
         numbers, place = owner.unique(return_inverse=True)
         used = tuple(matrices[i] for i in numbers.tolist())
         starts = torch.tensor([0, *(matrix.size[0] for matrix in used)]).cumsum(0)
-        return _Projection(used, rows - first[owner] + starts[place])
+        inner, *others = {sources.get(matrix, (None, 0, 0)) for matrix in used}
+        source, start, stop = (None, 0, 0) if others else inner
+        return _Projection(used, rows - first[owner] + starts[place], source, slice(start, stop))
 
 
 def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | tuple[None, None]:

@@ -10,9 +10,11 @@ from typing import Literal
 
 from dynamics.cli.training import fit, test, validate
 from dynamics.errors import Failure
+from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.scan.options import ScanOptions
+from dynamics.loading.options import LoadOptions
 
 
 def data(corpus: str, vocabulary: str = "characters", vocabulary_size: int = 205) -> None:
@@ -40,13 +42,32 @@ def scan(options: ScanOptions) -> None:
     """Measure any model: pretrained, intermediate, untrained, or the weights of a run.
 
     Examples:
-        dynamics scan bert-base-uncased gpt2 random:gpt2 --text sample --run models
+        dynamics scan bert-base-uncased gpt2 gpt2:untrained --text sample --run models
         dynamics scan checkpoints/decoder --metrics '[effective_rank]' --run past
-        dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample
+        dynamics scan EleutherAI/pythia-70m --revisions step0,step512,step143000 --text sample --audit
     """
     from dynamics.experiments.scan.loop import scan as run_scan
 
-    _draw_run(run_scan(options))
+    folder = run_scan(options)
+    _draw_run(folder, options.strict)
+    _fail_on_suspects(folder)
+
+
+def audit(options: AuditOptions) -> None:
+    """Check that checkpoints are what their steps say: copies, swaps, strangers, and step 0.
+
+    Exit code 1: some are suspect.
+
+    Examples:
+        dynamics audit decoder
+        dynamics audit EleutherAI/pythia-70m --revisions step0,step512,step143000
+        dynamics audit EleutherAI/pythia-70m --hashes_only
+    """
+    from dynamics.experiments.audit.loop import audit as run_audit
+
+    folder = run_audit(options)
+    _draw_run(folder)
+    _fail_on_suspects(folder)
 
 
 def cone(options: ConeOptions) -> None:
@@ -59,15 +80,31 @@ def cone(options: ConeOptions) -> None:
     """
     from dynamics.experiments.cone.loop import cone as run_cone
 
-    _draw_run(run_cone(options))
+    _draw_run(run_cone(options), options.strict)
 
 
-def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None) -> None:
+def check(options: LoadOptions) -> None:
+    """Compare what is captured of models with what they compute themselves.
+
+    Random inputs are enough: states, queries, keys and attention weights are compared one by one with those that the
+    model lists. Exit code 1 where any disagree, or the model cannot be captured.
+
+    Examples:
+        dynamics check bert-base-uncased random:vit
+        dynamics check checkpoints/decoder --dtype bf16
+    """
+    from dynamics.experiments.check import check as run_check
+
+    run_check(options)
+
+
+def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = None, strict: bool = False) -> None:
     """Feed untrained blocks inputs that share a bias.
 
     Args:
         run: name of the run under checkpoints/ (made up when missing)
         resume: auto: continue the run, leaving out what its record has
+        strict: exit code 1 if a metric that was asked for has no value somewhere
 
     Examples:
         dynamics probe --config configs/probe.yaml --run cone
@@ -76,7 +113,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     """
     from dynamics.experiments.probe.run import probe as run_probe
 
-    _draw_run(run_probe(settings, run, resume))
+    _draw_run(run_probe(settings, run, resume), strict)
 
 
 def sweep(
@@ -116,13 +153,19 @@ def report(runs: list[str], out: Path = Path("report.html")) -> None:
     """Draw one page that compares runs.
 
     Args:
-        runs: names under checkpoints/, or paths
+        runs: names under checkpoints/, or paths (the newest run where none is named)
         out: the page to write
 
     Examples:
+        dynamics report
         dynamics report decoder
         dynamics report decoder encoder causal-mlm --out twins.html
     """
+    from dynamics.runs import newest
+
+    if not runs:
+        runs = [newest().name]
+        print(f"the newest run is {runs[0]}")
     _draw(runs, out)
 
 
@@ -148,13 +191,29 @@ def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -
     print("\n".join(words))
 
 
-def _draw_run(folder: Path) -> None:
-    """Draw a run; fail if anything that was asked for could not be measured."""
-    from dynamics.runs import read
+def _fail_on_suspects(folder: Path) -> None:
+    from dynamics import runs
+
+    verdicts = runs.read(folder).to_dict().get("audit", {})
+    suspects = [name for name, verdict in verdicts.items() if verdict["suspect"]]
+    if suspects:
+        shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
+        are = "are" if len(suspects) > 1 else "is"
+        raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints {are} suspect: {shown}.")
+
+
+def _draw_run(folder: Path, strict: bool = False) -> None:
+    """Draw a run; fail if a model or input could not be measured, with `strict` also if a metric has no value."""
+    from dynamics import record, runs
 
     _draw([folder], folder / "report.html")
-    if (info := read(folder)).failed:
-        raise Failure(f"{folder.name} lacks {len(info.failed)} of what was asked for ({info.failures}).")
+    info = runs.read(folder)
+    missing = dict(info.failed)
+    if strict:
+        missing |= record.not_measured(record.read(folder), info.descriptions)
+    if missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise Failure(f"{folder.name} lacks {len(missing)} of what was asked for ({reasons}).")
 
 
 def _draw(runs: Sequence[str | Path], out: Path) -> None:
@@ -164,5 +223,6 @@ def _draw(runs: Sequence[str | Path], out: Path) -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (fit, validate, test, data, scan, cone, probe, sweep, report, completion)
+    verb.__name__: verb
+    for verb in (fit, validate, test, data, scan, audit, cone, check, probe, sweep, report, completion)
 }

@@ -1,7 +1,6 @@
-"""The folder where corpora are kept, and progress bars over bytes. No torch here."""
+"""Files that are fetched or made once, in the cache folder, and progress bars over bytes. No torch here."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dynamics.errors import InputError
+from dynamics.files import cache_folder
 
 T = TypeVar("T")
 Advance = Callable[[int], None]  # moves a progress bar by some bytes
-
-
-def cache_folder() -> Path:
-    """Return `$DYNAMICS_CACHE`, else `~/.cache/dynamics`."""
-    return Path(os.environ.get("DYNAMICS_CACHE") or "~/.cache/dynamics").expanduser()
 
 
 @contextmanager

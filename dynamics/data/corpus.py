@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import io
 import json
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
 from dynamics.data.wikitext import plain
 from dynamics.errors import InputError
 from dynamics.files import write_atomically, write_text
+
+log = logging.getLogger(__name__)
 
 SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}  # per cent of the characters, by position
 PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
@@ -94,6 +97,10 @@ def load(
             npy, characters = path.with_name(f"characters-{vocabulary_size}.npy"), facts["counts"]["characters"]
             write = partial(_write_ids, npy, characters, path, vocab, progress)
             ids = once(partial(_read_ids, npy, characters), write, path.parent)
+    notes = source.notes
+    if facts["counts"].get("breaks off") and not source.official:  # enwik8 is the beginning of a dump
+        notes += (f"{source.path} breaks off before its end: what follows its last page is missing",)
+        log.warning(notes[-1])
     splits = {kind: {name: slice(*ends) for name, ends in facts["splits"][kind].items()} for kind in KINDS}
     return Corpus(
         ids=ids,
@@ -103,7 +110,7 @@ def load(
         source=f"{'the Wikipedia dump' if raw.dump else 'the text'} {source.path}",
         sha256=raw.sha256,
         recipe=recipe,
-        notes=source.notes,
+        notes=notes,
         counts={"input bytes": raw.size, **facts["counts"]},
         removed=facts["removed"],
         path=path,

@@ -1,11 +1,20 @@
 """The examples of a task, from local files or the hub. No tokens here."""
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dynamics.data.rows import Rows, parsed
 from dynamics.data.task_table import Task
 from dynamics.errors import InputError, in_words
 
@@ -16,8 +25,8 @@ CANONICAL = {  # other names of columns in published files
 }
 # The splits and the names of their files.
 SPLITS = {"train": ("train",), "validation": ("dev", "validation", "valid"), "test": ("test",)}
-ENDINGS = (".tsv", ".jsonl", ".json")
-FORMATS = ".tsv, .jsonl or .json"
+ENDINGS = (".tsv", ".jsonl", ".json", ".csv", ".parquet")
+FORMATS = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
 HIGHEST_SCORE = 5.0  # of STS-B; the lowest is 0
 
 
@@ -43,21 +52,24 @@ class Example(NamedTuple):
 
 
 Splits = dict[str, list[Example]]
-Rows = Iterable[tuple[str, Any]]  # the place of each row, for refusals, and its columns
 
 
-def load(task: Task, path: Path | None) -> Splits:
+def load(task: Task, path: Path | None, unreadable: dict[str, str] | None = None) -> Splits:
     """Return the examples of every split that has labels: of a local folder, or of the hub where `path` is None.
 
+    A folder holds the files as they are published (GLUE, SQuAD, the hub's shards), or what `save_to_disk` of
+    `datasets` left. Rows that are broken, as two of QQP are, go to `unreadable`: why, by their place.
+
     Raises:
-        InputError: the data is not found, train or validation is missing or empty, or a line is not the task's.
+        InputError: the data is not found, train or validation is missing or empty, or most rows are not the task's.
     """
-    splits: Splits = {}
-    for split, objects in _from_hub(task) if path is None else _from_folder(task, path):
-        rows = [(where, _canonical_columns(row)) for where, row in objects]
+    splits, unreadable = Splits(), {} if unreadable is None else unreadable
+    for split, rows in _from_hub(task) if path is None else _from_folder(task, path):
+        objects = [(place, row if isinstance(row, InputError) else _canonical_columns(row)) for place, row in rows]
         # The test splits of GLUE have no labels.
-        if split != "test" or (rows and str(rows[0][1].get(task.columns[-1], -1)) != "-1"):
-            splits[split] = [_example(task, where, row) for where, row in rows]
+        labels = (str(row.get(task.columns[-1], -1)) for _, row in objects if not isinstance(row, InputError))
+        if split != "test" or next(labels, "-1") != "-1":
+            splits[split] = parsed(objects, partial(_example, task), unreadable)
     for name in ("train", "validation"):
         if not splits.get(name):
             where = f"{task.hub[0]} on the hub" if path is None else path
@@ -68,22 +80,57 @@ def load(task: Task, path: Path | None) -> Splits:
 def _from_folder(task: Task, folder: Path) -> Iterator[tuple[str, Rows]]:
     if not folder.is_dir():
         raise InputError(f"data.path {folder}: there is no such folder; it must hold train and dev ({FORMATS}).")
+    if (folder / "dataset_dict.json").is_file():
+        import datasets
+
+        yield from _of_data_set(datasets.load_from_disk(folder), str(folder))
+        return
     for split, names in SPLITS.items():
-        paths = (folder / f"{name}{ending}" for name in names for ending in ENDINGS)
-        if file := next((path for path in paths if path.is_file()), None):
-            yield split, _rows(task, file)
+        if files := _files(task, folder, names):
+            yield split, list(chain.from_iterable(_rows(task, file) for file in files))
         elif split != "test":
             raise InputError(f"data.path {folder} has no file {names[0]} ({FORMATS}).")
 
 
+def _files(task: Task, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the file of a split, or its shards: `train.tsv`, `train-v1.1.json`, `sts-train.csv`, or those of the hub.
+
+    They lie in the folder itself, in `data`, or in a folder of the task's name.
+    """
+    folders = [folder, folder / task.name, folder / task.name.upper(), folder / "data"]
+    candidates = [path for place in folders if place.is_dir() for path in sorted(place.iterdir()) if path.is_file()]
+    named = [path for name in names for end in ENDINGS for path in candidates if path.name == name + end]
+    pattern = re.compile(rf"(?:.*[-_.])?(?:{'|'.join(names)})(?:[-_.].*)?")
+    alike = [path for end in ENDINGS for path in candidates if path.suffix == end and pattern.fullmatch(path.stem)]
+    first = next(iter(named or alike), None)
+    shard = first and re.search(r"-\d{5}-of-(\d{5})$", first.stem)
+    if first is None or not shard:
+        return [first] if first else []
+    shards = [path for path in alike if path.parent == first.parent and path.stem.endswith(f"-of-{shard[1]}")]
+    if len(shards) != int(shard[1]):
+        raise InputError(f"{first.parent} holds {len(shards)} of the {int(shard[1])} parts of {first.name}: fetch all.")
+    return shards
+
+
 def _rows(task: Task, file: Path) -> Rows:
+    if file.suffix == ".parquet":
+        try:
+            return [(f"row {i} of {file}", row) for i, row in enumerate(pq.read_table(file).to_pylist())]
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file} is no readable Parquet file ({in_words(error)}): fetch it again.") from error
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 ({error.reason}): convert it (for example by iconv).") from error
     if not text.strip():
         raise InputError(f"{file} is empty: it must have the columns {_listed(task.columns)}.")
-    return _table(task, file, _lines(text)) if file.suffix == ".tsv" else _objects(task, file, text)
+    if file.suffix in (".json", ".jsonl"):
+        return _objects(task, file, text)
+    lines = _lines(text)
+    if file.suffix == ".tsv" or "\t" in lines[0]:  # STS-B is published as .csv with tabs
+        return _table(task, file, list(enumerate((line.split("\t") for line in lines), start=1)))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    return _table(task, file, [(reader.line_num, values) for values in reader if values])
 
 
 def _lines(text: str) -> list[str]:
@@ -91,11 +138,11 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
-    """Yield the rows of lines with tabs between values, with or without a header; quotes are text."""
+def _table(task: Task, file: Path, lines: Sequence[tuple[int, Sequence[str]]]) -> Rows:
+    """Yield the rows of numbered lines of values, with or without a header; in lines with tabs, quotes are text."""
     if task.is_span:
         raise InputError(f"{file}: answers do not fit into a table; store {task.name} as .json or .jsonl.")
-    first = lines[0].split("\t")
+    first = lines[0][1]
     names, columns = [_canonical(name) for name in first], task.columns
     places: Sequence[int]
     if has_header := set(task.texts) <= set(names):
@@ -109,28 +156,37 @@ def _table(task: Task, file: Path, lines: Sequence[str]) -> Rows:
                 f"this order; its first line has {len(first)}: {', '.join(first)[:80]}."
             )
         places = layouts[len(first)]
-    for number, line in enumerate(lines[has_header:], 1 + has_header):
-        values, where = line.split("\t"), f"line {number} of {file}"
-        if len(values) <= max(places):
-            raise InputError(f"{where} has {len(values)} columns where the first one has {len(first)}.")
-        yield where, {column: values[place] for column, place in zip(columns, places, strict=True)}
+    for number, values in lines[has_header:]:
+        where = f"line {number} of {file}"
+        if len(values) > max(places):
+            yield where, {column: values[place] for column, place in zip(columns, places, strict=True)}
+        else:
+            yield where, InputError(f"{where} has {len(values)} columns where the first one has {len(first)}.")
 
 
 def _objects(task: Task, file: Path, text: str) -> Rows:
     """Return the objects on lines, in a list, or in the format of SQuAD."""
+    if file.suffix == ".jsonl":
+        return [(f"line {i} of {file}", _object(task, line, f"line {i} of {file}")) for i, line in _numbered(text)]
     try:
-        if file.suffix == ".jsonl":
-            lines = ((i, line) for i, line in enumerate(_lines(text), 1) if line.strip())
-            objects = [(f"line {i} of {file}", json.loads(line)) for i, line in lines]
-        else:
-            entries = json.loads(text)
-            if isinstance(entries, dict) and "data" in entries:
-                paragraphs = [paragraph for article in entries["data"] for paragraph in article["paragraphs"]]
-                entries = [{**question, "context": part["context"]} for part in paragraphs for question in part["qas"]]
-            objects = [(f"entry {i} of {file}", entry) for i, entry in enumerate(entries, 1)]
+        entries = json.loads(text)
+        if isinstance(entries, dict) and "data" in entries:
+            paragraphs = [paragraph for article in entries["data"] for paragraph in article["paragraphs"]]
+            entries = [{**question, "context": part["context"]} for part in paragraphs for question in part["qas"]]
+        return [(f"entry {i} of {file}", entry) for i, entry in enumerate(entries, 1)]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not the JSON of {task.name} ({type(error).__name__}: {error}).") from error
-    return objects
+        raise InputError(f"{file} is not the JSON of {task.name} ({in_words(error)}).") from error
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    return ((i, line) for i, line in enumerate(_lines(text), 1) if line.strip())
+
+
+def _object(task: Task, line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return InputError(f"{where} is not the JSON of {task.name} ({error}).")
 
 
 def _canonical_columns(row: Any) -> dict[str, Any]:
@@ -155,9 +211,12 @@ def _from_hub(task: Task) -> Iterator[tuple[str, Rows]]:
             f"data.task {task.name}: {task.hub[0]} cannot be fetched ({in_words(error)}); "
             f"set data.path to a folder with train and dev ({FORMATS})."
         ) from error
+    yield from _of_data_set(dataset, task.hub[0])
+
+
+def _of_data_set(dataset: Any, name: str) -> Iterator[tuple[str, Rows]]:
     for split in SPLITS:
-        rows = enumerate(dataset.get(split, ()))
-        yield split, [(f"row {i} of {split} of {task.hub[0]}", row) for i, row in rows]
+        yield split, [(f"row {i} of {split} of {name}", row) for i, row in enumerate(dataset.get(split, ()))]
 
 
 def _example(task: Task, where: str, row: Mapping[str, Any]) -> Example:

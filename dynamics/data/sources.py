@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from dynamics.data import download
-from dynamics.data.cache import bar, cache_folder, once, read_json
+from dynamics.data.cache import bar, once, read_json
 from dynamics.errors import InputError
-from dynamics.files import write_text
+from dynamics.files import cache_folder, write_text
 
 CHOICES = "choose enwik8, sample, auto, or a path that ends in .xml or .txt (also with .xz .bz2 .gz .zip)"
 # A shortened dump of the English Wikipedia, inside the package gensim.
 SAMPLE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # bytes that are read at a time
+PACKED = 1 << 16  # the same of compressed data
 
 
 class Official(NamedTuple):
@@ -58,13 +59,38 @@ def _zip_member(path: Path) -> str:
     return names[0]
 
 
-def _open_zip(path: Path) -> IO[bytes]:
+def _open_zip(path: Path) -> Any:
     member = _zip_member(path)
     return zipfile.ZipFile(path).open(member)
 
 
-_OPENERS: dict[str, Callable[[Path], Any]]
-_OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".zip": _open_zip}
+def _of_file(opened: Callable[[], Any]) -> Iterator[bytes]:
+    with opened() as file:
+        while block := file.read1(BLOCK):
+            yield block
+
+
+def _of_streams(path: Path, decompressor: Callable[[], Any]) -> Iterator[bytes]:
+    """Yield the content of streams, one after the other; `bz2.open` and `lzma.open` stop at one that is damaged."""
+    stream, rest = decompressor(), b""
+    with path.open("rb") as file:
+        while block := rest or file.read(PACKED):
+            yield stream.decompress(block)
+            rest = b""
+            if stream.eof:
+                rest = (stream.unused_data or file.read(PACKED)).lstrip(b"\0")  # xz pads streams with zeros
+                stream = decompressor() if rest else stream
+    if not stream.eof:
+        raise EOFError
+
+
+_READERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
+    "": lambda path: _of_file(partial(path.open, "rb")),
+    ".xz": lambda path: _of_streams(path, lzma.LZMADecompressor),
+    ".bz2": lambda path: _of_streams(path, bz2.BZ2Decompressor),
+    ".gz": lambda path: _of_file(partial(gzip.open, path)),
+    ".zip": lambda path: _of_file(partial(_open_zip, path)),
+}
 
 
 @dataclass(frozen=True)
@@ -77,15 +103,11 @@ class CorpusFile:
     official: Official | None = None
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the content, decompressed, in blocks; of a dump that is cut off, not of a text, what is there."""
+        """Yield the content, decompressed, in blocks."""
         try:
-            with _OPENERS.get(self.path.suffix.lower(), lambda path: path.open("rb"))(self.path) as file:
-                try:
-                    while block := file.read1(BLOCK):
-                        yield block
-                except EOFError:
-                    if self.path.with_suffix("").suffix == ".txt":
-                        raise InputError(f"{self.path} breaks off in its compressed data: fetch it again.") from None
+            yield from filter(None, _READERS.get(self.path.suffix.lower(), _READERS[""])(self.path))
+        except EOFError as error:
+            raise InputError(f"{self.path} breaks off in its compressed data: fetch it again.") from error
         except (lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{self.path} cannot be decompressed ({error}): fetch it again.") from error
         except OSError as error:
@@ -128,10 +150,11 @@ class CorpusFile:
     def _is_dump(self) -> bool:
         """Return whether the content is a MediaWiki dump, not a text: by the name inside the compression, or a look."""
         suffix = self.path.suffix.lower()
-        name = _zip_member(self.path) if suffix == ".zip" else self.path.stem if suffix in _OPENERS else self.path.name
+        name = _zip_member(self.path) if suffix == ".zip" else self.path.stem if suffix in _READERS else self.path.name
         if (inner := Path(name).suffix.lower()) in (".xml", ".txt"):
             return inner == ".xml"
-        if b"<mediawiki" in next(self.blocks(), b"")[:1000]:
+        head = next(self.blocks(), b"")[:1000]
+        if b"<mediawiki" in head and b"\0" not in head:  # in an archive (.tar) a name and zeros precede it
             return True
         raise InputError(f"{self.path} is neither .xml nor .txt by its name, nor a Wikipedia dump: {CHOICES}.")
 

@@ -1,5 +1,6 @@
 """The data of fine-tuning, as a LightningDataModule: (seed, step) decides the examples of an optimiser step."""
 
+import logging
 from functools import lru_cache
 from hashlib import sha256
 from itertools import chain
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from dynamics.data.examples import Splits, load
+from dynamics.data.rows import in_short
 from dynamics.data.shares import TRAIN_STREAM, Shares, require_positive, training_shares
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
 from dynamics.errors import InputError
+
+log = logging.getLogger(__name__)
 
 EVALUATION_STREAM = 3  # separates the choice of the evaluation tokens from other draws; without the seed of a run
 
@@ -34,7 +38,7 @@ class TaskData(L.LightningDataModule):
 
     Args:
         task: sst2, sst5, qnli, rte, mrpc, qqp, cola, stsb or squad.
-        path: folder with train and dev (and test) as .tsv, .json or .jsonl; from the hub when None.
+        path: folder with train and dev (and test) as published: .tsv, .csv, .json, .jsonl, .parquet; the hub when None.
         batch_size: rows in an optimiser step, over all ranks and accumulated shares.
         max_length: most tokens of a row; 128, and 384 for squad, when None.
         stride: tokens that two rows of one context share (squad).
@@ -63,13 +67,17 @@ class TaskData(L.LightningDataModule):
         self.task = find(task)
         self._source = path or " ".join(filter(None, self.task.hub))
         self.examples: Splits = {}
+        self.unreadable: dict[str, str] = {}  # rows that are left out, and why
         self._rows: dict[str, Rows] = {}
         self._order = lru_cache(maxsize=1)(self._shuffled)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the examples; raises `InputError` where they are missing, empty, or not the task's."""
         path = self.hparams.path
-        self.examples = self.examples or load(self.task, None if path is None else Path(path))
+        if not self.examples:
+            self.examples = load(self.task, None if path is None else Path(path), self.unreadable)
+            if self.unreadable:
+                log.warning("data.task %s: %s", self.task.name, in_short(self.unreadable))
 
     def encode(self, tokenizer: Any, reach: int) -> None:
         """Tokenize the examples for a model; `reach` is the longest input that it takes."""
@@ -167,7 +175,7 @@ class TaskData(L.LightningDataModule):
             "data": {
                 "source": self._source,
                 "sha256": digest.hexdigest(),
-                "notes": [],
+                "notes": [in_short(self.unreadable)] if self.unreadable else [],
                 "longest_row": int(max(rows.lengths.max() for rows in self._rows.values())),
                 **{split: len(examples) for split, examples in self.examples.items()},
             },

@@ -19,7 +19,7 @@ from dynamics.data.wikitext import NAMESPACES, clean
 
 SEPARATOR = "\n\n"  # between two articles, and nowhere else in the text
 CHUNK = 1 << 20  # bytes of XML that a worker gets at a time
-_END = b"</page>"
+_END, _LAST = b"</page>", b"</mediawiki>"
 _NAMESPACE = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)<')
 _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 
@@ -38,8 +38,19 @@ class Part:
 
 
 def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[Part]:
-    """Clean a dump, given in blocks of any size, chunk by chunk and in order, on every core or `processes` of them."""
-    chunks = _chunks(dump)
+    """Clean a dump, given in blocks of any size, chunk by chunk and in order, on every core or `processes` of them.
+
+    The last part counts `breaks off` where the dump lacks its end.
+    """
+    end = b""
+
+    def watched() -> Iterator[bytes]:
+        nonlocal end
+        for block in dump:
+            end = (end + block)[-len(_LAST) - 100 :]
+            yield block
+
+    chunks = _chunks(watched())
     workers = processes or cpu_count()
     head = list(islice(chunks, workers))
     declared = _NAMESPACE.findall(head[0][0].partition(b"<page>")[0] if head else b"")  # in <siteinfo>
@@ -47,6 +58,8 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
     # joblib starts its workers afresh (nothing is forked under torch's threads) and needs no __main__ guard.
     pool = Parallel(max(1, min(workers, len(head))), return_as="generator", batch_size=1)
     yield from pool(delayed(_clean_chunk)(chunk, NAMESPACES | names) for chunk in chain(head, chunks))
+    if _LAST not in end:
+        yield Part(counts=Counter({"breaks off": 1}))
 
 
 def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -28,7 +28,7 @@ if not use_c:
     raise InputError("mwparserfromhell lacks its C tokenizer and would take hours: install it from a wheel.")
 
 # Changes whenever the text of an article may change; caches are keyed by it.
-RECIPE = f"wikitext 2, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
+RECIPE = f"wikitext 3, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
 PROSE = 300  # characters from which a line of a table counts as prose
 # Namespaces that every wiki has, by their English names in lower case; a dump may declare more.
 NAMESPACES = {
@@ -50,16 +50,28 @@ _OTHER_TAGS = (
     "a|abbr|b|big|caption|cite|col|colgroup|del|dfn|em|font|h[1-6]|i|img|includeonly|ins|kbd|noinclude|nowiki|"
     "onlyinclude|rb|rp|rt|ruby|s|samp|small|span|strike|strong|sub|sup|table|tbody|tfoot|thead|tt|u|var|wbr"
 )
+_SIGNS = {"!": "|", "=": "="}  # templates that stand for a character
+# Signs that mean nothing inside <nowiki> hide in the private use area until all markup has been removed.
+_LITERAL = {ord(sign): 0xF700 + place for place, sign in enumerate("[]{}|'<>!_*#:;=-")}
+_SHOWN = {hidden: sign for sign, hidden in _LITERAL.items()}
 _NODES = {Template: "templates", Argument: "templates", Comment: "comments", ExternalLink: "addresses"}
 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
 _INNERMOST = re.compile(r"\{\{[^{}]*\}\}")
 _ADDRESS = re.compile(r"(?:https?|ftp|gopher|news|telnet)://[^\s\[\]<>|{}\"]*", re.IGNORECASE)
-_TABLE_LINE = re.compile(r"^[ \t:*#]*(?:\{\||\|).*$", re.MULTILINE)
+# Lines of a table, and what shows that there is one: its marks, attributes, or parameters of a template.
+_CELL_LINE = re.compile(r"[ \t:*#]*(?:\{\||[|!])")
+_TABLE_MARK = re.compile(r"[ \t:*#]*(?:\{\||\|(?:\}|[-+](?![\d.])|\s*$|\s*[\w .-]+=|[^|]*=\s*[\"'][^|]*\|(?!\|)))")
+_BAR_LINE = re.compile(r"^[ \t:*#]*\{?\|", re.MULTILINE)
+_OPEN_CELL = re.compile(r"[ \t]*\|[^|>]*$")
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
 _BROKEN_LINK = re.compile(r"\[\[(?:[^\[\]|\n]*\|)?([^\[\]\n]*)\]?([^\[\]\n]*)\]?")
 _TAG = re.compile(rf"</?(?:{'|'.join((*EMPTIED, *sorted(_BREAKS)))}|{_OTHER_TAGS})(?:[\s/][^<>]*)?>", re.IGNORECASE)
-_STRAY = re.compile(r"<!--|-->|__[A-Z]{3,}__| \([\s,;]*\)|\[\[|\]\]|\{\{|\}\}|\{\||\|\}")
+_SWITCHES = (
+    "(?:NO|FORCE)?TOC|NOEDITSECTION|(?:NO)?NEWSECTIONLINK|NOGALLERY|HIDDENCAT|EXPECTUNUSEDCATEGORY|NO(?:CONTENT|TITLE)"
+    "CONVERT|NOCC|NOTC|START|END|(?:NO)?INDEX|STATICREDIRECT|DISAMBIG|NOGLOBAL"
+)
+_STRAY = re.compile(rf"<!--|-->|__(?:{_SWITCHES})__| \([\s,;]*\)|\[\[|\]\]|\{{\{{|\}}\}}")
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
 _QUOTES = re.compile(r"('{2,})")
 _UNUSUAL = re.compile(r"[^\n\t -~]")
@@ -82,7 +94,7 @@ def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Count
     except (ParserError, RecursionError):
         removed["unparsed articles"] += 1
         return ""
-    text = _remove_unpaired("".join(visible), removed)
+    text = _remove_unpaired("".join(visible), removed).translate(_SHOWN)
     if "&" in text:
         text = plain(html.unescape(text))
     return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text)).strip()
@@ -125,6 +137,8 @@ def _walk(code: Wikicode, visible: list[str], namespaces: dict[str, int], remove
             _walk_link(node, visible, namespaces, removed)
         elif isinstance(node, Tag):
             _walk_tag(node, visible, namespaces, removed)
+        elif isinstance(node, Template) and (sign := _SIGNS.get(str(node.name).strip())):
+            visible.append(sign)
         elif isinstance(node, Heading):
             visible.append("\n")
             _walk(node.title, visible, namespaces, removed)
@@ -168,6 +182,9 @@ def _walk_tag(tag: Tag, visible: list[str], namespaces: dict[str, int], removed:
         visible.append("\n".join(["", *prose, ""]))
     else:
         removed["tags"] += tag.wiki_markup is None
+        if name == "nowiki" and tag.contents is not None:
+            visible.append(_ADDRESS.sub("", str(tag.contents)).translate(_LITERAL))
+            return
         line_end = "\n" if name in _BREAKS else ""
         visible.append(line_end)
         if tag.contents is not None:
@@ -187,13 +204,34 @@ def _remove_unpaired(text: str, removed: Counter[str]) -> str:
         if "://" in text:
             text, count = _ADDRESS.subn("", text)
             removed["addresses"] += count
-        text = _TABLE_LINE.sub(lambda line: cell if len(cell := line[0].rpartition("|")[2]) >= PROSE else "", text)
+        if _BAR_LINE.search(text):
+            text = _without_cells(text)
         if "[[" in text:
             text = _BROKEN_LINK.sub(r"\1\2", _BROKEN_FILE.sub("", text))
         text = _LIST_MARKS.sub("", _STRAY.sub("", text))
         if "''" in text:
             text = "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
     return text
+
+
+def _without_cells(text: str) -> str:
+    r"""Remove lines of tables and templates that the parser could not pair, but no prose such as `|x| = 3`.
+
+    They begin with `|` or `!` and stand between `{|` and `|}`, or in a paragraph with the marks of a table.
+
+    >>> _without_cells("|x| is even\n\n|-\n| 12")
+    '|x| is even\n\n\n'
+    """
+    paragraphs, is_open = text.split("\n\n"), False
+    for place, paragraph in enumerate(paragraphs):
+        lines = paragraph.split("\n")
+        is_table = any(map(_TABLE_MARK.match, lines)) or sum(map(bool, map(_OPEN_CELL.match, lines))) > 1
+        for number, line in enumerate(lines):
+            if (is_table or is_open) and _CELL_LINE.match(line):
+                is_open = (is_open or "{|" in line) and "|}" not in line
+                lines[number] = cell if len(cell := line.rpartition("|")[2]) >= PROSE else ""
+        paragraphs[place] = "\n".join(lines)
+    return "\n\n".join(paragraphs)
 
 
 def _unquote(line: str) -> str:

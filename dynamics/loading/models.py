@@ -76,9 +76,9 @@ class Loaded:
 
 def modality(subject: Subject, options: ModelOptions) -> str:
     """Return what a subject takes (`text`, `images` or `audio`) without its weights; "" where these are needed."""
-    if subject.kind in ("run", "module"):
-        return "text" if subject.kind == "run" else ""
-    config = _config(subject, options)
+    if subject.origin.kind in ("run", "module"):
+        return "text" if subject.origin.kind == "run" else ""
+    config = _config(subject.origin, options)
     if type(config) not in MODEL_MAPPING:
         if options.trust_remote_code:
             return ""
@@ -89,7 +89,7 @@ def modality(subject: Subject, options: ModelOptions) -> str:
 
 def width(subject: Subject, options: ModelOptions) -> int | None:
     """Return the width of a subject's states without its weights; None where these are needed."""
-    size = None if subject.kind == "module" else getattr(_config(subject, options), "hidden_size", None)
+    size = None if subject.kind == "module" else getattr(_config(subject.origin, options), "hidden_size", None)
     return size if isinstance(size, int) else None
 
 
@@ -111,10 +111,12 @@ def load(subject: Subject, options: ModelOptions) -> Loaded:
         if subject.kind == "module":
             return _from_factory(subject.source, device, dtype)
         model: Any
-        if subject.kind == "random":
-            config = _config(subject, options)
+        if subject.kind in ("random", "untrained"):
+            config = _config(subject.origin, options)
+            kind = _class(subject.origin, config)
+            trusted = {"trust_remote_code": True} if options.trust_remote_code else {}
             with _fitting(subject, options):
-                model = AutoModel.from_config(config, dtype=dtype)
+                model = kind.from_config(config, dtype=dtype, **trusted)
         else:
             model = _pretrained(subject, options, dtype, device)
     config = model.config
@@ -123,8 +125,9 @@ def load(subject: Subject, options: ModelOptions) -> Loaded:
     if not hasattr(model, "hf_device_map"):
         model = model.to(device)
     main_input = model.main_input_name if isinstance(model, PreTrainedModel) else "input_values"
-    source = {"random": "", "run": str(subject.run)}.get(subject.kind, subject.source)
+    source = {"random": "", "run": str(subject.run)}.get(subject.origin.kind, subject.weights)
     facts = {"commit": commit} if (commit := getattr(config, "_commit_hash", None)) else {}
+    facts |= {"untrained": subject.twin.name} if subject.twin else {}
     return Loaded(model.eval(), _modality(subject, main_input), source, options.trust_remote_code, config, facts=facts)
 
 
@@ -170,20 +173,15 @@ def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **
     """Call the `from_pretrained` of a subject."""
     revision = "" if subject.hub_revision == "main" else subject.hub_revision
     settings |= {"name": subject.model, "revision": revision, "trust_remote_code": options.trust_remote_code}
-    return hub.fetch(call, subject.source, **settings)
+    return hub.fetch(call, subject.weights, **settings)
 
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     settings: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
         settings["device_map"] = "auto"
-    kind: Any = AutoModel
-    if subject.kind == "run":
-        # Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
-        config = _fetch(subject, options, AutoConfig.from_pretrained)
-        if not any("For" in name and "LM" not in name for name in config.architectures or ()):  # not fine-tuned
-            kind = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
-    model, info = _fetch(subject, options, kind.from_pretrained, **settings)
+    config = _config(subject, options) if subject.kind == "run" else None
+    model, info = _fetch(subject, options, _class(subject, config).from_pretrained, **settings)
     unread = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     if missing := sorted(key for key in info["missing_keys"] if not any(part in key for part in unread)):
         raise InputError(
@@ -191,6 +189,20 @@ def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, dev
             f"({missing[0]}): they would be random."
         )
     return model
+
+
+def _class(subject: Subject, config: PreTrainedConfig | None) -> Any:
+    """Return the class that a subject is loaded by: of a run that is not fine-tuned, with its language-model head.
+
+    Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
+    """
+    if (
+        subject.kind != "run"
+        or config is None
+        or any("For" in name and "LM" not in name for name in config.architectures or ())
+    ):
+        return AutoModel
+    return AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
 
 
 def _has_decoder(model: nn.Module) -> bool:

@@ -11,48 +11,33 @@ READING = ("lines", "shuffled", "tokens", "inputs", "context")  # options that c
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which models are measured, and how they are found, loaded and run.
+class LoadOptions:
+    """Which models are loaded, and how.
 
     Args:
-        models: hub names, folders, runs under checkpoints/, or random:ARCHITECTURE
-        run: name of the run under checkpoints/ (made up when missing)
-        resume: auto: resume the run, leaving out the models that it has already
+        models: hub names, folders, runs (each also as NAME:untrained), or random:ARCHITECTURE (small, reads bytes)
         revisions: step0,step512 or all: revisions on the step axis (of a run: its steps)
         module: package:factory, a function that returns a torch module, or (module, encode)
-        tokenizer: name or folder of the tokenizer, or bytes, where the model brings none
-        metrics: as in dynamics fit
         dtype: precision to run in: fp32, bf16 or fp16
         device: auto, cpu, cuda, cuda:1 ...
-        seed: of random weights, noise, shuffling and resampling
+        seed: of untrained weights, noise, shuffling and resampling
         config_overrides: of random:ARCHITECTURE: {hidden_size: 64}
         trust_remote_code: run the code that a model brings along
-        inputs: inputs to read at most
-        batch_size: inputs in a batch
     """
 
     models: list[str]
-    run: str | None = None
-    resume: str | None = None
     revisions: str | None = None
     module: str | None = None
-    tokenizer: str | None = None
-    metrics: dict[str, dict[str, Any] | None] | list[str] | None = None
     dtype: str = "fp32"
     device: str = "auto"
     seed: int = 0
     config_overrides: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
-    inputs: int | None = None
-    batch_size: int = 16
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"--seed must be 0 or more (got {self.seed}).")
-        self.refuse_below_one("inputs", "batch_size")
         self.refuse_unknown("dtype", DTYPES)
-        if self.resume is not None:
-            self.refuse_unknown("resume", ("auto",))
 
     def refuse_below_one(self, *names: str) -> None:
         """Refuse numbers less than 1; None is no number."""
@@ -73,6 +58,35 @@ class ModelOptions:
         for name in names:
             if getattr(self, name):
                 raise InputError(f"--{name} has no effect {where}; {instead}.")
+
+
+@dataclass(frozen=True)
+class ModelOptions(LoadOptions):
+    """Which models are measured, and how they are run.
+
+    Args:
+        run: name of the run under checkpoints/ (made up when missing)
+        resume: auto: resume the run, leaving out the models that it has already
+        tokenizer: name or folder of the tokenizer, or bytes, where the model brings none
+        metrics: as in dynamics fit
+        inputs: inputs to read at most
+        batch_size: inputs in a batch
+        strict: exit code 1 if a metric that was asked for has no value somewhere
+    """
+
+    run: str | None = None
+    resume: str | None = None
+    tokenizer: str | None = None
+    metrics: dict[str, dict[str, Any] | None] | list[str] | None = None
+    inputs: int | None = None
+    batch_size: int = 16
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_below_one("inputs", "batch_size")
+        if self.resume is not None:
+            self.refuse_unknown("resume", ("auto",))
 
 
 @dataclass(frozen=True)

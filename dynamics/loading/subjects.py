@@ -12,6 +12,7 @@ from dynamics.loading.options import ModelOptions
 
 # These checkpoints are repositories of their own: `google/multiberts-seed_0-step_20k` (2106.16163).
 MULTIBERT = re.compile(r"(.*multiberts-seed_\d+)(?:-(step_\d+k))?")
+UNTRAINED, RANDOM = ":untrained", "random:"
 FACTS = ("model", "revision", "step", "series", "kind")
 
 
@@ -20,16 +21,27 @@ class Subject:
     """A model to be measured."""
 
     model: str  # its name on the page
-    revision: str  # `local` for a folder, `seed0` for a random model
+    revision: str  # `local` for a folder, `seed0` for weights that are drawn
     step: int  # its place on the step axis; 0 where there is none
-    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `random` or `module`
+    kind: str  # `hub`, `folder`, `run` (a checkpoint of ours), `untrained` (a twin of these), `random` or `module`
     source: str  # what it is loaded from: a name, a path, an architecture, `package:factory`
     series: str = ""  # what models on one step axis share; empty off the axis
+    twin: "Subject | None" = None  # the model with whose configuration and tokenizer it is untrained
+
+    @property
+    def origin(self) -> "Subject":
+        """Whose configuration, tokenizer and windows it has: its own, or its twin's."""
+        return self.twin or self
 
     @property
     def name(self) -> str:
         """`model@revision`."""
         return f"{self.model}@{self.revision}"
+
+    @property
+    def weights(self) -> str:
+        """Where its weights and its tokenizer lie: older sentence-transformers keep them in a folder of their own."""
+        return _weights(self.source) if self.origin.kind == "folder" else self.source
 
     @property
     def run(self) -> Path:
@@ -69,20 +81,43 @@ def expand(options: ModelOptions) -> list[Subject]:
         subjects.append(Subject(options.module, "local", 0, "module", options.module))
     if not subjects:
         raise InputError("name at least one model: a hub name, a folder, a run of ours, or random:ARCHITECTURE.")
+    sources = {subject.source for subject in subjects if subject.kind == "random"}
+    if options.config_overrides and not sources:
+        raise InputError(f"--config_overrides has no effect without {RANDOM}ARCHITECTURE; remove it.")
+    if beside := next((subject.model for subject in subjects if subject.origin.model in sources), None):
+        raise InputError(
+            f"{RANDOM}{beside} is a small model with another tokenizer than {beside}, and no control for it: name "
+            f"{beside}{UNTRAINED}, which has its configuration and tokenizer."
+        )
     if revisions and all(subject.kind in ("random", "module") for subject in subjects):
         raise InputError(f"--revisions {options.revisions}: {subjects[0].model} has none; remove it.")
+    refuse_twice(subjects)
+    return subjects
+
+
+def refuse_twice(subjects: Sequence[Subject]) -> None:
+    """Refuse two subjects of one name."""
     names = [subject.name for subject in subjects]
     if twice := next((name for name in names if names.count(name) > 1), None):
         places = {subject.source for subject in subjects if subject.name == twice}
         hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
         raise InputError(f"{twice} is named twice: {hint}.")
-    return subjects
+
+
+def revisions_of(model: str, revisions: str = "") -> list[Subject]:
+    """Return the revisions of one model: a list with commas, `all`, or its only or newest one where none is named."""
+    return [*_subjects(model, [part.strip() for part in revisions.split(",") if part.strip()], 0)]
 
 
 def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:
     path, run = Path(model), runs.find(model)
-    if model.startswith("random:"):
-        yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix("random:"))
+    if model.endswith(UNTRAINED) and model.startswith(RANDOM):
+        raise InputError(f"{model}: a random model is untrained; name {model.removesuffix(UNTRAINED)}.")
+    if model.endswith(UNTRAINED):
+        twin = next(_subjects(model.removesuffix(UNTRAINED), revisions, seed))
+        yield Subject(twin.model + UNTRAINED, f"seed{seed}", 0, "untrained", twin.source, twin=twin)
+    elif model.startswith(RANDOM):
+        yield Subject(model, f"seed{seed}", 0, "random", model.removeprefix(RANDOM))
     elif run is not None and not (run / "config.json").is_file():
         yield from _of_run(run, revisions)
     elif path.exists():
@@ -117,7 +152,7 @@ def _of_folder(path: Path, revisions: Sequence[str]) -> Iterator[Subject]:
     name = path.resolve().name if path.name in ("", "..") else path.name
     inside = {part.name: part for part in path.iterdir() if (part / "config.json").is_file()}
     if not revisions:
-        if not (path / "config.json").is_file():
+        if not (Path(_weights(path)) / "config.json").is_file():
             hint = f"; --revisions {','.join(sorted(inside))} are in it" if inside else ""
             raise InputError(f"{path} holds no model (there is no config.json in it{hint}).")
         yield Subject(name, "local", step_of(name) or 0, "folder", str(path))
@@ -142,6 +177,12 @@ def _of_hub(model: str, revisions: Sequence[str]) -> Iterator[Subject]:
         yield from _series(name, "hub", [(part, f"{name}-{part}" if is_apart else name) for part in revisions])
     else:
         yield Subject(name, "main", step_of(name) or 0, "hub", name, series)
+
+
+def _weights(folder: str | Path) -> str:
+    """Return the folder that holds config.json: this one, or the only `0_Transformer` or the like in it."""
+    inside = [path.parent for path in Path(folder).glob("0_*/config.json")]
+    return str(inside[0] if len(inside) == 1 and not (Path(folder) / "config.json").is_file() else folder)
 
 
 def _series(name: str, kind: str, revisions: Sequence[tuple[str, str]]) -> list[Subject]:

@@ -36,8 +36,8 @@ def open_text(options: InputOptions) -> InputSource:
         if not path.is_file():
             raise InputError(f"--text {name}: there is no such file.")
         facts = {"source": str(path), "sha256": digest([path]), "bytes": path.stat().st_size, **synthetic}
-        source = InputSource(lambda: _lines(path, source) if options.lines else _blocks(path), facts)
-        return source
+        file = InputSource(lambda: _lines(path, file) if options.lines else _blocks(path), facts)
+        return file
     if options.lines:
         raise InputError(f"--lines needs a text file that ends with .txt (got --text {name}).")
     corpus = corpora.load(name)

@@ -38,7 +38,7 @@ def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:
     tokens = call.valid.sum(1).cumsum(0)
     rows = _end_of_window(batch.windows, int((tokens < room).sum()))
     parts = {name: getattr(call, name)[:rows] for name in ("query", "key", "valid")}
-    for name in ("mask", "scores"):
+    for name in ("mask", "scores", "sinks"):
         x = getattr(call, name)
         parts[name] = x if x is None or x.ndim < 4 or x.shape[0] == 1 else x[:rows]
     return Attention(replace(call, **parts), batch.windows[:rows]), int(tokens[rows - 1])

@@ -51,6 +51,7 @@ def measure(
     references: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = torch.float32,
     all_ranks: bool = True,
+    mask: str | None = None,
 ) -> Measurement:
     """Measure a model on batches.
 
@@ -66,6 +67,10 @@ def measure(
         references: as in `Meter.compute`.
         dtype: precision to measure in; None keeps the model's own.
         all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
+        mask: the argument of the model that is true at real tokens, as in `mask="keep"`, or at padding, `mask="~hide"`.
+            Known without it are, true at real tokens, `attention_mask` (per query too, 4-D), `input_mask`, `valid_mask`
+            and `token_mask`; true at padding `key_padding_mask`, `src_key_padding_mask`, `tgt_key_padding_mask`,
+            `padding_mask` (in models of transformers: at real tokens), `encoder_padding_mask` and `pad_mask`.
 
     Raises:
         InputError: the model captures nothing of what the metrics need, there is no batch, or one is unusable; a metric
@@ -84,25 +89,25 @@ def measure(
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
-        capturing = (
-            capture(network, sites, meter.on_states, meter.on_attention, meter.on_stack) if sites else nullcontext()
-        )
-        with capturing as tap:
+        hear = meter.on_states, meter.on_attention, meter.on_stack
+        with capture(network, sites, *hear, mask=mask) if sites else nullcontext() as tap:
             for batch in arguments(network, batches):
                 if sites:
-                    meter.begin_batch(batch)
+                    meter.begin_batch(batch, mask)
                     network(**to_device(batch, device))
             if batch is None:
                 raise InputError("nothing was measured: there is no batch.")
         if "weight" in suite.sites:
-            meter.on_stack("")
             # Of the model itself, not of its copy: where its weights lie is learnt once an instance.
             projections, absent = find_weights(model, batch)
-            for layer, pair in projections.items():
+            for (stack, layer), pair in projections.items():
+                meter.on_stack(stack)
                 meter.feed("weight", layer, Weights(*(x.to(device) for x in pair)))
-            for layer, reason in absent.items():
+            for (stack, layer), reason in absent.items():
+                meter.on_stack(stack)
                 meter.note_absent("weight", layer, reason)
-        for layer, reason in tap.unheard.items() if tap else ():
+        for (stack, layer), reason in tap.unheard.items() if tap else ():
+            meter.on_stack(stack)
             for site in ATTENTION_SITES:
                 meter.note_absent(site, layer, reason)
         if not meter.groups:
@@ -110,6 +115,7 @@ def measure(
             missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
             because = f" ({reasons})" if reasons else ""
             raise InputError(f"{type(model).__name__} {missing}{because}: choose metrics of the residual stream.")
+        meter.on_stack("")
         for site in MEASURED:
             meter.note_absent(site, -1, "nothing of the kind passed through the model")
         forward = time.perf_counter() - started - sum(meter.seconds.values())

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
+from dynamics.capture.padding import PADDED, REAL, real_tokens
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.suite import Suite
 from dynamics.metrics.streaming import Attention, Group, Metric, Pair, Referenced, States, Weights
@@ -28,7 +29,6 @@ from dynamics.record import condition as join
 log = logging.getLogger(__name__)
 
 PAIR = "pair"  # metrics of two representations of the same tokens; their rows stand at `residual`
-MASK = "attention_mask"
 
 
 class Missing(NamedTuple):
@@ -38,15 +38,16 @@ class Missing(NamedTuple):
     site: str
     layers: tuple[int, ...]
     reason: str
+    stack: str = ""
+    rows: tuple[Row, ...] = ()  # what the record keeps of it
 
 
 class Measurement(NamedTuple):
     """The result of one measurement.
 
-    `missing` is what was asked for and not delivered: its rows hold NaN and the reason, layer -1 where no layer is
-    known. `references` are the tensors that later measurements of the same model compare with (drift), by site, layer
-    and metric. `seconds` is the time spent on each metric (metrics that share an accumulator share its time evenly)
-    and, where `measure` ran the model, on its `forward` passes.
+    `missing` is what was asked for and not delivered. `references` are the tensors that later measurements of the same
+    model compare with (drift), by site, layer and metric. `seconds` is the time spent on each metric (metrics that
+    share an accumulator share its time evenly) and, where `measure` ran the model, on its `forward` passes.
     """
 
     rows: list[Row]
@@ -54,6 +55,11 @@ class Measurement(NamedTuple):
     references: dict[str, Tensor]
     seconds: dict[str, float]
     missing: Sequence[Missing] = ()
+
+    @property
+    def recorded(self) -> list[Row]:
+        """The rows, and NaN with the reason for what is missing, at layer -1 where no layer is known."""
+        return [*self.rows, *(row for entry in self.missing for row in entry.rows)]
 
 
 class Meter:
@@ -72,7 +78,7 @@ class Meter:
         self._previous: Tensor | None = None
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._copies: Counter[int] = Counter()
-        self._absent: dict[str, dict[int, str]] = defaultdict(dict)
+        self._absent: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # by site and stack
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
 
     @property
@@ -80,16 +86,17 @@ class Meter:
         """Stack, site, layer and group of everything that was fed, in order."""
         return [(*place, member.group) for place, members in sorted(self._members.items()) for member in members]
 
-    def begin_batch(self, batch: Mapping[str, Tensor]) -> None:
+    def begin_batch(self, batch: Mapping[str, Tensor], mask: str | None = None) -> None:
         """Number the windows (rows) of the batch that follows.
 
         A window's number is a hash of its content without padding, so that neither batching, nor the order of
         batches, nor the ranks change which windows a sample keeps. A window that was there before is another unit.
         """
-        x, mask = next(x for name, x in batch.items() if name != MASK), batch.get(MASK)
+        real = real_tokens(batch, mask)
+        x = next(x for name, x in batch.items() if name not in (*REAL, *PADDED, (mask or "").lstrip("~")))
         rows = list(x.detach().cpu())
-        if mask is not None and mask.shape == x.shape[: mask.ndim]:
-            rows = [row[kept] for row, kept in zip(rows, mask.bool().cpu(), strict=True)]
+        if real is not None and real.shape == x.shape[: real.ndim]:
+            rows = [row[kept] for row, kept in zip(rows, real.cpu(), strict=True)]
         digests = [blake2b(row.contiguous().view(-1).view(torch.uint8).numpy(), digest_size=8) for row in rows]
         numbers = [int.from_bytes(digest.digest(), "little") >> 1 for digest in digests]
         for place, number in enumerate(numbers):
@@ -135,23 +142,23 @@ class Meter:
 
     def note_absent(self, site: str, layer: int, reason: str) -> None:
         """Say why nothing arrives at a site in a layer (-1: in any); it does not count where something was fed."""
-        self._absent[site].setdefault(layer, reason)
+        self._absent[site, self._stack].setdefault(layer, reason)
 
     @property
     def missing(self) -> list[Missing]:
         """The metrics of every absence that was noted and holds, by site."""
         missing = []
-        fed = {(site, layer) for _, site, layer in self._members}
-        for site, entries in self._suite.sites.items():
-            is_fed = any(place == site for place, _ in fed)
+        for (site, stack), reasons in sorted(self._absent.items()):
             layers: dict[str, list[int]] = defaultdict(list)
-            for layer, reason in sorted(self._absent[site].items()):
-                if layer >= 0 and (site, layer) not in fed:
+            for layer, reason in sorted(reasons.items()):
+                if layer >= 0 and (stack, site, layer) not in self._members:
                     layers[reason].append(layer)
-            if not layers and not is_fed and -1 in self._absent[site]:
-                layers[self._absent[site][-1]] = []
+            is_known = any(place == site for _, place, _ in self._members) or any(layers.values())
+            if -1 in reasons and not is_known:
+                layers[reasons[-1]] = []
             for reason, places in layers.items():
-                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason) for entry in entries]
+                entries = self._suite.sites.get(site, ())
+                missing += [Missing(entry.name, _of_rows(site), tuple(places), reason, stack) for entry in entries]
         return missing
 
     def windows(self, rows: int) -> Int[Tensor, " rows"]:
@@ -172,10 +179,11 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        result = Measurement([], [], dict(references or {}), {}, self.missing)
+        missing: list[Missing] = []
+        result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
-            where = join(**parse_condition(condition), stack=stack) if stack else condition
+            where = _with_stack(condition, stack)
             for metric in group.metrics:
                 if isinstance(metric, Referenced):
                     name = "/".join(filter(None, (stack, site, str(layer), metric.name)))
@@ -187,7 +195,8 @@ class Meter:
             key = (run, subject, where, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
                 if estimate.reason:
-                    log.warning("%s at %s layer %d: %s", name, site, layer, estimate.reason)
+                    level = logging.INFO if all(map(math.isfinite, estimate.value)) else logging.WARNING
+                    log.log(level, "%s at %s layer %d: %s", name, site, layer, estimate.reason)
                 heads = [*range(len(estimate.value) - 1), -1]  # the last value is the layer's
                 for head in heads:
                     value, low, high = (float(x[head]) for x in (estimate.value, estimate.low, estimate.high))
@@ -195,12 +204,14 @@ class Meter:
                     result.rows.append(Row(*key, head, name, value, low, high, *facts))
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
-        for name, site, layers, reason in result.missing:
-            for layer in layers or (-1,):
-                result.rows.append(Row(run, subject, condition, step, site, layer, -1, name, math.nan, reason=reason))
-        for (site, layers, reason), same in groupby(result.missing, key=lambda entry: entry[1:]):
-            where = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
-            log.warning("%s at %s, %s, not measured: %s", ", ".join(x.metric for x in same), site, where, reason)
+        for entry in self.missing:
+            start = run, subject, _with_stack(condition, entry.stack), step, entry.site
+            nan = (Row(*start, at, -1, entry.metric, math.nan, reason=entry.reason) for at in entry.layers or (-1,))
+            missing.append(entry._replace(rows=tuple(nan)))
+        for (site, layers, reason, stack, _), same in groupby(self.missing, key=lambda entry: entry[1:]):
+            place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
+            names = ", ".join(entry.metric for entry in same)
+            log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)
         result.seconds.update(self.seconds)
         return result
 
@@ -229,3 +240,8 @@ class Meter:
 def _of_rows(site: str) -> str:
     """Return the site of the rows of a site."""
     return "residual" if site == PAIR else site
+
+
+def _with_stack(where: str, stack: str) -> str:
+    """Return a condition that names the stack, where there are several."""
+    return join(**parse_condition(where), stack=stack) if stack else where

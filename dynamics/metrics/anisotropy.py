@@ -28,6 +28,7 @@ class Anisotropy(Spectral):
     """Share of the variance along one single direction: 1/d in a round cloud, 1 on a line."""
 
     range = (0, 1)
+    rivals = 3
     estimator = "σ₁² / Σσᵢ² of the centred states"
     source = "Razzhigaev et al., The Shape of Learning (arXiv 2311.05928), as their code computes it"
     default_sites = dict.fromkeys(STATE_SITES, 1)

@@ -4,13 +4,14 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, undefined
-from dynamics.metrics.streaming.neighbors import unique_rows
+from dynamics.metrics.streaming.neighbors import different_rows
 
 
 def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
-    """Return the share of states that equal an earlier state exactly.
+    """Return the share of states that equal an earlier state, up to rounding.
 
-    Formula: 1 - (number of different rows) / n, at most 1 - 1 / n.
+    Formula: 1 - (number of different rows) / n, at most 1 - 1 / n; equal means that half the distance is within
+        four units in the last place of the norm.
     Pitfalls: at layer 0 of a model without added positions every token of the vocabulary repeats.
     Interval: none: it describes the sample, and grows with its size.
 
@@ -18,7 +19,9 @@ def duplicate_share(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     >>> duplicate_share(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
     tensor(0.5000, dtype=torch.float64)
     """
-    return 1 - torch.tensor(len(unique_rows(x)) / (len(x) or torch.nan), dtype=torch.float64, device=x.device)
+    return 1 - torch.tensor(
+        len(different_rows(x, k=1).rows) / (len(x) or torch.nan), dtype=torch.float64, device=x.device
+    )
 
 
 class DuplicateShare(Sample):
@@ -35,4 +38,6 @@ class DuplicateShare(Sample):
         if states.trouble or not n:
             return undefined(1, n, states.trouble or "no token was seen")
         value = np.array([1 - len(states.different) / n])
-        return Estimate(value, value * np.nan, value * np.nan, n)
+        windows = len(states.windows.unique())
+        reason = "; ".join(filter(None, ["no interval: it grows with the sample", states.rounded]))
+        return Estimate(value, value * np.nan, value * np.nan, n, reason, windows=windows)

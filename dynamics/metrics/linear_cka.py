@@ -27,6 +27,9 @@ class LinearCka(Cross):
     estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred"
     source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
 
+    def no_interval(self, value: Tensor) -> str:
+        return "no interval holds within 0.01 of 1: rare windows decide it" if (value > 0.99).any() else ""
+
     @staticmethod
     def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Float[Tensor, "*batch"]:
         norms = [block.square().sum((-2, -1)) for block in (xx, yx, yy)]

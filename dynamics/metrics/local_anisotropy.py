@@ -32,6 +32,11 @@ def local_anisotropy(
     x = floating(x)
     if not x.isfinite().all() or len(x := without_duplicates(x)) <= neighbors:
         return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
+    return of_different(x, neighbors, queries, random, seed)
+
+
+def of_different(x: Float[Tensor, "n d"], neighbors: int, queries: int, random: bool, seed: int) -> Float64[Tensor, ""]:
+    """Return `local_anisotropy` of states without duplicates, more of them than neighbours."""
     chosen = priority(torch.arange(len(x), device=x.device), seed).argsort()[:queries]
     if random:
         generator = torch.Generator().manual_seed(seed)
@@ -75,5 +80,6 @@ class LocalAnisotropy(Sample):
         n = len(states.different) if not states.trouble else 0
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
-        mean = local_anisotropy(states.different, self.neighbors, self.queries, self.random, self.seed)
-        return estimate(mean[None], n, reason="")
+        mean = of_different(states.different, self.neighbors, self.queries, self.random, self.seed)
+        windows, without = len(states.windows.unique()), "no interval is known: neighbourhoods share states and windows"
+        return estimate(mean[None], n, windows=windows, without=without)

@@ -1,7 +1,8 @@
+import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming import AttentionStatistics, Estimate, estimate, undefined
+from dynamics.metrics.streaming import AttentionStatistics, Estimate, undefined
 from dynamics.metrics.streaming.attention import SUMMARIES
 
 
@@ -23,7 +24,7 @@ class LogitMax(AttentionStatistics):
     """Large logits make attention sharp."""
 
     title = "largest attention logit"
-    estimator = "largest scaled logit of a head"
+    estimator = "largest scaled logit of a head; a layer's is the largest of its heads'"
     source = "Dehghani et al. (arXiv 2302.05442): the growth that precedes a collapse of the entropy"
     default_sites = {"attention": 7}
 
@@ -31,5 +32,10 @@ class LogitMax(AttentionStatistics):
         if not states.greatest.ndim:
             return undefined(1, 0, "no attention call was seen")
         n = int(states.total[0, len(SUMMARIES)])
-        greatest = estimate(states.greatest, n, reason="no query, or a logit is not finite")
-        return greatest if greatest.reason else greatest._replace(arrays=states.histogram("logit"))
+        heads = states.greatest.double().cpu().numpy()
+        value = heads if len(heads) == 1 else np.append(heads, heads.max())
+        if not np.isfinite(value).all():
+            value = np.where(np.isfinite(value), value, np.nan)
+            return Estimate(value, value * np.nan, value * np.nan, n, "no query, or a logit is not finite")
+        arrays, windows = states.histogram("logit"), int(states.windows)
+        return Estimate(value, value * np.nan, value * np.nan, n, "no interval is known for a maximum", arrays, windows)

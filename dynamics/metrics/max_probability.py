@@ -1,3 +1,4 @@
+import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -29,4 +30,5 @@ class MaxProbability(AttentionStatistics):
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         estimate = super().estimate(states)
-        return estimate if estimate.reason else estimate._replace(arrays=states.histogram("probability"))
+        sound = np.isfinite(estimate.value).all()
+        return estimate._replace(arrays=states.histogram("probability")) if sound else estimate

@@ -2,7 +2,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from dynamics.metrics.streaming import CrossMoments
 from dynamics.metrics.streaming.cross import Cross, blocks
+from dynamics.metrics.streaming.sampling import by_window
 from dynamics.metrics.streaming.spectrum import trace
 
 
@@ -13,7 +15,8 @@ def procrustes_linearity(x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batc
         y) / tr(y^T y).
     Pitfalls: 1 for any y when n <= d + 1: use far more tokens than the width. The residual stream alone makes it near 1
         between neighbouring layers; of y - x it says what the block adds.
-    Interval: windows' influence functions, Student's t on the logit scale; sampling error only, not that bias.
+    Interval: windows' influence functions, on the logit scale, a window's residuals as they would be if the map were
+        fitted without it; sampling error only, not that bias.
 
     NaN for fewer than two tokens, or where all of y or of x are equal.
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
@@ -33,6 +36,22 @@ class ProcrustesLinearity(Cross):
 
     @staticmethod
     def of_blocks(xx: Tensor, yx: Tensor, yy: Tensor) -> Float[Tensor, "*batch"]:
-        inverse = torch.linalg.pinv(xx.nan_to_num(), rtol=xx.shape[-1] * torch.finfo(xx.dtype).eps, hermitian=True)
-        share = (yx @ inverse * yx).sum((-2, -1)) / trace(yy)
+        share = (yx @ inverse(xx) * yx).sum((-2, -1)) / trace(yy)
         return share.where(trace(xx) > 0, torch.nan)
+
+    def value_and_influence(self, states: CrossMoments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        d, both = states.split, states.covariance
+        value = self.of_blocks(both[:, :d, :d], both[:, d:, :d], both[:, d:, d:])
+        sample, windows = states.sample
+        z = by_window((sample.double() - states.mean[:, None]).transpose(0, 1), windows).permute(2, 0, 1, 3)
+        x, y, inverted = z[..., :d], z[..., d:], inverse(both[:, :d, :d])[:, None]
+        residual = y - x @ (inverted @ both[:, d:, :d].mT[:, None])
+        others = torch.eye(x.shape[2], dtype=x.dtype, device=x.device) - x @ inverted @ x.mT / states.n
+        without = torch.linalg.solve_ex(others, residual).result
+        missed = (without * residual).sum((-2, -1)) - (1 - value)[:, None] * y.square().sum((-2, -1))
+        return value, -(missed / trace(both[:, d:, d:])[:, None]).T * (states.windows / states.n)
+
+
+def inverse(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
+    """Return the pseudoinverse of a covariance, without the directions that are rounding."""
+    return torch.linalg.pinv(matrix.nan_to_num(), rtol=matrix.shape[-1] * torch.finfo(matrix.dtype).eps, hermitian=True)

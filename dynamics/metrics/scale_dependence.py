@@ -8,10 +8,11 @@ from torch import Tensor
 from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn, two_nn_influence
 from dynamics.metrics.streaming import Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.intervals import t_interval, variance_of_sum
+from dynamics.metrics.streaming.intervals import t_interval, too_few, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 THINNINGS = (1, 2, 4, 8)
+FEWEST_STATES = 1000  # for an interval
 
 
 def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
@@ -22,8 +23,7 @@ def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the downward
         bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
     Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent except for the windows that they
-        share, on the log scale (measured: 94-98 % from 1500 states on, less with fewer); sampling error only, not the
-        bias.
+        share, on the log scale; none for fewer than 1000 states; sampling error only, not the bias.
 
     `x`: states, in random order. NaN for fewer than 80 different states, or states that are not finite.
     >>> x = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
@@ -76,11 +76,16 @@ class ScaleDependence(Sample):
         dimensions = np.array([[scale.dimension for scale in scales]])
         lengths = np.array([[scale.length for scale in scales]])
         value = dimensions[:, -1] / dimensions[:, 0]
-        error, freedom = _error(scales[0], scales[-1], states.windows.cpu().numpy())
-        low, high = t_interval(value, value * error, freedom, "log")
-        reason = "" if np.isfinite(value).all() else "the neighbour distances leave it undefined"
+        windows, low = len(states.windows.unique()), np.full_like(value, np.nan)
+        few = f"{n} states: an interval needs at least {FEWEST_STATES}" if n < FEWEST_STATES else ""
+        high, reason = low, too_few(windows) or few
+        if not np.isfinite(value).all():
+            reason = "the neighbour distances leave it undefined"
+        elif not reason:
+            error, freedom = _error(scales[0], scales[-1], states.windows.cpu().numpy())
+            low, high = t_interval(value, value * error, freedom, "log")
         arrays = {"dimensions": dimensions, "scales": lengths, "points": n / np.array([THINNINGS])}
-        return Estimate(value, low, high, n, reason, arrays)
+        return Estimate(value, low, high, n, reason, arrays, windows)
 
 
 def _error(whole: Scale, thin: Scale, windows: Int[np.ndarray, " n"]) -> tuple[float, int]:

@@ -23,6 +23,7 @@ class SingularValueShare(Spectral):
     """The largest singular value's share of their sum."""
 
     range = (0, 1)
+    rivals = 3
     estimator = "σ₁ / Σσᵢ of the centred states"
     source = "the wording of Razzhigaev et al. (arXiv 2311.05928); their code squares, as `anisotropy` does"
     default_sites = dict.fromkeys(STATE_SITES, 3)

@@ -238,7 +238,7 @@ class LanguageModel(RegularizedModule):
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
         """Add bits per character to the nats: the task's, whatever a regulariser adds."""
-        return {**values, "bits_per_character": self._bits(values.get("task_loss", values["loss"]))}
+        return {**values, **self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         self._mean.update(self._loss(batch, EVALUATION_STREAM, self._cross_entropy), weight=len(batch.windows))
@@ -248,8 +248,9 @@ class LanguageModel(RegularizedModule):
     def evaluation(self, name: str) -> dict[str, float | Tensor]:
         loss = self._mean.compute()
         self._mean.reset()
-        return {"loss": loss, "bits_per_character": self._bits(loss)}
+        return {"loss": loss, **self._bits(loss)}
 
-    def _bits(self, loss: Any) -> Any:
-        """Convert nats a token to bits a character, of which one may be several bytes."""
-        return loss / math.log(2) * self._tokens.per_character
+    def _bits(self, loss: Any) -> dict[str, Any]:
+        """Return bits a character, of which one may be several bytes, from nats a token; masked ones by their name."""
+        covered = "masked_" if self.hparams.objective == "mlm" else ""
+        return {f"bits_per_{covered}character": loss / math.log(2) * self._tokens.per_character}

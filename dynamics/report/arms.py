@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dynamics import record
-from dynamics.report.names import CURVES
+from dynamics.report.names import APART
 from dynamics.run_info import RunInfo, ScanInfo
 
-HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions")
+HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions", "wandb_id")
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
-ASIDE = ("probe", "seed", "seed_everything", "source", "notes")  # keys, at any depth, that do not make another arm
-HIDDEN = ("schema", "descriptions")  # keys of `run.json` that are no settings
+# Keys, at any depth, that do not make another arm.
+ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes")
+HIDDEN = ("schema", "descriptions", "audit")  # keys of `run.json` that are no settings
 NAMING = ("model", "revision", "step", "series")  # facts of a scanned model that its name on the page says
 SOURCES = ("text", "images", "audio")  # what a scan reads: the facts of a model name its own
 
@@ -112,7 +113,7 @@ def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
 
 def _along(rows: pd.DataFrame, conditions: Sequence[Mapping[str, str]]) -> str:
     """Return what a run is followed along: its steps, else the condition with the most numbers, three at least."""
-    if rows.loc[~rows["site"].isin([*CURVES, "cost"]), "step"].nunique() > 1:
+    if rows.loc[~rows["site"].isin(APART), "step"].nunique() > 1:
         return "step"
     keys = dict.fromkeys(key for condition in conditions for key in condition if key != "seed")
     values = {key: {_number(condition[key]) for condition in conditions if key in condition} for key in keys}

@@ -1,7 +1,7 @@
 """What the names in a record mean: words for headings, axes and captions, and how numbers are written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ class Words:
     estimator: str = ""  # how the number is computed, and whether the states are centred
     signed: bool = False  # whether zero means something: where values take both signs, colours diverge from it
     wide: bool = False  # whether it is positive and may span decades: then its axis is logarithmic
+    range: Sequence[float | None] = (None, None)  # least and greatest value, None where there is none
 
     @property
     def axis(self) -> str:
@@ -46,6 +47,7 @@ SITES = {
     "token": "token vectors",
     "train": "training",
     "validation": "validation",
+    "test": "test split",
     "cost": "cost",
 }
 LAYERS = {
@@ -63,11 +65,14 @@ CORE = (
 )
 """Site and metric of what a reader sees without a click, in this order."""
 CURVES = ("train", "validation")  # sites of the learning curves
+APART = (*CURVES, "test", "cost")  # sites that hold no geometry
+BITS, MASKED_BITS = "bits_per_character", "bits_per_masked_character"  # of older runs both had the first name
 QUALITY = (
     # How well a model does what it learns, the most telling first.
-    *("bits_per_character", "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
+    *(BITS, MASKED_BITS, "accuracy", "matthews_correlation", "spearman_correlation", "pearson_correlation"),
     *("f1", "exact_match"),
 )
+AUDIT = ("weight_distance", "detour", "initial_std_ratio", "suspect")  # of checkpoints; they are no geometry
 DASH = "\N{EN DASH}"  # where there is no value
 MINUS = "\N{MINUS SIGN}"
 

@@ -14,7 +14,8 @@ from dynamics.report.sections import SECTIONS
 from dynamics.report.study import Study, load
 
 HEADING = "Geometry through training"
-HEADINGS = {"scan": "Geometry of models", "probe": "Untrained blocks", "cone": "Inside the cone"}  # of one kind of runs
+# Of one kind of runs.
+HEADINGS = {"scan": "Geometry of models", "probe": "Untrained blocks", "cone": "Inside the cone", "audit": "Audit"}
 
 
 def write(runs: Sequence[str | Path], out: Path) -> Path:

@@ -1,6 +1,6 @@
 """The study that a page is about: the runs, their rows, and the arms that they form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +10,9 @@ import pandas as pd
 from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries
-from dynamics.report.names import Words, capital, site, words
-from dynamics.run_info import ConeInfo, ProbeInfo, RunInfo
+from dynamics.report.names import AUDIT, Descriptions, Words, capital, site, words
+from dynamics.report.tables import RANGE
+from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo, ScanInfo
 
 Info = TypeVar("Info", bound=RunInfo)
 ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]
@@ -40,6 +41,12 @@ class Study:
         """Return the runs of one kind, by name."""
         return {run: info for run, info in self.runs.items() if isinstance(info, kind)}
 
+    @property
+    def verdicts(self) -> dict[str, dict[str, Facts]]:
+        """Return the verdicts on checkpoints, by run and subject, of the runs that audited any."""
+        audits = {run: info.audit for run, info in self.runs.items() if isinstance(info, AuditInfo | ScanInfo)}
+        return {run: verdicts for run, verdicts in audits.items() if verdicts}
+
     def rows_of(self, run: str, keys: Sequence[str]) -> pd.DataFrame:
         """Return all rows of a run with a column for each of `keys`, empty where a condition does not have it."""
         rows = self.records[run]
@@ -47,7 +54,7 @@ class Study:
 
     def words(self, metric: str) -> Words:
         """Return the words of a metric, as the runs describe it where they do."""
-        return words(metric, {name: facts for info in self.runs.values() for name, facts in info.descriptions.items()})
+        return words(metric, _descriptions(self.runs))
 
     def heading(self, place: str, metric: str) -> str:
         """Return the title of a metric at a site, for example `Drift (queries)`."""
@@ -69,18 +76,40 @@ def load(names: Sequence[str | Path]) -> Study:
     for folder in folders:
         run = folder.name if folder.name not in infos else str(folder)
         infos[run] = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
-        records[run] = record.read(folder, conditions=True).assign(run=run)
+        records[run] = _with_test_site(record.read(folder, conditions=True).assign(run=run))
         if records[run].empty:
             raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
-    compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo)}
-    owners = arms_of([entry for run, info in compared.items() for entry in entries(run, records[run], info)], compared)
+    facts = _descriptions(infos)
+    records = {run: _with_range(rows, facts) for run, rows in records.items()}
+    compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo | AuditInfo)}
+    measured = {run: records[run][~records[run]["metric"].isin(AUDIT)] for run in compared}
+    owners = arms_of([entry for run, info in compared.items() for entry in entries(run, measured[run], info)], compared)
     labels = pd.DataFrame([*owners], columns=ArmEntry._fields).assign(arm=[arm.name for arm in owners.values()])
     labels = labels.drop(columns=["rest", "key"]).astype({"at": float})
-    rows = pd.concat([records[run][record.COLUMNS] for run in compared] or [pd.DataFrame(columns=record.COLUMNS)])
+    columns = [*record.COLUMNS, *RANGE]
+    rows = pd.concat([measured[run][columns] for run in compared] or [pd.DataFrame(columns=columns)])
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
     return Study(_label(rows, labels), _label(table, labels), arms, infos, records)
+
+
+def _with_test_site(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose results on the test split have a site of their own; older runs gave them a condition."""
+    rows.loc[rows["condition"] == "split=test", ["site", "condition"]] = "test", ""
+    return rows
+
+
+def _descriptions(infos: Mapping[str, RunInfo]) -> Descriptions:
+    """Return what runs say of metrics, by name."""
+    return {name: facts for info in infos.values() for name, facts in info.descriptions.items()}
+
+
+def _with_range(rows: pd.DataFrame, descriptions: Descriptions) -> pd.DataFrame:
+    """Return the rows with the range of each one's metric in the columns `RANGE`."""
+    ranges = {metric: words(metric, descriptions).range for metric in rows["metric"].unique()}
+    ends = (rows["metric"].map({metric: ends[i] for metric, ends in ranges.items()}) for i in (0, 1))
+    return rows.assign(**{name: end.astype(float) for name, end in zip(RANGE, ends, strict=True)})
 
 
 def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

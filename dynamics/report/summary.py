@@ -45,10 +45,13 @@ def key_numbers(study: Study) -> list[TableRow]:
         TableRow("last step", tuple(_range(last) if last.max() > 0 else DASH for last in steps)),
     ]
     for metric in (name for name in tables.curve_metrics(study.rows) if name in QUALITY):
-        values, words = _validation(tables.curves(study.rows, metric), study.arm_names), study.words(metric)
-        for covered in dict.fromkeys(objective(arm) for arm in arms):
-            cells = tuple(values[arm.name] if objective(arm) == covered else DASH for arm in arms)
-            rows.append(TableRow(f"validation {words.unit or words.title}, {covered}", cells))
+        words, tested = study.words(metric), tables.over_seeds(tables.geometry(study.rows, "test", metric))
+        sites = {"validation": _validation(tables.curves(study.rows, metric), study.arm_names)}
+        sites["test"] = {name: _value(tables.final(tested), name) for name in study.arm_names}
+        for site, values in sites.items():
+            for covered in dict.fromkeys(objective(arm) for arm in arms):
+                cells = tuple(values[arm.name] if objective(arm) == covered else DASH for arm in arms)
+                rows.append(TableRow(f"{site} {words.unit or words.title}, {covered}", cells))
     for quantity in tables.quantities(study.rows):
         if quantity[1:] in CORE:
             rows += _quantity(study, quantity)
@@ -134,10 +137,17 @@ def points(table: pd.DataFrame) -> str:
 def intervals(table: pd.DataFrame, shape: str) -> str:
     """Return what the intervals of a figure are; `shape` says how they are drawn."""
     seeds = table.groupby("arm")["seed"].nunique()
-    several = bool((seeds > 1).any())
+    several, few = bool((seeds >= tables.SEEDS).any()), bool(((seeds > 1) & (seeds < tables.SEEDS)).any())
     single = bool(np.isfinite(table.loc[table["arm"].map(seeds) == 1, "low"]).any())
-    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds, thin lines = seeds" * several
-    return join([over_seeds, f"{'One seed: ' * several}{shape} = 95 % interval of sampling error" * single])
+    over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds (on the scale of the quantity's range), "
+    over_seeds += "thin lines = seeds"
+    return join(
+        [
+            over_seeds * several,
+            "two seeds: their mean, and points = seeds, too few for an interval" * few,
+            f"{'One seed: ' * (several or few)}{shape} = 95 % interval of sampling error" * single,
+        ]
+    )
 
 
 def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
@@ -159,6 +169,7 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
             heads,
             *([] if by_head else shapes),
             f"{drawn} of {measured} measured positions are drawn" if drawn < measured else "",
+            *suspects(study),
             f"{missing} of {len(table)} values are undefined or not measured: left as gaps" if missing else "",
         ]
     )
@@ -175,9 +186,21 @@ def _options(study: Study, site: str, metric: str) -> str:
     return f" ({', '.join(f'{key} = {value}' for key, value in options.items())})" if options else ""
 
 
+def suspects(study: Study, model: str = "") -> list[str]:
+    """Return a sentence for each model (or for one) of which an audit suspects checkpoints."""
+    by_model: dict[str, list[str]] = {}
+    for facts in (facts for verdicts in study.verdicts.values() for facts in verdicts.values() if facts["suspect"]):
+        by_model.setdefault(str(facts["model"]), []).append(str(facts["revision"]))
+    return [
+        f"Of {name}, {', '.join(revisions)} {'are' if len(revisions) > 1 else 'is'} suspect: see Audit."
+        for name, revisions in by_model.items()
+        if model in ("", name)
+    ]
+
+
 def notes(study: Study) -> list[str]:
     """Return what a reader must know before comparing, for example runs that did not finish."""
-    texts = []
+    texts = suspects(study) if study.arms else []
     for run, info in study.runs.items():
         if info.status not in ("", "done"):
             texts.append(f"Run {run} is marked {info.status}: its curves may be incomplete.")

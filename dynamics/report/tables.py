@@ -8,17 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dynamics.report.names import CORE, CURVES, QUALITY, SITES
+from dynamics.report.names import APART, BITS, CORE, CURVES, MASKED_BITS, QUALITY, SITES
+from dynamics.scales import bounds_within
 
 SERIES = ["arm", "at", "layer", "head"]
-COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n"]
+RANGE = ["least", "greatest"]  # columns: the range of a row's metric, NaN where it is unbounded
+COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n", *RANGE]
+SEEDS = 3  # that an interval over seeds takes
 DRAWN = 40  # positions (steps) that a figure of geometry draws at most
 Quantity = tuple[str, str, str]  # of geometry: along (`step`, or a condition that varies), site and metric
 
 
 def quantities(rows: pd.DataFrame) -> list[Quantity]:
     """Return every quantity of geometry, the core first, then by site and name."""
-    geometry = rows[~rows["site"].isin([*CURVES, "cost"])]
+    geometry = rows[~rows["site"].isin(APART)]
     core = {pair: i for i, pair in enumerate(CORE)}
     sites = {site: i for i, site in enumerate(SITES)}
 
@@ -65,7 +68,7 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over seeds with its 95 % t interval; of a single seed, its own value and sampling interval.
+    """Return the mean over seeds with its interval; of a single seed, its own value and sampling interval.
 
     Only positions that all seeds of an arm have reached are kept: no mean changes its members along the steps.
     """
@@ -75,9 +78,9 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     table = table.merge(reached, on=["arm", "at"])
     means = _average(table, [*SERIES, "seeds"], spread=("value", "std"), low=("low", "first"), high=("high", "first"))
     means.loc[means["members"] < means["seeds"], "value"] = np.nan
-    several, half = means["seeds"] > 1, t_half(means["spread"], means["seeds"])
-    means.loc[several, "low"] = means["value"] - half
-    means.loc[several, "high"] = means["value"] + half
+    low, high = seed_interval(means)
+    is_single = means["seeds"] == 1
+    means = means.assign(low=means["low"].where(is_single, low), high=means["high"].where(is_single, high))
     return means[[*SERIES, "value", "low", "high", "n", "seeds"]]
 
 
@@ -120,9 +123,13 @@ def chosen(positions: Sequence[float] | np.ndarray, most: int) -> np.ndarray:
 
 
 def curves(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return a learning curve: columns `arm seed site at value low high`; training averaged in log-spaced bins."""
-    table = rows[rows["site"].isin(CURVES) & (rows["metric"] == metric)]
-    table = table[["arm", "seed", "site", "step", "value", "low", "high"]].rename(columns={"step": "at"})
+    """Return a learning curve: columns `arm seed site at value low high` and `RANGE`; training in log-spaced bins.
+
+    Bits per character come with those per masked character, of other arms.
+    """
+    names = (BITS, MASKED_BITS) if metric == BITS else (metric,)
+    table = rows[rows["site"].isin(CURVES) & rows["metric"].isin(names)]
+    table = table[["arm", "seed", "site", "step", "value", "low", "high", *RANGE]].rename(columns={"step": "at"})
     groups = table.groupby(["arm", "seed", "site"], sort=False)
     parts = [binned(part) if site == "train" else part for (_, _, site), part in groups]
     return pd.concat(parts, ignore_index=True) if parts else table
@@ -136,7 +143,7 @@ def binned(curve: pd.DataFrame, bins: int = 24) -> pd.DataFrame:
     """
     scale = np.log1p(curve["at"].to_numpy(dtype=float))
     means = curve.assign(at=scale).groupby(np.floor(scale * bins))[["at", "value"]].mean().reset_index(drop=True)
-    shared = curve[["arm", "seed", "site"]].iloc[0]
+    shared = curve[["arm", "seed", "site", *RANGE]].iloc[0]
     return means.assign(at=np.expm1(means["at"]).round(6), **shared, low=np.nan, high=np.nan)[list(curve.columns)]
 
 
@@ -148,8 +155,9 @@ def curve_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_metrics(rows: pd.DataFrame) -> list[str]:
-    """Return the metrics of the learning curves; how well the models do comes first."""
-    metrics = rows.loc[rows["site"].isin(CURVES), "metric"].unique()
+    """Return the metrics of the learning curves; how well the models do comes first, bits of both kinds as one."""
+    metrics = set(rows.loc[rows["site"].isin(CURVES), "metric"])
+    metrics -= {MASKED_BITS} if BITS in metrics else set()
     order = (*QUALITY, "loss")
     return sorted(metrics, key=lambda m: (order.index(m) if m in order else len(order), m))
 
@@ -157,13 +165,22 @@ def curve_metrics(rows: pd.DataFrame) -> list[str]:
 def _average(table: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
     """Return the mean of `value` (NaN if any member is), the least `n`, the number of `members`, and `more`."""
     parts = {"value": ("value", "mean"), "finite": ("value", "count"), "members": ("value", "size"), "n": ("n", "min")}
+    parts |= {end: (end, "first") for end in RANGE}
     means = table.groupby(keys, as_index=False).agg(**parts, **more)
     means.loc[means["finite"] < means["members"], "value"] = np.nan
     return means.drop(columns="finite")
 
 
-def t_half(spread: pd.Series, seeds: pd.Series) -> np.ndarray:
-    """Return half the width of a mean's 95 % t interval, from the standard deviation over so many seeds."""
+def seed_interval(means: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of the 95 % t interval of means over seeds; NaN below `SEEDS` seeds.
+
+    It is symmetric where the metric's range is unbounded (logit, log, Fisher's z), and so stays within it. `means`
+    has the columns `value spread seeds` (mean, standard deviation, how many) and `RANGE`.
+    """
     from scipy.special import stdtrit
 
-    return stdtrit(seeds.to_numpy() - 1, 0.975) * spread.to_numpy() / np.sqrt(seeds.to_numpy())
+    value, spread, seeds, least, greatest = (
+        means[name].to_numpy(dtype=float) for name in ("value", "spread", "seeds", *RANGE)
+    )
+    half = stdtrit(np.maximum(seeds - 1, 1), 0.975) * spread / np.sqrt(seeds)
+    return bounds_within(value, np.where(seeds >= SEEDS, half, np.nan), least, greatest)

@@ -132,7 +132,7 @@ class Checkpoints(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the state that waited for the validation, or the one at which a limit of time ends the run."""
-        if self._waits or trainer.should_stop:
+        if self._waits or (trainer.should_stop and not trainer.sanity_checking):
             self._waits = False
             self.save(trainer)
 

@@ -66,8 +66,9 @@ class Curves(L.Callback):
             trainer.should_stop = True  # else Lightning would not validate at the last step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the validation rows at the step that they belong to; Lightning's first check gives step 0."""
-        if trainer.state.fn != "fit":
+        """Write the validation rows at the step that they belong to; Lightning's first check gives step 0, if whole."""
+        is_part = trainer.sanity_checking and sum(trainer.num_sanity_val_batches) < sum(trainer.num_val_batches)
+        if trainer.state.fn != "fit" or is_part:
             return
         self._collect(trainer)
         metrics = ((key.partition("/"), value) for key, value in trainer.callback_metrics.items())
@@ -79,7 +80,7 @@ class Curves(L.Callback):
         self._collect(trainer)
         self._record.flush()
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_save_checkpoint(trainer, pl_module, {})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -112,4 +113,6 @@ class Curves(L.Callback):
         if trainer.is_global_zero:
             rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
             self._record.add_curves(rows)
-            self.latest |= log_rows(trainer.loggers, rows, step)
+            often: int = getattr(trainer, "log_every_n_steps", 1)
+            is_logged = site == "validation" or (often > 0 and step % often == 0)
+            self.latest |= log_rows(trainer.loggers if is_logged else [], rows, step)

@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dynamics.measure.checked import checked
 from dynamics.provenance import provenance
 from dynamics.run_info import SCHEMA, FitInfo
 from dynamics.training.lightning_cli import RunCLI
@@ -22,11 +23,13 @@ def describe(cli: RunCLI) -> FitInfo:
         **cli.datamodule.describe(),
         "max_steps": trainer.max_steps,
         **{"learning_rate": hparams.learning_rate, "seed": hparams.seed, "model": dict(hparams)},
-        **{"precision": trainer.precision, "devices": trainer.world_size},
+        **{"precision": trainer.precision, "devices": trainer.world_size, "wandb_id": cli.wandb_id},
         "probe": _describe_tokens(cli.datamodule.evaluation_batches()),
         "metrics": suite.describe(),
         "descriptions": suite.descriptions(),
     }
+    first = next(iter(cli.datamodule.evaluation_batches()))
+    facts["capture"] = str(checked(cli.model.network, first, cli.folder.name))
     if terms := {name: term.describe() for name, term in cli.model.regularizers.items()}:
         names = (f"{term['class']} {term['weight']:g}" for term in terms.values())
         facts |= {"label": ", ".join([facts["label"], *names]), "regularizers": terms}
@@ -54,8 +57,10 @@ def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
         f"{parameters / 1e6:.1f} M parameters, seed {info.seed}\n"
         f"{cli.datamodule.headline()}\n"
         f"{last} steps; measured at {len(measured)} of them on {info.probe['tokens']} tokens; "
-        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB"
+        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB; capture {info.capture}"
     )
+    if (cli.trainer.max_epochs or -1) > 0 and cli.config.trainer.max_steps != -1:
+        print(f"trainer.max_steps {last} decides, trainer.max_epochs {cli.trainer.max_epochs} does not")
     for note in info.data["notes"]:
         print(note)
     if state is not None:

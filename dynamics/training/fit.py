@@ -1,22 +1,25 @@
 """`dynamics fit`, `validate` and `test`: runs with names, sizes and resuming."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
 from dynamics import runs
-from dynamics.config import RunOptions, gather_config, split_options
+from dynamics.config import RunOptions, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
-from dynamics.lightning_compat import count_steps, is_first_rank, leave_group, quiet
-from dynamics.record import Record, Row, condition
+from dynamics.lightning_compat import come_from_callbacks, count_steps, is_first_rank, leave_group, quiet
+from dynamics.record import Record, Row
 from dynamics.run_info import FitInfo, RunInfo
 from dynamics.runs import Run
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
 from dynamics.training.describe import announce, describe
 from dynamics.training.lightning_cli import RunCLI
+from dynamics.training.trainer_options import refuse_training_options
 
 # Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
 FIXED = ("objective", "is_causal", "task", "seed", "context", "batch_size")
@@ -53,26 +56,49 @@ def fit(options: RunOptions) -> None:
 
 
 def evaluate(verb: str, options: RunOptions) -> None:
-    """Write the loss of a run's newest state on the validation windows, or on the whole test split."""
+    """Write the results of a run's newest state on the validation windows, or on the whole test split.
+
+    They are printed but not recorded where they are not comparable with the run's other rows: results of a part of a
+    split, or of other validation windows.
+    """
     if options.run is None:
         raise InputError(f"dynamics {verb} needs a run: add --run NAME.")
+    refuse_training_options(verb, options.rest)
     folder = runs.resolve(options.run)
     state = resolve_resume(options.resume or "auto", folder)
     if state is None:
         raise InputError(f"the run {folder.name} has no training state to {verb} (nothing in {folder}/state/).")
     cli = _configure(folder, options, "--trainer.logger", "false")
     _prepare(cli, state)
-    getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
+    trainer = cli.trainer
+    with _interruptible():
+        getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     leave_group()
     if not is_first_rank():
         return
-    record, split = Record(folder), condition(split="test") if verb == "test" else ""
+    site, record = "test" if verb == "test" else "validation", Record(folder)
     step = read_state(state, cli.model.network)["global_step"]
-    for name, value in cli.trainer.callback_metrics.items():
+    note = _incomparable(cli, verb)
+    for name, value in trainer.callback_metrics.items():
         metric = name.split("/")[1]
-        record.add_curves([Row(folder.name, "", split, step, "validation", -1, -1, metric, float(value))])
-        print(f"{name} at step {step}: {value:.4f}")
+        if not note:
+            record.add_curves([Row(folder.name, "", "", step, site, -1, -1, metric, float(value))])
+        print(f"{name} at step {step}: {value:.4f}{note}")
     record.flush()
+
+
+def _incomparable(cli: RunCLI, verb: str) -> str:
+    """Return why results are not recorded; empty where they are those of the whole split, as the run was set up."""
+    counts = cli.trainer.num_test_batches if verb == "test" else cli.trainer.num_val_batches
+    loader: Any = cli.trainer.test_dataloaders if verb == "test" else cli.trainer.val_dataloaders
+    if sum(counts) < len(loader):
+        return f" (not recorded: {sum(counts)} of {len(loader)} batches)"
+    windows = cli.datamodule.hparams.get("validation_windows")
+    saved = cli.folder / "config.yaml"
+    before = read_config(saved)["data"]["init_args"].get("validation_windows") if saved.is_file() else windows
+    if verb == "validate" and windows != before:
+        return f" (not recorded: {windows} validation windows, {before} in the run)"
+    return ""
 
 
 def _configure(folder: Path, options: RunOptions, *words: str) -> RunCLI:
@@ -132,8 +158,10 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
     except (InputError, MisconfigurationException):
         run.is_discarded = cli.trainer.global_step == 0
         raise
-    except SystemExit:  # Lightning leaves with it after Ctrl-C, and only then
-        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if not come_from_callbacks(error):
+            raise
+        raise Failure(f"trainer.callbacks: {' '.join(str(error).split())}") from error
     except Failure as failure:
         # The weights of the step that failed may be what is not finite.
         intact = (path for path in states(cli.folder) if path != state_path(cli.folder, cli.trainer.global_step))
@@ -141,5 +169,15 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 
 def _train(cli: RunCLI, state: Path | None) -> None:
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    with _interruptible():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     leave_group()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn the exit by which Lightning answers to Ctrl-C, and to nothing else, back into a `KeyboardInterrupt`."""
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None

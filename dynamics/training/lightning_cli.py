@@ -1,14 +1,17 @@
 """LightningCLI for one run: model, data, trainer and callbacks from one configuration, refused in one sentence."""
 
 import re
+import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
-import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.parsing import OneSentenceErrors
@@ -17,6 +20,7 @@ from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 from dynamics.training.progress import ProgressBar
 from dynamics.training.signals import Interrupt
+from dynamics.training.trainer_options import refuse_settings, refuse_trainer, refuse_words
 
 
 class RunParser(OneSentenceErrors, LightningArgumentParser):
@@ -62,7 +66,11 @@ class RunCLI(LightningCLI):
         return self.config_init["monitor"]
 
     def save_config(self) -> None:
-        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config_dump, sort_keys=False))
+        """Save the configuration from which the run resumes, and with which another run can be made."""
+        write_text(self.folder / "config.yaml", self.saved)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="decides weights, windows and masks")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         metrics = dict[str, dict[str, Any] | None] | list[str] | None
@@ -76,28 +84,39 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse `args`, never the arguments of the process."""
         assert isinstance(args, list)
+        refuse_words(args)
         self.config = parser.parse_args(args)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise InputError(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what depends on the machine and on the run's name."""
-        trainer = self.config.trainer
-        if trainer.max_steps < 1 and not (trainer.max_steps == -1 and (trainer.max_epochs or 0) > 0):
-            raise InputError(f"trainer.max_steps must be at least 1 (got {trainer.max_steps}).")
-        if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
-            raise InputError(f"trainer.val_check_interval must be positive (got {trainer.val_check_interval}).")
+        """Refuse what cannot act, and fill in what depends on the machine and, unless it is saved, on the run."""
+        trainer, plugins = self.config.trainer, self.config.trainer.plugins
+        if trainer.default_root_dir is not None and is_run(trainer.default_root_dir):
+            trainer.default_root_dir = None  # in the config.yaml of an older run
+        refuse_settings(trainer)
         if not re.fullmatch(r"auto|-?\d+|\[?\d+(, ?\d+)*,?\]?", str(trainer.devices)):
             raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
-        trainer.default_root_dir = str(self.folder)
-        if trainer.precision is None:
+        if trainer.precision is None and "Precision" not in str(plugins):
             trainer.precision = pick_precision(str(trainer.accelerator))
             print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
+        if isinstance(trainer.val_check_interval, float):
+            trainer.check_val_every_n_epoch = 1  # the run is a single epoch, of which it is a share
+        self.saved = self.parser.dump(self.config, skip_link_targets=False, skip_none=False)
+        self.wandb_id = getattr(runs.read(self.folder), "wandb_id", "") if is_run(self.folder) else ""
         for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-            if "class_path" in (logger or ()) and "save_dir" in logger.init_args:
-                logger.init_args.save_dir = str(self.folder)
-                logger.init_args.name = logger.init_args.name or self.folder.name
+            if isinstance(logger, Namespace):
+                self._place(logger.init_args)
+
+    def _place(self, logger: Namespace) -> None:
+        """Give a logger the run's folder and name and, for W&B, the id under which a resumed run continues."""
+        if "save_dir" in logger and (logger.save_dir is None or is_run(logger.save_dir)):
+            logger.save_dir = str(self.folder)
+        if "name" in logger:
+            logger.name = logger.name or self.folder.name
+        if "id" in logger:
+            self.wandb_id = logger.id = logger.id or self.wandb_id or secrets.token_hex(4)
 
     def instantiate_classes(self) -> None:
         """Build model, data and callbacks; an InputError of one of them comes through as it was raised."""
@@ -107,20 +126,41 @@ class RunCLI(LightningCLI):
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, InputError):
                 cause = cause.__cause__ or cause.__context__
+            if cause is None and (match := re.search(r"Problem with given class_path '(\S+)':\s*(.+)", str(error))):
+                cause = InputError(f"{match[1]}: {match[2].strip()}")  # a logger whose package is missing, for one
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer with the user's callbacks first, then ours by descending priority."""
-        config = {**self.config_init["trainer"], **kwargs}
+        config = {**self.config_init["trainer"], "default_root_dir": str(self.folder), **kwargs}
+        if config["log_every_n_steps"] is None:
+            config["log_every_n_steps"] = 1
+        given = config["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
         curves, checkpoints = Curves(), self.config_init["checkpoints"]
         callbacks = [curves, self.monitor, checkpoints, Interrupt(checkpoints)]
-        if config.get("enable_progress_bar") is not False:
+        has_bar = any(isinstance(callback, LightningProgressBar) for callback in given)
+        if config["enable_progress_bar"] is not False and not has_bar:
             callbacks.append(ProgressBar(curves, self.monitor))
         callbacks.sort(key=lambda callback: callback.priority, reverse=True)
-        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
+        config["callbacks"] = [*given, *callbacks]
+        trainer: Any = self._build(config)
+        refuse_trainer(trainer, config["precision"])
+        if (
+            config["profiler"] is not None and trainer.profiler.filename is None
+        ):  # else it would report to a logger that is silent
+            trainer.profiler.dirpath, trainer.profiler.filename = self.folder, "profile"
+        return cast(L.Trainer, trainer)
+
+    def _build(self, config: dict[str, Any]) -> L.Trainer:
+        """Build the trainer; whatever it objects to is one of its options."""
         try:
             return self.trainer_class(**config)
-        except TypeError as error:  # of devices that the accelerator does not have
-            if "devices" not in str(error):
-                raise
-            raise InputError(f"trainer.devices {config['devices']}: {error}") from error
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            about = f".devices {config['devices']}" if "devices" in str(error) else ""
+            raise InputError(f"trainer{about}: {' '.join(str(error).split())}") from error
+
+
+def is_run(folder: str | Path) -> bool:
+    """Return whether a folder is that of a run."""
+    return (Path(folder) / "run.json").is_file()

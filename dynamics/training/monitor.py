@@ -40,6 +40,7 @@ class Monitor(L.Callback):
         max_overhead: most that measuring may add to the time of training, as a share of it; no limit when None.
             The plan that keeps to it is made once, stored as `plan.json`, and followed when the run resumes.
         plan: a `plan.json` to follow: twins measured under a limit must share one.
+        strict: refuse to train where a metric that was asked for has no value at the first measurement.
     """
 
     priority: ClassVar[int] = 30
@@ -52,11 +53,12 @@ class Monitor(L.Callback):
         keep_weights: Literal["all", "last", "none"] = "all",
         max_overhead: float | None = None,
         plan: str | None = None,
+        strict: bool = False,
     ) -> None:
         if max_overhead is not None and not max_overhead > 0:
             raise InputError(f"monitor.max_overhead must be positive (got {max_overhead}).")
         self.suite, self.schedule = Suite.parse(metrics), schedule or LogSpaced()
-        self.keep_weights, self.max_overhead = keep_weights, max_overhead
+        self.keep_weights, self.max_overhead, self.strict = keep_weights, max_overhead, strict
         self.plan = None if plan is None else read_plan(Path(plan))
         self.seconds = 0.0  # seconds spent measuring so far
         self._references: dict[str, torch.Tensor] = {}
@@ -110,6 +112,9 @@ class Monitor(L.Callback):
         folder = Path(trainer.default_root_dir)
         shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
         result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
+        if self.strict and result.missing:
+            missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
+            raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
             save_weights(network, weights_path(folder, step))
@@ -118,7 +123,7 @@ class Monitor(L.Callback):
         self.seconds += seconds
         costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
         cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
-        self._record.write(step, [*result.rows, *cost_rows], result.arrays)
+        self._record.write(step, [*result.recorded, *cost_rows], result.arrays)
         log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
 
     def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:

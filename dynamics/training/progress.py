@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 
-POSTFIX = {  # curves whose newest value stands after the bar, by the name that they have there
-    "bpc": "train/bits_per_character",
-    "val_bpc": "validation/bits_per_character",
-    **{name: f"validation/{name}" for name in ("accuracy", "f1", "exact_match")},
-    **{name: f"validation/{name}_correlation" for name in ("matthews", "pearson", "spearman")},
+POSTFIX = {  # curves whose newest value stands after the bar, and the name that they have there
+    **dict.fromkeys(("train/bits_per_character", "train/bits_per_masked_character"), "bpc"),
+    **dict.fromkeys(("validation/bits_per_character", "validation/bits_per_masked_character"), "val_bpc"),
+    **{f"validation/{name}": name for name in ("accuracy", "f1", "exact_match")},
+    **{f"validation/{name}_correlation": name for name in ("matthews", "pearson", "spearman")},
 }
 
 
@@ -35,11 +35,23 @@ class ProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Name the bar after the run, which is a single epoch."""
+        """Name the bar after the run, which is a single epoch, and begin where the run does.
+
+        Lightning counts what is left of a run that resumes, and may count the batches from 0 again.
+        """
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(Path(trainer.default_root_dir).name)
+        bar, shares = self.train_progress_bar, trainer.accumulate_grad_batches
+        self._done, bar.total = trainer.global_step * shares, trainer.max_steps * shares
+        bar.initial = bar.n = bar.last_print_n = self._done
+        bar.set_description(Path(trainer.default_root_dir).name)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, self._done)
+        self._done += 1
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         latest = self._curves.latest
-        values = {name: f"{latest[key]:.3f}" for name, key in POSTFIX.items() if key in latest}
+        values = {name: f"{latest[key]:.3f}" for key, name in POSTFIX.items() if key in latest}
         return {**values, "measuring": f"{self._monitor.seconds:.1f}s"}

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from dynamics.capture import capture
+from dynamics.capture.function_mode import UNCLEAR
+from dynamics.capture.hearing import SEVERAL
 from dynamics.errors import InputError
 
 WIDTH, HEADS = 12, 3
@@ -93,6 +96,32 @@ def by_two_products(module, q, k, v):
     return true @ v, true
 
 
+def by_logarithms(module, q, k, v):
+    true = F.log_softmax(0.5 * (q @ k.mT), dim=-1).exp()
+    return true @ v, true
+
+
+def by_exponentials(module, q, k, v):
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.6
+    powers = (scores - scores.amax(-1, keepdim=True)).exp()
+    true = powers / powers.sum(dim=-1, keepdim=True)
+    return true @ v, true
+
+
+def by_heads_last(module, q, k, v):
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    true = (torch.einsum("bihd,bjhd->bijh", q, k) * 0.4).softmax(dim=2)
+    return torch.einsum("bijh,bhjd->bhid", true, v), true.permute(0, 3, 1, 2)
+
+
+def by_flex(module, q, k, v):
+    mask = create_block_mask(lambda b, h, i, j: j <= i + 2, None, None, q.shape[2], k.shape[2], device="cpu")
+    hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(3)
+    with torch._C.DisableTorchFunction():
+        true = (0.8 * (q @ k.mT)).masked_fill(hidden, -torch.inf).softmax(-1)
+    return flex_attention(q, k, v, block_mask=mask, scale=0.8), true
+
+
 WAYS = [
     by_sdpa,
     by_flat_sdpa,
@@ -102,6 +131,10 @@ WAYS = [
     by_einsum,
     by_ellipsis,
     by_two_products,
+    by_logarithms,
+    by_exponentials,
+    by_heads_last,
+    by_flex,
 ]
 
 
@@ -258,3 +291,113 @@ def test_logits_are_never_rounded_below_single_precision(dtype, wanted):
 
 def plain_sdpa(module, q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True), None
+
+
+def test_flex_attention_changes_scores_by_functions():
+    bias = torch.randn(HEADS, 5, 5)
+
+    def attend(module, q, k, v):
+        with torch._C.DisableTorchFunction():
+            true = (q @ k.mT * 0.5 + bias).tanh().softmax(-1)
+        score = flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: torch.tanh(s + bias[h][i][j]), scale=0.5)
+        return score, true
+
+    model, calls = stack(attend), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(torch.randn(2, 5, WIDTH))
+    for call, block in zip(calls, model, strict=True):
+        torch.testing.assert_close(call.logits(0, 5).softmax(-1), block.attention.true, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(call.logits(3, 5, 4), call.logits(0, 5)[:, :, 3:5, :4])
+
+
+@pytest.mark.parametrize("front", [1, 0])
+def test_columns_beside_the_keys_are_sinks(front):
+    sinks = torch.randn(2, HEADS, 5, 3)
+
+    def attend(module, q, k, v):
+        scores = q @ k.transpose(-1, -2) / 3
+        parts = [sinks[..., :front], scores, sinks[..., front:]]
+        whole = torch.cat(parts, dim=-1)
+        true = (whole - whole.amax(-1, keepdim=True)).softmax(-1)[..., front : front + 5]
+        return true @ v, true
+
+    model, calls = stack(attend), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(torch.randn(2, 5, WIDTH))
+    for call, block in zip(calls, model, strict=True):
+        ours = torch.cat([call.logits(0, 5), call.sinks], -1).softmax(-1)[..., :5]
+        torch.testing.assert_close(ours, block.attention.true, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_keys_of_no_token_in_torch_attention_are_sinks(options):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+        def forward(self, x):
+            y, self.true = self.attention(x, x, x, average_attn_weights=False)
+            return x + y
+
+    model, calls = nn.Sequential(Layer(), Layer()), []
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(torch.randn(2, 5, WIDTH))
+    for call, layer in zip(calls, model, strict=True):
+        ours = torch.cat([call.logits(0, 5), call.sinks], -1).softmax(-1)
+        torch.testing.assert_close(ours, layer.true, rtol=1e-5, atol=1e-6)
+
+
+def in_two_parts(module, q, k, v):
+    """The keys in two parts, whose scores are joined."""
+    true = torch.cat([q @ k[:, :, :2].mT, q @ k[:, :, 2:].mT], dim=-1).softmax(-1)
+    return true @ v, true
+
+
+def over_the_queries(module, q, k, v):
+    true = (q @ k.mT).softmax(-2)
+    return true @ v, true
+
+
+def unnormalised(module, q, k, v):
+    true = (q @ k.mT).exp()
+    return true @ v, true
+
+
+def by_difference(module, q, k, v):
+    true = (q @ k.mT).softmax(-1) - 0.5 * (q @ v.mT).softmax(-1)
+    return true @ v, true
+
+
+def first_queries_alone(module, q, k, v):
+    """Queries 0 and 1 see every key; the others a band whose scores are joined."""
+    first = (q[:, :, :2] @ k.mT).softmax(-1) @ v
+    band = torch.cat([q[:, :, 2:] @ k[:, :, :2].mT, q[:, :, 2:] @ k[:, :, -1:].mT], dim=-1).softmax(-1)
+    return torch.cat([first, band @ v[:, :, :3]], dim=2), band
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [in_two_parts, over_the_queries, unnormalised, by_difference, first_queries_alone],
+    ids=lambda x: x.__name__,
+)
+def test_what_is_not_followed_is_named(attend):
+    model, calls, layers = stack(attend), [], []
+    with capture(model, ["attention", "residual"], lambda *x: layers.append(x[1]), calls.append) as tap:
+        model(torch.randn(2, 5, WIDTH))
+    assert calls == []
+    assert layers == [0, 1, 2]
+    assert tap.heads == (0, 0)
+    assert set(tap.unheard) == {("", 1), ("", 2)}
+    assert set(tap.unheard.values()) <= {UNCLEAR, SEVERAL}
+
+
+def test_a_form_that_appears_in_a_later_batch_is_refused():
+    def attend(module, q, k, v):
+        return (by_matmul if q.shape[2] < 5 else in_two_parts)(module, q, k, v)
+
+    model = stack(attend)
+    with capture(model, ["attention"], on_attention=lambda _: None):
+        model(torch.randn(2, 4, WIDTH))
+        with pytest.raises(InputError, match="another form"):
+            model(torch.randn(2, 5, WIDTH))

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModel, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from dynamics.capture import capture
+from dynamics.capture.hearing import NO_SCORES
 from dynamics.errors import InputError
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from tests.capture.zoo import build, inputs
@@ -61,23 +62,63 @@ def test_a_consumer_that_raises_is_heard_and_leaves_nothing_behind():
     assert len(residuals(model, inputs("bert"))) == 3
 
 
-def test_a_foreign_implementation_is_measured_through_sdpa_and_restored():
-    def hidden(*args, **kwargs):
-        with torch._C.DisableTorchFunction():
-            return sdpa_attention_forward(*args, **kwargs)
+def squared(module, query, key, value, mask, scaling=None, dropout=0.0, **_):
+    """Attention of its own: logits times their absolute value."""
+    logits = (query @ key.transpose(-1, -2)) * scaling
+    logits = logits * logits.abs()
+    weights = (logits if mask is None else logits + mask).softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
 
-    AttentionInterface.register("hidden", hidden)
-    AttentionMaskInterface.register("hidden", sdpa_mask)
-    model = build("whisper")
-    model.set_attn_implementation("hidden")
+
+def unheard(*args, **kwargs):
+    with torch._C.DisableTorchFunction():
+        return sdpa_attention_forward(*args, **kwargs)
+
+
+def test_an_attention_function_of_ones_own_is_measured_as_it_runs():
+    AttentionInterface.register("squared", squared)
+    AttentionMaskInterface.register("squared", eager_mask)
+    model, calls, states = build("gpt_neox"), [], {}
+    model.set_attn_implementation("squared")
     with torch.no_grad():
-        before = model(**inputs("whisper")).last_hidden_state
-    calls = []
+        true = model(**inputs("gpt_neox"), output_attentions=True, output_hidden_states=True)
+    with capture(model, ["attention", "residual"], lambda site, at, *x: states.update({at: x}), calls.append):
+        model(**inputs("gpt_neox"))
+    assert model.config._attn_implementation == "squared"
+    for call, weights in zip(calls, true.attentions, strict=True):
+        error = (call.logits(0, 11).softmax(-1) - weights).abs().amax((1, 3))
+        assert error[call.valid].max() < 1e-5
+    x, valid = states[1]
+    torch.testing.assert_close(x[valid], true.hidden_states[1][valid])
+
+
+def test_an_attention_function_that_hides_its_scores_is_named_and_not_replaced():
+    AttentionInterface.register("unheard", unheard)
+    AttentionMaskInterface.register("unheard", sdpa_mask)
+    model, layers = build("whisper"), []
+    model.set_attn_implementation("unheard")
+    with (
+        pytest.raises(InputError, match="no softmax over products"),
+        capture(model, ["attention"], on_attention=print),
+    ):
+        model(**inputs("whisper"))
+    with capture(model, ["attention", "residual"], lambda *x: layers.append(x[1]), print) as tap:
+        model(**inputs("whisper"))
+    assert layers == [0, 1, 2]
+    assert tap.unheard == dict.fromkeys([("", 1), ("", 2)], NO_SCORES)
+    assert model.config._attn_implementation == "unheard"
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "flash_attention_2"])
+def test_kernels_that_compute_the_same_are_replaced_for_the_time(name, monkeypatch):
+    model, calls = build("llama"), []
     with capture(model, ["attention"], on_attention=calls.append):
-        inside = model(**inputs("whisper")).last_hidden_state
-    assert len(calls) == 2
-    assert model.config._attn_implementation == "hidden"
-    assert torch.equal(inside, before)
+        model(**inputs("llama"))
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", name)
+    with capture(model, ["attention"], on_attention=calls.append):
+        model(**inputs("llama"))
+    assert model.config._attn_implementation == name
+    assert torch.equal(calls[0].logits(0, 11), calls[2].logits(0, 11))
 
 
 def test_parts_with_implementations_of_their_own_get_them_back():

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from dynamics.capture import capture
-from dynamics.capture.weights import layer_weights
+from dynamics.capture.weights import find_weights, layer_weights
 from dynamics.metrics.qk_symmetry import QkSymmetry
 from dynamics.metrics.streaming.base import Weights
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
@@ -344,3 +345,57 @@ def test_the_model_is_left_as_it_was(name):
         assert not query.requires_grad
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
+
+
+class Latent(nn.Module):
+    """Queries and keys of latents: two, one for both, or parts of one; perhaps with a norm."""
+
+    def __init__(self, form, norm):
+        super().__init__()
+        self.form = form
+        self.down = nn.ModuleList(nn.Linear(20, 7, bias=form == "one") for _ in range(2))
+        self.fused = nn.Linear(20, 16, bias=False)
+        self.up = nn.ModuleList(nn.Linear(7, 16) for _ in range(2))
+        self.norm, self.norm_in = nn.LayerNorm(7) if norm else nn.Identity(), nn.LayerNorm(20)
+
+    def forward(self, x):
+        y = self.norm_in(x)
+        if self.form == "parts":
+            latents = self.fused(y).split([7, 2, 7], -1)[::2]
+        else:
+            latents = [self.down[0](y), self.down[1 if self.form == "two" else 0](y)]
+        query, key = (
+            up(self.norm(z)).unflatten(-1, (4, 4)).transpose(1, 2) for up, z in zip(self.up, latents, strict=True)
+        )
+        return x + F.scaled_dot_product_attention(query, key, key).transpose(1, 2).flatten(2) @ self.fused.weight
+
+    def true(self):
+        down = [self.down[0].weight, self.down[1 if self.form == "two" else 0].weight]
+        down = [self.fused.weight[:7], self.fused.weight[9:]] if self.form == "parts" else down
+        return [(up.weight @ w).unflatten(0, (4, 4)) for up, w in zip(self.up, down, strict=True)]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("form", ["two", "one", "parts"])
+def test_latents_are_multiplied_out_unless_a_norm_lies_between(form, norm):
+    model = nn.Sequential(*(Latent(form, norm) for _ in range(2)))
+    pairs, absent = find_weights(model, {"input": torch.randn(2, 6, 20)})
+    if norm:
+        assert pairs == {}
+        assert {place: "latent" in reason for place, reason in absent.items()} == {("", 1): True, ("", 2): True}
+        return
+    assert absent == {}
+    for (_, layer), pair in pairs.items():
+        for ours, true in zip(pair, model[layer - 1].true(), strict=True):
+            torch.testing.assert_close(ours, true)
+
+
+def test_stacks_have_weights_of_their_own():
+    model = AutoModel.from_config(AutoConfig.for_model("t5", vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2))
+    ids = torch.randint(64, (2, 9))
+    pairs, absent = find_weights(model, {"input_ids": ids, "decoder_input_ids": ids[:, :5]})
+    assert absent == {}
+    for (stack, layer), (query, _) in pairs.items():
+        attention = getattr(model, stack).block[layer - 1].layer[0].SelfAttention
+        assert torch.equal(query.flatten(0, 1), attention.q.weight)
+    assert list(pairs) == [("encoder", 1), ("encoder", 2), ("decoder", 1), ("decoder", 2)]

@@ -5,7 +5,10 @@ from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -55,6 +58,79 @@ PAIR = [Example(("a film", "the film"), 1), Example(("a", "the plot"), 0)]
 )  # fmt: skip
 def test_every_published_layout_is_read(tmp_path, task, name, content, expected):
     assert written(tmp_path / "data", task, content, name) == expected
+
+
+def test_broken_rows_are_left_out_and_named_once(tmp_path, caplog):
+    """QQP is published with rows that are broken in two."""
+    head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    rows = [f'{i}\t{i}\t{i}\tis "{i}" odd?\tis {i} not even?\t{i % 2}\n' for i in range(5)]
+    broken = [*rows[:3], '7\t8\t9\twhat is "this\n', '"\twhat is it?\t0\n', *rows[3:]]
+    (tmp_path / "train.tsv").write_text(head + "".join(broken))
+    (tmp_path / "dev.tsv").write_text(head + "".join(rows))
+    data = TaskData("qqp", str(tmp_path))
+    data.setup()
+    assert data.examples["train"] == data.examples["validation"]
+    assert [example.texts[0] for example in data.examples["train"]] == [f'is "{i}" odd?' for i in range(5)]
+    (said,) = [entry.getMessage() for entry in caplog.records]
+    place = f"of {tmp_path / 'train.tsv'} has"
+    assert said == (
+        f"data.task qqp: 2 rows are left out (line 5 {place} 4 columns where the first one has 6; line 6 {place} 3 "
+        "columns where the first one has 6)"
+    )
+
+
+def test_a_jsonl_file_that_breaks_off_loses_its_last_row_alone(tmp_path):
+    rows = "".join(f'{{"sentence": "a {i}", "label": {i % 2}}}\n' for i in range(4))
+    unreadable = {}
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(rows[:-20])
+    assert len(examples.load(TASKS["sst2"], tmp_path, unreadable)["train"]) == 3
+    assert [place.partition(" of ")[0] for place in unreadable] == ["line 4", "line 4"]
+
+
+def parquet(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_shards_of_the_hub_are_read_whole_or_refused(tmp_path):
+    rows = [{"sentence": f"film {i}", "label": i % 2, "idx": i} for i in range(6)]
+    for i, part in enumerate((rows[:3], rows[3:])):
+        parquet(tmp_path / "data" / f"train-0000{i}-of-00002.parquet", part)
+    parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", rows[:2])
+    parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [{**row, "label": -1} for row in rows])
+    splits = load(tmp_path, "sst2")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "validation": 2}
+    assert splits["train"][4] == Example(("film 4",), 0)
+    (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(InputError, match="holds 1 of the 2 parts of train-00001-of-00002"):
+        load(tmp_path, "sst2")
+    (tmp_path / "data" / "train-00000-of-00002.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="is no readable Parquet file"):
+        load(tmp_path, "sst2")
+
+
+def test_files_as_they_are_published(tmp_path):
+    """STS-B is called .csv and has tabs; SQuAD's names have a version; what `save_to_disk` leaves."""
+    line = "main-captions\tMSRvid\t2012\t{}\t2.5\tA man's \"hat.\tA hat, red.\n"
+    for name in ("train", "dev"):
+        (tmp_path / f"sts-{name}.csv").write_text("".join(line.format(i) for i in range(3)))
+    assert load(tmp_path, "stsb")["train"] == [Example(("A man's \"hat.", "A hat, red."), 2.5)] * 3
+    context, answer = "the old city", {"text": "old", "answer_start": 4}
+    questions = [{"id": "x", "question": "what", "answers": [answer]}]
+    for name in ("train", "dev"):
+        content = json.dumps({"data": [{"paragraphs": [{"context": context, "qas": questions}]}]})
+        (tmp_path / f"{name}-v1.1.json").write_text(content)
+    assert load(tmp_path, "squad")["validation"] == [Example(("what", context), (Answer("old", 4),), "x")]
+    rows = datasets.Dataset.from_list([{"question": "q", "sentence": "s", "label": 1}] * 2)
+    datasets.DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "saved")
+    assert load(tmp_path / "saved", "qnli")["train"] == [Example(("q", "s"), 1)] * 2
+
+
+def test_a_comma_file_is_quoted(tmp_path):
+    content = 'sentence,label\n"good, and ""new""",1\n"a line\nand another",0\n'
+    found = written(tmp_path / "data", "sst2", content, "train.csv")
+    assert found == [Example(('good, and "new"',), 1), Example(("a line\nand another",), 0)]
 
 
 def test_a_unicode_line_separator_ends_no_example(tmp_path):

@@ -4,11 +4,16 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from dynamics import record, runs
 from dynamics.cli.main import main
@@ -231,6 +236,32 @@ def test_one_record_for_many_models_that_goes_on(workplace, lines, capsys):
     assert "text" in refused(capsys, *paths, "--text", lines, "--lines", "--resume", "auto")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scan", "series", "--revisions", "all", "--text", "lines.txt", "--lines"],
+        ["cone", "series/step0", "--sentences", "lines.txt", "--tokenizer", "bytes"],
+        ["probe", "--width", "8", "--heads", "2", "--length", "6", "--beta", "[0]", "--bias", "input", "--seeds", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_metric_of_ones_own_by_its_class_path(words, workplace, lines, monkeypatch):
+    """It lies in the current folder, as a script's module would."""
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(workplace))])
+    name = f"mine_{words[0]}"
+    Path(f"{name}.py").write_text(
+        'from dynamics.metrics.mean_norm import MeanNorm\n\n\nclass Size(MeanNorm):\n    """The size of a state."""\n'
+    )
+    for seed, step in enumerate(("step0", "step2")):
+        save("bert", workplace / "series" / step, seed)
+    main([*words, "--metrics", f"[{name}.Size, mean_norm]", "--run", "r"])
+    frame = record.read("r")
+    one, other = (frame[frame["metric"] == metric]["value"].to_numpy() for metric in ("size", "mean_norm"))
+    assert len(one) > 0
+    np.testing.assert_array_equal(one, other)
+    assert runs.read("r").descriptions["size"]["meaning"] == "The size of a state."
+
+
 def test_what_fails_leaves_what_was_done_and_nothing_else(workplace, lines, capsys):
     good = save("bert", workplace / "good")
     bad = save("gpt2", workplace / "bad")
@@ -384,6 +415,77 @@ def test_pickles_that_hold_code_are_refused(workplace, lines, capsys):
 def test_bad_input_is_one_sentence(words, said, lines, capsys):
     assert said in refused(capsys, *words)
     assert not Path("checkpoints/r").exists()
+
+
+def test_what_was_asked_for_and_not_delivered(workplace, capsys):
+    """A model without attention beside one that has it: named in the record, on the page, and refused if strict."""
+    words = (
+        "random:convnext",
+        "random:vit",
+        "--images",
+        "noise",
+        "--inputs",
+        1,
+        "--config_overrides",
+        "{image_size: 64}",
+    )
+    frame, _ = scan(*words, metrics="[mean_norm, entropy]")
+    missing = record.not_measured(frame)
+    assert {name.partition(",")[0] for name in missing} == {
+        *("entropy at attention", "mean_norm at query", "mean_norm at key"),
+    }
+    assert all(name.endswith("of random:convnext@seed0") for name in missing)
+    page = Path("checkpoints/r/report.html").read_text()
+    assert "Not measured" in page
+    assert next(iter(missing.values())) in page
+    said = refused(capsys, *words, "--strict", run="strict", metrics="[mean_norm, entropy]", code=1)
+    assert "strict lacks 3 of what was asked for (entropy at attention, layers" in said
+    frame, _ = scan(*words[1:], "--strict", run="whole", metrics="[mean_norm, entropy]")
+    assert record.not_measured(frame) == {}
+    assert "Not measured" not in Path("checkpoints/whole/report.html").read_text()
+
+
+def test_an_untrained_twin_has_the_same_shape_tokenizer_and_text(workplace, lines, capsys):
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "cat": 1, "it": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    for seed, step in enumerate(("step0", "step8")):
+        path = save("gpt2", workplace / "series" / step, seed + 1)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[UNK]").save_pretrained(path)
+    words = ("series", "series:untrained", "--revisions", "all", "--text", lines, "--lines")
+    frame, told = scan(*words, "--seed", 5)
+    twin, trained = (told["subjects"][name] for name in ("series:untrained@seed5", "series@step8"))
+    for key in ("layers", "heads", "width", "parameters", "model_class", "input"):
+        assert twin[key] == trained[key]
+    assert (twin["kind"], twin["untrained"]) == ("untrained", "series@step0")
+    assert "bytes" not in twin["input"]["tokenizer"]
+    values = frame[(frame["metric"] == "norm_of_mean") & (frame["site"] == "residual")].groupby("subject")["value"]
+    assert values.apply(tuple).nunique() == 3
+    again, _ = scan("series/step0:untrained", "--text", lines, "--lines", "--seed", 5, run="again")
+    other, _ = scan("series/step0:untrained", "--text", lines, "--lines", "--seed", 6, run="other")
+    first, same, drawn_anew = (
+        x[x["subject"].str.contains("untrained") & (x["site"] != "cost")]["value"].to_numpy()
+        for x in (frame, again, other)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != drawn_anew).any()
+
+
+def test_an_untrained_twin_of_a_run_reads_its_windows(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("DYNAMICS_CACHE", str(trained / "cache"))
+    _, told = scan("tiny:untrained", "tiny", "--revisions", "6", run="twin")
+    twin, run = (told["subjects"][name] for name in ("tiny:untrained@seed0", "tiny@step6"))
+    assert {key: twin[key] for key in ("input", "parameters", "width")} == {
+        key: run[key] for key in ("input", "parameters", "width")
+    }
+
+
+def test_a_small_random_model_is_no_control(workplace, lines, capsys):
+    path = save("gpt2", workplace / "gpt2")
+    assert "name gpt2:untrained" in refused(capsys, path, "random:gpt2", "--text", lines)
+    assert "name random:gpt2" in refused(capsys, "random:gpt2:untrained", "--text", lines)
+    said = refused(capsys, path, "--config_overrides", "{n_layer: 3}", "--text", lines)
+    assert "--config_overrides has no effect without random:ARCHITECTURE" in said
 
 
 def test_a_revision_that_does_not_exist_is_refused(workplace, lines, capsys):

@@ -116,7 +116,7 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
     while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=600)
     assert (process.returncode, printed.strip()) == (1, "dynamics: interrupted.")
     assert runs.read(folder).to_dict()["status"] == "interrupted"
     frame = record.read(folder)

@@ -316,7 +316,7 @@ def test_what_is_asked_for_and_not_delivered_has_a_reason(caplog):
     assert missing["entropy", "attention"].layers == missing["qk_symmetry", "weight"].layers == (1, 2)
     assert "softmax" in missing["entropy", "attention"].reason
     assert missing["linear_cka", "residual"].reason == "it holds other tokens than the layer before"
-    nan = {(row.metric, row.layer): row.reason for row in result.rows if math.isnan(row.value)}
+    nan = {(row.metric, row.layer): row.reason for row in result.recorded if math.isnan(row.value)}
     assert nan == {(x.metric, layer): x.reason for x in result.missing for layer in x.layers}
     messages = [record.getMessage() for record in caplog.records]
     assert [message for message in messages if message.startswith("entropy, sink_mass at attention, layer 1, 2")]
@@ -329,7 +329,8 @@ def test_a_site_of_which_no_layer_is_known_is_named_without_one():
     meter.note_absent("residual", -1, "nothing came")
     meter.note_absent("output", -1, "nothing came")
     result = meter.compute("run")
-    assert result.missing == [("mean_norm", "residual", (), "nothing came")]
-    assert [(row.site, row.layer, row.reason) for row in result.rows if row.reason == "nothing came"] == [
+    assert [entry[:5] for entry in result.missing] == [("mean_norm", "residual", (), "nothing came", "")]
+    assert not any(math.isnan(row.value) for row in result.rows)
+    assert [(row.site, row.layer, row.reason) for row in result.recorded if row.reason == "nothing came"] == [
         ("residual", -1, "nothing came")
     ]

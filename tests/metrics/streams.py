@@ -47,7 +47,7 @@ class Call:
         return self.logits(0, self.query.shape[2]).double().softmax(-1)
 
 
-def attention(windows=6, heads=4, key_heads=2, tokens=70, width=8, seed=0, causal=True, padded=True):
+def attention(windows=9, heads=4, key_heads=2, tokens=70, width=8, seed=0, causal=True, padded=True):
     """A call whose windows differ, with padding on the right of every second row."""
     g = generator(seed)
     bias = torch.linspace(-0.5, 1.5, width, dtype=torch.float64)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dynamics import metrics
 from dynamics.errors import InputError
 from dynamics.metrics.duplicate_share import duplicate_share
-from dynamics.metrics.intrinsic_dimension import ESTIMATORS, intrinsic_dimension
+from dynamics.metrics.intrinsic_dimension import DRAWING, ESTIMATORS, intrinsic_dimension
 from dynamics.metrics.local_anisotropy import local_anisotropy
 from dynamics.metrics.scale_dependence import scale_dependence
 from dynamics.metrics.streaming.base import States
@@ -143,6 +143,20 @@ def test_every_estimator_exists():
         metrics.resolve("intrinsic_dimension", keep=1.5)
 
 
+@pytest.mark.parametrize("name", DRAWING)
+def test_estimators_that_draw_subsets_agree_for_the_same_order_and_seed_alone(name):
+    """The sample of a stream has an order of its own: scikit-dimension draws other subsets of the points as given."""
+    import skdim.id
+
+    x = gaussian(3, n=120, width=6)
+    metric = metrics.resolve(f"intrinsic_dimension_{name.lower()}")
+    metric.update(States(x[:, None], torch.arange(120) // 10))
+    value = metric.compute().value[0]
+    assert sorted(map(tuple, metric.different.tolist())) == sorted(map(tuple, x.tolist()))
+    assert value == getattr(skdim.id, name)(random_state=0).fit(metric.different.double().numpy()).dimension_
+    assert "another order or seed gives another value" in metric.description()["estimator"]
+
+
 def test_noise_adds_dimensions_at_small_scales():
     line = torch.linspace(0, 50, 2000)[:, None] * torch.ones(1, 6)
     noise = 0.02 * torch.randn(2000, 6, generator=streams.generator())
@@ -171,3 +185,27 @@ def test_local_anisotropy_of_clusters_is_low_and_global_is_high():
     assert local_anisotropy(clusters, random=True).item() > 0.95
     with_copies = torch.cat([clusters, clusters[:100]])
     assert local_anisotropy(with_copies) == local_anisotropy(clusters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_equal_but_for_rounding_are_equal(dtype):
+    """One rule for all: what anisotropy calls equal has no dimension, and such duplicates are dropped and counted."""
+    g = torch.Generator().manual_seed(5)
+    noise = torch.finfo(dtype).eps / 2 * torch.randn(300, 24, generator=g, dtype=dtype)
+    same = (7 + torch.randn(1, 24, generator=g, dtype=dtype)) * (1 + noise)
+    windows = torch.arange(300) // 20
+    for name in ("anisotropy", "intrinsic_dimension", "local_anisotropy"):
+        metric = metrics.resolve(name)
+        metric.update(States(same[:, None], windows))
+        assert np.isnan(metric.compute().value).all()
+    x = torch.randn(300, 24, generator=g, dtype=dtype)
+    copied = x.clone()
+    copied[:40] = x[60] * (1 + noise[:40])
+    share, dimension, without = (metrics.resolve(n) for n in ("duplicate_share", *["intrinsic_dimension"] * 2))
+    for metric, states in ((share, copied), (dimension, copied), (without, x[40:])):
+        metric.update(States(states[:, None], windows[-len(states) :]))
+    assert share.compute().value == pytest.approx(40 / 300)
+    assert "40 states" in share.compute().reason
+    assert "40 states" in dimension.compute().reason
+    assert dimension.compute().n == 260
+    assert dimension.compute().value == pytest.approx(without.compute().value, rel=1e-6)

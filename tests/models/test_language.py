@@ -96,6 +96,17 @@ def test_bits_are_those_of_a_character_whatever_the_tokens_are():
     assert float(module.evaluation("validation")["bits_per_character"]) == pytest.approx(1.5)
 
 
+def test_bits_of_masked_characters_have_a_name_of_their_own():
+    module = LanguageModel(depth=1, width=4, heads=1, objective="mlm", is_causal=False)
+    module.build(data())
+    assert module.train_values({"loss": math.log(2)}) == {
+        "loss": math.log(2),
+        "bits_per_masked_character": pytest.approx(1.0),
+    }
+    module._mean.update(math.log(2))
+    assert set(module.evaluation("validation")) == {"loss", "bits_per_masked_character"}
+
+
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     first = model(objective="clm", seed=5)

@@ -74,14 +74,15 @@ def histograms(run: str, step: int, noise: np.random.Generator) -> list[record.A
     return arrays
 
 
-def curves(run: str, start: float, end: float, noise: np.random.Generator) -> list[Row]:
+def curves(run: str, start: float, end: float, noise: np.random.Generator, bits: str) -> list[Row]:
     rows = []
     for step in range(STEPS[-1] + 1):
         for site in ["train"] * (step > 0) + ["validation"] * (step in STEPS):
-            bits = end + (start - end) / (1 + step / 12)
-            value = bits + (0.08 if site == "train" else 0.01) * noise.standard_normal()
+            value = (
+                end + (start - end) / (1 + step / 12) + (0.08 if site == "train" else 0.01) * noise.standard_normal()
+            )
             width = 0.03 if site == "validation" else NAN
-            for metric, scale in (("bits_per_character", 1.0), ("loss", np.log(2))):
+            for metric, scale in ((bits, 1.0), ("loss", np.log(2))):
                 v, w = value * scale, width * scale
                 rows.append(Row(run, "", "", step, site, -1, -1, metric, v, v - w, v + w, 65536))
         if step and step % 10 == 0:
@@ -107,7 +108,8 @@ def make_run(folder: Path, kind: str = "decoder", seed: int = 0, **settings: obj
     for step in STEPS:
         out.write(step, geometry(folder.name, step, bell, noise), histograms(folder.name, step, noise))
     start, end = (7.6, 2.4) if kind == "decoder" else (7.5, 3.1)
-    out.add_curves(curves(folder.name, start, end + 0.02 * noise.standard_normal(), noise))
+    bits = "bits_per_character" if kind == "decoder" else "bits_per_masked_character"
+    out.add_curves(curves(folder.name, start, end + 0.02 * noise.standard_normal(), noise, bits))
     out.flush()
     provenance = {
         **{"run": folder.name, "kind": "fit", "status": "done", "seed": seed, **KINDS[kind]},

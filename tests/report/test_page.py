@@ -97,6 +97,9 @@ def test_masked_and_full_objectives_are_told_apart(html):
     titles = [note["text"] for figure in figures(html) for note in figure["layout"].get("annotations", ())]
     assert "<b>every character (clm)</b>" in titles
     assert "<b>masked characters only (mlm)</b>" in titles
+    (bits,) = [figure for figure in figures(html) if "bits per" in str(figure["layout"].get("yaxis", {}).get("title"))]
+    titles = {bits["layout"][axis]["title"]["text"] for axis in ("yaxis", "yaxis2")}
+    assert titles == {"cross-entropy (bits per character)", "cross-entropy (bits per masked character)"}
 
 
 def test_names_cannot_break_out_of_the_page(small, draw):

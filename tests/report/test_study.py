@@ -1,12 +1,14 @@
 from itertools import product
 
+import numpy as np
 import pytest
 
 from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import Row
+from dynamics.report import summary, tables
 from dynamics.report.study import load
-from tests.report.conftest import write_run
+from tests.report.conftest import cells, write_run
 
 
 def swept(folder, conditions):
@@ -19,7 +21,7 @@ def swept(folder, conditions):
 
 
 def test_runs_that_differ_by_seed_and_history_are_one_arm(make):
-    kinds = [{"seed": seed, "model": {"seed": seed, "depth": 4}, "hardware": f"node {seed}"} for seed in (0, 1, 2)]
+    kinds = [{"seed": seed, "model": {"seed": seed, "depth": 4}, "wandb_id": f"id{seed}"} for seed in (0, 1, 2)]
     (arm,) = load([make(f"d{i}", **settings) for i, settings in enumerate(kinds)]).arms
     assert (arm.runs, arm.seeds) == (("d0", "d1", "d2"), ("0", "1", "2"))
     assert arm.name == "decoder (causal, clm)"
@@ -40,6 +42,29 @@ def test_every_row_belongs_to_the_arm_of_its_run(make):
     owners = study.rows.groupby("run")["arm"].unique().map(list).to_dict()
     assert owners == {"d": ["decoder (causal, clm)"], "e": ["encoder (bidirectional, mlm)"]}
     assert (study.rows["at"] == study.rows["step"]).all()
+
+
+@pytest.mark.parametrize(("site", "condition"), [("test", ""), ("validation", "split=test")], ids=["now", "older"])
+def test_results_on_the_test_split_are_no_arm_and_no_part_of_a_curve(make, site, condition):
+    run = make("d")
+    out = record.Record(run)
+    out.add_curves([Row("d", "", condition, 200, site, -1, -1, "bits_per_character", 9.25)])
+    out.flush()
+    study = load([run])
+    assert study.arm_names == ["decoder (causal, clm)"]
+    assert ("step", "test", "bits_per_character") not in tables.quantities(study.rows)
+    assert 9.25 not in tables.curves(study.rows, "bits_per_character")["value"].tolist()
+    assert cells(summary.key_numbers(study), "test bits per character, every character (clm)") == ("9.25",)
+
+
+def test_every_row_has_the_range_of_its_metric_also_of_one_that_the_run_alone_describes(make):
+    own = {"title": "share of the tail", "range": [0.5, None]}
+    run = make("d", descriptions={"tail_share": own})
+    record.Record(run).write(300, [Row("d", "", "", 300, "residual", 1, -1, "tail_share", 0.7)])
+    rows = load([run]).rows.groupby("metric")[["least", "greatest"]].first()
+    assert rows.loc["anisotropy"].tolist() == [0, 1]
+    assert rows.loc["qk_alignment"].tolist() == [-1, 1]
+    assert rows.loc["tail_share"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
 def test_a_run_named_twice_counts_once(make):

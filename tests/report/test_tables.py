@@ -9,10 +9,16 @@ from dynamics.report import tables
 from dynamics.report.tables import COLUMNS
 
 
-def frame(*rows):
-    """Rows of (arm, seed, at, layer, head, value[, low, high])."""
-    full = [(*row, *(np.nan, np.nan)[: 8 - len(row)], 100) for row in rows]
+def frame(*rows, ends=(np.nan, np.nan)):
+    """Rows of (arm, seed, at, layer, head, value[, low, high]), of a metric with the range `ends`."""
+    full = [(*row, *(np.nan, np.nan)[: 8 - len(row)], 100, *ends) for row in rows]
     return pd.DataFrame(full, columns=COLUMNS).astype({"at": float, "value": float, "low": float, "high": float})
+
+
+def over_seeds(values, *ends):
+    """The mean over seeds of one place, of a metric with the range `ends`."""
+    rows = (("a", str(seed), 1, 2, -1, value, 0.0, 9.0) for seed, value in enumerate(values))
+    return tables.over_seeds(frame(*rows, ends=ends or (np.nan, np.nan))).iloc[0]
 
 
 def test_a_single_seed_keeps_its_own_interval():
@@ -22,10 +28,47 @@ def test_a_single_seed_keeps_its_own_interval():
 
 def test_several_seeds_have_the_t_interval_of_their_mean():
     values = [0.5, 0.8, 0.65, 0.7]
-    means = tables.over_seeds(frame(*(("a", str(i), 1, 2, -1, v, 0.0, 9.0) for i, v in enumerate(values)))).iloc[0]
+    means = over_seeds(values)
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert means["value"] == pytest.approx(np.mean(values))
     assert (means["low"], means["high"]) == pytest.approx(expected)
+
+
+def test_two_seeds_have_a_mean_and_no_interval():
+    means = over_seeds([0.3, 0.6], 0, 1)
+    assert means["value"] == pytest.approx(0.45)
+    assert (means["low"], means["high"]) == pytest.approx((np.nan, np.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("ends", "place"),
+    [
+        ((0, 1), lambda v: np.log(v / (1 - v))),
+        ((-1, 1), np.arctanh),
+        ((0, np.nan), np.log),
+        ((-2, np.nan), lambda v: np.log(v + 2)),
+        ((-100, 100), lambda v: np.arctanh(v / 100)),
+    ],
+    ids=["logit", "Fisher's z", "log", "log from its lower end", "Fisher's z of a share"],
+)
+def test_an_interval_over_seeds_is_symmetric_where_the_range_is_unbounded(ends, place):
+    values = [0.2, 0.35, 0.3, 0.4]
+    means = over_seeds(values, *ends)
+    low, middle, high = (place(means[name]) for name in ("low", "value", "high"))
+    slope = (place(means["value"] + 1e-6) - place(means["value"] - 1e-6)) / 2e-6
+    assert high - middle == pytest.approx(middle - low, rel=1e-6)
+    assert high - middle == pytest.approx(stats.t.ppf(0.975, 3) * stats.sem(values) * slope, rel=1e-4)
+
+
+@given(st.lists(st.floats(0.001, 0.999), min_size=3, max_size=6), st.sampled_from([(0, 1), (-1, 1), (0, np.nan)]))
+def test_an_interval_over_seeds_lies_within_the_range_and_holds_the_mean(values, ends):
+    means = over_seeds(values, *ends)
+    assert ends[0] <= means["low"] <= means["value"] * (1 + 1e-9)
+    assert means["value"] * (1 - 1e-9) <= means["high"] <= np.nan_to_num(ends[1], nan=np.inf)
+
+
+def test_seeds_that_agree_on_an_end_of_the_range_have_no_interval():
+    assert np.isnan(over_seeds([1.0, 1.0, 1.0], 0, 1)[["low", "high"]].astype(float)).all()
 
 
 def test_a_mean_over_seeds_stops_where_one_of_them_stops():
@@ -86,6 +129,7 @@ def test_thinning_keeps_both_ends_and_its_promise(steps, most):
 def curve(length):
     steps = np.arange(1, length + 1)
     blank = {"arm": "a", "seed": "0", "site": "train", "low": np.nan, "high": np.nan}
+    blank |= dict.fromkeys(tables.RANGE, np.nan)
     return pd.DataFrame({"at": steps, "value": np.sin(steps), **blank})
 
 

@@ -1,5 +1,7 @@
 """The order of callbacks, which their priorities state."""
 
+import re
+
 import pytest
 import yaml
 
@@ -43,3 +45,15 @@ def test_the_bar_shows_losses_and_the_time_spent_measuring(workplace, text_file,
     assert bar.startswith("a: 100%")
     assert all(word in bar for word in ("bpc=", "val_bpc=", "measuring="))
     assert "Validation" not in printed
+
+
+def test_the_bar_of_a_resumed_run_goes_on_to_the_same_end(workplace, text_file, capsys):
+    settings = {"model__final_learning_rate": 1.0, "trainer__enable_progress_bar": "true"}
+    fit(text_file, "a", **settings, trainer__accumulate_grad_batches=2)
+    capsys.readouterr()
+    fit(text_file, "a", "--resume", "auto", **settings, trainer__max_steps=10, trainer__accumulate_grad_batches=2)
+    bars = [part for part in capsys.readouterr().out.split("\r") if part.startswith("a:")]
+    counts = [tuple(map(int, re.search(r"(\d+)/(\d+)", bar).groups())) for bar in bars]
+    assert counts[0] == (12, 20)
+    assert counts[-1] == (20, 20)
+    assert {total for _, total in counts} == {20}

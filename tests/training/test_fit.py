@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
@@ -13,6 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from dynamics import record, run_info, runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
+from dynamics.measure.measurement import measure
+from dynamics.measure.meter import Missing
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, fit
@@ -138,6 +141,18 @@ def test_the_monitor_does_not_touch_the_training(here, text_file, config):
     assert loss[0] == loss[1]
 
 
+def test_a_strict_monitor_refuses_what_it_cannot_measure(here, text_file, monkeypatch, capsys):
+    def lacking(*args, **settings):
+        return measure(*args, **settings)._replace(missing=[Missing("entropy", "attention", (1,), "no softmax")])
+
+    monkeypatch.setattr("dynamics.training.monitor.measure", lacking)
+    fit(text_file, "lenient", trainer__max_steps=1)
+    with pytest.raises(SystemExit, match="2"):
+        fit(text_file, "strict", trainer__max_steps=1, monitor__strict="true")
+    assert "monitor.strict: entropy at attention: no softmax; remove it from" in capsys.readouterr().err
+    assert not Path("checkpoints/strict").exists()
+
+
 def test_the_configurations_of_twins_differ_in_mask_and_objective_alone():
     twins = [read_config(CONFIGS / f"{name}.yaml") for name in ("decoder", "encoder", "causal-mlm")]
     switches = [[twin["model"]["init_args"].pop(key) for key in ("is_causal", "objective")] for twin in twins]
@@ -205,20 +220,44 @@ def test_evaluating_a_run(here, text_file, capsys):
     fit(text_file, "a")
     from dynamics.cli.main import main
 
+    before = record.read("a")
+    main(["validate", "--run", "a"])
+    pd.testing.assert_frame_equal(record.read("a"), before)  # the rows of its last validation
+    main(["validate", "--run", "a", "--data.validation_windows", "4"])
+    assert "(not recorded: 4 validation windows, 8 in the run)" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(record.read("a"), before)
     main(["test", "--run", "a"])
     assert "test/bits_per_character at step 6" in capsys.readouterr().out
     frame = record.read("a")
-    assert set(frame[frame.condition == "split=test"].metric) == {"loss", "bits_per_character"}
+    test = frame[frame.site == "test"]
+    assert set(test.metric) == {"loss", "bits_per_character"}
+    assert (set(test.step), set(frame.condition)) == ({6}, {""})
+
+
+def test_a_resumed_run_is_one_run_in_wandb_and_prints_one_line_of_it(here, text_file, capfd):
+    logger = json.dumps({"class_path": "dynamics.loggers.wandb.WandbLogger"})
+    fit(text_file, "a", trainer__logger=logger, trainer__max_steps=3, model__final_learning_rate=1.0)
+    settings = {"trainer__logger": logger, "trainer__max_steps": 5, "model__final_learning_rate": 1.0}
+    fit(text_file, "a", "--resume", "auto", **settings)
+    fit(text_file, "b", trainer__logger=logger)
+    printed = capfd.readouterr()
+    lines = [line.partition(";")[0] for line in printed.out.splitlines() if "W&B" in line]
+    assert lines == ["W&B is logged offline"] * 3
+    assert not [line for line in printed.err.splitlines() if line.startswith("wandb: ") and "WARNING" not in line]
+    logs = [list((runs.CHECKPOINTS / run / "wandb").glob("offline-run-*/*.wandb")) for run in "ab"]
+    ids = [{path.stem.removeprefix("run-") for path in paths} for paths in logs]
+    assert ids == [{runs.read("a").wandb_id}, {runs.read("b").wandb_id}]
+    assert ids[0] != ids[1]
+    assert len(logs[0]) == 2
+    steps = [r["trainer/global_step"] for path in sorted(logs[0]) for r in histories(path) if "train/loss" in r]
+    assert steps == [1, 2, 3, 4, 5]
 
 
 def test_offline_wandb_holds_every_metric_at_every_measured_step(here, text_file):
     config = {"class_path": "dynamics.loggers.wandb.WandbLogger"}
     fit(text_file, "a", trainer__logger=json.dumps(config))
     (log,) = (runs.CHECKPOINTS / "a" / "wandb").glob("offline-run-*/*.wandb")
-    inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", str(log), "--json"]
-    lines = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-    records = [json.loads(line) for line in lines]
-    rows = [history(r["history"]) for r in records if r["type"] == "history"]
+    records, rows = entries(log), histories(log)
     for layer in (0, 1, 2):
         steps = [r["trainer/global_step"] for r in rows if f"anisotropy/layer_{layer:02d}" in r]
         assert steps == [0, 1, 2, 4, 6]
@@ -228,6 +267,16 @@ def test_offline_wandb_holds_every_metric_at_every_measured_step(here, text_file
     ours = {key for key in keys if "/" in key and not key.startswith("trainer/")}
     assert "entropy_head/L01H01" in ours
     assert all(defined[key] == "trainer/global_step" for key in ours)
+
+
+def entries(log):
+    inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", str(log), "--json"]
+    lines = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=600).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def histories(log):
+    return [history(r["history"]) for r in entries(log) if r["type"] == "history"]
 
 
 def history(entry):

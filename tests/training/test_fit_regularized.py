@@ -92,7 +92,7 @@ def test_two_ranks_share_one_reference(text_file):
     chosen = TINY | {"data.corpus": text_file, "trainer.max_steps": 1, "trainer.strategy": "ddp"}
     words = ["--config", str(CONFIGS / "decoder.yaml"), "--run", "two", "--trainer.devices", "2", *ISTAR]
     command = [sys.executable, "-m", "dynamics", "fit", *words, *arguments(chosen)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=600)
     moments = []
     for run in ("one", "two"):
         (newest, *_) = states(runs.CHECKPOINTS / run)
@@ -104,7 +104,7 @@ def test_two_ranks_share_one_reference(text_file):
 
 def test_the_process_group_ends_before_the_interpreter(text_file, monkeypatch):
     groups = []
-    monkeypatch.setattr("dynamics.training.curves.Curves.on_train_end", lambda *_: groups.append(dist.is_initialized()))
+    monkeypatch.setattr("dynamics.training.curves.Curves.on_fit_end", lambda *_: groups.append(dist.is_initialized()))
     with mock.patch.dict(os.environ):  # Lightning writes the group's address there
         fit(text_file, "a", trainer__strategy="ddp", trainer__devices=1)
     assert groups == [True]

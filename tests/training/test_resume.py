@@ -89,7 +89,7 @@ def test_a_kill_after_a_state_loses_nothing_before_it_and_its_lock_is_taken_over
     message = refusal(capsys, text_file, "cut", "--resume", "auto", config="encoder")
     assert f"the run cut is open in another process (number {stuck.pid})" in message
     stuck.kill()
-    stuck.communicate(timeout=60)
+    stuck.communicate(timeout=600)
     assert (runs.CHECKPOINTS / "cut" / ".lock").exists()
     assert runs.read("cut").status == "running"
     assert [path.name for path in states(runs.CHECKPOINTS / "cut")] == ["step-0000000003.ckpt"]

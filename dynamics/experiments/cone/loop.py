@@ -21,6 +21,7 @@ from dynamics.loading.encoder import Encoder, encoder
 from dynamics.loading.inputs import digest
 from dynamics.loading.models import Loaded, load, modality, width
 from dynamics.loading.subjects import FACTS, Subject, expand
+from dynamics.measure.checked import checked
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row
@@ -53,13 +54,16 @@ class Cone:
         self.subjects = expand(options)
         self.suite = _suite(options)
         self.files = {MAIN: options.sentences, **sentences.files(options.corpus)}
+        self.unreadable: dict[str, str] = {}  # lines that are left out, and why
         self.corpora = {
-            name: sentences.read(file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs)
+            name: sentences.read(
+                file, "--sentences" if name == MAIN else f"--corpus {name}", options.inputs, self.unreadable
+            )
             for name, file in self.files.items()
         }
         self.scored: Scored | None = None
         if options.pairs:
-            pairs = sentences.pairs(options.pairs)
+            pairs = sentences.pairs(options.pairs, self.unreadable)
             self.files[PAIRS], self.corpora[PAIRS] = options.pairs, pairs.sentences
             self.scored = Scored(pairs, options.seed)
         self.models: list[ModelVectors] = []  # measured in this run, or before it was resumed
@@ -91,14 +95,16 @@ class Cone:
             settings=settings,
             corpora={name: {"source": file, "sentences": len(self.corpora[name])} for name, file in self.files.items()},
             pairs=self.scored.n if self.scored else None,
+            failed=self.unreadable,
             metrics=self.suite.describe(),
             descriptions=self.suite.descriptions(),
         )
 
     def _setup(self, subject: Subject) -> Setup:
         """Return how a model makes vectors, and warn of what its files leave open."""
-        options, source = self.options, subject.source if subject.kind in ("hub", "folder") else ""
-        setup = read_setup(source, subject.hub_revision, options.pooling, options.prompt, options.normalize)
+        options, origin = self.options, subject.origin
+        source = origin.source if origin.kind in ("hub", "folder") else ""
+        setup = read_setup(source, origin.hub_revision, options.pooling, options.prompt, options.normalize)
         for note in setup.notes(subject.model):
             if note not in self._notes:
                 log.warning(note)
@@ -132,7 +138,8 @@ class Cone:
             for row in sorted(rows, key=lambda row: row.site)
             if (row.metric, row.layer, row.condition) == ("mean_cosine", model.final.layer, model.final.where())
         )
-        return facts, f"{facts['layers']} layers, {cosine}, {seconds:.0f} s"
+        words = (f"{facts['layers']} layers", cosine, f"capture {facts['capture']}", f"{seconds:.0f} s")
+        return facts, ", ".join(filter(None, words))
 
     def _read(
         self, loaded: Loaded, code: Encoder | None, setup: Setup, key: Key, on_share: OnShare
@@ -150,7 +157,10 @@ class Cone:
         collected: dict[str, Collected] = {}
         for name, lines in self.corpora.items():
             parts, truncated = batches(lines, loaded, code, setup, self.options.batch_size)
-            facts = facts or describe(loaded, {key: value[:1] for key, value in parts[0].inputs.items()})
+            if not facts:
+                first = parts[0].inputs
+                facts = describe(loaded, {key: value[:1] for key, value in first.items()})
+                facts["capture"] = str(checked(loaded.model, first, key[1], dtype=None))
             suite = None if name == PAIRS else self.suite
             collected[name] = collect(loaded, parts, setup, suite, key, name, on_sentences)
             inputs[name] = {"sentences": len(lines), "truncated": truncated}
@@ -186,6 +196,6 @@ def _suite(options: ConeOptions) -> Suite:
     suite = Suite.parse(METRICS if options.metrics is None else options.metrics)
     suite.refuse_schedules("the cone, which measures every model")
     sites = {site: entries for site, entries in suite.sites.items() if site in ("sentence", "token")}
-    if not sites:
-        raise InputError(f"--metrics {', '.join(suite.names)}: none is measured on sentences or tokens.")
+    if elsewhere := suite.names - Suite(sites).names:
+        raise InputError(f"--metrics {', '.join(sorted(elsewhere))}: not measured on sentences or tokens; remove it.")
     return Suite(sites)

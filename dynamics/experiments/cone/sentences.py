@@ -1,10 +1,13 @@
 """Files of sentences, and of pairs of sentences with a score."""
 
+import codecs
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from dynamics.data.rows import parsed
 from dynamics.errors import InputError
 
 FEWEST = 3  # sentences that a cone needs, and pairs that a correlation does
@@ -28,11 +31,13 @@ def label(corpus: str) -> str:
     return "" if corpus == MAIN else corpus
 
 
-def read(name: str, option: str, most: int | None = None) -> list[str]:
-    """Return the lines of a text file, stripped, none of them empty; the first `most` of them."""
-    lines = [line.strip() for line in _lines(name, option)[:most]]
-    if "" in lines:
-        raise InputError(f"{option} {name}: line {lines.index('') + 1} is empty; give one sentence a line.")
+def read(name: str, option: str, most: int | None = None, unreadable: dict[str, str] | None = None) -> list[str]:
+    """Return the lines of a text file that are not blank, stripped; the first `most` of them.
+
+    Lines that are no UTF-8 go to `unreadable`: why, by their place.
+    """
+    rows = islice(_lines(name, option), most)
+    lines = parsed(rows, lambda _, line: str(line).strip(), {} if unreadable is None else unreadable)
     if len(lines) < FEWEST:
         raise InputError(f"{option} {name} holds {len(lines)} sentences, and a cone needs at least {FEWEST}.")
     return lines
@@ -51,49 +56,58 @@ def files(arguments: Sequence[str]) -> dict[str, str]:
     return paths
 
 
-def pairs(name: str) -> Pairs:
+def pairs(name: str, unreadable: dict[str, str] | None = None) -> Pairs:
     """Return pairs of sentences with a score, from a tab-separated file: no quoting, as STS-B is published.
 
     The columns are those of STS-B, or three (score first or last), or what a first line names that has
-    `sentence1`, `sentence2` and `score`.
+    `sentence1`, `sentence2` and `score`. Lines that lack columns, a sentence or a score go to `unreadable`: why, by
+    their place.
 
     Raises:
-        InputError: a line lacks columns or a sentence, a score is no number, or all scores are equal.
+        InputError: most lines are broken, all scores are equal, or there are fewer than three pairs.
     """
-    lines = [line.split("\t") for line in _lines(name, "--pairs")]
-    has_header = set(HEADER) <= set(lines[0])
-    columns = [lines[0].index(title) for title in HEADER] if has_header else _columns(name, lines[0])
+    lines = list(_lines(name, "--pairs"))
+    first = next((line.split("\t") for _, line in lines if isinstance(line, str)), [""])
+    has_header = set(HEADER) <= set(first)
+    columns = [first.index(title) for title in HEADER] if has_header else _columns(name, first)
     numbers: dict[str, int] = {}
-    rows: list[tuple[int, int, float]] = []
-    for number, cells in enumerate(lines[int(has_header) :], start=1 + has_header):
+
+    def pair(place: str, line: str) -> tuple[int, int, float]:
+        cells = line.split("\t")
         if len(cells) <= max(columns):
-            raise InputError(f"--pairs {name}: line {number} has {len(cells)} columns, not {max(columns) + 1} or more.")
+            raise InputError(f"{place} has {len(cells)} columns, not {max(columns) + 1} or more.")
         score, *both = (cells[column].strip() for column in columns)
         if not _is_number(score):
-            raise InputError(f"--pairs {name}: the score of line {number} is not a number ({score[:40]}).")
+            raise InputError(f"{place}: the score is not a number ({score[:40]}).")
         if "" in both:
-            raise InputError(f"--pairs {name}: line {number} lacks a sentence.")
-        first, second = (numbers.setdefault(sentence, len(numbers)) for sentence in both)
-        rows.append((first, second, float(score)))
+            raise InputError(f"{place} lacks a sentence.")
+        one, other = (numbers.setdefault(sentence, len(numbers)) for sentence in both)
+        return one, other, float(score)
+
+    rows = parsed(lines[int(has_header) :], pair, {} if unreadable is None else unreadable)
     scores = [score for *_, score in rows]
     if len(scores) < FEWEST or len(set(scores)) == 1:
         what = f"{len(scores)} pairs" if len(scores) < FEWEST else "one score alone"
         raise InputError(f"--pairs {name} holds {what}, and a correlation needs {FEWEST} pairs and different scores.")
-    return Pairs(list(numbers), [first for first, *_ in rows], [second for _, second, _ in rows], scores)
+    return Pairs(list(numbers), [one for one, *_ in rows], [other for _, other, _ in rows], scores)
 
 
-def _lines(name: str, option: str) -> list[str]:
+def _lines(name: str, option: str) -> Iterator[tuple[str, str | InputError]]:
+    """Yield place and content of the lines that are not blank."""
     path = Path(name)
     if not path.is_file():
         raise InputError(f"{option} {name}: there is no such file.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{option} {name} is not UTF-8 ({error.reason}): convert it (iconv can).") from error
-    if not text:
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if not content.strip():
         raise InputError(f"{option} {name} is empty.")
     # Not splitlines: it also cuts at form feeds and other separators inside a sentence.
-    return text.removesuffix("\n").split("\n")
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        place = f"line {number} of {name}"
+        try:
+            if (text := line.decode()).strip():
+                yield place, text
+        except UnicodeDecodeError as error:
+            yield place, InputError(f"{place} is not UTF-8 ({error.reason}): convert the file (iconv can).")
 
 
 def _columns(name: str, cells: Sequence[str]) -> Sequence[int]:

@@ -2,7 +2,7 @@
 
 Sentence-transformers keeps `modules.json` (what follows the transformer), `1_Pooling/config.json`, perhaps
 `2_Dense/`, `config_sentence_transformers.json` (prompts) and `sentence_bert_config.json` (length, case) beside the
-weights.
+weights. Older versions keep the transformer, with its length and case, in a folder of its own (`0_Transformer`).
 """
 
 import json
@@ -23,6 +23,9 @@ _NAMES = {
     "mean_sqrt_len_tokens": "mean_sqrt_len",
     "weightedmean_tokens": "weightedmean",
 }
+# Kinds of transformers in older versions, and how the files of their limits are called.
+_TRANSFORMERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT", "XLNet", "CamemBERT", "XLMRoBERTa", "T5")
+_LIMITS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 Find = Callable[[str], Path | None]
 
 
@@ -89,7 +92,10 @@ def read_setup(
         guessed = f"there is no {(file or 'pooling in its modules.json') if modules else 'modules.json'}"
     if not modules:
         return Setup(pooling or "mean", bool(normalize), prompt or "", guessed=guessed)
-    configured, limits = _mapping(configured), _mapping(_json(find("sentence_bert_config.json")))
+    configured, first = _mapping(configured), f"{kinds[0][1]}/" * bool(kinds[0][1])
+    limits = _mapping(
+        _json(next(filter(None, (find(f"{first}sentence_{kind}_config.json") for kind in _LIMITS)), None))
+    )
     prompting = _mapping(_json(find("config_sentence_transformers.json")))
     prompts = _mapping(prompting.get("prompts"))
     wanted = prompting.get("default_prompt_name") or "" if prompt is None else prompt
@@ -116,7 +122,7 @@ def _after_pooling(find: Find, kinds: Sequence[tuple[str, str]]) -> tuple[tuple[
     layers: list[Dense] = []
     left_out: list[str] = []
     for place, (kind, path) in enumerate(kinds):
-        if kind in ("Transformer", "Pooling", "Normalize"):
+        if kind in (*_TRANSFORMERS, "Pooling", "Normalize"):
             continue
         layer = None
         if kind == "Dense" and not left_out and "Normalize" not in dict(kinds[:place]):

@@ -17,6 +17,7 @@ from dynamics.capture import AttentionCall, capture
 from dynamics.errors import InputError
 from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
 from dynamics.experiments.probe.design import BlockDesign
+from dynamics.measure.checked import checked
 from dynamics.measure.measurement import exact
 from dynamics.models import architectures
 
@@ -36,6 +37,7 @@ class Architecture:
             self._model: PreTrainedModel = self._build(0).to(device)
             self._locate_blocks()
             self.run(0, torch.zeros(1, 2, *self.shape, device=device), ignore, ignore)
+            self.capture = str(checked(self._model, self._inputs(2), f"architecture {self._name}"))
         except InputError:
             raise
         except Exception as error:  # every architecture raises its own

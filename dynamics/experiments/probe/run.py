@@ -50,7 +50,8 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         sizes = f"{len(info.beta)} bias norms, {info.seeds} seeds, {info.batch} sequences each"
         print(f"run {info.run}: {sizes}, on {info.device}")
         for design in info.designs:
-            print(f"{design['label']}, {design['layers']} layers")
+            verdict = f", capture {design['capture']}" if "capture" in design else ""
+            print(f"{design['label']}, {design['layers']} layers{verdict}")
         record, measured = Record(current.folder), _measured(current.folder)
         sweeps = [ProbeSweep(blocks, settings, suites, info.run) for blocks in designs]
         guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
@@ -82,6 +83,7 @@ def _describe(blocks: Blocks) -> dict[str, object]:
         "tokens": tokens,
         "width": width,
         "layers": blocks.layers,
+        **({"capture": blocks.capture} if isinstance(blocks, Architecture) else {}),
     }
 
 

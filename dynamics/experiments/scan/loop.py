@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dynamics.errors import InputError
+from dynamics.experiments.audit.loop import audit_subjects
 from dynamics.experiments.guards import out_of_memory, quiet
 from dynamics.experiments.in_turn import OnShare, looked_up, measure_in_turn
 from dynamics.experiments.scan import own_windows, protocols
@@ -18,6 +19,7 @@ from dynamics.loading.inputs import Batches, InputSource
 from dynamics.loading.models import Loaded, load, modality
 from dynamics.loading.subjects import Subject, expand
 from dynamics.measure import measure
+from dynamics.measure.checked import checked
 from dynamics.measure.suite import Suite
 from dynamics.provenance import provenance
 from dynamics.record import Record, Row, condition
@@ -73,6 +75,8 @@ class Scan:
             descriptions=self.suite.descriptions(),
         )
         with start(info, self.options.resume, same=("settings", "metrics")) as run:
+            if self.options.audit:
+                audit_subjects(run, self.subjects, self.options.trust_remote_code)
             waiting = [subject for subject in self.subjects if subject.name not in run.info.subjects]
             references = References(self.suite, self.options, self.subjects, waiting)
             measure_in_turn(run, len(self.subjects), waiting, partial(self._measure, run, references))
@@ -130,7 +134,9 @@ class Scan:
         measure_batches = partial(measure_model, run=run.info.run, subject=name, condition=where, step=step)
         started = time.perf_counter()
         with out_of_memory(name, options.batch_size):
-            facts = describe(loaded, batches.first)
+            first = next(iter(batches))
+            facts = describe(loaded, {key: value[:1] for key, value in first.items()})
+            facts["capture"] = str(checked(loaded.model, first, name, dtype=None))
             if options.protocol == SHAPE_OF_LEARNING:
                 code = encoder(loaded, options.tokenizer)
                 groups = protocols.groups(self._source("text"), code, options.seed)
@@ -142,7 +148,7 @@ class Scan:
         seconds = time.perf_counter() - started
         spent = {"measure_seconds": seconds} | {f"measure_seconds/{key}": part for key, part in result.seconds.items()}
         costs = [Row(run.info.run, name, where, step, "cost", -1, -1, key, part) for key, part in spent.items()]
-        Record(run.folder).write(step, [*result.rows, *costs], result.arrays, f"{name}|{where}")
+        Record(run.folder).write(step, [*result.recorded, *costs], result.arrays, f"{name}|{where}")
         # Models of images and sound make as many tokens as the residual stream has.
         tokens = batches.tokens or max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
         about = {**subject.facts, "modality": loaded.modality, "dtype": options.dtype}
@@ -153,4 +159,5 @@ class Scan:
 def _summary(facts: Facts) -> str:
     heads = f", {max(facts['heads'])} heads" if any(facts["heads"]) else ""
     parameters, tokens = facts["parameters"] / 1e6, facts["input"]["tokens"]
-    return f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters, {tokens:,} tokens"
+    layers = f"{facts['layers']} layers{heads}, {parameters:.1f} M parameters"
+    return f"{layers}, {tokens:,} tokens, capture {facts['capture']},"

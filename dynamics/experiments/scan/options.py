@@ -13,9 +13,11 @@ class ScanOptions(InputOptions):
 
     Args:
         protocol: shape-of-learning (2311.05928) or inherent (2401.12143)
+        audit: first check that the checkpoints are what their steps say, as dynamics audit does
     """
 
     protocol: str | None = None
+    audit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from dynamics.models import hub
 
 def applies(subject: Subject, options: ScanOptions) -> bool:
     """Whether a model is measured on the windows of its own run; then options for other windows are refused."""
-    if subject.kind != "run" or options.text is not None:
+    if subject.origin.kind != "run" or options.text is not None:
         return False
     where = f"on {subject.model}, which is measured on the windows of its own run"
     options.refuse_unused((*READING, "tokenizer"), where, "remove it, or give --text")

@@ -2,20 +2,18 @@
 
 from torch import Tensor
 
-from dynamics import metrics as registry
 from dynamics.experiments.scan.options import ScanOptions
 from dynamics.loading.inputs import Batches
 from dynamics.loading.models import load
 from dynamics.loading.subjects import Subject
 from dynamics.measure import measure
 from dynamics.measure.suite import Suite
+from dynamics.metrics.streaming import Referenced
 
 
 def comparing(suite: Suite) -> set[str]:
     """Return the metrics of a suite that compare with the same model at step 0."""
-    return {
-        entry.name for entry in suite.entries if hasattr(registry.resolve(entry.name, **entry.options), "reference")
-    }
+    return {entry.name for entry in suite.entries if isinstance(entry.metric(), Referenced)}
 
 
 class References:

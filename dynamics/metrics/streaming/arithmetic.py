@@ -39,6 +39,11 @@ def unresolved(power: Float[Tensor, "*batch"], precision: torch.dtype) -> Float[
     return power * (4 * torch.finfo(precision).eps) ** 2
 
 
+def all_equal(x: Float[Tensor, "n d"]) -> bool:
+    """Return whether states are equal up to their rounding."""
+    return bool(about_mean(x).isnan().any()) if len(x) and x.isfinite().all() else False
+
+
 def about_mean(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch n d"]:
     """Return states less their mean; NaN where they are equal up to their rounding."""
     mean = x.double().mean(-2, keepdim=True)

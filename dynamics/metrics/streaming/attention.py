@@ -20,7 +20,8 @@ from dynamics.metrics.streaming.sums import WindowSums, scalar
 
 ENTRIES = 1 << 21  # logits that exist at a time, about: they should stay in the cache
 LOG_ZERO = -150 * math.log(2)  # a probability with a smaller logarithm is 0 in float32: its key is hidden
-SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass")
+SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass", "sink_rate")
+SINK = 0.3  # mean probability on the sink above which a window's head has one
 
 
 class Histogram(NamedTuple):
@@ -126,8 +127,10 @@ class QueryMeans(WindowSums):
         if not n.all():
             return undefined(self.heads, 0, "no query sees enough keys")
         value, reason = self.total[:, place] / n, "a logit is not a number"
-        influence = (self.sample[..., place] - value * self.sample[..., number]) * (self.windows / n)
-        windows = int(self.windows)
+        counted = self.sample[..., number].any(1)  # a window may hold no query that sees enough keys
+        influence = self.sample[counted][..., place] - value * self.sample[counted][..., number]
+        windows = round(int(self.windows) * float(counted.double().mean()))
+        influence = influence * (windows / n)
         return estimate(value, round(float(n.mean())), influence=influence, windows=windows, scale=scale, reason=reason)
 
 
@@ -138,8 +141,8 @@ class AttentionStatistics(QueryMeans):
     logit that belongs to no key (the learned sinks of gpt_oss) takes its share of the probability and is no key: what
     is summarised are the weights that the model multiplies its values with. The sink of `sink_mass` is the first key
     that is not padding; the query in its place is left out of it, and queries that see one key out of
-    `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`, the number of queries of each. A metric with the
-    name of a summary is its mean over the queries.
+    `normalized_entropy`. Layout of a sum's last axis: the `SUMMARIES`, the number of queries of each (of `sink_rate`:
+    of windows). A metric with the name of a summary is its mean.
     """
 
     greatest: Float[Tensor, " H"]
@@ -157,7 +160,7 @@ class AttentionStatistics(QueryMeans):
         call, windows = batch
         rows, heads, queries, _ = call.query.shape
         sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
-        total = torch.zeros(2, 4, rows, heads, dtype=torch.float64, device=sink.device)
+        total = torch.zeros(2, len(SUMMARIES), rows, heads, dtype=torch.float64, device=sink.device)
         for start, stop in chunks(queries, rows * heads * call.key.shape[2]):
             logits = floating(call.logits(start, stop, call.reach(stop)))
             valid = call.valid[:, None, start:stop]
@@ -169,11 +172,14 @@ class AttentionStatistics(QueryMeans):
             used = valid & (greatest != -torch.inf)
             later = torch.arange(start, stop, device=sink.device) != sink[:, None, None]
             masks = torch.stack([used, used & (keys != 1), used, used & later])
-            total[0] += values.where(masks, 0).sum(-1)
-            total[1] += masks.sum(-1)
+            total[0, :4] += values.where(masks, 0).sum(-1)
+            total[1, :4] += masks.sum(-1)
             highest = greatest.where(used, -torch.inf).amax((0, 2))
             self.greatest = torch.maximum(self.greatest.to(highest), highest)
-        self.add(*window_sums(total.flatten(0, 1).permute(1, 2, 0), windows))
+        sums, ids = window_sums(total.flatten(0, 1).permute(1, 2, 0), windows)
+        mass, queries_of = sums[..., 3], sums[..., len(SUMMARIES) + 3]
+        sums[..., 4], sums[..., -1] = mass > SINK * queries_of, queries_of > 0
+        self.add(sums, ids)
 
     def _count(
         self, logits: Float[Tensor, "B H c S"], valid: Bool[Tensor, "B 1 c"], outside: Float[Tensor, "B H c"] | None

@@ -1,35 +1,37 @@
 """95 % intervals of sampling error whose independent unit is the window.
 
 An estimate is, to first order, a mean over windows of its influence function; so its variance is that of the windows'
-contributions, and its interval has Student's t with W - 1 degrees of freedom, taken on a scale where the quantity's
-range is unbounded. Intervals that count tokens cover 12-34 % where tokens of a window are alike.
+contributions. The interval is taken on a scale where the quantity's range is unbounded. Its quantiles allow for
+contributions that are not normal: the degrees of freedom of Student's t fall with their kurtosis (Satterthwaite), and
+the bounds reach as far as those corrected for their skewness (Hall, 1992). Fewer than `FEWEST` windows give none.
 
-What is covered is the estimator's expectation at this many windows (measured: 93-98 %): another draw of as many
-windows. A bias that a finite sample has is not covered; where there is one, the quantity's pitfalls say so.
+What is covered is the estimator's expectation at this many windows: another draw of as many windows. How often it holds
+is measured, see docs/calibration.md. A bias that a finite sample has is not covered; where there is one, the quantity's
+pitfalls say so.
 """
 
-from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from collections.abc import Hashable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dynamics.metrics.streaming.base import Estimate, Metric, undefined
+from dynamics.scales import SCALES
 
 Values = Float[np.ndarray, " entries"]
-Map = Callable[[np.ndarray], np.ndarray]
 
-SCALES: dict[str, tuple[Map, Map, Map]] = {  # transformation, its inverse, its derivative
-    "identity": (lambda v: v, lambda u: u, np.ones_like),
-    "log": (np.log, np.exp, lambda v: 1 / v),
-    "logit": (lambda v: np.log(v) - np.log1p(-v), lambda u: 1 / (1 + np.exp(-u)), lambda v: 1 / (v * (1 - v))),
-    "atanh": (np.arctanh, np.tanh, lambda v: 1 / (1 - v * v)),
-}
+FEWEST = 8  # windows below which no interval is given
+DOMINATES = 0.5  # share of the variance from which one window is said to dominate
 
 
-def t_interval(value: Values, error: Values, freedom: int, scale: str) -> tuple[Values, Values]:
-    """Return bounds of `value` with standard `error`, symmetric on `scale`; NaN where none exists.
+def t_interval(
+    value: Values, error: Values, freedom: Values | int, scale: str, skewed: tuple[Values, int] | None = None
+) -> tuple[Values, Values]:
+    """Return bounds of `value` with standard `error` on `scale`; NaN where none exists.
+
+    `skewed`: a skewness, and the degrees of freedom to reach out with for it.
 
     >>> low, high = t_interval(np.array([0.5]), np.array([0.1]), freedom=31, scale="logit")
     >>> float(low[0].round(3)), float(high[0].round(3))
@@ -38,13 +40,56 @@ def t_interval(value: Values, error: Values, freedom: int, scale: str) -> tuple[
     from scipy.special import stdtrit
 
     there, back, slope = SCALES[scale]
-    if freedom < 1:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan)
     with np.errstate(all="ignore"):
-        middle, half = there(value), stdtrit(freedom, 0.975) * error * slope(value)
-        low, high = back(middle - half), back(middle + half)
-    bad = ~(np.isfinite(low) & np.isfinite(high))
+        middle, unit, t = there(value), error * slope(value), stdtrit(freedom, 0.975)
+        down = up = t
+        if skewed is not None:
+            plain = stdtrit(skewed[1], 0.975)
+            down, up = np.maximum(t, unskewed(plain, skewed[0])), np.maximum(t, -unskewed(-plain, skewed[0]))
+        low, high = back(middle - unit * down), back(middle + unit * up)
+    bad = ~(np.isfinite(low) & np.isfinite(high)) | (np.asarray(freedom) < 1)
     return np.where(bad, np.nan, low), np.where(bad, np.nan, high)
+
+
+def unskewed(
+    t: Float[np.ndarray, "..."] | float, skewness: Float[np.ndarray, "..."] | float
+) -> Float[np.ndarray, "..."]:
+    """Return the quantile of a skewed t statistic that corresponds to the quantile `t` of Student's.
+
+    The inverse of Hall's cubic transformation (On the removal of skewness by transformation, 1992).
+
+    >>> float(unskewed(2.0, 0.0)), float(unskewed(-2.0, 0.5).round(2))
+    (2.0, -8.08)
+    """
+    third = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness) / 3
+    rooted = (np.cbrt(1 + 3 * third * (t - third / 2)) - 1) / third
+    return np.where(np.abs(skewness) < 1e-6, t, rooted)
+
+
+class Shape(NamedTuple):
+    """What the contributions of windows say of the mean's distribution, for each entry."""
+
+    error: Values  # the mean's standard error
+    freedom: Values  # degrees of freedom of the variance
+    skewness: Values  # the mean's
+    largest: Values  # share of the sum of squares that one window makes
+
+
+def shape_of_mean(influence: Float[np.ndarray, "w entries"], windows: int) -> Shape:
+    """Return how a mean over `windows` windows is distributed, from the influence of w >= 4 of them.
+
+    The variance's own variance is sigma^4 (2 / (w - 1) + k / w), k the excess kurtosis (by its unbiased estimate).
+    """
+    w = len(influence)
+    apart = influence - influence.mean(0)
+    with np.errstate(all="ignore"):
+        second, third, fourth = ((apart**power).mean(0) for power in (2, 3, 4))
+        excess = (w - 1) / ((w - 2) * (w - 3)) * ((w + 1) * (fourth / second**2 - 3) + 6)
+        skewness = third / second**1.5 * np.sqrt(w * (w - 1)) / (w - 2)
+        largest = (apart**2).max(0) / (apart**2).sum(0)
+    freedom = 2 / (2 / (w - 1) + np.maximum(np.nan_to_num(excess), 0) / w)
+    error = np.sqrt(second * w / (w - 1) / windows)
+    return Shape(error, freedom, np.nan_to_num(skewness) / np.sqrt(windows), np.nan_to_num(largest))
 
 
 def variance_of_sum(
@@ -71,6 +116,15 @@ def with_layer(per_head: Shaped[Tensor, "*rest heads"]) -> Float[np.ndarray, "*r
     return values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
 
 
+def too_few(windows: int) -> str:
+    """Return why that many windows give no interval; empty where they do.
+
+    >>> too_few(5)
+    '5 windows: an interval needs at least 8'
+    """
+    return f"{windows} window{'s' * (windows != 1)}: an interval needs at least {FEWEST}" if windows < FEWEST else ""
+
+
 def estimate(
     value: Float[Tensor, " heads"],
     n: int,
@@ -79,20 +133,31 @@ def estimate(
     windows: int = 0,
     scale: str = "identity",
     reason: str = "the states leave it undefined",
-    arrays: dict[str, np.ndarray] | None = None,
+    without: str = "",
+    n_effective: float = float("nan"),
 ) -> Estimate:
     """Return an `Estimate` from a value for each head and the windows' contributions to its error.
 
     Over all `windows` windows, value - truth is, to first order, the mean of the `influence`, which is of a sample of w
-    windows. `n` is the number of points that the value is of, `scale` a key of `SCALES`, `reason` why a value is NaN.
+    windows. `n` is the number of points that the value is of, `scale` a key of `SCALES`, `reason` why a value is NaN,
+    `without` why there is no interval.
     """
     values = with_layer(value)
-    low = high = np.full_like(values, np.nan)
-    if influence is not None and len(influence) > 1:
-        error = with_layer(influence).std(axis=0, ddof=1) / np.sqrt(windows)
-        low, high = t_interval(values, error, len(influence) - 1, scale)
     sound = np.isfinite(values)
-    return Estimate(np.where(sound, values, np.nan), low, high, n, "" if sound.all() else reason, arrays or {})
+    values = np.where(sound, values, np.nan)
+    without = without or too_few(windows)
+    if influence is None or without or not sound.any():
+        nan = np.full_like(values, np.nan)
+        return Estimate(values, nan, nan, n, without if sound.all() else reason, {}, windows, n_effective)
+    shape = shape_of_mean(with_layer(influence), windows)
+    low, high = t_interval(values, shape.error, shape.freedom, scale, (shape.skewness, len(influence) - 1))
+    if not sound.all():
+        without = reason
+    elif not np.isfinite(low).all():
+        without = "no interval: the value lies at the end of its range, or no window moves it"
+    elif (largest := shape.largest.max()) > DOMINATES:
+        without = f"one window makes {largest:.0%} of the variance behind the interval"
+    return Estimate(values, low, high, n, without, {}, windows, n_effective)
 
 
 class Windowed(Metric):
@@ -126,9 +191,26 @@ class Windowed(Metric):
         """Return the value of each head, and the influence on it of each window in a sample (see `estimate`)."""
         raise NotImplementedError
 
+    def no_interval(self, value: Float[Tensor, " heads"]) -> str:
+        """Return why this value has no interval; empty where it has one."""
+        return ""
+
     def estimate(self, states: Any) -> Estimate:
         if trouble := getattr(states, self.refuses):
             return undefined(states.heads, states.n, trouble)
-        value, influence = self.value_and_influence(states)
-        windows, scale = int(states.windows), self.interval_scale
-        return estimate(value, states.n, influence=influence, windows=windows, scale=scale, reason=self.nan_reason)
+        return self.with_interval(states, *self.value_and_influence(states))
+
+    def with_interval(
+        self, states: Any, value: Float[Tensor, " heads"], influence: Float[Tensor, "w heads"]
+    ) -> Estimate:
+        """Return the estimate from a value and the influence on it."""
+        return estimate(
+            value,
+            states.n,
+            influence=influence,
+            windows=int(states.windows),
+            scale=self.interval_scale,
+            reason=self.nan_reason,
+            without=self.no_interval(value),
+            n_effective=getattr(states, "n_effective", float("nan")),
+        )

@@ -8,10 +8,10 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.streaming.arithmetic import above_rounding, floating, precise, self_product, unresolved
 from dynamics.metrics.streaming.base import STATE_SITES, Pair, States, once
 from dynamics.metrics.streaming.intervals import Windowed
-from dynamics.metrics.streaming.sampling import kept_windows, sift, window_sums
+from dynamics.metrics.streaming.sampling import by_window, kept_windows, sift, window_sums
 from dynamics.metrics.streaming.sums import scalar, trouble_of_sums
 
 
@@ -125,6 +125,29 @@ class Moments(Windowed):
         ids = dim_zero_cat(self.kept_ids)
         mask = kept_windows(ids, self.budget)
         return dim_zero_cat(self.kept)[mask].transpose(0, 1), ids[mask]
+
+    @once
+    def within(self) -> tuple[Float64[Tensor, "h w"], Float64[Tensor, "h w"], Int[Tensor, " w"]]:
+        """Of each window kept, C the sum of outer products about the mean: |C|_F^2, tr(C) and the number of tokens."""
+        x, windows = self.sample
+        z = by_window((x - self.mean[:, None].to(x)).transpose(0, 1), windows).permute(2, 0, 1, 3)
+        with precise(z):
+            squares = (z @ z.mT).square().sum((-2, -1), dtype=torch.float64)
+        return squares, z.square().sum((-2, -1), dtype=torch.float64), window_sums(torch.ones_like(windows), windows)[0]
+
+    @once
+    def n_effective(self) -> float:
+        """Independent tokens whose covariance would be as noisy as that of these, the least over heads.
+
+        From the covariance's mean squared error |S - E S|_F^2, by tokens over by windows.
+        """
+        x, _ = self.sample
+        squares, _, sizes = self.within
+        norm = self.covariance.square().sum((-2, -1))
+        of_tokens = (x - self.mean[:, None].to(x)).square().sum(-1).double().square().sum(-1) - x.shape[1] * norm
+        of_windows = squares.sum(-1) - sizes.double().square().sum() * norm
+        share = (of_tokens / of_windows.where(of_windows > 0, torch.nan)).nan_to_num(1).clamp(0, 1)
+        return self.n * float(share.min())
 
     @once
     def spectrum(self) -> tuple[Float64[Tensor, "h d"], Float64[Tensor, "w h d"]]:

@@ -7,12 +7,14 @@ again, one precision up; so the result is that of float64 differences over all p
 """
 
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from dynamics.metrics.streaming.arithmetic import precise
+from dynamics.metrics.streaming.arithmetic import all_equal, floating, precise, unresolved
 
 BLOCK = 1 << 22  # entries of the distance matrix that exist at a time
 SPARE = {torch.bfloat16: 4}  # candidates beyond the k asked for, by the product's precision; else 2 + k / 8
@@ -47,9 +49,46 @@ def _codes(x: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
     return (bits * odd.to(bits.device)).sum(-1)
 
 
+class Different(NamedTuple):
+    """Rows that equal no earlier one, up to rounding, and their nearest neighbours among each other."""
+
+    rows: Int[Tensor, " u"]
+    exact: int  # how many differ exactly: the others of these equal one but for rounding
+    distances: Float64[Tensor, "u k"]
+    neighbours: Int[Tensor, "u k"]
+
+
+def different_rows(x: Float[Tensor, "n d"], k: int = 4) -> Different:
+    """Find the rows of `x` that equal no earlier one, and their k (or all) nearest neighbours.
+
+    Two rows are equal where rounding could set them apart (`unresolved`: half their distance is at most four units in
+    the last place of their norm), and so is what is linked by such pairs.
+    """
+    rows = unique_rows(x)
+    exact = len(rows)
+    if all_equal(x):
+        rows = rows[:1]
+    while True:
+        cloud = x if len(rows) == len(x) else x[rows]
+        if len(rows) < 2 or not cloud.isfinite().all():
+            return Different(rows, exact, x.new_empty(len(rows), 0).double(), rows.new_empty(len(rows), 0))
+        distances, neighbours = nearest(cloud, min(k, len(rows) - 1))
+        power = cloud.double().square().sum(-1, keepdim=True)
+        equal = (distances / 2).square() <= unresolved(power, floating(x).dtype)
+        if not equal.any():
+            return Different(rows, exact, distances, neighbours)
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        at, rank = equal.nonzero().cpu().T
+        links = coo_array((np.ones(len(at)), (at, neighbours.cpu()[at, rank])), shape=(len(rows), len(rows)))
+        labels = torch.from_numpy(connected_components(links, directed=False)[1]).to(rows)
+        rows = rows[_first(labels).sort().values]
+
+
 def without_duplicates(x: Float[Tensor, "n d"]) -> Float[Tensor, "u d"]:
-    """Return `x` without the rows that equal an earlier one; `x` itself where there are none."""
-    different = unique_rows(x)
+    """Return `x` without the rows that equal an earlier one up to rounding; `x` itself where there are none."""
+    different = different_rows(x, k=1).rows
     return x if len(different) == len(x) else x[different]
 
 

@@ -7,13 +7,13 @@ is what has the lowest priorities. So samples of two parts of a stream merge int
 from collections.abc import Hashable
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.base import STATE_SITES, Metric, States, once
-from dynamics.metrics.streaming.neighbors import nearest, unique_rows
+from dynamics.metrics.streaming.neighbors import Different, different_rows
 
 LEAST = 8  # windows that a sample keeps whatever its budget: fewer give no variance worth the name
 
@@ -85,6 +85,18 @@ def window_sums(
     return sums.index_add_(0, inverse, values), ids
 
 
+def by_window(x: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]) -> Shaped[Tensor, "w t ..."]:
+    """Return the rows of each window side by side, zeros after those of the shorter ones.
+
+    >>> by_window(torch.tensor([1, 2, 3]), torch.tensor([7, 3, 7]))
+    tensor([[2, 0],
+            [1, 3]])
+    """
+    order = torch.argsort(windows, stable=True)
+    _, counts = torch.unique_consecutive(windows[order], return_counts=True)
+    return torch.nn.utils.rnn.pad_sequence(list(x[order].split(counts.tolist())), batch_first=True)
+
+
 class Sample(Metric):
     """A seeded sample of tokens (one head), for what needs their neighbours.
 
@@ -132,21 +144,23 @@ class Sample(Metric):
         return "" if self.sample.isfinite().all() else "a state is not finite"
 
     @once
-    def first(self) -> Int[Tensor, " u"]:
-        """Which tokens of the sample equal no earlier one exactly."""
-        return unique_rows(self.sample)
+    def distinct(self) -> Different:
+        """Which tokens of the sample equal no earlier one up to rounding, and their four nearest neighbours."""
+        return different_rows(self.sample)
 
     @once
     def different(self) -> Float[Tensor, "u d"]:
-        """The sample without its exact duplicates."""
-        return self.sample if len(self.first) == len(self.sample) else self.sample[self.first]
+        """The sample without its duplicates."""
+        rows = self.distinct.rows
+        return self.sample if len(rows) == len(self.sample) else self.sample[rows]
+
+    @property
+    def rounded(self) -> str:
+        """How many tokens equal another but for rounding, where some do."""
+        count = self.distinct.exact - len(self.distinct.rows)
+        return f"{count} states equal another but for rounding" if count else ""
 
     @once
     def windows(self) -> Int[Tensor, " u"]:
         """The window ids of the different tokens."""
-        return dim_zero_cat(self.kept_ids)[self.places][self.first]
-
-    @once
-    def pairs(self) -> tuple[Float64[Tensor, "u 2"], Int[Tensor, "u 2"]]:
-        """The two nearest neighbours of each of the different tokens: distances and indices."""
-        return nearest(self.different, 2)
+        return dim_zero_cat(self.kept_ids)[self.places][self.distinct.rows]

@@ -6,6 +6,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.streaming.base import Estimate
 from dynamics.metrics.streaming.moments import Moments
 
 
@@ -81,16 +82,32 @@ class Spectral(Moments):
     """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled."""
 
     refuses = "flat"
+    rivals = 0  # directions that may overtake the first, where the quantity is of the first alone
 
     @staticmethod
     def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """Return the quantity for eigenvalues, descending."""
         raise NotImplementedError
 
-    def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+    def value_and_influence(
+        self, states: Moments, first: int = 0
+    ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        """Return the value and its influence when the direction `first` stands in the place of the first."""
         values, influence = states.spectrum
+        if first:
+            order = [first, *(place for place in range(values.shape[-1]) if place != first)]
+            values, influence = values[..., order], influence[..., order]
         with torch.inference_mode(False), torch.enable_grad():
             values = values.clone().requires_grad_()
             value = self.of_eigenvalues(values)
             (slope,) = torch.autograd.grad(value.sum(), values)
         return value.detach(), (influence * slope.where(values > 0, 0)).sum(-1)
+
+    def estimate(self, states: Moments) -> Estimate:
+        """Estimate the quantity; its upper bound is the highest of those of the directions that may come first."""
+        estimate = super().estimate(states)
+        if np.isfinite(estimate.high).any():
+            for first in range(1, min(1 + self.rivals, states.mean.shape[-1])):
+                other = self.with_interval(states, *self.value_and_influence(states, first))
+                estimate = estimate._replace(high=np.fmax(estimate.high, other.high))
+        return estimate

@@ -71,7 +71,12 @@ class WindowSums(Windowed):
         self.add_state("kept_ids", [], dist_reduce_fx="cat")
 
     def add(self, sums: Float64[Tensor, "w h s"], ids: Int[Tensor, " w"]) -> None:
-        """Take the sums of the windows `ids`, adding to those kept (a window that the sample dropped counts again)."""
+        """Take the sums of the windows `ids`, adding to those kept (a window that the sample dropped counts again).
+
+        A window of padding alone, whose sums are all 0, is none.
+        """
+        seen = (sums != 0).flatten(1).any(1)
+        sums, ids = sums[seen], ids[seen]
         self.total = self.total + sums.sum(0)
         before = sum(len(part) for part in self.kept_ids)
         kept, kept_ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])

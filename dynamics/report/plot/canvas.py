@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from dynamics.report.plot.style import INK, SOFT, TEMPLATE, Looks, plain
@@ -86,7 +88,28 @@ class Canvas:
             style = {"line": look.line(2), "marker": look.marker(7), "name": plain(name), "showlegend": True}
             self[0, 0].add(type="scatter", mode="lines+markers", x=[None], y=[None], **style)
         self.layout["showlegend"] |= legend is not None
+        for axis in "xy":
+            self._fit(axis)
         return go.Figure({"data": self.data, "layout": self.layout})
+
+    def _fit(self, axis: str) -> None:
+        """Set the axes on which there are intervals by the values: a wide interval runs out of the panel."""
+        drawn: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for trace in self.data:
+            if trace["type"] == "scatter":
+                name = str(self.layout[f"{axis}axis{trace[f'{axis}axis'][1:]}"].get("matches", trace[f"{axis}axis"]))
+                drawn.setdefault(name, []).append(_extent(trace, axis))
+        for name, parts in drawn.items():
+            settings = self.layout[f"{axis}axis{name[1:]}"]
+            values, bounds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            if settings.get("type") == "log":
+                values, bounds = (np.log10(array[array > 0]) for array in (values, bounds))
+            if "range" in settings or not len(bounds) or not len(values):
+                continue
+            low, high = values.min(), values.max()
+            span = (high - low) or abs(high) / 10 or 1.0
+            below, above = (np.clip(gap, 0.06 * span, 0.25 * span) for gap in (low - bounds.min(), bounds.max() - high))
+            settings["range"] = [low - below, high + above]
 
     def rise(self, row: int) -> tuple[float, float]:
         """Return lower and upper edge of a row as shares of the height."""
@@ -97,6 +120,19 @@ class Canvas:
         """Return left and right edge of a column as shares of the width."""
         left = col * (self._width + self._between)
         return left, min(1.0, left + self._width)
+
+
+def _extent(trace: dict[str, Any], axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a trace on an axis, and the bounds of its intervals (a band has bounds alone)."""
+    values = pd.to_numeric(pd.Series(trace[axis], dtype=object), errors="coerce").to_numpy(dtype=float)  # names: NaN
+    if "fill" in trace:
+        finite = values[np.isfinite(values)]
+        return finite[:0], finite if axis == "y" else finite[:0]
+    ends = [values[:0]]
+    if bars := trace.get(f"error_{axis}"):
+        ends = [values + bars["array"], values - bars["arrayminus"]] if np.any(bars["array"]) else ends
+    bounds = np.concatenate(ends)
+    return values[np.isfinite(values)], bounds[np.isfinite(bounds)]
 
 
 class Axes:

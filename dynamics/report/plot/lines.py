@@ -52,22 +52,24 @@ def means(
     axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look,
     width: float = 1.8, size: float = 5, is_banded: bool = True,
 ) -> None:  # fmt: skip
-    """Draw the mean over seeds of an arm along the positions, its band, and a thin line for each of several seeds."""
+    """Draw the mean over seeds of an arm along the positions, its band, and each of several seeds (see `_thin`)."""
     rows = rows[rows["arm"] == name]
     averaged = tables.over_seeds(rows).sort_values("at")
     if is_banded:
-        for seed, part in _seeds(rows):
-            along(axes, scale, part, f"{plain(name)}, seed {plain(seed)}", **_thin(look))
+        seeds = _seeds(rows)
+        for seed, part in seeds:
+            along(axes, scale, part, f"{plain(name)}, seed {plain(seed)}", **_thin(look, len(seeds)))
         band(axes, scale.place(averaged["at"]), averaged, look)
     along(axes, scale, averaged, plain(name), line=look.line(width), marker=look.marker(size))
 
 
 def last_profile(axes: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
-    """Draw the last profile of an arm over the layers: mean and interval, and a thin line for each of several seeds."""
+    """Draw the last profile of an arm over the layers: mean and interval, and each of several seeds (see `_thin`)."""
     rows = rows[rows["arm"] == name]
     averaged = tables.final(tables.over_seeds(rows)).sort_values("layer")
-    for _, part in _seeds(rows[rows["at"].isin(averaged["at"])]):
-        line(axes, part["layer"], part["value"], **_thin(look))
+    seeds = _seeds(rows[rows["at"].isin(averaged["at"])])
+    for _, part in seeds:
+        line(axes, part["layer"], part["value"], **_thin(look, len(seeds)))
     style = {"error_y": error_bars(averaged, look.colour), "line": look.line(1.8), "marker": look.marker(6)}
     line(axes, averaged["layer"], averaged["value"], f"{plain(name)}<br>layer %{{x}}: %{{y:.4g}}", **style)
 
@@ -77,7 +79,10 @@ def _seeds(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(seed), part) for seed, part in rows.groupby("seed")] if rows["seed"].nunique() > 1 else []
 
 
-def _thin(look: Look) -> dict[str, Any]:
+def _thin(look: Look, seeds: int) -> dict[str, Any]:
+    """Return the style of one of several seeds: points where they are too few for an interval, else a line."""
+    if seeds < tables.SEEDS:
+        return {"mode": "markers", "marker": look.marker(3.5), "opacity": 0.6}
     return {"line": {"color": look.colour, "width": 0.8}, "opacity": 0.5}
 
 

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from dynamics.report.figure import Section
-from dynamics.report.sections import cone, curves, geometry, glance, more, probe, regularizers, scan, settings
+from dynamics.report.sections import audit, cone, curves, geometry, glance, more, probe, regularizers, scan, settings
 from dynamics.report.study import Study
 
 
@@ -14,4 +14,4 @@ class SectionModule(Protocol):
     def section(self, study: Study) -> Section | None: ...  # None where nothing of it can be drawn
 
 
-SECTIONS: list[SectionModule] = [probe, cone, scan, regularizers, curves, glance, geometry, more, settings]
+SECTIONS: list[SectionModule] = [probe, cone, audit, scan, regularizers, curves, glance, geometry, more, settings]

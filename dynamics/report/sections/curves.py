@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from dynamics.report import summary, tables
 from dynamics.report.figure import Figure, Section
-from dynamics.report.names import CURVES, Words, capital
+from dynamics.report.names import BITS, CURVES, Words, capital
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Canvas
 from dynamics.report.plot.style import Looks, looks, panel_title, plain
@@ -43,7 +43,7 @@ def _figure(study: Study, metric: str) -> Figure:
         "" if is_validation.any() else "no validation was run",
         summary.intervals(table[is_validation], "bands"),
     )
-    gzip = _gzip(study) if metric == "bits_per_character" else np.nan
+    gzip = _gzip(study) if metric == BITS else np.nan
     figure = plot(table, words, panels, looks(study.arm_names), gzip)
     reading = summary.last_validation(table, [arm.name for arm in arms])
     return Figure(capital(words.axis), figure, reading=reading, caption=summary.join(caption))
@@ -77,5 +77,6 @@ def plot(table: pd.DataFrame, words: Words, panels: dict[str, list[str]], looks:
             lines.dotted(axes, [scale.zero if scale.has_zero else scale.smallest, scale.largest], [gzip] * 2)
             axes.note(scale.ends[0], gzip, "gzip, same text")
         axes.x(**scale.axis("step"))
-        axes.y(title={"text": plain(words.axis)})
+        unit = words.axis.replace("per character", "per masked character") if "masked" in title else words.axis
+        axes.y(title={"text": plain(unit)})
     return canvas.figure({name: look for name, look in looks.items() if name in set(table["arm"])})

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from dynamics.report import tables
@@ -96,14 +97,16 @@ def _sweep(study: Study, terms: dict[str, Settings]) -> RegularizerSweep | None:
     return RegularizerSweep(name, quality, last.merge(runs, on="run"))
 
 
-def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and 95 % t interval over seeds: `kind weight metric value low high seeds`; none for one seed."""
+def over_seeds(rows: pd.DataFrame, is_change: bool = False) -> pd.DataFrame:
+    """Return mean and interval over seeds (see `tables.seed_interval`): `kind weight metric value low high seeds`."""
     # Runs of one seed are no independent repetitions.
     rows = rows.groupby(["kind", "weight", "metric", "seed"], as_index=False)["value"].mean()
     means = rows.groupby(["kind", "weight", "metric"], as_index=False)["value"].agg(["mean", "std", "count"])
-    means = means.rename(columns={"mean": "value", "count": "seeds"})
-    half = tables.t_half(means["std"], means["seeds"])
-    return means.assign(low=means["value"] - half, high=means["value"] + half).drop(columns="std")
+    means = means.rename(columns={"mean": "value", "count": "seeds", "std": "spread"})
+    ranges = [(None, None) if is_change else words(metric).range for metric in means["metric"]]
+    means = means.assign(**dict(zip(tables.RANGE, np.array(ranges, dtype=float).reshape(-1, 2).T, strict=True)))
+    low, high = tables.seed_interval(means)
+    return means.assign(low=low, high=high).drop(columns=["spread", *tables.RANGE])
 
 
 def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
@@ -114,7 +117,7 @@ def against_none(sweep: RegularizerSweep) -> pd.DataFrame:
     paired = paired.assign(value=paired["value"] - paired["seed"].map(zero))
     signs = paired.assign(lower=paired["value"] < 0, higher=paired["value"] > 0)
     counts = signs.groupby(["kind", "weight"], as_index=False)[["lower", "higher"]].sum()
-    return over_seeds(paired).merge(counts, on=["kind", "weight"])
+    return over_seeds(paired, is_change=True).merge(counts, on=["kind", "weight"])
 
 
 def figure(members: list[RegularizerSweep]) -> Figure:
@@ -134,7 +137,7 @@ def figure(members: list[RegularizerSweep]) -> Figure:
     meaning += "Each point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
     caption = "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
     caption += "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over "
-    caption += "seeds. Small marks: single seeds."
+    caption += "three or more seeds, on the scale of each quantity's range. Small marks: single seeds."
     return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from plotly.colors import sample_colorscale
 
+from dynamics.report import summary
 from dynamics.report.arms import Settings
 from dynamics.report.figure import Figure, Section
 from dynamics.report.plot import heat, lines
@@ -121,6 +122,7 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
     caption = "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after "
     caption += "it). Colours start anew in each column; dashed: synthetic input. Bands: 95 % interval. Of a series its "
     caption += "last step. Convolutional models list stages, and their width changes on the way."
+    caption = " ".join([*summary.suspects(study), caption])
     return Figure("Over relative depth", canvas.figure(), meaning, reading, caption, len(groups) + 1)
 
 
@@ -204,7 +206,13 @@ def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
     canvas = Canvas(2, len(metrics), titles, panel=190, gap=70, top=70, right=90, between=0.055, share_y=False)
     shares = np.log1p(np.array(steps, dtype=float) - steps[0])
     shades = sample_colorscale(TIME, list(shares / (shares.max() or 1)))
-    changes = []
+    changes, model = [], table["series"].iloc[0].split(": ", 1)[1]
+    suspects = {
+        facts["step"]
+        for verdicts in study.verdicts.values()
+        for facts in verdicts.values()
+        if (facts["model"], facts["suspect"]) == (model, True)
+    }
     for col, metric in enumerate(metrics):
         rows, words, top, bottom = table[table["metric"] == metric], study.words(metric), canvas[0, col], canvas[1, col]
         for step, shade in zip(steps, shades, strict=True):
@@ -214,7 +222,9 @@ def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
             hover = f"step {step}, layer %{{customdata}}: %{{y:.4g}}"
             lines.line(top, part["depth"], part["value"], hover, customdata=part["layer"], **style, **named)
         over = rows[(rows["layer"] > 0) | (rows["layer"].max() == 0)].groupby("step")["value"].mean()
-        style = {"line": {"color": INK, "width": 1.8}, "marker": {"color": INK, "size": 5}}
+        looks = [(ARMS[1], "x", 9) if step in suspects else (INK, "circle", 5) for step in over.index]
+        marker = dict(zip(("color", "symbol", "size"), zip(*looks, strict=True), strict=True))
+        style = {"line": {"color": INK, "width": 1.8}, "marker": marker}
         lines.line(bottom, range(len(over)), over, "step %{customdata}: %{y:.4g}", customdata=over.index, **style)
         at, scale = heat.spread(len(over), 6), Values.of(words, rows["value"]).axis()
         bottom.x(title={"text": "step"}, tickvals=at, ticktext=[f"{over.index[i]:g}" for i in at])
@@ -223,7 +233,8 @@ def _along_training(study: Study, table: pd.DataFrame) -> Figure | None:
         bottom.y(**scale)
         changes.append(f"{words.title} {over.iloc[0]:.3g} to {over.iloc[-1]:.3g}")
     canvas.legend_beside()
-    title = f"Along training: {table['series'].iloc[0].split(': ', 1)[1]}"
     meaning = "Top: the profile at each step, from light (early) to dark (late). Bottom: mean over layers 1..L."
     reading = f"From step {steps[0]} to {steps[-1]}, mean over layers: {'; '.join(changes)}."
-    return Figure(title, canvas.figure(), meaning, reading, "Steps are equally spaced below.")
+    reading = " ".join([*summary.suspects(study, model), reading])
+    caption = "Steps are equally spaced below." + (" Crosses: suspect." if suspects else "")
+    return Figure(f"Along training: {model}", canvas.figure(), meaning, reading, caption)

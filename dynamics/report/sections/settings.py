@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from dynamics.record import not_measured as not_in_record
 from dynamics.report.arms import HISTORY, Settings, flatten, settings_of
 from dynamics.report.figure import Section, Table, TableRow
 from dynamics.report.names import DASH, number
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
+
+SHOWN = 40  # rows at most of what was not measured
 
 
 def applies(study: Study) -> bool:
@@ -17,7 +20,7 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return the tables of all runs."""
     heading, note = "Settings, cost, provenance", "Entries that differ come first and are marked."
-    tables = [by_arm(study, settings(study), "Settings", note), cost(study), history(study)]
+    tables = [by_arm(study, settings(study), "Settings", note), not_measured(study), cost(study), history(study)]
     return Section(heading, "settings", heading, [table for table in tables if table.rows])
 
 
@@ -47,6 +50,19 @@ def _repeats(key: str, value: object, settings: Settings) -> bool:
     """Whether a dotted key is private, or repeats what the key of its last part says."""
     *above, name = key.split(".")
     return name.startswith("_") or (bool(above) and (name == "seed" or settings.get(name) == value))
+
+
+def not_measured(study: Study) -> Table:
+    """Return what was asked for and has no value, in the runs that have ended, each with its reason."""
+    rows: list[TableRow] = []
+    for run, info in study.runs.items():
+        names = info.descriptions if info.status == "done" else ()
+        missing = info.failed | not_in_record(study.records[run], names)
+        at = f" in {run}" if len(study.runs) > 1 else ""
+        rows += [TableRow(f"{name}{at}", (reason,)) for name, reason in missing.items()]
+    more = [TableRow(f"and {len(rows) - SHOWN} more", (DASH,))] if len(rows) > SHOWN else []
+    note = "What was asked for and not delivered. With --strict it is a failure."
+    return Table(("reason",), [*rows[:SHOWN], *more], "Not measured", note)
 
 
 def history(study: Study) -> Table:

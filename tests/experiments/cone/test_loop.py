@@ -302,6 +302,10 @@ def test_a_tokenizer_that_cannot_pad(lines, workplace, capsys):
         (["random:bert", "--sentences", "lines.txt", "--pairs", "lines.txt"], "columns"),
         (["random:bert", "--sentences", "lines.txt", "--compare", "all"], "axes or cka"),
         (["random:bert", "--sentences", "lines.txt", "--metrics", "[entropy]"], "entropy"),
+        (
+            ["random:bert", "--sentences", "lines.txt", "--metrics", "[mean_norm, drift]"],
+            "--metrics drift: not measured",
+        ),
         (["random:vit", "--sentences", "lines.txt"], "takes images"),
         (["random:bert", "--sentences", "lines.txt", "--resume", "now"], "--resume must be auto (got now)"),
         (["random:bert", "random:bert", "--sentences", "lines.txt"], "twice"),

@@ -20,10 +20,7 @@ def test_lines_are_stripped_and_kept_in_order(tmp_path):
     assert sentences.read(name, "--sentences", 3) == sentences.read(name, "--sentences")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [("a\nb\n", "holds 2"), ("a\n \nb\nc\n", "line 2 is empty"), ("", "is empty"), ("a\nb\nc\n\n", "line 4")],
-)
+@pytest.mark.parametrize(("text", "said"), [("a\nb\n", "holds 2"), ("a\n \nb\n\n", "holds 2"), ("", "is empty")])
 def test_files_that_are_no_sentences(tmp_path, text, said):
     with pytest.raises(InputError, match=said):
         sentences.read(write(tmp_path, text), "--sentences")
@@ -32,8 +29,29 @@ def test_files_that_are_no_sentences(tmp_path, text, said):
 def test_a_file_that_is_not_utf8(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("ü\n".encode("latin-1") * 4)
-    with pytest.raises(InputError, match="UTF-8"):
+    with pytest.raises(InputError, match=r"line 1 of .*latin\.txt is not UTF-8"):
         sentences.read(str(path), "--sentences")
+
+
+def test_lines_that_are_no_text_are_noted_and_blank_ones_skipped(tmp_path):
+    path = tmp_path / "mixed.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\n\nb \xff\nc\n\td \n")
+    unreadable = {}
+    assert sentences.read(str(path), "--sentences", None, unreadable) == ["a", "c", "d"]
+    assert unreadable == {
+        f"line 3 of {path}": "is not UTF-8 (invalid start byte): convert the file (iconv can)",
+    }
+
+
+def test_pairs_that_are_broken_are_noted(tmp_path):
+    name, unreadable = write(tmp_path, "1\ta\tb\nhigh\tc\td\n2\te\tf\n3\tg\n2.5\te\th\n3\ta\t \n4\ti\tk\n"), {}
+    found = sentences.pairs(name, unreadable)
+    assert found.scores == [1, 2, 2.5, 4]
+    assert unreadable == {
+        f"line 2 of {name}": "the score is not a number (high)",
+        f"line 4 of {name}": "has 2 columns, not 3 or more",
+        f"line 6 of {name}": "lacks a sentence",
+    }
 
 
 @pytest.mark.parametrize("argument", ["news", "=a.txt", "news=", "pairs=a.txt", "sentences=a.txt"])
@@ -62,13 +80,13 @@ def test_pairs_in_every_layout(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (STSB.format(1) + STSB.format("high") + STSB.format(2), "line 2 is not a number"),
-        (STSB.format(1) + STSB.format("nan") + STSB.format(2), "line 2 is not a number"),
-        (STSB.format("high") * 3, "line 1 is not a number"),
+        (STSB.format(1) + STSB.format("high") + STSB.format(2), "2 pairs"),
+        (STSB.format(1) + STSB.format("nan") * 2, r"line 2 of .*: the score is not a number \(nan\)"),
+        (STSB.format("high") * 3, r"line 1 of .*: the score is not a number \(high\)"),
         (STSB.format(1) + STSB.format(2), "2 pairs"),
         (STSB.format(1) * 3, "one score alone"),
-        (STSB.format(1) + "1\ta\tb\n", "line 2 has 3 columns"),
-        ("1\ta\t \n" * 3, "line 1 lacks"),
+        (STSB.format(1) + "1\ta\tb\n", "line 2 of .* has 3 columns"),
+        ("1\ta\t \n" * 3, "line 1 of .* lacks"),
         ("a b\n" * 3, "1 columns"),
     ],
 )

@@ -10,7 +10,11 @@ import torch
 
 from dynamics.errors import InputError
 from dynamics.experiments.cone.setup import Setup, read_setup
+from dynamics.loading.models import load
+from dynamics.loading.options import ModelOptions
+from dynamics.loading.subjects import expand
 from tests.experiments.cone.factories import TANH, dense_layer, encoder
+from tests.experiments.test_scan import save
 
 
 def test_a_model_without_files_is_pooled_by_the_mean():
@@ -86,6 +90,25 @@ def test_prompts_length_case_and_normalisation(tmp_path):
     assert read_setup(path, prompt="passage").prompt == "P: "
     assert read_setup(path, prompt="").prompt == ""
     assert read_setup(path, normalize=False).normalize is False
+
+
+@pytest.mark.parametrize(("kind", "limits"), [("Transformer", "bert"), ("RoBERTa", "roberta")])
+def test_the_layout_of_older_versions(workplace, kind, limits):
+    """The transformer lies in a folder of its own, with its length and case."""
+    path = workplace / "old"
+    path.mkdir()
+    encoder(path, {"pooling_mode_cls_token": True}, (kind, "Pooling"))
+    (path / "sentence_bert_config.json").unlink()
+    modules = json.loads((path / "modules.json").read_text())
+    modules[0]["path"] = f"0_{kind}"
+    (path / "modules.json").write_text(json.dumps(modules))
+    save("bert", path / f"0_{kind}")
+    (path / f"0_{kind}" / f"sentence_{limits}_config.json").write_text('{"max_seq_length": 7, "do_lower_case": true}')
+    setup = read_setup(str(path))
+    assert (setup.mode, setup.length, setup.lower, setup.left_out) == ("cls", 7, True, ())
+    (subject,) = expand(ModelOptions([str(path)]))
+    assert subject.name == "old@local"
+    assert load(subject, ModelOptions([])).source == str(path / f"0_{kind}")
 
 
 def test_what_cannot_be_followed_is_said(tmp_path):

@@ -6,7 +6,8 @@ import torch
 
 from dynamics import metrics
 from dynamics.metrics.streaming.base import Attention, Pair, States, groups
-from dynamics.metrics.streaming.intervals import SCALES, t_interval
+from dynamics.metrics.streaming.intervals import t_interval
+from dynamics.scales import SCALES
 from tests.metrics import streams
 
 REPETITIONS = 160
@@ -154,6 +155,53 @@ def test_no_interval_is_better_than_a_wrong_one():
         edge = {"logit": 1.0, "log": 0.0, "atanh": 1.0}[scale]
         assert np.isnan(t_interval(np.array([edge]), np.array([0.1]), 20, scale)).all()
     assert np.isnan(t_interval(np.array([0.5]), np.array([0.1]), 0, "logit")).all()
+
+
+@pytest.mark.parametrize("name", [*OF_ATTENTION, "score_variance", "min_probability", "sink_rate"])
+def test_a_window_of_padding_alone_changes_nothing(name):
+    call, windows = streams.attention(windows=10, padded=False)
+    parts = [torch.cat([part, torch.zeros_like(part[:1])]) for part in (call.query, call.key, call.valid)]
+    longer = Attention(streams.Call(*parts), torch.arange(11))
+    estimates = []
+    for batch in (Attention(call, windows), longer):
+        metric = metrics.resolve(name)
+        metric.update(batch)
+        estimates.append(metric.compute())
+    assert estimates[0].windows == estimates[1].windows == 10
+    for part in ("value", "low", "high"):
+        np.testing.assert_array_equal(getattr(estimates[0], part), getattr(estimates[1], part))
+
+
+@pytest.mark.parametrize("windows", [2, 7, 8])
+def test_too_few_windows_have_no_interval(windows):
+    batch = streams.clustered(windows=windows)
+    for name in (*OF_STATES, "intrinsic_dimension"):
+        metric = metrics.resolve(name)
+        metric.update(batch)
+        estimate = metric.compute()
+        assert estimate.windows == windows
+        assert np.isfinite(estimate.value).all()
+        assert np.isfinite(estimate.low).all() == np.isfinite(estimate.high).all() == (windows >= 8)
+        assert ("at least 8" in estimate.reason) == (windows < 8)
+
+
+def test_one_window_that_dominates_is_named():
+    batch = streams.clustered(windows=20)
+    x = batch.x.clone()
+    x[batch.windows == 3] *= 30
+    metric = metrics.resolve("mean_norm")
+    metric.update(States(x, batch.windows))
+    estimate = metric.compute()
+    assert "one window" in estimate.reason
+    assert estimate.low < estimate.value < estimate.high
+
+
+def test_the_bounds_reach_further_on_the_side_of_the_tail():
+    value, error, skewness = np.array([0.0]), np.array([1.0]), np.array([0.3])
+    plain = t_interval(value, error, 15, "identity")
+    low, high = t_interval(value, error, 15, "identity", (skewness, 15))
+    assert low == plain[0]
+    assert high > 1.3 * plain[1]
 
 
 def test_a_sample_of_the_windows_gives_about_the_same_interval():

@@ -64,8 +64,8 @@ def test_batches_their_order_and_ranks_change_nothing(name):
     batch = input_of(name)
     windows = batch.windows.unique().tolist()
     whole = stream(name, [batch]).compute()
-    assert whole.reason == ""
     assert np.isfinite(whole.value).all()
+    assert np.isfinite(whole.low).all() or whole.reason
 
     one_by_one = stream(name, streams.by_windows(batch, [[w] for w in reversed(windows)]))
     assert_same(one_by_one.compute(), whole)

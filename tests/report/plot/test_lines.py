@@ -1,4 +1,6 @@
 import numpy as np
+import pandas as pd
+import pytest
 
 from dynamics.report import tables
 from dynamics.report.names import words
@@ -31,6 +33,30 @@ def test_seeds_are_thin_lines_beside_their_mean(make):
     figure = grid([Panel("p", words("anisotropy"), anisotropy(study))], looks(study.arm_names))
     widths = [trace.line.width for trace in filled(figure, "scatter")]
     assert widths == [0.8, 0.8, 0.8, 1.8]
+
+
+def test_two_seeds_are_points_beside_their_mean(make):
+    study = load([make(f"d{seed}", seed=seed) for seed in (0, 1)])
+    figure = grid([Panel("p", words("anisotropy"), anisotropy(study), "step")], looks(study.arm_names))
+    drawn = filled(figure, "scatter")
+    assert [trace.mode for trace in drawn] == ["markers", "markers", "lines+markers"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_axes_are_set_by_the_values_and_only_a_little_by_the_bounds(log):
+    values, bounds = np.array([1.0, 2.0, 3.0]), np.array([0.001, 1.9, 2.9])
+    rows = pd.DataFrame({"value": values, "low": bounds, "high": values + 0.1})
+    canvas, look = Canvas(1, 2, panel=100), looks(["a"])["a"]
+    lines.band(canvas[0, 0], [0, 1, 2], rows, look)
+    lines.line(canvas[0, 1], [0, 1, 2], values)
+    lines.line(canvas[0, 1], [0, 1, 2], values, error_y=lines.error_bars(rows, look.colour))
+    canvas[0, 0].y(**({"type": "log"} if log else {}))
+    layout = canvas.figure().layout
+    low, high, bound = (np.log10(x) if log else x for x in (1.0, 3.0, 3.1))
+    span = high - low
+    assert layout.yaxis.range == pytest.approx((low - 0.25 * span, max(bound, high + 0.06 * span)))
+    assert layout.yaxis2.matches == "y"
+    assert layout.yaxis2.range is layout.xaxis.range is None
 
 
 def test_what_is_left_of_a_row_of_panels_is_hidden():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from dynamics import record
 from dynamics.record import Row
@@ -77,7 +77,9 @@ def test_means_intervals_and_paired_changes_by_hand(runs):
     (sweep,) = regularizers.sweeps(load(runs))
     means = regularizers.over_seeds(sweep.rows).set_index(["kind", "weight", "metric"])
     values = [np.mean([score("IStar", 3, seed, layer) for layer in (1, 2)]) for seed in SEEDS]
-    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    mean, logit = np.mean(values), special.logit(np.mean(values))
+    half = stats.t.ppf(0.975, 2) * stats.sem(values) / (mean * (1 - mean))
+    low, high = special.expit(logit - half), special.expit(logit + half)
     point = means.loc[("IStar", 3, "isoscore")]
     assert point[["value", "low", "high"]].tolist() == pytest.approx([np.mean(values), low, high])
     changes = regularizers.against_none(sweep).set_index(["kind", "weight"])

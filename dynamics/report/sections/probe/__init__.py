@@ -205,7 +205,7 @@ def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.Da
         output, inputs = _of_design(design, metric, depth, "mlp"), _of_design(design, metric, 0, "input")
         pairs = output.merge(inputs[["seed", "at", "value"]], on=["seed", "at"], suffixes=("", "_in"))
         pairs["value"] -= pairs.pop("value_in")
-        return pairs.assign(low=np.nan, high=np.nan)
+        return pairs.assign(low=np.nan, high=np.nan, least=np.nan, greatest=np.nan)
     layer = design.layers if depth < 0 else depth
     return design.table(metric, layer, design.short, bias="input", part=part, layer=layer)
 
