@@ -13,7 +13,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -107,12 +107,7 @@ def scales_gradients(trainer: L.Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def clip_gradients(
-    module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None, algorithm: str | None
-) -> None:
-    """Clip as Lightning does, and also under bf16, where it refuses fused optimisers though nothing is scaled."""
+def clip_by_value(module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None) -> None:
+    """Clip every entry of the gradient as Lightning does, also under bf16, where it refuses fused optimisers."""
     plugin = module.trainer.precision_plugin
-    if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-        Precision.clip_gradients(plugin, optimizer, value or 0.0, GradClipAlgorithmType(algorithm or "norm"))
-    else:
-        module.clip_gradients(optimizer, value, algorithm)
+    Precision.clip_gradients(plugin, optimizer, value or 0.0, GradClipAlgorithmType.VALUE)

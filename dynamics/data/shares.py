@@ -47,9 +47,12 @@ def training_shares(trainer: L.Trainer, total: int, share: Callable[[int, slice]
     accumulate = trainer.accumulate_grad_batches
     size, rest = divmod(total, trainer.world_size * accumulate)
     if rest:
+        parts = trainer.world_size * accumulate
+        below, above = total // parts * parts, (total // parts + 1) * parts
+        sizes = f"{below} or {above}" if below else str(above)
         raise InputError(
             f"data.batch_size {total} cannot be shared by {trainer.world_size} ranks x {accumulate} accumulated "
-            "batches: choose a multiple."
+            f"batches: {sizes} would do."
         )
 
     def batches() -> Iterator[B]:

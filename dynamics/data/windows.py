@@ -4,6 +4,7 @@ A batch travels as offsets into the corpus, which stays in one array on the devi
 windows of an optimiser step, so that twins see the same windows in the same order.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,14 @@ def spread_offsets(start: int, stop: int, span: int, count: int | None = None) -
     fit = (stop - start) // span
     count = fit if count is None else min(count, fit)
     return start + np.linspace(0, fit - 1, count).round().astype(np.int64) * span
+
+
+def _slices(rows: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
+    """Cut rows into at most `count` slices of about equal length; yield each with the number of its first row."""
+    first = 0
+    for piece in rows.tensor_split(min(count, len(rows))):
+        yield first, piece
+        first += len(piece)
 
 
 class CharData(L.LightningDataModule):
@@ -112,7 +121,9 @@ class CharData(L.LightningDataModule):
 
         def share(step: int, rows: slice) -> WindowBatch:
             offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
-            return WindowBatch(torch.from_numpy(offsets[rows]), step, rows.start, total)
+            part = torch.from_numpy(offsets[rows])
+            # Pinned, they travel while the host goes on.
+            return WindowBatch(part.pin_memory() if torch.cuda.is_available() else part, step, rows.start, total)
 
         return training_shares(self.trainer, total, share)
 
@@ -125,9 +136,21 @@ class CharData(L.LightningDataModule):
         return self._evaluation("test", None)
 
     def _evaluation(self, name: str, count: int | None) -> Shares[WindowBatch]:
-        batches = [WindowBatch(part, step, 0, len(part)) for step, part in enumerate(self._offsets(name, count))]
-        # Each rank takes whole batches; ranks that would run out repeat none, the sums are weighted.
-        ours = batches[self.trainer.global_rank :: self.trainer.world_size]
+        whole, ranks = self._offsets(name, count), self.trainer.world_size
+        # Each rank takes batches in turn, or slices of them where there are fewer batches than ranks, for Lightning
+        # refuses a rank without any. None is repeated; the sums are weighted.
+        pieces = next((n for n in range(1, ranks + 1) if sum(min(n, len(part)) for part in whole) >= ranks), 0)
+        if not pieces:
+            raise InputError(
+                f"{sum(map(len, whole))} windows of the {name} split cannot be shared by {ranks} ranks: set "
+                f"data.validation_windows {ranks} or more, or give more text."
+            )
+        batches = [
+            WindowBatch(rows, step, first, len(part))
+            for step, part in enumerate(whole)
+            for first, rows in _slices(part, pieces)
+        ]
+        ours = batches[self.trainer.global_rank :: ranks]
         return Shares(len(ours), lambda: iter(ours))
 
     def _offsets(self, name: str, count: int | None) -> tuple[Tensor, ...]:

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import AutoConfig, PreTrainedModel
 
+from dynamics import lightning_compat
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
@@ -80,7 +82,8 @@ class LanguageModel(RegularizedModule):
         warmup_steps: optimiser steps of linear warm-up.
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
-        compile: whether training runs through torch.compile (measuring never does).
+        compile: whether training runs through torch.compile (measuring never does); by default on CUDA, for our own
+            architecture.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
     """
@@ -104,7 +107,7 @@ class LanguageModel(RegularizedModule):
         warmup_steps: int = 100,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
-        compile: bool = False,
+        compile: bool | None = None,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
@@ -153,7 +156,24 @@ class LanguageModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
-        self._forward = torch.compile(self._states) if self.hparams.compile else self._states
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def _training_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
+        """Return `_cross_entropy`, compiled where asked for: one graph of trunk, head and loss."""
+        ours, compile = isinstance(self.network, CharTransformerLM), self.hparams.compile
+        if not (ids.is_cuda and ours if compile is None else compile):
+            return self._cross_entropy(ids, targets, positions)
+        # Small models wait for launches more than for arithmetic: a CUDA graph launches a pass at once. It keeps its
+        # results in place until it runs again, so they are for one pass an update, and the loss is copied.
+        shares = self.trainer.accumulate_grad_batches if lightning_compat.has_trainer(self) else 1
+        is_graph = ids.is_cuda and shares == 1 and not self.regularizers and not dist.is_initialized()
+        if self._compiled is None:
+            mode = "reduce-overhead" if is_graph else None
+            self._compiled = torch.compile(self._cross_entropy, dynamic=False, mode=mode)
+        if is_graph:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = self._compiled(ids, targets, positions)
+        return loss.clone() if is_graph else loss
 
     def describe(self) -> dict[str, Any]:
         hparams, config = self.hparams, self.network.config
@@ -186,22 +206,21 @@ class LanguageModel(RegularizedModule):
         progress = (step - warmup) / max(1, self.trainer.max_steps - warmup)
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    def _states(self, ids: Tensor) -> Tensor:
-        """Return logits, or of our own network the states before its head, which runs on the positions that count."""
-        ours = isinstance(self.network, CharTransformerLM)
-        return self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
-
-    def _loss(self, batch: WindowBatch, stream: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    def _loss(self, batch: WindowBatch, stream: int, cross_entropy: Callable[..., Tensor]) -> Tensor:
         """Return the mean cross-entropy in nats a predicted character, over this share of the batch."""
         ids = batch.windows[:, :-1]
         if self.hparams.objective == "clm":
-            states, targets = forward(ids), batch.windows[:, 1:]
-        else:
-            corrupted, positions = self._corrupt(ids, batch, stream)
-            states = forward(corrupted)
+            return cross_entropy(ids, batch.windows[:, 1:], None)
+        corrupted, positions = self._corrupt(ids, batch, stream)
+        return cross_entropy(corrupted, ids.gather(1, positions), positions)
+
+    def _cross_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
+        """Return the mean cross-entropy of `targets` at `positions` (None: all), where alone our own head runs."""
+        ours = isinstance(self.network, CharTransformerLM)
+        states = self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
+        if positions is not None:
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-            targets = ids.gather(1, positions)
-        logits = self.network.lm_head(states) if isinstance(self.network, CharTransformerLM) else states
+        logits = self.network.lm_head(states) if ours else states
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor]:
@@ -215,14 +234,14 @@ class LanguageModel(RegularizedModule):
         return corrupted, positions
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._forward), self.network, None)
+        return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._training_entropy), self.network, None)
 
     def train_values(self, values: dict[str, float]) -> dict[str, float]:
         """Add bits per character to the nats: the task's, whatever a regulariser adds."""
         return {**values, **self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        self._mean.update(self._loss(batch, EVALUATION_STREAM, self._states), weight=len(batch.windows))
+        self._mean.update(self._loss(batch, EVALUATION_STREAM, self._cross_entropy), weight=len(batch.windows))
 
     test_step = validation_step
 

@@ -5,18 +5,14 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics import lightning_compat
 from dynamics.capture.listener import Listener
-from dynamics.errors import Failure, InputError
+from dynamics.errors import InputError
+from dynamics.models.guard import TASK, Guard
 from dynamics.models.regularizers import Regularizer
-
-TASK = "task_loss"
-GRADIENT = "gradient"
-SPELLED = {TASK: "the task loss", GRADIENT: "the gradient of the loss"}
 
 
 class RegularizedModule(L.LightningModule):
@@ -43,6 +39,7 @@ class RegularizedModule(L.LightningModule):
         # Parts of the newest loss, detached: the task loss, each term, and the quantity that each term is made of.
         self.terms: dict[str, Tensor] = {}
         self._listener: tuple[nn.Module, Listener] | None = None
+        self.guard = Guard()
         self._unchecked: list[dict[str, Tensor]] = []
 
     @property
@@ -143,26 +140,13 @@ class RegularizedModule(L.LightningModule):
             regularizer.on_epoch()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before an update that would spoil the weights: a term of the loss, or the gradient, is not finite."""
+        """Have the update skipped that would spoil the weights: a term of the loss, or the gradient, is not finite."""
         shares, self._unchecked = self._unchecked, []
-        if not shares:
-            return
-        values = [(name, value) for terms in shares for name, value in terms.items()]
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients and not lightning_compat.scales_gradients(self.trainer):
-            values.append((GRADIENT, torch.nn.utils.get_total_norm(gradients)))
-        flags = torch.stack([~value.isfinite() for _, value in values]).int()
-        if dist.is_initialized():
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        if not flags.any():
-            return
-        first, culprit = values[int(flags.nonzero()[0])]
-        others = ", ".join(f"{name} {value:.4g}" for name, value in values if name != first)
-        state = "not finite (on another rank)" if culprit.isfinite() else f"{culprit:.4g}"
-        raise Failure(
-            f"{SPELLED.get(first, first)} was the first to be {state}, at step {self.trainer.global_step + 1} "
-            f"({others}): the update was not made."
-        )
+        terms = [term for share in shares for term in share.items()]
+        if terms:
+            self.guard.before_update(
+                optimizer, self.trainer.global_step + 1, terms, lightning_compat.scales_gradients(self.trainer)
+            )
 
     def configure_gradient_clipping(
         self,
@@ -170,10 +154,19 @@ class RegularizedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        lightning_compat.clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if lightning_compat.scales_gradients(self.trainer):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm in (None, "norm"):
+            self.guard.clip(optimizer, gradient_clip_val)
+        else:
+            lightning_compat.clip_by_value(self, optimizer, gradient_clip_val)
+
+    def on_train_end(self) -> None:
+        self.guard.read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the regularisers, and of the first rank's generators."""
+        """Add the state of the regularisers, and of the first rank's generators; a failed run saves nothing."""
+        self.guard.read()
         checkpoint["rng"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()

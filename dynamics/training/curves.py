@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
-CHUNK = 10  # steps whose losses leave the device together; a divisor of the record's block
+CHUNK, DEVICE_CHUNK = 10, 50  # steps whose losses leave a CPU, and another device, together; divisors of the block
 FLUSH_SECONDS = 3.0
 
 
@@ -59,7 +59,8 @@ class Curves(L.Callback):
         self._step = trainer.global_step
         self._values.append((self._step, torch.stack(self._shares).sum(0)))
         self._shares.clear()
-        if self._step % CHUNK == 0 or self._step == trainer.max_steps:
+        chunk = CHUNK if pl_module.device.type == "cpu" else DEVICE_CHUNK
+        if self._step % chunk == 0 or self._step == trainer.max_steps:
             self._collect(trainer)
         if self._step == trainer.max_steps:
             trainer.should_stop = True  # else Lightning would not validate at the last step

@@ -27,10 +27,13 @@ class RunParser(OneSentenceErrors, LightningArgumentParser):
     """Lightning's parser, refusing in one sentence."""
 
 
-def pick_precision() -> str:
-    """Return bf16 where the hardware multiplies it faster than float32, else float32."""
-    has_cuda, on_cuda = torch.cuda.is_available(), torch.cuda.is_bf16_supported
-    is_fast = on_cuda(including_emulation=False) if has_cuda else torch.cpu._is_amx_tile_supported()
+def pick_precision(accelerator: str) -> str:
+    """Return bf16 where the hardware that Lightning's `accelerator` names multiplies it faster than float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        uses_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+        is_fast = uses_cpu and torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if is_fast else "32-true"
 
 
@@ -96,7 +99,7 @@ class RunCLI(LightningCLI):
         if not re.fullmatch(r"auto|-?\d+|\[?\d+(, ?\d+)*,?\]?", str(trainer.devices)):
             raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
         if trainer.precision is None and "Precision" not in str(plugins):
-            trainer.precision = pick_precision()
+            trainer.precision = pick_precision(str(trainer.accelerator))
             print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
         if isinstance(trainer.val_check_interval, float):
             trainer.check_val_every_n_epoch = 1  # the run is a single epoch, of which it is a share

@@ -78,7 +78,7 @@ class Monitor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""
         self._record = Record(Path(trainer.default_root_dir))
-        self._steps = self.steps(trainer.max_steps)
+        self._follow(self.steps(trainer.max_steps))
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
@@ -88,7 +88,7 @@ class Monitor(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Measure after the update (or before any) if the step is due."""
         step = trainer.global_step
-        due = {name for name, steps in self._steps.items() if step in steps}
+        due = self._due.get(step)
         if not due or step == self._measured:
             return
         self._measured = step
@@ -97,7 +97,15 @@ class Monitor(L.Callback):
             if self.max_overhead is not None and self.plan is None and step >= PLANNED_FROM:
                 self.plan = self._make_plan(trainer, step, self.max_overhead)
         self.plan = trainer.strategy.broadcast(self.plan)
-        self._steps = self.steps(trainer.max_steps)
+        self._follow(self.steps(trainer.max_steps))
+
+    def _follow(self, steps: Plan) -> None:
+        """Take the steps of every metric, and what is due at each step: looked up after every update."""
+        self._steps = steps
+        self._due: dict[int, set[str]] = {}
+        for name, due in steps.items():
+            for step in due:
+                self._due.setdefault(step, set()).add(name)
 
     def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> None:
         started = time.monotonic()

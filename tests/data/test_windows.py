@@ -109,9 +109,35 @@ def test_a_text_shorter_than_a_window_is_refused(text_file):
         opened(text_file, context=5000)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(text_file):
-    data = opened(text_file, {"world_size": 5})
-    with pytest.raises(InputError, match="batch_size 12"):
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+def test_every_rank_validates_and_together_they_see_every_window_once(text_file, ranks):
+    whole = opened(text_file)
+    expected = {batch.step: batch.windows for batch in windows(whole, whole.val_dataloader())}
+    rows = {step: {} for step in expected}
+    for rank in range(ranks):
+        data = opened(text_file, {"world_size": ranks, "global_rank": rank})
+        batches = windows(data, data.val_dataloader())
+        assert batches
+        for batch in batches:
+            assert batch.total == len(expected[batch.step])
+            for number, row in enumerate(batch.windows, start=batch.first):
+                assert number not in rows[batch.step]
+                rows[batch.step][number] = row
+    for step, windows_of_step in expected.items():
+        together = torch.stack([rows[step][number] for number in range(len(windows_of_step))])
+        assert torch.equal(together, windows_of_step)
+
+
+def test_more_ranks_than_validation_windows_are_refused(text_file):
+    data = opened(text_file, {"world_size": 99})
+    with pytest.raises(InputError, match=r"set data\.validation_windows 99"):
+        data.val_dataloader()
+
+
+@pytest.mark.parametrize(("ranks", "sizes"), [(5, "10 or 15"), (16, "16")])
+def test_a_batch_that_cannot_be_shared_is_refused(text_file, ranks, sizes):
+    data = opened(text_file, {"world_size": ranks})
+    with pytest.raises(InputError, match=f"batch_size 12.*: {sizes} would do"):
         data.train_dataloader()
 
 

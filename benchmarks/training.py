@@ -1,0 +1,289 @@
+"""The speed of a training step: ours against nanoGPT's and transformers' models, interleaved in one run.
+
+    python benchmarks/training.py [--nanogpt DIR] [--size small|tiny|base] [--modes fp32/eager bf16/compiled ...]
+                                  [--steps 4] [--rounds 7] [--json FILE]
+
+Every contender trains a causal model of the same size on random characters, with fused AdamW, decay on matrices alone
+and the gradient clipped to norm 1: windows are drawn, gathered and moved to the device as each does it. Ours is the
+training step of `dynamics fit` without Lightning around it; nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT)
+takes its own batches, model and optimiser; GPT-2 and Llama of transformers run in a plain loop. A ratio is our speed
+over the other's: the median over rounds, with the least and the greatest. Model FLOPs are 6 N + 12 L D T a token; the
+ceiling is that of a matrix product of 4096 x 4096 in the same precision, in the same run.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it; read before torch is imported
+
+import numpy as np
+import torch
+import transformers
+
+from dynamics.data.windows import WindowBatch, training_offsets
+from dynamics.models import architectures
+from dynamics.models.language import LanguageModel, Tokens
+from dynamics.models.transformer import CharTransformerConfig
+
+VOCABULARY = 207
+PEERS = ("gpt2", "llama")
+MODES = ("fp32/eager", "fp32/compiled", "bf16/eager", "bf16/compiled")
+
+
+class Size(NamedTuple):
+    """The shape of a model and of its batches."""
+
+    depth: int
+    width: int
+    heads: int
+    context: int
+    batch: int
+
+    @property
+    def tokens(self) -> int:
+        return self.context * self.batch
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a step: 6 a weight and token, and 12 L D T a token for the attention."""
+        weights = 12 * self.depth * self.width**2 + VOCABULARY * self.width
+        return self.tokens * (6 * weights + 12 * self.depth * self.width * self.context)
+
+
+SIZES = {
+    "small": Size(4, 256, 8, 256, 16),
+    "tiny": Size(6, 256, 8, 256, 64),
+    "base": Size(12, 512, 8, 512, 64),
+}
+
+
+def ours(size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
+    module = LanguageModel(
+        depth=size.depth, width=size.width, heads=size.heads, compile=is_compiled, warmup_steps=10**9
+    )
+    config = CharTransformerConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        max_position_embeddings=size.context,
+    )
+    module._take(architectures.draw(config, 0).to(device), Tokens(205, 205, 1.0))
+    configured = module.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    corpus = torch.from_numpy(characters()).to(device)
+    reach = torch.arange(size.context + 1, device=device)
+    steps = itertools.count(1)
+
+    def step() -> None:
+        number = next(steps)
+        offsets = training_offsets(0, number, size.batch, len(corpus) - size.context)
+        starts = torch.from_numpy(offsets)
+        starts = starts.pin_memory().to(device, non_blocking=True) if device == "cuda" else starts
+        batch = WindowBatch(corpus[starts[:, None] + reach].long(), number, 0, size.batch)
+        with autocast():
+            loss = module.training_step(batch, number)
+        loss.backward()
+        module.guard.before_update(optimizer, number, [("task_loss", loss.detach())], is_scaled=False)
+        module.guard.clip(optimizer, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+
+    return step
+
+
+def nanogpt(
+    size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str, folder: Path
+) -> Callable[[], None]:
+    """The loop of nanoGPT's train.py, its losses left on the device."""
+    specification = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    assert specification is not None
+    assert specification.loader is not None
+    source = importlib.util.module_from_spec(specification)
+    sys.modules["nanogpt_model"] = source
+    specification.loader.exec_module(source)
+    config = source.GPTConfig(
+        block_size=size.context,
+        vocab_size=VOCABULARY,
+        n_layer=size.depth,
+        n_head=size.heads,
+        n_embd=size.width,
+        dropout=0.0,
+        bias=False,
+    )
+    with contextlib.redirect_stdout(None):
+        network = source.GPT(config).to(device)
+        optimizer = network.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda" if device == "cuda" else "cpu")
+    run = torch.compile(network) if is_compiled else network
+    data = characters()
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        starts = torch.randint(len(data) - size.context, (size.batch,))
+        parts = [
+            torch.stack([torch.from_numpy(data[i + shift : i + shift + size.context].astype(np.int64)) for i in starts])
+            for shift in (0, 1)
+        ]
+        if device == "cuda":
+            parts = [part.pin_memory().to(device, non_blocking=True) for part in parts]
+        return parts[0], parts[1]
+
+    following = [batch()]
+
+    def step() -> None:
+        with autocast():
+            _, loss = run(*following.pop())
+        following.append(batch())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def peer(kind: str, size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
+    """A model of transformers in a plain loop."""
+    shapes: dict[str, Any] = {
+        "gpt2": {"n_layer": size.depth, "n_head": size.heads, "n_embd": size.width, "n_positions": size.context}
+        | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+        "llama": {
+            "num_hidden_layers": size.depth,
+            "num_attention_heads": size.heads,
+            "hidden_size": size.width,
+            "intermediate_size": 8 * size.width // 3,
+            "max_position_embeddings": size.context,
+            "tie_word_embeddings": True,
+        },
+    }
+    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, use_cache=False, **shapes[kind])
+    network = transformers.AutoModelForCausalLM.from_config(config).to(device).train()
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    run = torch.compile(network) if is_compiled else network
+    data = torch.from_numpy(characters())
+
+    def step() -> None:
+        starts = torch.randint(len(data) - size.context, (size.batch, 1))
+        ids = data[starts + torch.arange(size.context)].long().to(device)
+        with autocast():
+            loss = run(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def characters() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 205, 1_000_000).astype(np.uint8)
+
+
+def ceiling(dtype: torch.dtype, device: str) -> float:
+    """Return the speed of a large matrix product, in FLOPs a second."""
+    n = 4096 if device == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    repetitions = 20 if device == "cuda" else 2
+    best = min(seconds(lambda: a @ b, repetitions, device) for _ in range(4))
+    return 2 * n**3 / best
+
+
+def seconds(work: Callable[[], Any], steps: int, device: str) -> float:
+    """Return the time of one call, over `steps` of them."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        work()
+    synchronize()
+    return (time.perf_counter() - started) / steps
+
+
+def compare(
+    mode: str, size: Size, folder: Path | None, peers: list[str], steps: int, rounds: int, device: str
+) -> dict[str, Any]:
+    """Return times, speeds and ratios of every contender in one mode."""
+    precision, how = mode.split("/")
+    is_compiled = how == "compiled"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+
+    def autocast() -> Any:
+        return torch.autocast(device, dtype) if precision == "bf16" else contextlib.nullcontext()
+
+    contenders = {"ours": ours(size, is_compiled, autocast, device)}
+    if folder is not None:
+        contenders["nanogpt"] = nanogpt(size, is_compiled, autocast, device, folder)
+    for kind in peers:
+        contenders[f"hf-{kind}"] = peer(kind, size, is_compiled, autocast, device)
+    for work in contenders.values():
+        for _ in range(4):
+            work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            times[name].append(seconds(work, steps, device))
+    best = ceiling(dtype, device)
+    result: dict[str, Any] = {"ceiling_tflops": best / 1e12}
+    for name, spent in times.items():
+        middle = statistics.median(spent)
+        ratios = [theirs / mine for mine, theirs in zip(times["ours"], spent, strict=True)]
+        result[name] = {
+            "milliseconds": 1e3 * middle,
+            "tokens_per_second": size.tokens / middle,
+            "share_of_ceiling": size.flops / middle / best,
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "greatest": max(ratios),
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--against", nargs="*", choices=PEERS, default=PEERS, help="models of transformers")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    card = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
+    size = SIZES[arguments.size]
+    print(f"{card}, torch {torch.__version__}, {arguments.size}: {size}")
+    output: dict[str, Any] = {"device": card, "torch": torch.__version__, "size": size._asdict(), "ratio": {}}
+    for mode in arguments.modes:
+        torch._dynamo.reset()
+        result = compare(mode, size, arguments.nanogpt, arguments.against, arguments.steps, arguments.rounds, device)
+        output[mode] = result
+        print(f"{mode}: matrix product {result.pop('ceiling_tflops'):.2f} TFLOP/s")
+        for name, facts in result.items():
+            output["ratio"][f"{name}/{mode}"] = facts["ratio"]
+            print(
+                f"  {name:9} {facts['milliseconds']:9.2f} ms  {facts['tokens_per_second']:12,.0f} tokens/s  "
+                f"{facts['share_of_ceiling']:6.1%} of it  ours {facts['ratio']:.2f}x "
+                f"[{facts['least']:.2f}, {facts['greatest']:.2f}]",
+                flush=True,
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(output, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

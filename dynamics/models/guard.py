@@ -1,0 +1,83 @@
+"""The check before every update: the gradient is clipped and a bad update skipped, without waiting for the device.
+
+Fused AdamW divides gradients by `optimizer.grad_scale` and skips an update where `optimizer.found_inf` is not 0. Both
+are computed on the device; what was bad is read some steps later, and the run then ends with the first bad step.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dynamics.errors import Failure
+
+READ_EVERY = 50  # steps after which a device is asked; a CPU, which has no queue, is asked at once
+TASK = "task_loss"
+GRADIENT = "gradient"
+SPELLED = {TASK: "the task loss", GRADIENT: "the gradient of the loss"}
+
+
+class _Check(NamedTuple):
+    step: int  # the update that the values belong to
+    names: list[str]
+    values: Tensor  # one for each name, and last whether any rank's are not finite
+
+
+class Guard:
+    """Skips updates that are not finite, and ends the run with the first of them once it has been read."""
+
+    def __init__(self) -> None:
+        self._checks: list[_Check] = []
+        self._norm: Tensor | None = None
+
+    def before_update(
+        self, optimizer: torch.optim.Optimizer, step: int, terms: Sequence[tuple[str, Tensor]], is_scaled: bool
+    ) -> None:
+        """Check the terms of the loss and, unless a scaler (`is_scaled`, fp16) does, the gradient's norm."""
+        names, values = [name for name, _ in terms], [value.float() for _, value in terms]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._norm = None
+        if gradients and not is_scaled:
+            self._norm = torch.nn.utils.get_total_norm(gradients)
+            names, values = [*names, GRADIENT], [*values, self._norm.float()]
+        stacked = torch.stack(values)
+        is_bad = stacked.isfinite().all().logical_not().float()
+        if dist.is_initialized():
+            dist.all_reduce(is_bad, op=dist.ReduceOp.MAX)
+        if not is_scaled:
+            optimizer.found_inf = is_bad  # type: ignore[attr-defined]
+        self._checks.append(_Check(step, names, torch.cat([stacked, is_bad[None]])))
+        if is_at_once(stacked.device) or step % READ_EVERY == 0:
+            self.read()
+
+    def clip(self, optimizer: torch.optim.Optimizer, norm: float | None) -> None:
+        """Have the update scale the gradient to at most `norm` (None or 0: as it is)."""
+        scale = (self._norm / norm).clamp(min=1.0).float() if norm and self._norm is not None else None
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
+
+    def read(self) -> None:
+        """Raise `Failure` for the first update since the last call that was skipped; waits for the device."""
+        checks, self._checks = self._checks, []
+        if not checks:
+            return
+        flags = torch.stack([check.values[-1] for check in checks])
+        if not flags.any():
+            return
+        step, names, values = checks[int(flags.nonzero()[0])]
+        pairs = list(zip(names, values.tolist(), strict=False))
+        first = next((name for name, value in pairs if not isfinite(value)), names[0])
+        others = ", ".join(f"{name} {value:.4g}" for name, value in pairs if name != first)
+        value = dict(pairs)[first]
+        state = "not finite (on another rank)" if isfinite(value) else f"{value:.4g}"
+        raise Failure(
+            f"{SPELLED.get(first, first)} was the first to be {state}, at step {step} ({others}): the update was not "
+            "made."
+        )
+
+
+def is_at_once(device: torch.device) -> bool:
+    """Return whether a value of the device is there when it is asked for: no queue makes the host wait."""
+    return device.type == "cpu"
