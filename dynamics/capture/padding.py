@@ -191,7 +191,7 @@ class Padding:
         or local windows; None where windows hold padding, and which of their tokens it is cannot be known."""
         if batch != layer[0]:
             valid = self.valid(model, *layer, device)
-            is_whole = batch * rows == layer[0] * layer[1] and (self._mask is None or bool(valid.all()))
+            is_whole = batch * rows <= layer[0] * layer[1] and (self._mask is None or bool(valid.all()))
             return valid.new_ones(batch, rows) if is_whole else None
         length, start = max(rows, layer[1]), self._queries.get(attention, 0)
         start = start if start + rows <= length else 0
