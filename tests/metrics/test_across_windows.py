@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dynamics import metrics
-from dynamics.metrics.streaming.base import States
+from dynamics.metrics.streaming.base import Pair, States
 from tests.metrics import streams
 
 SCALE = torch.linspace(1.0, 0.4, 12, dtype=torch.float64)
@@ -54,3 +54,44 @@ def test_dependent_tokens_count_for_fewer():
     assert independent.n_effective > 500
     assert dependent.n_effective < 200
     assert dependent.windows == 24
+
+
+def two_layers(related, windows=15, tokens=8):
+    g = streams.generator(7)
+    x = torch.randn(windows * tokens, 1, 20, generator=g, dtype=torch.float64)
+    y = torch.randn(windows * tokens, 1, 14, generator=g, dtype=torch.float64)
+    if related:
+        y = y + x @ torch.randn(20, 14, generator=g, dtype=torch.float64)
+    return Pair(x, y, torch.arange(windows).repeat_interleave(tokens))
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_linearity_on_held_out_windows_fits_the_map_without_them(related):
+    x, y, windows = two_layers(related)
+    x, y = ((part - part.mean(0))[:, 0] for part in (x, y))
+    missed = torch.zeros_like(y)
+    for window in windows.unique():
+        held = windows == window
+        missed[held] = y[held] - x[held] @ torch.linalg.lstsq(x[~held], y[~held]).solution
+    value = measured("procrustes_linearity_held_out", two_layers(related)).value
+    np.testing.assert_allclose(value, float(1 - missed.square().sum() / y.square().sum()), rtol=1e-8)
+
+
+def test_debiased_similarity_of_unrelated_states_is_about_0():
+    plain, debiased = (
+        measured(name, two_layers(related=False)).value for name in ("linear_cka", "linear_cka_debiased")
+    )
+    assert plain > 0.1
+    assert abs(debiased) < 0.04
+
+
+def test_debiased_similarity_is_that_of_pairs_of_windows():
+    x, y, windows = two_layers(related=True)
+    x, y = ((part - part.mean(0))[:, 0] for part in (x, y))
+
+    def across(a, b):
+        products = [a[windows == w].T @ b[windows == w] for w in windows.unique()]
+        return sum((p * q).sum() for i, p in enumerate(products) for j, q in enumerate(products) if i != j)
+
+    expected = across(y, x) / (across(x, x) * across(y, y)).sqrt()
+    np.testing.assert_allclose(measured("linear_cka_debiased", two_layers(True)).value, float(expected), rtol=1e-8)

@@ -177,5 +177,11 @@ class CrossMoments(Moments):
         self.add(torch.cat([batch.x, batch.y], dim=-1), batch.windows)
 
     @once
+    def by_window(self) -> Float64[Tensor, "h w t e"]:
+        """The states of each window kept, about the mean, zeros after those of the shorter ones."""
+        x, windows = self.sample
+        return by_window((x.double() - self.mean[:, None]).transpose(0, 1), windows).permute(2, 0, 1, 3)
+
+    @once
     def flat(self) -> str:
         return self.trouble or self._flat(slice(self.split)) or self._flat(slice(self.split, None))
