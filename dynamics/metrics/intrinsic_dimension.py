@@ -96,10 +96,10 @@ def two_nn_variance(
 ) -> tuple[float, float]:
     """Return the variance of the logarithm of the TwoNN estimate `value`, over draws of as many windows; its freedom.
 
-    a + 2 max(b - ab, 0): a is that of points clustered by the components of the graph of first neighbours. A window
+    a + 2.5 max(b - ab, 0): a is that of points clustered by the components of the graph of first neighbours. A window
     also moves the ratios of the points elsewhere whose neighbours it holds (as near duplicates across windows do): b is
     the sum over windows of their squared influence, from what the estimate would be without each, ab the part of it
-    that independent points have too. The 2 is as calibrated on states of trained models (docs/calibration.md).
+    that independent points have too. The 2.5 is as calibrated on states of trained models (docs/calibration.md).
 
     `distances`, `neighbours`: those of the k > 2 nearest neighbours.
     """
@@ -129,7 +129,7 @@ def two_nn_variance(
     by_windows = (of_window - of_window.mean()).var(ddof=1) * count
     by_both = np.bincount(np.unique(both * count + label, return_inverse=True)[1], influence)
     by_components = np.bincount(component, terms)
-    parts = float((by_components**2).sum()), 2 * max(float(by_windows - (by_both**2).sum()), 0)
+    parts = float((by_components**2).sum()), 2.5 * max(float(by_windows - (by_both**2).sum()), 0)
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / component.max() + parts[1] ** 2 / (count - 1))  # Satterthwaite
     return sum(parts), float(freedom)
 

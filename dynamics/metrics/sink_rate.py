@@ -6,8 +6,6 @@ from dynamics.metrics.sink_mass import sink_mass
 from dynamics.metrics.streaming import AttentionStatistics, Estimate
 from dynamics.metrics.streaming.attention import SINK
 
-FEWEST = 5  # windows on either side of the threshold that an interval needs
-
 
 def sink_rate(probabilities: Float[Tensor, "windows *heads T S"]) -> Float64[Tensor, "*heads"]:
     """Return the share of windows in which a head spends more than 0.3 of its attention on position 0.
@@ -15,6 +13,7 @@ def sink_rate(probabilities: Float[Tensor, "windows *heads T S"]) -> Float64[Ten
     Formula: mean over windows of 1[`sink_mass` of the window > 0.3]; a layer's is the mean over its heads.
     Pitfalls: the paper counts query 0, which sees itself alone and adds 1 / T; here it is left out. A threshold: what
         changes on one side of it is not seen.
+    Interval: none: where almost all windows lie on one side, those that do not are too few.
 
     `probabilities`: rows summing to 1. (The metric never forms them all.) NaN for a single query.
     >>> p = Tensor([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.2, 0.8]]])
@@ -34,9 +33,7 @@ class SinkRate(AttentionStatistics):
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         estimate = super().estimate(states)
-        rare = np.minimum(estimate.value, 1 - estimate.value) * estimate.windows < FEWEST
-        if not (rare & np.isfinite(estimate.low)).any():
+        if not np.isfinite(estimate.value).all():
             return estimate
-        low, high = (np.where(rare, np.nan, bound) for bound in (estimate.low, estimate.high))
-        reason = f"fewer than {FEWEST} windows lie on one side of the threshold: no interval"
-        return estimate._replace(low=low, high=high, reason=reason)
+        nan, reason = np.full_like(estimate.value, np.nan), "no interval: few windows lie near the threshold"
+        return estimate._replace(low=nan, high=nan, reason=reason)

@@ -98,11 +98,11 @@ class Spectral(Moments):
         if first:
             order = [first, *(place for place in range(values.shape[-1]) if place != first)]
             values, influence = values[..., order], influence[..., order]
-        with torch.inference_mode(False), torch.enable_grad():
-            values = values.clone().requires_grad_()
-            value = self.of_eigenvalues(values)
-            (slope,) = torch.autograd.grad(value.sum(), values)
-        return value.detach(), (influence * slope.where(values > 0, 0)).sum(-1)
+        # Without a window: its eigenvalues to first order, the quantity of them exactly.
+        others = states.windows - 1
+        value = self.of_eigenvalues(values)
+        without = (values - influence / others).clamp(min=0).where(values > 0, 0)
+        return value, (value - self.of_eigenvalues(without)) * others
 
     def estimate(self, states: Moments) -> Estimate:
         """Estimate the quantity; its upper bound is the highest of those of the directions that may come first."""
@@ -110,7 +110,7 @@ class Spectral(Moments):
         if np.isfinite(estimate.high).any():
             for first in range(1, min(1 + self.rivals, states.mean.shape[-1])):
                 value, influence = map(with_layer, self.value_and_influence(states, first))
-                error = shape_of_mean(influence, int(states.windows)).error
-                bound = t_interval(value, error, float(len(influence) - 1), self.interval_scale)[1]
+                shape = shape_of_mean(influence, int(states.windows))
+                bound = t_interval(value, shape.error, shape.freedom, self.interval_scale, shape.skewness / 2)[1]
                 estimate = estimate._replace(high=np.fmax(estimate.high, bound))
         return estimate
