@@ -183,7 +183,7 @@ class Meter:
         result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
-            where = _with_stack(condition, stack)
+            where = with_stack(condition, stack)
             for metric in group.metrics:
                 if isinstance(metric, Referenced):
                     name = "/".join(filter(None, (stack, site, str(layer), metric.name)))
@@ -205,7 +205,7 @@ class Meter:
                 for array, values in estimate.arrays.items():
                     result.arrays.extend(Array(*key, head, f"{name}/{array}", values[head]) for head in heads)
         for entry in self.missing:
-            start = run, subject, _with_stack(condition, entry.stack), step, entry.site
+            start = run, subject, with_stack(condition, entry.stack), step, entry.site
             nan = (Row(*start, at, -1, entry.metric, math.nan, reason=entry.reason) for at in entry.layers or (-1,))
             missing.append(entry._replace(rows=tuple(nan)))
         for (site, layers, reason, stack, _), same in groupby(self.missing, key=lambda entry: entry[1:]):
@@ -242,6 +242,6 @@ def _of_rows(site: str) -> str:
     return "residual" if site == PAIR else site
 
 
-def _with_stack(where: str, stack: str) -> str:
+def with_stack(where: str, stack: str) -> str:
     """Return a condition that names the stack, where there are several."""
     return join(**parse_condition(where), stack=stack) if stack else where

@@ -195,6 +195,18 @@ class Windowed(Metric):
             return undefined(states.heads, states.n, trouble)
         return self.with_interval(states, *self.value_and_influence(states))
 
+    def difference(self, states: Any, other: Any) -> Estimate:
+        """Estimate the value of `states` less that of `other`, of the same windows, with a paired interval."""
+        for part in (states, other):
+            part._results.clear()
+            if trouble := getattr(part, self.refuses):
+                return undefined(part.heads, part.n, trouble)
+        (value, influence), (before, influence_before) = map(self.value_and_influence, (states, other))
+        if influence.shape != influence_before.shape or int(states.windows) != int(other.windows):
+            return undefined(states.heads, states.n, "the two are of different windows")
+        windows, change = int(states.windows), influence - influence_before
+        return estimate(value - before, states.n, influence=change, windows=windows, reason=self.nan_reason)
+
     def with_interval(
         self, states: Any, value: Float[Tensor, " heads"], influence: Float[Tensor, "w heads"]
     ) -> Estimate:
