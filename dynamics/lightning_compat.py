@@ -5,6 +5,7 @@ where another version lacks a private name that is used here.
 """
 
 import logging
+import re
 import traceback
 import warnings
 from typing import Any
@@ -111,3 +112,13 @@ def clip_by_value(module: L.LightningModule, optimizer: torch.optim.Optimizer, v
     """Clip every entry of the gradient as Lightning does, also under bf16, where it refuses fused optimisers."""
     plugin = module.trainer.precision_plugin
     Precision.clip_gradients(plugin, optimizer, value or 0.0, GradClipAlgorithmType.VALUE)
+
+
+def count_batches_before_shares(parser: Any) -> None:
+    """Have `limit_*_batches` take 1 as one batch, and 1.0 as all of them.
+
+    They are `int | float` to Lightning, but `typing` hands out `float | int` where a library was first to ask for it.
+    """
+    for action in parser._actions:
+        if re.fullmatch(r"trainer\.limit_\w+_batches", action.dest or ""):
+            action._typehint = int | float | None

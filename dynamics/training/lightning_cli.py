@@ -14,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.files import write_text
+from dynamics.lightning_compat import count_batches_before_shares
 from dynamics.parsing import OneSentenceErrors
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
@@ -73,6 +74,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--seed_everything", type=int, default=0, help="decides weights, windows and masks")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        count_batches_before_shares(parser)
         metrics = dict[str, dict[str, Any] | None] | list[str] | None
         parser.add_argument("--metrics", type=metrics, help="what to measure: names, or names with options")
         parser.add_lightning_class_args(Monitor, "monitor")
