@@ -17,13 +17,16 @@ def squared(points):
 
 
 def walk(seed, sizes, drift=0.0, memory=1.0):
-    """Weights whose updates have the given sizes: a drift, and noise that is forgotten (memory < 1 wanders)."""
+    """Weights whose updates have the given sizes: a drift, and noise; both are forgotten (memory < 1) as weights decay.
+
+    Decay takes its share by the learning rate too, as AdamW's does: a pull that outlasts the updates would turn round.
+    """
     noise = np.random.default_rng(seed)
     direction = noise.standard_normal(DIMENSIONS)
     points = [noise.standard_normal(DIMENSIONS)]
     for size in sizes:
         update = drift * direction + (1 - drift) * noise.standard_normal(DIMENSIONS)
-        points.append(memory * points[-1] + size * update)
+        points.append((1 - (1 - memory) * size) * points[-1] + size * update)
     return np.stack(points)
 
 
@@ -41,13 +44,14 @@ def decay(count, warmup=5):
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
-    count=st.integers(2, 30),
-    drift=st.floats(0, 1),
+    count=st.integers(5, 30),
+    drift=st.floats(0, 0.9),
     memory=st.floats(0.2, 1),
     decays=st.booleans(),
 )
 def test_no_way_of_training_is_suspect(seed, count, drift, memory, decays):
-    sizes = decay(count) if decays and memory > 0.9 else np.ones(count)
+    """Not claimed: fewer than six checkpoints whose updates shrink tenfold, weights that no longer move at all."""
+    sizes = decay(count) if decays else np.ones(count)
     assert judged(walk(seed, sizes, drift, memory)) == {}
 
 
