@@ -112,5 +112,6 @@ class Spectral(Moments):
                 value, influence = map(with_layer, self.value_and_influence(states, first))
                 shape = shape_of_mean(influence, int(states.windows))
                 bound = t_interval(value, shape.error, shape.freedom, self.interval_scale, shape.skewness / 2)[1]
+                bound = np.where(value > estimate.value / 2, bound, np.nan)  # what lies far below overtakes nothing
                 estimate = estimate._replace(high=np.fmax(estimate.high, bound))
         return estimate
