@@ -25,12 +25,14 @@ def compare(
     subject: str = "",
     condition: str = "",
     step: int = 0,
+    mask: str | None = None,
 ) -> list[Row]:
     """Measure metrics of pairs between each layer of `model` and the same layer of `other`, say an earlier checkpoint.
 
     Both are measured as `measure` does, in float32 and eval mode, on `batches` (in the same forms) that both take. The
     rows are of site `residual`, layers 0..L, and begin with `run`, `subject`, `condition` (let it name what `other` is)
-    and `step`. `procrustes_linearity` asks how well the states of `other` predict those of `model`.
+    and `step`; `mask` is that of `measure`. `procrustes_linearity` asks how well the states of `other` predict those of
+    `model`.
 
     Raises:
         InputError: the models have different depths, or see different tokens.
@@ -52,9 +54,12 @@ def compare(
             windows = meter.windows(len(x))[:, None].expand(valid.shape)[valid]
             meter.feed(PAIR, layer, Pair(before.unsqueeze(1), states.unsqueeze(1), windows))
 
-        with capture(reference, {"residual"}, keep) as first, capture(network, {"residual"}, pair) as second:
+        with (
+            capture(reference, {"residual"}, keep, mask=mask) as first,
+            capture(network, {"residual"}, pair, mask=mask) as second,
+        ):
             for batch in arguments(network, batches):
-                meter.begin_batch(batch)
+                meter.begin_batch(batch, mask)
                 for part in (reference, network):
                     part(**to_device(batch, next(part.parameters()).device))
         if first.layers != second.layers:

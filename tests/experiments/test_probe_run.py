@@ -85,6 +85,20 @@ def test_a_network_without_attention_has_states_alone(workplace):
     assert set(record.read("p")["metric"]) == {"mean_cosine"}
 
 
+def test_one_of_several_architectures_that_does_not_run_is_named_and_the_others_are_measured(workplace, capsys):
+    names = "[nothing, gpt2, longformer]"  # the attention of the last is not heard, its outputs are
+    with pytest.raises(SystemExit) as exit_:
+        probe("--run", "p", "--architecture", names, "--seeds", "1", "--beta", "[0]", "--width", "64")
+    assert exit_.value.code == 1
+    assert "no architecture nothing" in capsys.readouterr().err
+    rows, run = record.read("p"), facts("p")
+    assert set(rows["subject"]) == {"gpt2", "longformer"}
+    assert set(run["failed"]) == {"nothing, untrained"}
+    assert run["status"] == "failed"
+    outputs = rows[rows["condition"].str.contains("part=attention")]
+    assert set(outputs["layer"]) == set(range(1, 1 + max(outputs["layer"])))
+
+
 def test_a_sweep_of_designs_is_compared(workplace):
     probe("--run", "p", "--norm", "[none, post]", "--causal", "[true, false]")
     assert len(facts("p")["designs"]) == 4

@@ -130,3 +130,23 @@ def test_compare_takes_the_same_forms():
     assert [row.value for row in compare(network, other, {"input_ids": IDS.tolist()})] == expected
     with pytest.raises(InputError, match="batch 1 is of type str"):
         compare(network, other, ["text"])
+
+
+class Hiding(nn.Module):
+    """A model whose mask has a name of its own."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.model = model(seed=seed)
+
+    def forward(self, ids, hide):
+        return self.model(input_ids=ids, attention_mask=1 - hide)
+
+
+def test_compare_takes_the_name_of_the_mask():
+    hide = torch.zeros_like(IDS)
+    hide[:, -3:] = 1
+    rows = compare(Hiding(0).eval(), Hiding(1).eval(), [{"ids": IDS, "hide": hide}], mask="~hide")
+    shorter = compare(model().eval(), model(seed=1).eval(), [{"input_ids": IDS, "attention_mask": 1 - hide}])
+    assert {row.n for row in rows} == {IDS[:, :-3].numel()}
+    assert [row.value for row in rows] == pytest.approx([row.value for row in shorter], rel=1e-5)

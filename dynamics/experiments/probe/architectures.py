@@ -54,14 +54,11 @@ class Architecture:
         kin the output projection is in another module), (`mlp`, l) the block's output.
         """
         self._model.load_state_dict(self._build(seed).state_dict())
-        rows, current = x.flatten(0, 1), 0
-
-        def attention_call(call: AttentionCall) -> None:
-            nonlocal current
-            current = call.layer
-            on_attention(call)
+        rows, current = x.flatten(0, 1), 0  # the layer that is running
 
         def states(site: str, layer: int, values: Tensor, valid: Tensor) -> None:
+            nonlocal current
+            current = layer + 1
             if layer:
                 on_states("mlp", layer, values.view(*x.shape[:2], *values.shape[1:]))
 
@@ -74,7 +71,7 @@ class Architecture:
         with exact(self._model, torch.float32) as model, _entering(module(self._first), rows), ExitStack() as hooks:
             for name in self._attentions:
                 hooks.enter_context(module(name).register_forward_hook(attention_output))
-            with capture(model, ["residual", "attention"], states, attention_call):
+            with capture(model, ["residual", "attention"], states, on_attention):
                 model(**self._inputs(len(rows)))
 
     def _build(self, seed: int) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.experiments.guards import out_of_memory
 from dynamics.experiments.probe.architectures import Architecture
 from dynamics.experiments.probe.blocks import RandomBlocks
@@ -34,10 +34,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         raise InputError(f"resume must be auto (got {resume}).")
     device = _device(settings.device)
     suites = ProbeSuites.parse(settings.metrics, settings.sample)
-    designs = [
-        (Architecture if design.architecture else RandomBlocks)(design, settings.depth, device)
-        for design in settings.designs()
-    ]
+    designs, failed = _built(settings, device)
     architecture = settings.architecture if isinstance(settings.architecture, str) else None
     info = ProbeInfo(
         run=run or name_by_time("probe", architecture),
@@ -45,6 +42,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         **settings.describe() | {"device": device.type},
         descriptions=suites.descriptions(),
         designs=[_describe(blocks) for blocks in designs],
+        failed=failed,
     )
     with start(info, resume, same=list(settings.describe())) as current:
         sizes = f"{len(info.beta)} bias norms, {info.seeds} seeds, {info.batch} sequences each"
@@ -52,6 +50,9 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
         for design in info.designs:
             verdict = f", capture {design['capture']}" if "capture" in design else ""
             print(f"{design['label']}, {design['layers']} layers{verdict}")
+        for name, reason in failed.items():
+            current.ends_as = "failed"
+            print(f"{name}: not measured ({reason})")
         record, measured = Record(current.folder), _measured(current.folder)
         sweeps = [ProbeSweep(blocks, settings, suites, info.run) for blocks in designs]
         guard = out_of_memory(info.run, settings.batch, "--batch", "a smaller --width or --length")
@@ -65,6 +66,21 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
             raise
     print(f"run {info.run} is in {current.folder}/")
     return current.folder
+
+
+def _built(settings: ProbeSettings, device: torch.device) -> tuple[list[Blocks], dict[str, str]]:
+    """Return the blocks of each design, and why an architecture, of several, cannot be measured, by its name."""
+    designs, failed = list[Blocks](), dict[str, str]()
+    for design in settings.designs():
+        try:
+            designs.append((Architecture if design.architecture else RandomBlocks)(design, settings.depth, device))
+        except InputError as error:
+            if not design.architecture:
+                raise
+            failed[str(design)] = in_words(error)
+    if not designs:
+        raise InputError(". ".join(dict.fromkeys(failed.values())) + ".")
+    return designs, failed
 
 
 def _device(name: str) -> torch.device:
