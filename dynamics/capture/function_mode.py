@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dynamics.capture.calls import Call
 from dynamics.capture.fused import Scores, of_flex, of_multihead, of_sdpa
+from dynamics.capture.probabilities import CHANGED, ProbabilityWatch
 
 _FUSED: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Scores]] = {
     F.scaled_dot_product_attention: of_sdpa,
@@ -91,6 +92,7 @@ class ScoreWatch(TorchFunctionMode):
         self.exponentials: Any = WeakIdKeyDictionary()  # of products, perhaps normalised: the product, its logits, dim
         self.shifted: Any = WeakIdKeyDictionary()  # products less one number for each query: what they were before
         self.totals: Any = WeakIdKeyDictionary()  # sums of exponentials: what was summed
+        self.probabilities = ProbabilityWatch()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,53 +104,64 @@ class ScoreWatch(TorchFunctionMode):
         if func in _FUSED:
             self.report(owner, _FUSED[func](args, kwargs))
         following = bool(self.products or self.derived)
-        if following and func in _SOFTMAX:
-            self._softmax(args, kwargs)
+        call = self._softmax(args, kwargs) if following and func in _SOFTMAX else None
+        if following:
+            self.probabilities.before(func, args)
         result = func(*args, **kwargs)
         if func in _MIXING:
             product = _product(owner, func, args, kwargs)
             if product is not None and isinstance(result, Tensor):
                 self.products[result] = product
         elif following and func not in _SOFTMAX and isinstance(result, Tensor) and result.is_floating_point():
-            self._written_out(func, args, kwargs, result)
+            call = self._written_out(func, args, kwargs, result)
             self._carry(func, args, kwargs, result)
+        if following:
+            self.probabilities.after(func, args, kwargs, result)
+        if call:
+            self.probabilities.add(result, call)
         return result
 
-    def unclear(self) -> list[Call]:
-        """Return the calls whose softmax over scores could not be read, once."""
-        calls = list({**self._unclear, **self._open})
-        self._unclear.clear()
-        self._open.clear()
-        return calls
+    def unclear(self) -> dict[Call, str]:
+        """Return why calls could not be read, once: their softmax over scores, or what became of it."""
+        reasons = dict.fromkeys({**self._unclear, **self._open}, UNCLEAR)
+        reasons = dict.fromkeys(self.probabilities.changed, CHANGED) | reasons
+        for calls in (self._unclear, self._open, self.probabilities.changed):
+            calls.clear()
+        return reasons
 
-    def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Report a softmax over the keys of a product; one over anything else that is made of a product is unclear."""
+    def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Report a softmax over the keys of a product, and return whose it is.
+
+        One over anything else that is made of a product is unclear.
+        """
         logits = args[0] if args else kwargs["input"]
         product = self.products.get(logits)
         if product is not None and product.owner in self.stack:
-            self._report(product, logits, _dim(args, kwargs))
-        elif self.derived.get(logits) in self.stack:
+            return self._report(product, logits, _dim(args, kwargs))
+        if self.derived.get(logits) in self.stack:
             self._unclear[self.derived[logits]] = None
+        return None
 
-    def _report(self, product: _Product, logits: Tensor, dim: Any) -> None:
-        """Report a softmax of logits, as they were before a shift that it does not see."""
+    def _report(self, product: _Product, logits: Tensor, dim: Any) -> Call | None:
+        """Report a softmax of logits, as they were before a shift that it does not see; return whose it is."""
         scores = product.scores(self.shifted.get(logits, logits), dim)
         if scores is None:
             self._unclear[product.owner] = None
-        else:
-            self._open.pop(product.owner, None)
-            self.report(product.owner, scores)
+            return None
+        self._open.pop(product.owner, None)
+        self.report(product.owner, scores)
+        return product.owner
 
-    def _written_out(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+    def _written_out(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Call | None:
         """Report `log_softmax(s).exp()`, and `e / e.sum(-1, keepdim=True)` with `e = (s - ...).exp()`."""
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Tensor):
-            return
+            return None
         product = self.products.get(x)
         if func in _LOG_SOFTMAX and product is not None:
             self.exponentials[result] = product, x, _dim(args, kwargs)
         elif func in _EXP and x in self.exponentials:
-            self._report(*self.exponentials[x])
+            return self._report(*self.exponentials[x])
         elif func in _EXP and product is not None and product.owner in self.stack:
             self._open[product.owner] = None
             if result is not x:
@@ -156,7 +169,8 @@ class ScoreWatch(TorchFunctionMode):
         elif func in _SUM and x in self.exponentials and _dim(args, kwargs) in (-1, x.ndim - 1):
             self.totals[result] = x
         elif func in _OVER and len(args) == 2 and self._is_total(args[1], x):
-            self._report(*self.exponentials[x])
+            return self._report(*self.exponentials[x])
+        return None
 
     def _is_total(self, total: Any, x: Tensor) -> bool:
         return isinstance(total, Tensor) and x in self.exponentials and self.totals.get(total) is x

@@ -1,12 +1,11 @@
 """Which layers' attention a forward pass let be heard whole, and why not that of the others."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from dynamics.capture.calls import Call
-from dynamics.capture.function_mode import UNCLEAR
 from dynamics.capture.fused import Scores
 from dynamics.capture.states import first_states
 
@@ -45,13 +44,13 @@ class Hearing:
             self._heard.append(self._notes[call])
         self._notes[call].queries.append(scores.query.shape[:-1].numel() // heads)
 
-    def reasons(self, unclear: Iterable[Call], trace: list[tuple[str, int]], blocks: set[str]) -> dict[int, str]:
+    def reasons(self, unclear: Mapping[Call, str], trace: list[tuple[str, int]], blocks: set[str]) -> dict[int, str]:
         """Return why a layer's attention was not heard whole, by the number of its run, from 0.
 
-        A softmax that could not be read counts in the module that was heard in the layer, or where none was: other
-        parts may take what softmaxes they like.
+        A softmax that is `unclear`, for the reason that is its value, counts in the module that was heard in the layer,
+        or where none was: other parts may take what softmaxes they like.
         """
-        troubles = [(self._started[call], call.name, UNCLEAR) for call in unclear]
+        troubles = [(self._started[call], call.name, reason) for call, reason in unclear.items()]
         troubles += [
             (heard.position, heard.name, SEVERAL)
             for heard in self._heard

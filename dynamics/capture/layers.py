@@ -88,7 +88,7 @@ def find_layers(model: nn.Module, forward: Callable[[], Any]) -> Layout:
     modules = dict(model.named_modules())
     with at_work(modules, stack, enter), ScoreWatch(stack, report) as watch:
         forward()
-    unclear = [call for call in watch.unclear() if not call.cross]
+    unclear = {call: reason for call, reason in watch.unclear().items() if not call.cross}
     self_attentions = list(dict.fromkeys(name for name, heads in trace if heads))
     attending |= {call.name: False for call in unclear if call.name not in attending}
     layers = _around(model, self_attentions) if self_attentions else set()

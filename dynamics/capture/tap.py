@@ -224,11 +224,13 @@ class Tap:
             return
         self._padding.end(self.name)
         expected = {layer for layer, heads in enumerate(self.heads, start=1) if heads} - self._padded
-        unclear = {call.name for call in self._watch.unclear() if not call.cross} if self._watch else set()
-        if unclear - self.layout.unclear:
-            names = ", ".join(sorted(unclear - self.layout.unclear))
+        unclear = self._watch.unclear().items() if self._watch else ()
+        new = {call.name: why for call, why in unclear if not call.cross and call.name not in self.layout.unclear}
+        if new:
+            reasons = "; ".join(dict.fromkeys(new.values()))
             raise InputError(
-                f"{names} of {self.name} attends in another form than in the first batch: part the batches."
+                f"{', '.join(sorted(new))} of {self.name} attends in another form than in the first batch ({reasons}): "
+                "part the batches."
             )
         if self._depths.total() != self.layers:
             _LAYOUTS.pop(self._model)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from dynamics.capture import AttentionCall, capture
+from dynamics.capture import capture
 from dynamics.errors import InputError
 from dynamics.experiments.probe.blocks import OnAttention, OnStates, ignore
 from dynamics.experiments.probe.design import BlockDesign
