@@ -3,7 +3,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Moments
-from dynamics.metrics.streaming.spectrum import gram, top, top_share, trace
+from dynamics.metrics.streaming.spectrum import OfDirections, gram, top, top_share, trace
 
 
 def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
@@ -20,18 +20,21 @@ def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*b
     return top_share(gram(x, centered=False))
 
 
-class AnisotropyUncentered(Moments):
+class AnisotropyUncentered(OfDirections):
     """The same share with the mean left in: a cloud far from the origin counts as a line."""
 
     title = "anisotropy, uncentred"
     range = (0, 1)
+    rivals = 1
     estimator = "σ₁² / Σσᵢ² of the states, not centred"
     source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
     default_sites = dict.fromkeys(STATE_SITES, 2)
 
-    def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+    def value_and_influence(
+        self, states: Moments, first: int = 0
+    ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
-        value, axis = (torch.stack(part) for part in zip(*map(top, second), strict=True))
+        value, axis = (torch.stack(part) for part in zip(*(top(matrix, first) for matrix in second), strict=True))
         power = trace(second)
         share = value / power
         x, windows = states.sample

@@ -1,7 +1,7 @@
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming import STATE_SITES, Spectral
+from dynamics.metrics.streaming import STATE_SITES, Estimate, Moments, Spectral
 from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
@@ -25,6 +25,8 @@ class EffectiveRank(Spectral):
     unit = "dimensions"
     range = (1, None)
     wide = True
+    tail = 2.0
+    interval_scale = "logit"  # of the place between 1 and the number of directions
     estimator = "exp of the entropy of σᵢ / Σσ"
     source = "Roy and Vetterli (EUSIPCO 2007); RankMe (Garrido et al., arXiv 2210.02885) is the same, not centred"
     default_sites = dict.fromkeys(STATE_SITES, 6)
@@ -35,3 +37,11 @@ class EffectiveRank(Spectral):
         p = sigma / sigma.sum(-1, keepdim=True)
         log_p = p.where(p > 0, 1).log()  # xlogy has a slope without end at 0, which would leave the others none
         return (-(p * log_p).sum(-1)).exp()
+
+    def with_interval(
+        self, states: Moments, value: Float[Tensor, " heads"], influence: Float[Tensor, "w heads"]
+    ) -> Estimate:
+        span = max(1, int((states.spectrum[0] > 0).sum(-1).max()) - 1)
+        place = super().with_interval(states, (value - 1) / span, influence / span)
+        low, high = 1 + span * place.low, 1 + span * place.high
+        return place._replace(value=1 + span * place.value, low=low, high=high)

@@ -24,6 +24,7 @@ class Kurtosis(Moments):
     title = "kurtosis of the neurons"
     range = (1, None)
     wide = True
+    tail = 2.0
     estimator = "mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred"
     source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
     default_sites = dict.fromkeys(STATE_SITES, 7)

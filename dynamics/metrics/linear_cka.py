@@ -33,6 +33,7 @@ class LinearCka(Cross):
 
     title = "linear CKA"
     range = (0, 1)
+    tail = 1.0
     estimator = "‖yᵀx‖² / (‖xᵀx‖ ‖yᵀy‖), both centred"
     source = "Kornblith et al., Similarity of Neural Network Representations Revisited (arXiv 1905.00414)"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"debiased": {"debiased": True}}

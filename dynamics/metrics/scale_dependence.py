@@ -1,18 +1,15 @@
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn, two_nn_influence
+from dynamics.metrics.intrinsic_dimension import FEWEST, two_nn
 from dynamics.metrics.streaming import Estimate, Sample, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.intervals import t_interval, too_few, variance_of_sum
 from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
 
 THINNINGS = (1, 2, 4, 8)
-FEWEST_STATES = 1000  # for an interval
+NO_INTERVAL = "the dimensions share their states: the error of their ratio is not known"
 
 
 def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
@@ -22,8 +19,8 @@ def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
         n, n/2, n/4 and n/8 and their scales (mean second neighbour distance) come as arrays.
     Pitfalls: above 1 says that noise or curvature adds dimensions at large scales, below 1 at small ones; the downward
         bias of TwoNN in many dimensions grows as n falls, which pulls it below 1.
-    Interval: from the errors of the nine `intrinsic_dimension`s, taken as independent except for the windows that they
-        share, on the log scale; none for fewer than 1000 states; sampling error only, not the bias.
+    Interval: none. The dimensions share their states and neighbours, and intervals from their errors held in 63 to 99 %
+        of the cases on states of trained models.
 
     `x`: states, in random order. NaN for fewer than 80 different states, or states that are not finite.
     >>> x = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
@@ -33,31 +30,14 @@ def scale_dependence(x: Float[Tensor, "n d"]) -> Float64[Tensor, ""]:
     x = floating(x)
     if not x.isfinite().all() or len(x := without_duplicates(x)) < THINNINGS[-1] * FEWEST:
         return torch.tensor(torch.nan, dtype=torch.float64, device=x.device)
-    whole, thin = thinned(x, THINNINGS[0]), thinned(x, THINNINGS[-1])
-    return torch.tensor(thin.dimension / whole.dimension, dtype=torch.float64, device=x.device)
+    (whole, _), (thin, _) = thinned(x, THINNINGS[0]), thinned(x, THINNINGS[-1])
+    return torch.tensor(thin / whole, dtype=torch.float64, device=x.device)
 
 
-class Scale(NamedTuple):
-    """The dimension at one thinning, its scale, and each state's influence on its logarithm and component."""
-
-    dimension: float
-    length: float
-    influence: Float[np.ndarray, " n"]
-    component: Int[np.ndarray, " n"]
-
-
-def thinned(x: Float[Tensor, "n d"], thinning: int) -> Scale:
-    """Estimate the dimension of the different states `x` when they are thinned."""
-    influence, component = np.zeros(len(x)), np.zeros(len(x), dtype=int)
-    values, lengths = [], []
-    for part in range(thinning):
-        distances, neighbours = nearest(x[part::thinning], 2)
-        values.append(value := two_nn(distances))
-        lengths.append(float(distances[:, 1].mean()))
-        of_part, cluster = two_nn_influence(distances, neighbours[:, 0], value)
-        influence[part::thinning] = value * of_part
-        component[part::thinning] = cluster * thinning + part
-    return Scale(float(np.mean(values)), float(np.mean(lengths)), influence / np.sum(values), component)
+def thinned(x: Float[Tensor, "n d"], thinning: int) -> Float64[np.ndarray, "2"]:
+    """Return dimension and scale, means over the disjoint parts that a thinning of the different states `x` leaves."""
+    parts = (nearest(x[part::thinning], 2)[0] for part in range(thinning))
+    return np.mean([(two_nn(distances), distances[:, 1].mean().item()) for distances in parts], axis=0)
 
 
 class ScaleDependence(Sample):
@@ -72,27 +52,9 @@ class ScaleDependence(Sample):
         fewest = THINNINGS[-1] * FEWEST
         if n < fewest:
             return undefined(1, n, states.trouble or f"fewer than {fewest} different states")
-        scales = [thinned(states.different, thinning) for thinning in THINNINGS]
-        dimensions = np.array([[scale.dimension for scale in scales]])
-        lengths = np.array([[scale.length for scale in scales]])
+        dimensions, lengths = np.array([thinned(states.different, thinning) for thinning in THINNINGS]).T[:, None]
         value = dimensions[:, -1] / dimensions[:, 0]
-        windows, low = len(states.windows.unique()), np.full_like(value, np.nan)
-        few = f"{n} states: an interval needs at least {FEWEST_STATES}" if n < FEWEST_STATES else ""
-        high, reason = low, too_few(windows) or few
-        if not np.isfinite(value).all():
-            reason = "the neighbour distances leave it undefined"
-        elif not reason:
-            error, freedom = _error(scales[0], scales[-1], states.windows.cpu().numpy())
-            low, high = t_interval(value, value * error, float(freedom), "log")
+        reason = NO_INTERVAL if np.isfinite(value).all() else "the neighbour distances leave it undefined"
+        nan = np.full_like(value, np.nan)
         arrays = {"dimensions": dimensions, "scales": lengths, "points": n / np.array([THINNINGS])}
-        return Estimate(value, low, high, n, reason, arrays, windows)
-
-
-def _error(whole: Scale, thin: Scale, windows: Int[np.ndarray, " n"]) -> tuple[float, int]:
-    """Return the standard error of the logarithm of the ratio of two dimensions, and its degrees of freedom."""
-    both = whole, thin
-    variances, freedoms = zip(*(variance_of_sum(s.influence, s.component, windows) for s in both), strict=True)
-    window = np.unique(windows, return_inverse=True)[1]
-    sums = [np.bincount(window, s.influence) for s in both]
-    shared = (sums[0] * sums[1]).sum() - (whole.influence * thin.influence).sum()
-    return np.sqrt(max(sum(variances) - 2 * shared, 0)), min(freedoms)
+        return Estimate(value, nan, nan, n, reason, arrays, len(states.windows.unique()))

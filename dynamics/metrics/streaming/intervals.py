@@ -27,9 +27,16 @@ DOMINATES = 0.5  # share of the variance from which one window is said to domina
 
 
 def t_interval(
-    value: Values, error: Values, freedom: Values | float, scale: str, skewness: Values | float = 0.0
+    value: Values,
+    error: Values,
+    freedom: Values | float,
+    scale: str,
+    skewness: Values | float = 0.0,
+    tails: tuple[Values | float, Values | float] = (0.0, 0.0),
 ) -> tuple[Values, Values]:
     """Return bounds of `value` with standard `error`, of some `skewness`, on `scale`; NaN where none exists.
+
+    `tails`: a further error of the lower and of the upper bound.
 
     >>> low, high = t_interval(np.array([0.5]), np.array([0.1]), freedom=31.0, scale="logit")
     >>> float(low[0].round(3)), float(high[0].round(3))
@@ -39,9 +46,10 @@ def t_interval(
 
     there, back, slope = SCALES[scale]
     with np.errstate(all="ignore"):
-        middle, unit, t = there(value), error * slope(value), stdtrit(freedom, 0.975)
-        low = back(middle - unit * np.maximum(t, unskewed(t, skewness)))
-        high = back(middle + unit * np.maximum(t, -unskewed(-t, skewness)))
+        middle, t = there(value), stdtrit(freedom, 0.975)
+        below, above = (np.hypot(error, tail) * slope(value) for tail in tails)
+        low = back(middle - below * np.maximum(t, unskewed(t, skewness)))
+        high = back(middle + above * np.maximum(t, -unskewed(-t, skewness)))
     bad = ~(np.isfinite(low) & np.isfinite(high)) | (np.asarray(freedom) < 1)
     return np.where(bad, np.nan, low), np.where(bad, np.nan, high)
 
@@ -68,6 +76,7 @@ class Shape(NamedTuple):
     freedom: Values  # degrees of freedom of the variance
     skewness: Values  # the mean's
     largest: Values  # share of the sum of squares that one window makes
+    tails: tuple[Values, Values]  # error by a window as far out as the farthest, below and above; 0 against the skew
 
 
 def shape_of_mean(influence: Float[np.ndarray, "w entries"], windows: int) -> Shape:
@@ -84,25 +93,9 @@ def shape_of_mean(influence: Float[np.ndarray, "w entries"], windows: int) -> Sh
         largest = (apart**2).max(0) / (apart**2).sum(0)
     freedom = 2 / (2 / (w - 1) + np.maximum(np.nan_to_num(excess), 0) / w)
     error = np.sqrt(second * w / (w - 1) / windows)
-    return Shape(error, freedom, np.nan_to_num(skewness) / np.sqrt(windows), np.nan_to_num(largest))
-
-
-def variance_of_sum(
-    terms: Float[np.ndarray, " n"], label: Shaped[np.ndarray, " n"], other: Shaped[np.ndarray, " n"]
-) -> tuple[float, int]:
-    """Return the variance of the sum of `terms`, mean 0, that are dependent where either label agrees, and its freedom.
-
-    Clustered in two ways (Cameron, Gelbach and Miller, 2011): V(label) + V(other) - V(both), V the sum of the squared
-    sums over equal labels; no less than V(label) and V(other).
-
-    >>> terms = np.array([1.0, 1.0, -1.0, -1.0])
-    >>> variance_of_sum(terms, np.array([7, 7, 3, 3]), np.arange(4))
-    (8.0, 1)
-    """
-    label, other = (np.unique(labels, return_inverse=True)[1] for labels in (label, other))
-    both = np.unique(label * (other.max() + 1) + other, return_inverse=True)[1]
-    a, b, ab = (float((np.bincount(labels, terms) ** 2).sum()) for labels in (label, other, both))
-    return max(a, b, a + b - ab), int(min(label.max(), other.max()))
+    below, above = np.maximum(-apart.min(0), 0) * (skewness < 0), np.maximum(apart.max(0), 0) * (skewness > 0)
+    tails = below / np.sqrt(w * windows), above / np.sqrt(w * windows)
+    return Shape(error, freedom, np.nan_to_num(skewness) / np.sqrt(windows), np.nan_to_num(largest), tails)
 
 
 def with_layer(per_head: Shaped[Tensor, "*rest heads"]) -> Float[np.ndarray, "*rest entries"]:
@@ -130,12 +123,14 @@ def estimate(
     reason: str = "the states leave it undefined",
     without: str = "",
     n_effective: float = float("nan"),
+    tail: float = 0.0,
 ) -> Estimate:
     """Return an `Estimate` from a value for each head and the windows' contributions to its error.
 
     Over all `windows` windows, value - truth is, to first order, the mean of the `influence`, which is of a sample of w
     windows. `n` is the number of points that the value is of, `scale` a key of `SCALES`, `reason` why a value is NaN,
-    `without` why there is no interval.
+    `without` why there is no interval. Where contributions have heavy tails, most draws lack the largest of them: the
+    bound on the side of the skew reaches as if `tail` windows more were as far out as the farthest.
     """
     values = with_layer(value)
     sound = np.isfinite(values)
@@ -145,7 +140,8 @@ def estimate(
         nan = np.full_like(values, np.nan)
         return Estimate(values, nan, nan, n, without if sound.all() else reason, {}, windows, n_effective)
     shape = shape_of_mean(with_layer(influence), windows)
-    low, high = t_interval(values, shape.error, shape.freedom, scale, shape.skewness)
+    below, above = (np.sqrt(tail) * error for error in shape.tails)
+    low, high = t_interval(values, shape.error, shape.freedom, scale, shape.skewness, (below, above))
     if not sound.all():
         without = reason
     elif not np.isfinite(low).all():
@@ -163,6 +159,7 @@ class Windowed(Metric):
     """
 
     nan_reason: ClassVar[str] = "the states leave it undefined"  # why a head's value is NaN, should it be
+    tail: ClassVar[float] = 0.0  # windows that the interval adds for heavy tails, by calibration (see `estimate`)
     refuses: ClassVar[str] = "trouble"  # what of an accumulator says why the metric is undefined for it
     budget: int
     windows: Tensor
@@ -220,4 +217,5 @@ class Windowed(Metric):
             reason=self.nan_reason,
             without=self.no_interval(value),
             n_effective=getattr(states, "n_effective", float("nan")),
+            tail=self.tail,
         )

@@ -10,6 +10,8 @@ from dynamics.metrics.streaming.base import Estimate
 from dynamics.metrics.streaming.intervals import shape_of_mean, t_interval, with_layer
 from dynamics.metrics.streaming.moments import Moments
 
+NEAR = 0.85  # of the first direction's value: a rival that may overtake it, by calibration
+
 
 def gram(
     x: Float[Tensor, "*batch n d"], centered: bool = True, precision: torch.dtype | None = None
@@ -49,19 +51,19 @@ def eigenvalues(
     return values.where(matrix.isfinite().all(-1).all(-1)[..., None], torch.nan)
 
 
-def top(matrix: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, ""], Float64[Tensor, " d"]]:
-    """Return the largest eigenvalue of a finite symmetric matrix, and its eigenvector."""
+def top(matrix: Float64[Tensor, "d d"], place: int = 0) -> tuple[Float64[Tensor, ""], Float64[Tensor, " d"]]:
+    """Return the largest eigenvalue of a finite symmetric matrix, or one some places after it, and its eigenvector."""
     if len(matrix) > 64 and matrix.device.type == "cpu" and not matrix.requires_grad:
         from scipy.sparse.linalg import ArpackError, eigsh
 
         start = np.random.default_rng(0).normal(size=len(matrix))
         try:  # Lanczos to machine precision: a few milliseconds where all eigenvalues take many
-            value, vector = eigsh(matrix.numpy(), 1, v0=start, tol=0)
-            return matrix.new_tensor(value[0]), torch.from_numpy(vector[:, 0])
+            values, vectors = eigsh(matrix.numpy(), 1 + place, v0=start, tol=0)
+            return matrix.new_tensor(values[0]), torch.from_numpy(vectors[:, 0])
         except ArpackError:
             pass
     values, vectors = torch.linalg.eigh(matrix)
-    return values[-1], vectors[:, -1]
+    return values[-1 - place], vectors[:, -1 - place]
 
 
 def top_share(matrix: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch"]:
@@ -79,30 +81,16 @@ def trace(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-class Spectral(Moments):
-    """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled."""
+class OfDirections(Moments):
+    """A metric of directions; where it is of the first alone, `rivals` others may overtake it in another draw."""
 
-    refuses = "flat"
-    rivals = 0  # directions that may overtake the first, where the quantity is of the first alone
-
-    @staticmethod
-    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-        """Return the quantity for eigenvalues, descending."""
-        raise NotImplementedError
+    rivals = 0
 
     def value_and_influence(
         self, states: Moments, first: int = 0
     ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         """Return the value and its influence when the direction `first` stands in the place of the first."""
-        values, influence = states.spectrum
-        if first:
-            order = [first, *(place for place in range(values.shape[-1]) if place != first)]
-            values, influence = values[..., order], influence[..., order]
-        # Without a window: its eigenvalues to first order, the quantity of them exactly.
-        others = states.windows - 1
-        value = self.of_eigenvalues(values)
-        without = (values - influence / others).clamp(min=0).where(values > 0, 0)
-        return value, (value - self.of_eigenvalues(without)) * others
+        raise NotImplementedError
 
     def estimate(self, states: Moments) -> Estimate:
         """Estimate the quantity; its upper bound is the highest of those of the directions that may come first."""
@@ -112,6 +100,30 @@ class Spectral(Moments):
                 value, influence = map(with_layer, self.value_and_influence(states, first))
                 shape = shape_of_mean(influence, int(states.windows))
                 bound = t_interval(value, shape.error, shape.freedom, self.interval_scale, shape.skewness / 2)[1]
-                bound = np.where(value > estimate.value / 2, bound, np.nan)  # what lies far below overtakes nothing
+                bound = np.where(value > NEAR * estimate.value, bound, np.nan)  # what lies far below overtakes nothing
                 estimate = estimate._replace(high=np.fmax(estimate.high, bound))
         return estimate
+
+
+class Spectral(OfDirections):
+    """A metric that is a smooth function of the covariance's eigenvalues, unchanged when they are all scaled."""
+
+    refuses = "flat"
+
+    @staticmethod
+    def of_eigenvalues(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+        """Return the quantity for eigenvalues, descending."""
+        raise NotImplementedError
+
+    def value_and_influence(
+        self, states: Moments, first: int = 0
+    ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
+        values, influence = states.spectrum
+        if first:
+            order = [first, *(place for place in range(values.shape[-1]) if place != first)]
+            values, influence = values[..., order], influence[..., order]
+        # Without a window: its eigenvalues to first order, the quantity of them exactly.
+        others = states.windows - 1
+        value = self.of_eigenvalues(values)
+        without = (values - influence / others).clamp(min=0).where(values > 0, 0)
+        return value, (value - self.of_eigenvalues(without)) * others
