@@ -168,7 +168,7 @@ def weights_of(run: str, which: int):
     return CharTransformerLM.from_pretrained(folder).eval()
 
 
-def real_values(run: str, text: str, sets: int, place: int) -> dict[str, tuple]:
+def real_values(run: str, text: str, sets: int, metrics: list[str], place: int) -> dict[str, tuple]:
     """Return value, low, high and reason of every quantity at every layer, of one set of windows."""
     from dynamics.measure import measure
 
@@ -179,8 +179,9 @@ def real_values(run: str, text: str, sets: int, place: int) -> dict[str, tuple]:
     sites = ("residual", "output")
     of_start = {site: list(TO_START) for site in sites} | {"query": ["drift"], "key": ["drift"]}
     start = measure(weights_of(run, 0), batches, suite(of_start), references={})
-    names = {site: [*SITES[site], "scale_dependence", *TO_START] for site in sites}
+    names = {site: [*SITES[site], *TO_START] for site in sites}
     names |= {"query": SITES["query"], "key": SITES["key"], "attention": SYNTHETIC["attention"], "pair": [*PAIR]}
+    names = {site: [name for name in of_site if name in (metrics or of_site)] for site, of_site in names.items()}
     rows = measure(weights_of(run, -1), batches, suite(names), step=1, references=start.references).rows
     kept = [row for row in rows if row.head in (-1, 0)]
     return {f"{label(row)} | layer {row.layer}": (row.value, row.low, row.high, row.reason) for row in kept}
@@ -255,15 +256,18 @@ HEAD = """# Calibration
 How often the 95 % intervals hold, made by `make calibrate` (benchmarks/calibration.py): do not edit. A cell is the
 share, in per cent, of the intervals that hold the mean of the values of all draws, which is the estimator's expectation
 for that many windows; in brackets, where fewer than 99 % of the draws have an interval, the share that has one. A dash:
-no interval, for the reason that its row in the record gives (fewer than 8 windows, say).
+no interval, for the reason that its row in the record gives (fewer than 8 windows, say). Bold: outside 90 to 98 %. Where
+the interval holds in 96 % of all cases, 400 draws show 98.5 % or more once in 300, 200 draws once in 25.
 """
 
 
 def share(c: dict | None) -> str:
-    """Return a cell as the page shows it."""
+    """Return a cell as the page shows it: in bold where it is outside 90 to 98 %."""
     if not c or not c["given"]:
         return "-"
-    return f"{100 * c['coverage']:.0f}" + (f" [{100 * c['given']:.0f}]" if c["given"] < 0.99 else "")
+    text = f"{100 * c['coverage']:.0f}"
+    text = text if 90 <= int(text) <= 98 else f"**{text}**"
+    return text + (f" [{100 * c['given']:.0f}]" if c["given"] < 0.99 else "")
 
 
 def table(cells: dict[str, dict], rows: list[str], columns: list[str], name: str) -> str:
@@ -302,7 +306,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=400, help="draws of a cell of the synthetic part")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--windows", nargs="+", type=int, default=WINDOWS)
-    parser.add_argument("--metrics", nargs="+", help="these alone, of the synthetic part")
+    parser.add_argument("--metrics", nargs="+", help="these alone")
     parser.add_argument("--runs", nargs="+", help="folders of trained runs, for the real part")
     parser.add_argument("--text", help="a .txt, or a corpus that `dynamics data` takes, for the real part")
     parser.add_argument("--sets", type=int, default=200, help="disjoint sets of 32 windows, for the real part")
@@ -319,7 +323,9 @@ def main() -> None:
             options.page.write_text(page(results))
         return
     if options.part == "real":
-        tasks = {Path(run).name: (real_values, (run, options.text, options.sets)) for run in options.runs}
+        tasks = {
+            Path(run).name: (real_values, (run, options.text, options.sets, options.metrics)) for run in options.runs
+        }
         cells = run(tasks, options.sets, options.jobs)
     else:
         for site, entries in ALL.sites.items() if options.metrics else ():
