@@ -256,8 +256,8 @@ HEAD = """# Calibration
 How often the 95 % intervals hold, made by `make calibrate` (benchmarks/calibration.py): do not edit. A cell is the
 share, in per cent, of the intervals that hold the mean of the values of all draws, which is the estimator's expectation
 for that many windows; in brackets, where fewer than 99 % of the draws have an interval, the share that has one. A dash:
-no interval, for the reason that its row in the record gives (fewer than 8 windows, say). Bold: outside 90 to 98 %. Where
-the interval holds in 96 % of all cases, 400 draws show 98.5 % or more once in 300, 200 draws once in 25.
+no interval, for the reason that its row in the record gives (fewer than 8 windows, say). Bold: outside 90 to 98 %.
+Where the interval holds in 96 % of all cases, 400 draws show 98.5 % or more once in 300, 200 draws once in 25.
 """
 
 
