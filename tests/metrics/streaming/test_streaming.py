@@ -9,6 +9,7 @@ import torch
 from dynamics import metrics
 from dynamics.metrics.streaming.base import STATE_SITES, Attention, Group, Pair, States, groups
 from tests.metrics import streams
+from tests.operations import Nondeterministic
 
 NAMES = [name for name in metrics.names() if metrics.resolve(name).sites]
 STATES = [name for name in NAMES if "residual" in metrics.resolve(name).sites]
@@ -255,3 +256,39 @@ def test_metrics_can_be_reset_and_used_again():
     metric.reset()
     metric.update(batch)
     assert_same(metric.compute(), stream("anisotropy", [batch]).compute())
+
+
+@pytest.mark.parametrize("name", [*STATES, *ATTENTION, "drift", *TO_START, *VARIANTS])
+def test_every_operation_has_a_deterministic_kernel_on_every_device(name):
+    metric, batch = fresh(name), input_of(name)
+    with Nondeterministic() as operations:
+        metric.update(batch)
+        metric.compute()
+    assert operations.count
+    assert operations.names == set()
+
+
+@pytest.mark.parametrize("name", ["isoscore", "mean_cosine", "intrinsic_dimension", "qk_alignment", "drift"])
+def test_what_a_group_computes_is_dropped_once_it_is_read(name):
+    """At the end of a measurement all groups are there together: states are kept, what is made of them is not."""
+    (group,) = groups([fresh(name)])
+    group.update(input_of(name))
+    (metric,), held, computed = group.metrics, bytes_of(group.states), []
+    estimate = metric.estimate
+    metric.estimate = lambda states: (estimate(states), computed.append(bytes_of(states)))[0]
+    group.compute()
+    metric.compute()
+    assert min(computed) > held
+    assert bytes_of(group.states) == held
+
+
+def bytes_of(metric):
+    """Bytes of all tensors that a metric holds."""
+    sizes, waiting = {}, [vars(metric)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict | list | tuple):
+            waiting += value.values() if isinstance(value, dict) else value
+    return sum(sizes.values())
