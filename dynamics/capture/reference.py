@@ -123,7 +123,7 @@ def nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
         tokens = form.shape[1]  # images may be listed without their class token
         if x[:, -tokens:].shape == form.shape and valid[:, -tokens:].shape == form.shape[:2]:
             real = valid[:, -tokens:]
-            differences.append(difference(x[:, -tokens:][real], form.to(x.device)[real]))
+            differences.append(difference(*(part.to(real.device)[real] for part in (x[:, -tokens:], form))))
     return min(differences, default=math.inf)
 
 
