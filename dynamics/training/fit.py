@@ -12,7 +12,14 @@ from transformers.utils import logging as transformers_logging
 from dynamics import runs
 from dynamics.config import RunOptions, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
-from dynamics.lightning_compat import come_from_callbacks, count_steps, is_first_rank, leave_group, quiet
+from dynamics.lightning_compat import (
+    come_from_callbacks,
+    count_steps,
+    end_other_ranks,
+    is_first_rank,
+    leave_group,
+    quiet,
+)
 from dynamics.record import Record, Row
 from dynamics.run_info import FitInfo, RunInfo
 from dynamics.runs import Run
@@ -169,8 +176,12 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 
 def _train(cli: RunCLI, state: Path | None) -> None:
-    with _interruptible():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    try:
+        with _interruptible():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    except BaseException:
+        end_other_ranks(cli.trainer)
+        raise
     leave_group()
 
 

@@ -20,6 +20,7 @@ from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights, weights_path
 from dynamics.training.plan import Plan, plan
+from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +93,7 @@ class Monitor(L.Callback):
         if not due or step == self._measured:
             return
         self._measured = step
-        if trainer.is_global_zero:
-            self._measure(trainer, cast(PreTrainedModel, pl_module.network), step, due)
-            if self.max_overhead is not None and self.plan is None and step >= PLANNED_FROM:
-                self.plan = self._make_plan(trainer, step, self.max_overhead)
-        self.plan = trainer.strategy.broadcast(self.plan)
+        self.plan = on_first_rank(lambda: self._measure(trainer, cast(PreTrainedModel, pl_module.network), step, due))
         self._follow(self.steps(trainer.max_steps))
 
     def _follow(self, steps: Plan) -> None:
@@ -107,7 +104,8 @@ class Monitor(L.Callback):
             for step in due:
                 self._due.setdefault(step, set()).add(name)
 
-    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> None:
+    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Plan | None:
+        """Measure and record what is due; return the plan to follow from here, if there is one."""
         started = time.monotonic()
         folder = Path(trainer.default_root_dir)
         shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
@@ -125,6 +123,9 @@ class Monitor(L.Callback):
         cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
         self._record.write(step, [*result.recorded, *cost_rows], result.arrays)
         log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
+        if self.max_overhead is not None and self.plan is None and step >= PLANNED_FROM:
+            return self._make_plan(trainer, step, self.max_overhead)
+        return self.plan
 
     def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:
         """Return the plan that keeps to the limit, by the speed of the run so far, and store it."""
