@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -94,6 +94,12 @@ def come_from_callbacks(error: BaseException) -> bool:
     """Return whether one of Lightning's own callbacks has raised an error: its options are wrong."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "lightning/pytorch/callbacks/" in frames[-1].filename.replace("\\", "/")
+
+
+def find_unused_parameters(trainer: L.Trainer) -> None:
+    """Have DDP find at every step which parameters have no gradient, for which it else waits, unless it is told."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def end_other_ranks(trainer: L.Trainer) -> None:

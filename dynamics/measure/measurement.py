@@ -15,9 +15,8 @@ from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Weights
-from dynamics.metrics.streaming.arithmetic import full_precision
+from dynamics.metrics.streaming.arithmetic import WITHOUT_FLOAT64, full_precision
 
-WITHOUT_FLOAT64 = {"mps"}
 CAPTURED = {"residual", "output", "query", "key", "attention"}  # the sites that a forward pass fills
 MEASURED = (*sorted(CAPTURED), PAIR, "weight")  # all that there are in a model; sentences are the cone's
 

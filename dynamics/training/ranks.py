@@ -1,5 +1,6 @@
-"""What the first rank does alone, while the others wait for it."""
+"""What the first rank does alone, while the others wait for it; the name that all ranks give their run."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -9,9 +10,31 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from dynamics.errors import Failure, InputError, in_words
+from dynamics.lightning_compat import is_first_rank
 
 PATIENCE = timedelta(days=365)  # the watchdog of the other group ends a run after 30 minutes; measuring may take longer
+NAME = "DYNAMICS_RUN"  # the environment variable that tells the ranks that Lightning starts how their run is called
+SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # how many ranks others have started
 T = TypeVar("T")
+
+
+def agree_on(name: str) -> str:
+    """Return the name of a run that all of its ranks agree on; each has made one up.
+
+    Raises:
+        InputError: the ranks were started from outside, and cannot talk to one another yet.
+    """
+    environment = os.environ
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun: the first to say it decides
+        address = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]
+        return store.compare_set(f"{NAME}/{environment.get('TORCHELASTIC_RESTART_COUNT')}", "", name).decode()
+    is_among_others = not is_first_rank() or any(int(environment.get(size, 1)) > 1 for size in SIZES)
+    if is_among_others and NAME not in environment:
+        raise InputError("ranks that are started from outside need a name that all of them know: add --run NAME.")
+    if is_first_rank():
+        environment[NAME] = name
+    return environment[NAME]
 
 
 def on_first_rank(work: Callable[[], T]) -> T:

@@ -1,8 +1,9 @@
-"""What breaks a run of several ranks on the first one alone."""
+"""What breaks a run, of several ranks on the first one alone."""
 
 from pathlib import Path
 
 import lightning as L
+import torch
 
 from dynamics.errors import InputError
 from dynamics.metrics.mean_norm import MeanNorm
@@ -21,3 +22,10 @@ class Occupied(L.Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.is_global_zero:
             (Path(trainer.default_root_dir) / "state").touch()
+
+
+class Spare(L.Callback):
+    """Adds a parameter that no loss reaches."""
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.network.spare = torch.nn.Parameter(torch.ones(2))

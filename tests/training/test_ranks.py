@@ -1,15 +1,17 @@
 """What the first rank does alone: the others wait as long as it takes, and end when it fails."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch.distributed as dist
 
 from dynamics import runs
-from dynamics.errors import Failure
+from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import end_other_ranks
 from dynamics.training import ranks
-from dynamics.training.ranks import on_first_rank
+from dynamics.training.ranks import NAME, SIZES, agree_on, on_first_rank
 from tests.runs import CONFIGS, TINY, arguments
 from tests.test_lightning_compat import trainer
 
@@ -53,6 +55,44 @@ def test_an_error_that_is_not_ours_is_told_in_words(monkeypatch):
     assert sent[0] is None
     assert isinstance(sent[1], Failure)
     assert str(sent[1]) == "the first rank has failed (ZeroDivisionError: division by zero)."
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """An environment without ranks, as rank 0."""
+    for name in (NAME, *SIZES, "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ranks, "is_first_rank", lambda: True)
+    yield monkeypatch
+    os.environ.pop(NAME, None)
+
+
+def test_ranks_that_lightning_starts_learn_the_name_from_the_first(environment):
+    assert agree_on("a") == "a"
+    environment.setattr(ranks, "is_first_rank", lambda: False)
+    environment.setenv("WORLD_SIZE", "2")
+    assert agree_on("b") == "a"
+
+
+def test_ranks_of_torchrun_take_the_first_name_in_its_store(environment):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    environment.setenv("MASTER_ADDR", "127.0.0.1")
+    environment.setenv("MASTER_PORT", str(store.port))
+    assert [agree_on("a"), agree_on("b")] == ["a", "a"]
+    environment.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert agree_on("c") == "c"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_other_ranks_need_a_name(environment, size):
+    environment.setenv(size, "2")
+    with pytest.raises(InputError, match="add --run NAME"):
+        agree_on("a")
+
+
+def test_a_later_run_of_the_process_has_a_name_of_its_own(environment):
+    assert [agree_on("a"), agree_on("b")] == ["a", "b"]
 
 
 def test_ranks_that_were_started_are_ended():

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+WITHOUT_FLOAT64 = {"mps"}
 MODERN = hasattr(torch.backends, "fp32_precision")  # torch 2.9: once these are set, the getters before them may raise
 
 
@@ -55,6 +56,11 @@ def multiplies_in_full(device: torch.device) -> bool:
 def floating(x: Tensor) -> Float[Tensor, "..."]:
     """Return `x` in float32 or float64: half precision is no place to sum squares."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def in_float64(x: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """Return `x` in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
 
 
 def precise(x: Tensor) -> torch.autocast:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dynamics import metrics
+from dynamics.metrics.streaming import base
 from dynamics.metrics.streaming.base import STATE_SITES, Attention, Group, Pair, States, groups
 from tests.metrics import streams
 from tests.operations import Nondeterministic
@@ -101,6 +102,27 @@ def test_states_gathered_from_ranks_reduce_to_the_whole(name):
         parts = gathered[state]
         setattr(synced, state, reduce(parts if isinstance(getattr(synced, state), list) else torch.stack(parts)))
     assert_same(Group([synced]).compute()[name], stream(name, [batch]).compute())
+
+
+def test_nccl_is_given_nothing_of_the_host(monkeypatch):
+    """Some states are counted on the host, whatever the device of what they count."""
+    places, x = [], torch.ones(3)
+    monkeypatch.setattr(base, "gather_all_tensors", lambda sent, group: places.append(sent.device.type) or [x, x])
+    monkeypatch.setattr(base, "_gpu", lambda: torch.device("meta"))
+    for backend in ("nccl", "gloo"):
+        monkeypatch.setattr(base.dist, "get_backend", lambda group, backend=backend: backend)
+        assert [part.device.type for part in base.gathered(x)] == ["cpu", "cpu"]
+    assert places == ["meta", "cpu"]
+
+
+def test_ranks_gather_states_in_our_way(monkeypatch):
+    metric, names = stream("mean_norm", [streams.clustered()]), []
+    monkeypatch.setattr(base, "gathered", lambda x, group=None: names.append(x.shape) or [x, x])
+    whole = metric.compute()
+    metric.distributed_available_fn = lambda: True
+    (estimate,) = Group([metric]).compute().values()
+    assert len(names) == len(metric._reductions)
+    assert estimate.n == 2 * whole.n
 
 
 @pytest.mark.parametrize("name", [*STATES, *VARIANTS])
