@@ -6,6 +6,7 @@ where another version lacks a private name that is used here.
 
 import logging
 import re
+import signal
 import traceback
 import warnings
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
@@ -72,6 +74,11 @@ def validation_follows(trainer: L.Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
+def training_state(trainer: L.Trainer) -> dict[str, Any]:
+    """Return what `trainer.save_checkpoint` would write; every rank takes part."""
+    return trainer._checkpoint_connector.dump_checkpoint()
+
+
 def detach_experiment(logger: WandbLogger) -> Any:
     """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
     experiment, logger._experiment = logger._experiment, None
@@ -87,6 +94,19 @@ def come_from_callbacks(error: BaseException) -> bool:
     """Return whether one of Lightning's own callbacks has raised an error: its options are wrong."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "lightning/pytorch/callbacks/" in frames[-1].filename.replace("\\", "/")
+
+
+def find_unused_parameters(trainer: L.Trainer) -> None:
+    """Have DDP find at every step which parameters have no gradient, for which it else waits, unless it is told."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+
+def end_other_ranks(trainer: L.Trainer) -> None:
+    """End the ranks that this one has started: they may wait in NCCL, for half an hour, for what will never come."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signal.SIGKILL)
 
 
 def leave_group() -> None:

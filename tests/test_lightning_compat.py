@@ -20,6 +20,8 @@ PLACES = {
     "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
     "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
     "WandbLogger._experiment": lambda: WandbLogger(offline=True)._experiment,
+    "Trainer._checkpoint_connector.dump_checkpoint": lambda: trainer()._checkpoint_connector.dump_checkpoint,
+    "DDPStrategy.launcher.procs": lambda: trainer(strategy="ddp").strategy.launcher.procs,
     "LightningModule._trainer": lambda: BoringModel()._trainer,
     "MixedPrecision.scaler": lambda: trainer(precision="bf16-mixed").precision_plugin.scaler,
     "rank_zero_only.rank": lambda: rank_zero_only.rank,

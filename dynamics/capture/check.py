@@ -267,7 +267,7 @@ def _compare_weights(stack: _Stack, against: str, own: Sequence[Tensor | None]) 
         if wanted is None:
             return Comparison(what, against, math.nan, UNVERIFIED, f"layer {call.layer} does not say its weights")
         weights, valid = _weights(call), call.valid
-        wanted = wanted[..., : weights.shape[-1]]  # what follows are sinks
+        wanted = wanted.to(weights.device)[..., : weights.shape[-1]]  # what follows are sinks
         if wanted.ndim == 4 and len(wanted) == len(weights):  # they may be listed without prompts in front
             weights, valid = weights[..., -wanted.shape[2] :, -wanted.shape[3] :], valid[:, -wanted.shape[2] :]
         if wanted.numel() != weights.numel() or wanted.shape[-2:] != weights.shape[-2:]:

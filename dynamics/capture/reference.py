@@ -123,7 +123,7 @@ def nearest(x: Tensor, valid: Tensor, own: Tensor) -> float:
         tokens = form.shape[1]  # images may be listed without their class token
         if x[:, -tokens:].shape == form.shape and valid[:, -tokens:].shape == form.shape[:2]:
             real = valid[:, -tokens:]
-            differences.append(difference(x[:, -tokens:][real], form[real]))
+            differences.append(difference(*(part.to(real.device)[real] for part in (x[:, -tokens:], form))))
     return min(differences, default=math.inf)
 
 
@@ -133,6 +133,7 @@ def difference(x: Tensor, own: Tensor) -> float:
         return math.inf
     if not own.numel():
         return 0.0
+    own = own.to(x.device)  # layers may lie on several devices
     apart = float((x.float() - own.float()).abs().max() / own.float().abs().max().clamp(min=1e-30))
     return math.inf if math.isnan(apart) else apart
 

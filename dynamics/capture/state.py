@@ -13,6 +13,11 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Return where a model takes its inputs: with its first weight that is not offloaded, the CPU without one."""
+    return next((x.device for x in model.parameters() if not x.is_meta), torch.device("cpu"))
+
+
 @contextmanager
 def held_still(model: nn.Module, show_scores: bool = True) -> Iterator[None]:
     """Run a model in eval mode, without gradients, compilation or cache, with its scores visible if `show_scores`.

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamics.capture.attention import AttentionCall
+from dynamics.capture.state import input_device
 from dynamics.capture.tap import capture
 from dynamics.errors import InputError
 
 aten = torch.ops.aten
 
 _BLOCK = 4  # codes sum to zero over as many rows: a layer norm over them then does no more than an RMS norm
+NOT_LINEAR = "its queries or keys are no linear projection that is stored as a matrix"
+OFFLOADED = "the model's weights are offloaded"
 _CHECKS = 3  # passes before those that spell the code: as it is, all signs changed, every second token's signs changed
 
 
@@ -113,7 +116,9 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
     like = next((x for x in model.parameters() if x.is_floating_point()), torch.empty(0))
     tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor) and x.ndim}  # beside flags
     rows = slice(1 if len({x.shape[:1] for x in tensors.values()}) == 1 else None)
-    batch = {**batch, **{k: x[rows].to(like if x.is_floating_point() else like.device) for k, x in tensors.items()}}
+    device, unclear = input_device(model), OFFLOADED if any(x.is_meta for x in model.parameters()) else NOT_LINEAR
+    dtypes = {name: like.dtype if x.is_floating_point() else x.dtype for name, x in tensors.items()}
+    batch = {**batch, **{name: x[rows].to(device, dtypes[name]) for name, x in tensors.items()}}
     products = _WeightProducts(model)
     passes: dict[_Place, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
     inputs: dict[_Place, tuple[dict[_Matrix, _Input], dict[_Matrix, _Source]]] = {}
@@ -151,7 +156,7 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
     for place, arrived in passes.items():
         query, key = (_decode(torch.stack(x), codes) for x in zip(*arrived, strict=True))
         if len(arrived) < len(codes) or query is None or key is None:
-            absent[place] = "its queries or keys are no linear projection that is stored as a matrix"
+            absent[place] = unclear
             continue
         read, sources = inputs[place]
         pair = products.locate(query, sources), products.locate(key, sources)
@@ -270,8 +275,7 @@ def _codes(count: int) -> Int8[Tensor, "passes rows"]:
 
 def _numbers(bits: Tensor) -> Int[Tensor, "..."]:
     """Return the bits along the first axis as one number."""
-    places = 2 ** torch.arange(len(bits)).view(-1, *[1] * (bits.ndim - 1))
-    return (bits.cpu() * places).sum(0)
+    return (bits.cpu() * 2 ** torch.arange(len(bits)).view(-1, *[1] * (bits.ndim - 1))).sum(0)
 
 
 def _decode(

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from dynamics.capture.check import REFUSED, Comparison, Verdict
 from dynamics.capture.check import check as check_capture
-from dynamics.errors import Failure, InputError
+from dynamics.errors import Failure, InputError, in_words
 from dynamics.experiments.guards import out_of_memory, quiet
+from dynamics.experiments.in_turn import as_one, as_ours
 from dynamics.loading import media
 from dynamics.loading.inputs import Batch
 from dynamics.loading.models import Loaded, load
@@ -27,19 +28,31 @@ def check(options: LoadOptions) -> None:
     """Print a table for every model.
 
     Raises:
-        InputError: a model cannot be loaded.
-        Failure: what is captured of a model disagrees with what it computes, or it cannot be captured.
+        InputError: none of the models can be loaded.
+        Failure: one cannot be loaded, what is captured of it disagrees with what it computes, or it cannot be captured.
     """
     quiet()
     reading = InputOptions(**asdict(options), inputs=INPUTS, batch_size=INPUTS)
-    console, refused = Console(), list[str]()
-    for subject in expand(reading):
-        verdict = _verdict(subject, reading)
+    console, refused, errors = Console(), list[str](), dict[str, Exception]()
+    subjects = expand(reading)
+    for subject in subjects:
+        try:
+            verdict = _verdict(subject, reading)
+        except Exception as error:  # of a foreign model or tokenizer: anything
+            errors[subject.name] = as_ours(subject, error)
+            if len(subjects) > 1:
+                console.print(f"{subject.name}: not loaded ({in_words(error)})\n", highlight=False)
+            continue
         console.print(_table(subject.name, verdict))
         console.print(f"{subject.name}: {verdict}\n", highlight=False)
         refused += [subject.name] * (verdict.word == REFUSED)
-    if refused:
-        raise Failure(f"refused: {', '.join(refused)}.")
+    if len(errors) == len(subjects):
+        raise as_one(list(errors.values()))
+    if refused or errors:
+        parts = [
+            f"{word}: {', '.join(names)}." for word, names in (("refused", refused), ("not loaded", errors)) if names
+        ]
+        raise Failure(" ".join(parts))
 
 
 def _verdict(subject: Subject, options: InputOptions) -> Verdict:

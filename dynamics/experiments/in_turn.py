@@ -26,7 +26,7 @@ def looked_up(subjects: Sequence[Subject], look: Callable[[Subject], T], unknown
             values[subject] = look(subject)
         except Exception as error:
             if len(subjects) == 1:
-                raise _as_ours(subject, error) from error
+                raise as_ours(subject, error) from error
     return values
 
 
@@ -52,7 +52,7 @@ def measure_in_turn(
                 facts, summary = measure(subject, bar.part(number, subject.name))
             except Exception as error:  # of a foreign model or tokenizer: anything
                 log.debug("%s", subject.name, exc_info=True)
-                errors.append(_as_ours(subject, error))
+                errors.append(as_ours(subject, error))
                 failed[subject.name] = in_words(error)
                 summary = f"not measured ({failed[subject.name]})"
             else:
@@ -63,8 +63,7 @@ def measure_in_turn(
     if failed:
         run.ends_as = "failed"
     if not run.info.subjects:
-        kind = InputError if all(isinstance(error, InputError) for error in errors) else Failure
-        raise kind(" ".join(dict.fromkeys(map(str, errors))))
+        raise as_one(errors)
 
 
 def _unreadable(facts: Facts) -> dict[str, str]:
@@ -73,7 +72,13 @@ def _unreadable(facts: Facts) -> dict[str, str]:
     return unreadable
 
 
-def _as_ours(subject: Subject, error: Exception) -> Exception:
+def as_one(errors: Sequence[Exception]) -> Exception:
+    """Return one error for several: bad input, if all of them are."""
+    kind = InputError if all(isinstance(error, InputError) for error in errors) else Failure
+    return kind(" ".join(dict.fromkeys(map(str, errors))))
+
+
+def as_ours(subject: Subject, error: Exception) -> Exception:
     """Return an error that the command line prints as one sentence."""
     if isinstance(error, InputError | Failure):
         return error

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
+from dynamics.capture import input_device
 from dynamics.errors import InputError, in_words
 from dynamics.loading.inputs import Encode
 from dynamics.loading.options import ModelOptions
@@ -36,6 +37,7 @@ MODALITIES = {  # by the name of the main input
 }
 # Weights that no layer reads: a checkpoint may lack them.
 HEADS = ("pooler", "classifier", "lm_head", "cls.", "projector", "qa_outputs", "masked_spec_embed", "mask_token")
+WEIGHTS_SHARE = 0.6  # of a device's free memory: a model that takes more is spread over all devices
 ALIASES = {"byt5": "t5", "mit": "segformer", "deit3": "deit"}
 SMALL: dict[str, Any] = {  # of a random model: keys that its configuration has, where it holds a plain number
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim", "embedding_size"), 128),
@@ -70,8 +72,8 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        """Device of its weights."""
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        """Device of its inputs."""
+        return input_device(self.model)
 
 
 def modality(subject: Subject, options: ModelOptions) -> str:
@@ -119,10 +121,10 @@ def load(subject: Subject, options: ModelOptions) -> Loaded:
                 model = kind.from_config(config, dtype=dtype, **trusted)
         else:
             model = _pretrained(subject, options, dtype, device)
-    config = model.config
+    config, is_placed = model.config, hasattr(model, "hf_device_map")
     if _has_decoder(model):
         model = model.get_encoder()
-    if not hasattr(model, "hf_device_map"):
+    if not is_placed:
         model = model.to(device)
     main_input = model.main_input_name if isinstance(model, PreTrainedModel) else "input_values"
     source = {"random": "", "run": str(subject.run)}.get(subject.origin.kind, subject.weights)
@@ -178,10 +180,11 @@ def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     settings: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
-        settings["device_map"] = "auto"
     config = _config(subject, options) if subject.kind == "run" else None
-    model, info = _fetch(subject, options, _class(subject, config).from_pretrained, **settings)
+    kind = _class(subject, config)
+    if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
+        settings["device_map"] = _device_map(kind, config or _config(subject, options), dtype, device)
+    model, info = _fetch(subject, options, kind.from_pretrained, **settings)
     unread = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     if missing := sorted(key for key in info["missing_keys"] if not any(part in key for part in unread)):
         raise InputError(
@@ -189,6 +192,18 @@ def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, dev
             f"({missing[0]}): they would be random."
         )
     return model
+
+
+def _device_map(kind: Any, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return where the weights of a model go: to one device where they leave it room to measure, else to several."""
+    if torch.cuda.device_count() < 2:
+        return "auto"
+    try:
+        with torch.device("meta"):
+            size = kind.from_config(config, dtype=dtype).get_memory_footprint()
+    except Exception:  # code that the model brings along may ask for real tensors
+        return "auto"
+    return {"": device} if size <= WEIGHTS_SHARE * torch.cuda.mem_get_info(device)[0] else "auto"
 
 
 def _class(subject: Subject, config: PreTrainedConfig | None) -> Any:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics import capture
+from dynamics.capture import input_device
 from dynamics.capture.check import Comparison, Verdict, check
 from dynamics.errors import InputError
 from dynamics.files import cache_folder, write_text
+from dynamics.measure.batches import to_device
 from dynamics.measure.measurement import exact
 
 _VERDICTS: dict[str, Verdict] = {}
@@ -38,8 +40,7 @@ def checked(
         verdict = _read(path)
         if verdict is None:
             with exact(model, dtype) as network:
-                device = next((p.device for p in network.parameters()), torch.device("cpu"))
-                verdict = check(network, {name: x.to(device) for name, x in batch.items()})
+                verdict = check(network, to_device(batch, input_device(network)))
             _write(path, verdict)
         _VERDICTS[key] = verdict
     _VERDICTS[key].refuse(name)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dynamics.capture import capture
+from dynamics.capture import capture, input_device
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.measurement import exact
@@ -41,7 +41,7 @@ def compare(
     if set(suite.sites) != {PAIR}:
         raise InputError(f"compare takes metrics of pairs alone, such as {' and '.join(METRICS)}.")
     with exact(model, torch.float32) as network, exact(other, torch.float32) as reference:
-        meter = Meter(suite, next(network.parameters()).device)
+        meter = Meter(suite, input_device(network))
         reference_states: dict[int, Tensor] = {}
 
         def keep(site: str, layer: int, x: Tensor, valid: Tensor) -> None:
@@ -51,8 +51,8 @@ def compare(
             states, before = x[valid], reference_states.pop(layer, None)
             if before is None or len(before) != len(states):
                 raise InputError(f"the two models differ in depth or tokens at layer {layer}: they cannot be compared.")
-            windows = meter.windows(len(x))[:, None].expand(valid.shape)[valid]
-            meter.feed(PAIR, layer, Pair(before.unsqueeze(1), states.unsqueeze(1), windows))
+            windows = meter.windows(len(x), x.device)[:, None].expand(valid.shape)[valid]
+            meter.feed(PAIR, layer, Pair(before.unsqueeze(1).to(x.device), states.unsqueeze(1), windows))
 
         with (
             capture(reference, {"residual"}, keep, mask=mask) as first,
@@ -61,7 +61,7 @@ def compare(
             for batch in arguments(network, batches):
                 meter.begin_batch(batch, mask)
                 for part in (reference, network):
-                    part(**to_device(batch, next(part.parameters()).device))
+                    part(**to_device(batch, input_device(part)))
         if first.layers != second.layers:
             raise InputError(f"the models have {second.layers} and {first.layers} layers: they cannot be compared.")
         return meter.compute(run, subject, condition, step).rows

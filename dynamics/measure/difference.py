@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from dynamics.capture import capture
+from dynamics.capture import capture, input_device
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.measurement import CAPTURED, exact
@@ -61,7 +61,7 @@ def differences(
 def _groups(model: nn.Module, batches: Batches, suite: Suite) -> dict[Place, tuple[Windowed, Group]]:
     """Return every metric with the group that holds what a model's pass over the batches left."""
     with exact(model, torch.float32) as network:
-        device = next(network.parameters()).device
+        device = input_device(network)
         meter = Meter(suite, device)
         with capture(network, CAPTURED & set(suite.sites), meter.on_states, meter.on_attention):
             for batch in arguments(network, batches):

@@ -3,18 +3,19 @@
 import copy
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from dynamics.capture import ATTENTION_SITES, capture
+from dynamics.capture import ATTENTION_SITES, capture, input_device
 from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Weights
+from dynamics.metrics.streaming.arithmetic import WITHOUT_FLOAT64, full_precision
 
 CAPTURED = {"residual", "output", "query", "key", "attention"}  # the sites that a forward pass fills
 MEASURED = (*sorted(CAPTURED), PAIR, "weight")  # all that there are in a model; sentences are the cone's
@@ -22,21 +23,31 @@ MEASURED = (*sorted(CAPTURED), PAIR, "weight")  # all that there are in a model;
 
 @contextmanager
 def exact(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
-    """Hold the model in `dtype` (a copy if it is in another; None keeps its own), without autocast and TF32."""
+    """Hold the model in `dtype` (a copy if it is in another; None keeps its own), without autocast and TF32.
+
+    One on a device without float64 is copied to the CPU.
+
+    Raises:
+        InputError: the model is in another precision and partly offloaded: what is not there cannot be converted.
+    """
+    kinds = {p.device.type for p in model.parameters()}
     floating = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if dtype is not None and floating - {dtype}:
-        model = copy.deepcopy(model).to(dtype)
-    device = next((p.device.type for p in model.parameters()), "cpu")
-    precision = torch.get_float32_matmul_precision()
-    tf32 = torch.backends.cudnn.allow_tf32
-    try:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            yield model
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = tf32
+    is_other = dtype is not None and bool(floating - {dtype})
+    if is_other and "meta" in kinds:
+        raise InputError(
+            f"weights of {type(model).__name__} are offloaded and not in {dtype}: load it in that precision, or "
+            "measure it in its own with dtype=None."
+        )
+    lacks_float64 = bool(kinds & WITHOUT_FLOAT64)
+    if is_other or lacks_float64:
+        place, kinds = (torch.device("cpu"), set()) if lacks_float64 else (None, kinds)
+        model = copy.deepcopy(model).to(device=place, dtype=dtype)
+    with ExitStack() as stack:
+        stack.enter_context(full_precision())
+        stack.enter_context(torch.no_grad())
+        for kind in kinds - {"meta"} | {"cpu"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield model
 
 
 def measure(
@@ -84,7 +95,7 @@ def measure(
             f"{names}: asked for at the sites sentence or token alone, which only `dynamics cone` measures."
         )
     with exact(model, dtype) as network:
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        device = input_device(network)
         meter = Meter(suite, device)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None

@@ -28,6 +28,7 @@ from dynamics.record import condition as join
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 PAIR = "pair"  # metrics of two representations of the same tokens; their rows stand at `residual`
 
 
@@ -76,7 +77,7 @@ class Meter:
         self._stack = ""
         self._members: dict[tuple[str, str, int], list[Budgeted]] = {}
         self._previous: Tensor | None = None
-        self._numbers = torch.zeros(0, dtype=torch.int64)
+        self._numbers: dict[torch.device, Tensor] = {}  # of the windows of this batch, by the device that holds them
         self._copies: Counter[int] = Counter()
         self._absent: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # by site and stack
         self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
@@ -102,7 +103,8 @@ class Meter:
         for place, number in enumerate(numbers):
             numbers[place] = (number + self._copies[number]) % 2**63
             self._copies[number] += 1
-        self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        self._numbers = {CPU: torch.tensor(numbers, dtype=torch.int64)}
+        self._previous = None
 
     def on_stack(self, name: str) -> None:
         """Note which of several stacks of layers the tensors that follow belong to; "" where there is one."""
@@ -116,7 +118,7 @@ class Meter:
         if site == "residual" and PAIR in self._suite.sites:
             if layer > 0 and self._previous is not None:
                 if len(self._previous) == len(states.x):
-                    self.feed(PAIR, layer, Pair(self._previous, states.x, states.windows))
+                    self.feed(PAIR, layer, Pair(self._previous.to(states.x.device), states.x, states.windows))
                 else:
                     self.note_absent(PAIR, layer, "it holds other tokens than the layer before")
             self._previous = states.x
@@ -127,7 +129,7 @@ class Meter:
             if site in self._suite.sites:
                 self.feed(site, call.layer, self._states(x.transpose(1, 2), valid))
         if "attention" in self._suite.sites:
-            self.feed("attention", call.layer, Attention(call, self.windows(len(call.query))))
+            self.feed("attention", call.layer, Attention(call, self.windows(len(call.query), call.query.device)))
 
     def feed(self, site: str, layer: int, batch: States | Pair | Attention | Weights) -> None:
         """Update every metric of a site and layer; a batch of padding alone holds nothing."""
@@ -161,10 +163,15 @@ class Meter:
                 missing += [Missing(entry.name, _of_rows(site), tuple(places), reason, stack) for entry in entries]
         return missing
 
-    def windows(self, rows: int) -> Int[Tensor, " rows"]:
-        """Return the numbers of the windows of `rows` rows: an image's local windows (Swin) count as the one image."""
-        size = len(self._numbers)
-        return self._numbers.repeat_interleave(rows // size) if rows % size == 0 else self._numbers[:rows]
+    def windows(self, rows: int, device: torch.device) -> Int[Tensor, " rows"]:
+        """Return the numbers of the windows of `rows` rows, on the device of these rows: layers may lie apart.
+
+        An image's local windows (Swin) count as the one image.
+        """
+        if device not in self._numbers:
+            self._numbers[device] = self._numbers[CPU].to(device)
+        numbers = self._numbers[device]
+        return numbers.repeat_interleave(rows // len(numbers)) if rows % len(numbers) == 0 else numbers[:rows]
 
     def compute(
         self,
@@ -179,7 +186,7 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        missing: list[Missing] = []
+        self._previous, missing = None, list[Missing]()
         result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
         for stack, site, layer, group in self.groups:
@@ -231,7 +238,7 @@ class Meter:
 
     def _states(self, x: Float[Tensor, "B T heads d"], valid: Bool[Tensor, "B T"]) -> States:
         """Return the valid tokens of x with their windows."""
-        windows = self.windows(len(x))[:, None].expand(x.shape[:2])
+        windows = self.windows(len(x), x.device)[:, None].expand(x.shape[:2])
         if bool(valid.all()):
             return States(x.flatten(0, 1), windows.flatten())
         return States(x[valid], windows[valid])

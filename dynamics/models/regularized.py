@@ -50,6 +50,9 @@ class RegularizedModule(L.LightningModule):
         """Build the network once the trainer has set the data up; without a trainer the checkpoint is its source."""
         if not hasattr(self, "network") and lightning_compat.has_trainer(self):
             self.build(self.datamodule)
+        if lightning_compat.has_trainer(self) and not type(self.network).__module__.startswith("dynamics."):
+            # an architecture of transformers may hold parameters that this loss does not reach
+            lightning_compat.find_unused_parameters(self.trainer)
 
     def build(self, data: Any) -> None:
         """Set `network` up for a data module, from `seed` alone."""

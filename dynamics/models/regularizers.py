@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.errors import InputError
-from dynamics.metrics.streaming.arithmetic import floating, precise
+from dynamics.metrics.streaming.arithmetic import floating, in_float64, precise
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
 
 
@@ -131,6 +131,8 @@ class IStar(Regularizer):
             return evenness(covariance)
         if self._gathering:
             self._gather(n, mean, covariance.detach())
+        if self._reference is not None:
+            self._reference = self._reference.to(in_float64(mean[:0]).device)  # a resumed run has it on the host
         reference = self._covariance() if self._reference is None else self._reference
         return evenness(shrink(covariance, reference, self.reference_weight))
 
@@ -151,9 +153,9 @@ class IStar(Regularizer):
 
     def _gather(self, n: int, mean: Tensor, covariance: Tensor) -> None:
         """Add a batch to the next reference."""
-        mean = mean.double()
+        mean = in_float64(mean)
         moments = torch.empty(len(mean) + 1, len(mean) + 1, dtype=mean.dtype, device=mean.device)
-        moments[:-1, :-1] = (n - 1) * covariance.double() + n * mean.outer(mean)
+        moments[:-1, :-1] = (n - 1) * in_float64(covariance) + n * mean.outer(mean)
         moments[-1, :-1] = moments[:-1, -1] = n * mean
         moments[-1, -1] = n
         if dist.is_initialized():

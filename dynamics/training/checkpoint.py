@@ -13,7 +13,8 @@ from safetensors.torch import save as serialized
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.lightning_compat import validation_follows
+from dynamics.lightning_compat import training_state, validation_follows
+from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -141,14 +142,15 @@ class Checkpoints(L.Callback):
         if step == self._saved:
             return
         self._saved = step
-        folder = Path(trainer.default_root_dir)
-        path = state_path(folder, step)
+        state, folder = training_state(trainer), Path(trainer.default_root_dir)
+        on_first_rank(lambda: self._write(trainer, state, folder))
+
+    def _write(self, trainer: L.Trainer, state: dict[str, Any], folder: Path) -> None:
+        path = state_path(folder, trainer.global_step)
         temporary = path.with_name(f".{path.name}.tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            for old in states(folder)[KEPT:]:
-                old.unlink()
-        trainer.strategy.barrier()
+        trainer.strategy.save_checkpoint(state, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        for old in states(folder)[KEPT:]:
+            old.unlink()

@@ -12,13 +12,21 @@ from transformers.utils import logging as transformers_logging
 from dynamics import runs
 from dynamics.config import RunOptions, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
-from dynamics.lightning_compat import come_from_callbacks, count_steps, is_first_rank, leave_group, quiet
+from dynamics.lightning_compat import (
+    come_from_callbacks,
+    count_steps,
+    end_other_ranks,
+    is_first_rank,
+    leave_group,
+    quiet,
+)
 from dynamics.record import Record, Row
 from dynamics.run_info import FitInfo, RunInfo
 from dynamics.runs import Run
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
 from dynamics.training.describe import announce, describe
 from dynamics.training.lightning_cli import RunCLI
+from dynamics.training.ranks import agree_on
 from dynamics.training.trainer_options import refuse_training_options
 
 # Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
@@ -42,7 +50,7 @@ def fit(options: RunOptions) -> None:
     if options.run is None and options.resume == "auto":
         raise InputError("--resume auto needs the name of the run to resume: add --run NAME.")
     stem = Path(options.configs[0]).stem if options.configs else "run"
-    folder = runs.new(options.run or runs.name_by_time(stem, options.size))
+    folder = runs.new(options.run or agree_on(runs.name_by_time(stem, options.size)))
     # The other ranks run the same command and meet the folder that the first one has begun.
     if options.resume is None and is_first_rank():
         runs.refuse_existing(folder)
@@ -169,8 +177,12 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 
 def _train(cli: RunCLI, state: Path | None) -> None:
-    with _interruptible():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    try:
+        with _interruptible():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
+    except BaseException:
+        end_other_ranks(cli.trainer)
+        raise
     leave_group()
 
 

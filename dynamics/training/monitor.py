@@ -3,6 +3,8 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -14,16 +16,19 @@ from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
-from dynamics.measure import measure
+from dynamics.measure import Meter, measure
 from dynamics.measure.suite import Suite
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights, weights_path
-from dynamics.training.plan import Plan, plan
+from dynamics.training.plan import Plan, plan, price
+from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
-PLANNED_FROM = 16  # the plan of `max_overhead` is made at the first measured step from here: steps are timed by then
+# The plan of `max_overhead` is made at the first measured step from the second on, counted from where the run starts;
+# steps are timed from the first: before it they compile, and measuring learns where layers lie.
+TIMED_FROM, PLANNED_FROM = 8, 16
 
 
 class Monitor(L.Callback):
@@ -37,7 +42,8 @@ class Monitor(L.Callback):
         schedule: when to measure, step 0 and the last step always; powers of two when None.
         keep_weights: measured weights that are kept, `all`, the `last` or `none`: on these a metric invented later
             can be measured.
-        max_overhead: most that measuring may add to the time of training, as a share of it; no limit when None.
+        max_overhead: most that measuring may add to the time of training, as a share of it, compilation and warm-up
+            of both aside; no limit when None.
             The plan that keeps to it is made once, stored as `plan.json`, and followed when the run resumes.
         plan: a `plan.json` to follow: twins measured under a limit must share one.
         strict: refuse to train where a metric that was asked for has no value at the first measurement.
@@ -45,6 +51,7 @@ class Monitor(L.Callback):
 
     priority: ClassVar[int] = 30
     """Before `Checkpoints`: a state holds the references and the plan as they are after its own step."""
+    clock = staticmethod(time.monotonic)
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class Monitor(L.Callback):
         self.plan = None if plan is None else read_plan(Path(plan))
         self.seconds = 0.0  # seconds spent measuring so far
         self._references: dict[str, torch.Tensor] = {}
+        self._said: set[str] = set()
 
     def steps(self, last: int) -> Plan:
         """Return the steps of every metric in a run of `last` updates: those of the plan, else of the schedules."""
@@ -82,22 +90,19 @@ class Monitor(L.Callback):
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
+        self._first, self._timed_from = trainer.global_step, (0.0, 0, 0.0)
         self.on_train_batch_end(trainer, pl_module)
-        self._started = time.monotonic(), trainer.global_step, self.seconds
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Measure after the update (or before any) if the step is due."""
         step = trainer.global_step
         due = self._due.get(step)
-        if not due or step == self._measured:
-            return
-        self._measured = step
-        if trainer.is_global_zero:
-            self._measure(trainer, cast(PreTrainedModel, pl_module.network), step, due)
-            if self.max_overhead is not None and self.plan is None and step >= PLANNED_FROM:
-                self.plan = self._make_plan(trainer, step, self.max_overhead)
-        self.plan = trainer.strategy.broadcast(self.plan)
-        self._follow(self.steps(trainer.max_steps))
+        if due and step != self._measured:
+            self._measured, network = step, cast(PreTrainedModel, pl_module.network)
+            self.plan = on_first_rank(lambda: self._measure(trainer, network, step, due))
+            self._follow(self.steps(trainer.max_steps))
+        if step == self._first + TIMED_FROM > self._timed_from[1]:
+            self._timed_from = self._now(), step, self.seconds
 
     def _follow(self, steps: Plan) -> None:
         """Take the steps of every metric, and what is due at each step: looked up after every update."""
@@ -107,35 +112,65 @@ class Monitor(L.Callback):
             for step in due:
                 self._due.setdefault(step, set()).add(name)
 
-    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> None:
-        started = time.monotonic()
+    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Plan | None:
+        """Measure and record what is due; return the plan to follow from here, if there is one."""
+        started = self._now()
         folder = Path(trainer.default_root_dir)
         shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
-        result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
+        with each_once(Meter.__module__, self._said):
+            result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
         if self.strict and result.missing:
             missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
             raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
             save_weights(network, weights_path(folder, step))
-        self._costs |= result.seconds
-        seconds = time.monotonic() - started
+        seconds = self._now() - started
         self.seconds += seconds
+        of_metrics = sum(result.seconds.values()) - result.seconds["forward"]
+        self._costs |= {**result.seconds, "forward": seconds - of_metrics}
         costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
         cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
         self._record.write(step, [*result.recorded, *cost_rows], result.arrays)
         log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
+        if self.max_overhead is not None and self.plan is None and step >= self._first + PLANNED_FROM:
+            return self._make_plan(trainer, step, self.max_overhead)
+        return self.plan
 
     def _make_plan(self, trainer: L.Trainer, step: int, max_overhead: float) -> Plan:
         """Return the plan that keeps to the limit, by the speed of the run so far, and store it."""
-        clock, first, measured = self._started
-        training = time.monotonic() - clock - (self.seconds - measured)
-        whole = training / max(1, step - first) * trainer.max_steps
-        steps = plan(self._steps, self._costs, max_overhead * whole - self.seconds, step)
+        started, first, measured = self._timed_from
+        training = self._now() - started - (self.seconds - measured)
+        whole = training / (step - first) * trainer.max_steps
+        spent = price({name: tuple(s for s in due if s <= step) for name, due in self._steps.items()}, self._costs)
+        steps = plan(self._steps, self._costs, max_overhead * whole - spent, step)
         write_text(Path(trainer.default_root_dir) / "plan.json", json.dumps(steps, indent=1))
         thinned = ", ".join(sorted(name for name in steps if steps[name] != self._steps[name]))
         log.warning("measuring is limited to %.0f %% of training: %s", 100 * max_overhead, thinned or "no change")
         return steps
+
+    def _now(self) -> float:
+        """Return the time once all work is done that a GPU has been given."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return self.clock()
+
+
+@contextmanager
+def each_once(name: str, said: set[str]) -> Iterator[None]:
+    """Have a logger leave out what it has `said` before."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        count = len(said)
+        said.add(record.getMessage())
+        return len(said) > count
+
+    logger = logging.getLogger(name)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def read_plan(path: Path) -> Plan:

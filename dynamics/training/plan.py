@@ -15,6 +15,16 @@ def thinned(steps: tuple[int, ...], now: int) -> tuple[int, ...]:
     return (*done, *ahead[::-1][::2][::-1])
 
 
+def price(steps: Plan, costs: Mapping[str, float]) -> float:
+    """Return the seconds that measuring at these steps takes, at the prices `costs` (see `plan`).
+
+    >>> price({"a": (0, 1), "b": (0,)}, {"a": 1.0, "b": 2.0, "forward": 3.0})
+    10.0
+    """
+    alone = sum(costs.get(name, 0.0) * len(part) for name, part in steps.items())
+    return alone + costs.get("forward", 0.0) * len(set().union(*steps.values()))
+
+
 def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Plan:
     """Return the steps of every metric such that measuring after `now` costs at most `budget` seconds.
 
@@ -31,15 +41,10 @@ def plan(steps: Plan, costs: Mapping[str, float], budget: float, now: int) -> Pl
     def ahead(name: str) -> set[int]:
         return {step for step in planned[name] if step > now}
 
-    def cost(name: str, shared: float = 0.0) -> float:
-        return (costs.get(name, 0.0) + shared) * len(ahead(name))
-
-    def whole() -> float:
-        return sum(map(cost, planned)) + forward * len(set().union(*map(ahead, planned)))
-
     planned = dict(steps)
-    while whole() > budget:
-        costly = {name: cost(name, forward / len(planned)) for name in planned if len(ahead(name)) > 1}
+    while price({name: tuple(ahead(name)) for name in planned}, costs) > budget:
+        many = {name: len(ahead(name)) for name in planned if len(ahead(name)) > 1}
+        costly = {name: (costs.get(name, 0.0) + forward / len(planned)) * count for name, count in many.items()}
         worst = max(costly, key=costly.__getitem__, default=None)
         if worst is None or costly[worst] == 0:
             break

@@ -54,6 +54,18 @@ def test_a_disagreement_is_exit_code_one_and_the_others_are_checked(workplace, c
     assert printed.err == "dynamics: refused: random:gpt2@seed0.\n"
 
 
+def test_a_model_that_cannot_be_loaded_does_not_keep_the_others_from_their_check(workplace, capsys):
+    (workplace / "empty").mkdir()
+    (workplace / "empty" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert exit_code("./empty", "random:resnet") == 1
+    printed = capsys.readouterr()
+    assert "empty@local: not loaded (" in printed.out
+    assert "random:resnet@seed0: verified" in printed.out
+    assert printed.err == "dynamics: not loaded: empty@local.\n"
+    assert exit_code("./empty") == 2
+    assert "empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -1,6 +1,7 @@
 """I-STAR and the cosine regulariser against the published formulas, and what is refused."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -179,3 +180,21 @@ def test_a_sample_of_states_is_evenly_spaced_and_moves(renew):
 def test_bad_settings_are_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_the_reference_of_a_resumed_run_moves_once_to_where_the_states_are(monkeypatch):
+    monkeypatch.setattr("dynamics.metrics.streaming.arithmetic.precise", nullcontext)  # `meta` has no autocast
+    regularizer = IStar(1.0)
+    state = regularizer.state_dict() | {"reference": torch.eye(4, dtype=torch.float64), "gathering": False}
+    regularizer.load_state_dict(state)
+    regularizer.measure([torch.ones(9, 4, device="meta")])
+    assert regularizer.state_dict()["reference"].device.type == "meta"
+
+
+def test_a_reference_is_gathered_on_the_cpu_where_the_device_has_no_float64(monkeypatch):
+    x, moves = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), []
+    plain = IStar(1.0).measure([x])
+    monkeypatch.setattr("dynamics.metrics.streaming.arithmetic.WITHOUT_FLOAT64", {"cpu"})
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moves.append(self.shape) or self)
+    assert torch.equal(IStar(1.0).measure([x]), plain)
+    assert {(4,), (4, 4)} <= set(moves)

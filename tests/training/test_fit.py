@@ -1,10 +1,13 @@
 """`dynamics fit`: what a run leaves, how it resumes, what it refuses."""
 
 import json
+import logging
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -18,6 +21,7 @@ from dynamics.measure.measurement import measure
 from dynamics.measure.meter import Missing
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
+from tests.operations import Nondeterministic
 from tests.runs import CONFIGS, fit
 
 
@@ -139,6 +143,30 @@ def test_the_monitor_does_not_touch_the_training(here, text_file, config):
         record.read(run).query("site == 'train' and metric == 'loss'").value.tolist() for run in ("often", "seldom")
     ]
     assert loss[0] == loss[1]
+
+
+def test_what_is_not_measured_is_said_once_a_run(here, text_file, caplog):
+    """No two tokens: nothing has a dimension, at any of the steps."""
+    fit(text_file, "a", metrics="[intrinsic_dimension, mean_norm]", data__probe_tokens=1, data__context=4)
+    messages = [entry.getMessage() for entry in caplog.records if entry.name == "dynamics.measure.meter"]
+    assert messages
+    assert len(messages) == len(set(messages))
+    assert not logging.getLogger("dynamics.measure.meter").filters
+
+
+@pytest.mark.parametrize("config", ["decoder", "encoder"])
+def test_every_operation_of_a_run_has_a_deterministic_kernel(here, text_file, config):
+    with Nondeterministic() as operations:
+        fit(text_file, "a", "--model.regularizers+=IStar", "--model.regularizers.weight=1", config=config)
+    assert operations.count
+    assert operations.names == set()
+
+
+def test_parameters_without_a_gradient_are_no_hindrance_to_ddp(here, text_file):
+    words = ["--trainer.callbacks+=tests.training.breaking.Spare", "--model.architecture", "gpt2"]
+    with mock.patch.dict(os.environ):  # Lightning writes the group's address there
+        fit(text_file, "a", *words, trainer__strategy="ddp", trainer__devices=1, metrics="[mean_norm]")
+    assert runs.read("a").status == "done"
 
 
 def test_a_strict_monitor_refuses_what_it_cannot_measure(here, text_file, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Plans: past steps stay, the last step stays, the budget is kept where it can be."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from dynamics import record, runs
 from dynamics.errors import InputError
+from dynamics.measure import Measurement
 from dynamics.measure.suite import Suite
 from dynamics.schedule import Every
+from dynamics.training.monitor import Monitor
 from dynamics.training.plan import plan
 from tests.runs import fit
 
@@ -74,6 +77,44 @@ def test_a_limit_is_planned_once_stored_and_shared(workplace, text_file):
     assert measured("a", "anisotropy") == stored["anisotropy"]
     fit(text_file, "b", monitor__plan=runs.CHECKPOINTS / "a" / "plan.json", **settings)
     assert measured("b", "anisotropy") == stored["anisotropy"]
+
+
+class Clock:
+    """A clock that goes only when it is told to."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def __call__(self):
+        return self.time
+
+
+def test_neither_compilation_nor_warm_up_counts(tmp_path, monkeypatch):
+    """The first step takes 1000 s and the first measurement 500 s, all others 1 s and 2 s; so a limit of 10 % allows
+    100 s of measuring in 1000 steps: 50 measurements, 3 of which are done when the plan is made."""
+    clock, measurements = Clock(), []
+
+    def measured(*_, **settings):
+        measurements.append(settings["step"])
+        clock.time += 2.0 if measurements[1:] else 500.0
+        return Measurement([], [], {}, {"forward": 0.5, "anisotropy": 1.5})
+
+    monkeypatch.setattr("dynamics.training.monitor.measure", measured)
+    monkeypatch.setattr(
+        "dynamics.training.monitor.get_datamodule", lambda trainer: SimpleNamespace(evaluation_batches=lambda: [])
+    )
+    monitor = Monitor(["anisotropy"], Every(10), keep_weights="none", max_overhead=0.1)
+    monkeypatch.setattr(Monitor, "clock", clock)
+    trainer = SimpleNamespace(global_step=0, max_steps=1000, default_root_dir=str(tmp_path), loggers=[])
+    module = SimpleNamespace(network=None)
+    monitor.on_train_start(trainer, module)
+    while monitor.plan is None:
+        trainer.global_step += 1
+        clock.time += 1.0 if trainer.global_step > 1 else 1000.0
+        monitor.on_train_batch_end(trainer, module)
+    assert trainer.global_step == 20
+    assert monitor.plan == plan({"anisotropy": Every(10).steps(1000)}, {"anisotropy": 2.0}, 100.0 - 3 * 2.0, 20)
+    assert len(monitor.plan["anisotropy"]) == 28
 
 
 def test_a_plan_may_hold_more_metrics_than_the_run(workplace, text_file):

@@ -13,14 +13,17 @@ form one `Group`: updated once, synchronised once, read many times.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torchmetrics
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
 HEAD_SITES: tuple[str, ...] = ("query", "key")
@@ -138,6 +141,9 @@ class Metric(torchmetrics.Metric):
         super().__init__()
         self._results: dict[str, Any] = {}
 
+    def sync(self, dist_sync_fn: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> None:
+        super().sync(dist_sync_fn or gathered, *arguments, **options)
+
     @property
     def meaning(self) -> str:
         """What it means, in a line."""
@@ -173,12 +179,31 @@ class Metric(torchmetrics.Metric):
 
     def compute(self) -> Estimate:
         """Estimate the quantity over everything seen so far."""
+        with self.reading():
+            return self.estimate(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep what is computed `once` from the states inside this block alone: it may be as large as they are."""
         self._results.clear()
-        return self.estimate(self)
+        try:
+            yield
+        finally:
+            self._results.clear()
+
+
+def gathered(x: Tensor, group: Any = None) -> list[Tensor]:
+    """Return a tensor of every rank: through the GPU under NCCL, which takes none of the host."""
+    place = _gpu() if not x.is_cuda and dist.get_backend(group) == "nccl" else x.device
+    return [part.to(x.device) for part in gather_all_tensors(x.to(place), group)]
+
+
+def _gpu() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class once(Generic[T]):
-    """A property of an accumulator that is computed once: all metrics of a group share it."""
+    """A property of an accumulator that is computed once while it is read: all metrics of a group share it."""
 
     def __init__(self, method: Callable[[Any], T]) -> None:
         self.method, self.__doc__ = method, method.__doc__
@@ -202,8 +227,7 @@ class Referenced(Metric):
     def reference_state(self, states: Metric | None = None) -> Tensor | None:
         """Return what to keep as the reference, on the host; None where there is no sound one."""
         states = states or self
-        states._results.clear()
-        with states.sync_context():
+        with states.reading(), states.sync_context():
             kept = self.to_keep(states)
             return None if kept is None else kept.cpu()
 
@@ -220,8 +244,7 @@ class Group:
 
     def compute(self) -> dict[str, Estimate]:
         """Return every metric's estimate by name, over all batches and all ranks."""
-        self.states._results.clear()
-        with torch.no_grad(), self.states.sync_context():
+        with torch.no_grad(), self.states.reading(), self.states.sync_context():
             return {metric.name: metric.estimate(self.states) for metric in self.metrics}
 
 

@@ -194,11 +194,12 @@ class Windowed(Metric):
 
     def difference(self, states: Any, other: Any) -> Estimate:
         """Estimate the value of `states` less that of `other`, of the same windows, with a paired interval."""
-        for part in (states, other):
-            part._results.clear()
-            if trouble := getattr(part, self.refuses):
-                return undefined(part.heads, part.n, trouble)
-        (value, influence), (before, influence_before) = map(self.value_and_influence, (states, other))
+        with states.reading(), other.reading():
+            for part in (states, other):
+                if trouble := getattr(part, self.refuses):
+                    return undefined(part.heads, part.n, trouble)
+            value, influence = self.value_and_influence(states)
+            before, influence_before = (x.to(value.device) for x in self.value_and_influence(other))
         if influence.shape != influence_before.shape or int(states.windows) != int(other.windows):
             return undefined(states.heads, states.n, "the two are of different windows")
         windows, change = int(states.windows), influence - influence_before

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from dynamics.metrics.streaming.arithmetic import all_equal, floating, precise, unresolved
+from dynamics.metrics.streaming.arithmetic import all_equal, floating, multiplies_in_full, precise, unresolved
 
 BLOCK = 1 << 22  # entries of the distance matrix that exist at a time
 SPARE = {torch.bfloat16: 4}  # candidates beyond the k asked for, by the product's precision; else 2 + k / 8
@@ -127,8 +127,7 @@ def _precisions(x: Tensor, k: int) -> list[torch.dtype | None]:
     """Return the precisions of the products to try, cheapest first; None stands for differences without a product."""
     tests = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     fast = k <= 4 and x.device.type == "cpu" and any(test is not None and test() for test in tests)
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return [*[torch.bfloat16] * fast, *[torch.float32] * exact, torch.float64, None]
+    return [*[torch.bfloat16] * fast, *[torch.float32] * multiplies_in_full(x.device), torch.float64, None]
 
 
 # All distances between the rows of two tensors, from their differences.
@@ -216,7 +215,9 @@ class _ScoreProducts:
         half = 0.5 * centred.square().sum(-1)
         with precise(centred):
             apart = half - some @ centred.mT + half[:: max(1, len(centred) // 16), None]
-        return apart.kthvalue(min(k + 1, len(centred)), dim=1).values.median().double().nan_to_num()
+        # Not kthvalue, of which CUDA has no deterministic kernel.
+        near = apart.topk(min(k + 1, len(centred)), dim=1, largest=False).values.amax(1)
+        return near.median().double().nan_to_num()
 
     def highest(self, rows: Tensor, take: int) -> tuple[Tensor, Tensor]:
         """Return the lowest of the `take` highest scores of `rows`, and their columns, (m, take)."""

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.arithmetic import above_rounding, floating, self_product, unresolved
+from dynamics.metrics.streaming.arithmetic import above_rounding, floating, multiplies_in_full, self_product, unresolved
 from dynamics.metrics.streaming.base import Estimate
 from dynamics.metrics.streaming.intervals import shape_of_mean, t_interval, with_layer
 from dynamics.metrics.streaming.moments import Moments
@@ -27,7 +27,7 @@ def gram(
     x = floating(x)
     mean = x.mean(-2, keepdim=True, dtype=torch.float64) * centered
     if precision is None:
-        precision = x.dtype if torch.get_float32_matmul_precision() == "highest" else torch.float64
+        precision = x.dtype if multiplies_in_full(x.device) else torch.float64
     moved = x.to(precision) - mean.to(precision)
     rest = moved.mean(-2, keepdim=True, dtype=torch.float64) * centered  # what rounding left of the mean
     moved = moved - rest.to(precision)

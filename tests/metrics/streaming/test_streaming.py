@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from dynamics import metrics
+from dynamics.metrics.streaming import base
 from dynamics.metrics.streaming.base import STATE_SITES, Attention, Group, Pair, States, groups
 from tests.metrics import streams
+from tests.operations import Nondeterministic
 
 NAMES = [name for name in metrics.names() if metrics.resolve(name).sites]
 STATES = [name for name in NAMES if "residual" in metrics.resolve(name).sites]
@@ -100,6 +102,27 @@ def test_states_gathered_from_ranks_reduce_to_the_whole(name):
         parts = gathered[state]
         setattr(synced, state, reduce(parts if isinstance(getattr(synced, state), list) else torch.stack(parts)))
     assert_same(Group([synced]).compute()[name], stream(name, [batch]).compute())
+
+
+def test_nccl_is_given_nothing_of_the_host(monkeypatch):
+    """Some states are counted on the host, whatever the device of what they count."""
+    places, x = [], torch.ones(3)
+    monkeypatch.setattr(base, "gather_all_tensors", lambda sent, group: places.append(sent.device.type) or [x, x])
+    monkeypatch.setattr(base, "_gpu", lambda: torch.device("meta"))
+    for backend in ("nccl", "gloo"):
+        monkeypatch.setattr(base.dist, "get_backend", lambda group, backend=backend: backend)
+        assert [part.device.type for part in base.gathered(x)] == ["cpu", "cpu"]
+    assert places == ["meta", "cpu"]
+
+
+def test_ranks_gather_states_in_our_way(monkeypatch):
+    metric, names = stream("mean_norm", [streams.clustered()]), []
+    monkeypatch.setattr(base, "gathered", lambda x, group=None: names.append(x.shape) or [x, x])
+    whole = metric.compute()
+    metric.distributed_available_fn = lambda: True
+    (estimate,) = Group([metric]).compute().values()
+    assert len(names) == len(metric._reductions)
+    assert estimate.n == 2 * whole.n
 
 
 @pytest.mark.parametrize("name", [*STATES, *VARIANTS])
@@ -255,3 +278,39 @@ def test_metrics_can_be_reset_and_used_again():
     metric.reset()
     metric.update(batch)
     assert_same(metric.compute(), stream("anisotropy", [batch]).compute())
+
+
+@pytest.mark.parametrize("name", [*STATES, *ATTENTION, "drift", *TO_START, *VARIANTS])
+def test_every_operation_has_a_deterministic_kernel_on_every_device(name):
+    metric, batch = fresh(name), input_of(name)
+    with Nondeterministic() as operations:
+        metric.update(batch)
+        metric.compute()
+    assert operations.count
+    assert operations.names == set()
+
+
+@pytest.mark.parametrize("name", ["isoscore", "mean_cosine", "intrinsic_dimension", "qk_alignment", "drift"])
+def test_what_a_group_computes_is_dropped_once_it_is_read(name):
+    """At the end of a measurement all groups are there together: states are kept, what is made of them is not."""
+    (group,) = groups([fresh(name)])
+    group.update(input_of(name))
+    (metric,), held, computed = group.metrics, bytes_of(group.states), []
+    estimate = metric.estimate
+    metric.estimate = lambda states: (estimate(states), computed.append(bytes_of(states)))[0]
+    group.compute()
+    metric.compute()
+    assert min(computed) > held
+    assert bytes_of(group.states) == held
+
+
+def bytes_of(metric):
+    """Bytes of all tensors that a metric holds."""
+    sizes, waiting = {}, [vars(metric)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict | list | tuple):
+            waiting += value.values() if isinstance(value, dict) else value
+    return sum(sizes.values())
