@@ -1,10 +1,11 @@
 """Kernels that a training step and a measurement launch on a GPU, and how often the host waits for it.
 
-    python benchmarks/waits.py [--arm decoder|encoder|causal-mlm|finetune] [--size tiny|base] [--lines 12] [--json FILE]
+    python benchmarks/waits.py [--arm decoder|encoder|causal-mlm|finetune] [--size tiny|base] [--only steps|measure]
+                               [--lines 12] [--json FILE]
 
-No GPU is needed: `dynamics fit` runs on the simulated device of the tests (`tests/gpu/device.py`), eagerly, in bf16. The
-counts of a step are means over 50 steady ones, in which losses are read once. The first measurement also checks what it
-captures; the default suite is measured. Below each phase stand the lines that cause most.
+No GPU is needed: `dynamics fit` runs on the simulated device of the tests (`tests/gpu/device.py`), eagerly, in bf16.
+The counts of a step are means over 50 steady ones, in which losses are read once. The first measurement of a run also
+learns where weights lie; the default suite is measured. Below each phase stand the lines that cause most.
 """
 
 import argparse
@@ -24,6 +25,11 @@ from tests.gpu.device import Device, Unavailable
 from tests.gpu.runs import ARMS, STEADY, train_and_measure, train_steps
 
 KINDS = {"kernel": "kernels", "wait": "waits", "copy": "pageable copies", "float64": "float64", "nondeterministic": ""}
+# The run in which a phase is counted, its name, and how often it happens there.
+PHASES = [
+    ("steps", "step", len(STEADY)),
+    *(("measure", phase, 1) for phase in ("first measure", "measure", "validate", "save")),
+]
 
 
 def table(device: Device, phase: str, units: int, lines: int) -> dict[str, Any]:
@@ -47,19 +53,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arm", choices=ARMS, default="decoder")
     parser.add_argument("--size", default="tiny")
+    parser.add_argument("--only", choices=("steps", "measure"))
     parser.add_argument("--lines", type=int, default=12, help="lines of each kind that are printed")
     parser.add_argument("--json", type=Path, help="write all counts to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["DYNAMICS_CACHE"] = f"{folder}/cache"
-        place = arguments.arm, arguments.size, Path(folder)
+        runs = {"steps": train_steps, "measure": train_and_measure}
         try:
-            steps, measurements = train_steps(*place), train_and_measure(*place)
+            devices = {
+                name: run(arguments.arm, arguments.size, Path(folder))
+                for name, run in runs.items()
+                if arguments.only in (None, name)
+            }
         except Unavailable as reason:
             sys.exit(f"waits: {reason}.")
-    result = {"step": table(steps, "step", len(STEADY), arguments.lines)}
-    for phase in ("first measure", "measure", "validate", "save"):
-        result[phase] = table(measurements, phase, 1, arguments.lines)
+    result = {
+        phase: table(devices[name], phase, units, arguments.lines) for name, phase, units in PHASES if name in devices
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._foreach_utils import _foreach_supported_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -213,6 +214,7 @@ class Device(TorchDispatchMode):
         stack.callback(implementations._destroy)
         for key in ("AutogradCUDA", "CUDA"):
             implementations.impl("scaled_dot_product_attention", _attend, key)
+        stack.enter_context(_FromHost())
         for owner, name, value in self._stand_ins():
             stack.enter_context(mock.patch.object(owner, name, value))
 
@@ -230,8 +232,6 @@ class Device(TorchDispatchMode):
         yield torch.cuda, "Event", _Mark
         yield torch.nn.Module, "_apply", _apply
         yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
-        for name in ("tensor", "as_tensor"):
-            yield torch, name, functools.partial(_from_host, getattr(torch, name))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
@@ -337,20 +337,26 @@ class _Attention(torch.autograd.Function):
         return *(DeviceTensor(x, ctx.place) for x in gradients), None
 
 
-def _attend(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **rest: Any,
-) -> Any:
-    _refuse_mix(
-        "attention", "scaled_dot_product_attention", [x for x in (query, key, value, attn_mask) if x is not None]
-    )
-    settings = {"attn_mask": _plain(attn_mask), "dropout_p": dropout_p, "is_causal": is_causal, **rest}
+def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *options: Any, **settings: Any) -> Any:
+    tensors = [x for x in (query, key, value, attn_mask) if x is not None]
+    _refuse_mix("attention", "scaled_dot_product_attention", tensors)
+    settings |= {"attn_mask": _plain(attn_mask), **dict(zip(("dropout_p", "is_causal"), options, strict=False))}
     return _Attention.apply(query, key, value, settings)
+
+
+class _FromHost(TorchFunctionMode):
+    """Has `torch.tensor` and `torch.as_tensor` copy to the device in sight of the dispatcher."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor):
+            device = kwargs.pop("device", None)
+            if isinstance(args[0], DeviceTensor):
+                return args[0].to(device=device or args[0].place, **kwargs)
+            if device is not None and _with_number(device).type == "cuda":
+                return func(*args, **kwargs).to(device)
+            kwargs |= {"device": device}
+        return func(*args, **kwargs)
 
 
 class _Mark:
@@ -419,14 +425,6 @@ def _lists_as_tensors(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(map(_lists_as_tensors, index))
     return torch.tensor(index) if isinstance(index, list) else index
-
-
-def _from_host(build: Callable[..., torch.Tensor], data: Any, *args: Any, device: Any = None, **settings: Any) -> Any:
-    """Build a tensor on the host, from where `torch.tensor` and its like copy it to the device."""
-    if isinstance(data, DeviceTensor):
-        return data.to(device=device or data.place, **settings)
-    plain = build(data, *args, **settings)
-    return plain if device is None else plain.to(device)
 
 
 def _pin(name: str, x: torch.Tensor) -> Any:

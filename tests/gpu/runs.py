@@ -32,7 +32,7 @@ SETTINGS = {
 
 @contextmanager
 def phases(device: Device) -> Iterator[None]:
-    """Name the phases of a run: `step` (where steady), `other step`, `measure` and `first measure`, `validate`, `save`."""
+    """Name the phases of a run: `step`, where steady, `other step`, `first measure`, `measure`, `validate`, `save`."""
     names: list[tuple[type, str, Any]] = [
         (_TrainingEpochLoop, "advance", lambda loop, *_: "step" if loop.global_step in STEADY else "other step"),
         (_EvaluationLoop, "run", lambda *_: "validate"),
