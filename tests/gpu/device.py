@@ -231,6 +231,7 @@ class Device(TorchDispatchMode):
         yield torch.cuda, "synchronize", lambda *_: self.book("wait", "synchronize")
         yield torch.cuda, "Event", _Mark
         yield torch.nn.Module, "_apply", _apply
+        yield torch.inference_mode, "__enter__", functools.partialmethod(_infer, torch.inference_mode.__enter__)
         yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -401,6 +402,12 @@ def _apply(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tenso
         if buffer is not None:
             module._buffers[name] = change(buffer)
     return module
+
+
+def _infer(context: torch.inference_mode, enter: Callable[[torch.inference_mode], None]) -> None:
+    """Enter inference mode, or leave it: either way torch would set the engine's threads going."""
+    enter(context)
+    torch._C._set_multithreading_enabled(False)
 
 
 @functools.cache
