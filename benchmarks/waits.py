@@ -21,8 +21,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read before torch is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.gpu.device import Device, Unavailable
+from tests.gpu.device import Device
 from tests.gpu.runs import ARMS, STEADY, train_and_measure, train_steps
+from tests.gpu.stand_ins import Unavailable
 
 KINDS = {"kernel": "kernels", "wait": "waits", "copy": "pageable copies", "float64": "float64", "nondeterministic": ""}
 # The run in which a phase is counted, its name, and how often it happens there.
