@@ -1,0 +1,55 @@
+"""`dynamics fit` on the simulated device: what a steady step costs the host, and resuming."""
+
+import pytest
+import torch
+
+from dynamics import runs
+from dynamics.training.checkpoint import states
+from tests.gpu.runs import ARMS, STEADY, train, train_steps
+
+SMALL = {"model__width": 32, "model__depth": 2, "data__context": 32, "data__probe_tokens": 256}
+# Beside the reading of losses and of the check of updates, together every 50 steps: none are wanted.
+WAITS = {"decoder": 0, "encoder": 3, "causal-mlm": 3, "finetune": 1}
+READS = 2
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_host_does_not_wait_in_a_steady_step(workplace, arm):
+    device = train_steps(arm, "tiny", workplace, **(SMALL if arm != "finetune" else {}))
+    assert device.count("wait", "step") <= WAITS[arm] * len(STEADY) + READS
+    assert device.count("nondeterministic", "step") == 0
+    assert device.count("float64", "step") == 0
+
+
+@pytest.mark.parametrize(("depth", "kernels"), [(6, 310), (12, 575)])  # wanted: 250 and 500
+def test_kernels_of_a_step(workplace, depth, kernels):
+    steps = 3
+    last = STEADY.start + steps
+    shape = SMALL | {"model__depth": depth}
+    device = train_steps("decoder", "tiny", workplace, **shape, trainer__max_steps=last)
+    assert device.count("kernel", "step") <= kernels * steps
+
+
+def test_a_run_resumes_on_the_device(workplace):
+    regularizer = "[{class_path: dynamics.models.regularizers.IStar, init_args: {weight: -1.0}}]"
+    settings = {
+        "trainer__max_steps": 4,
+        "trainer__val_check_interval": 4,
+        "checkpoints__every": 2,
+        "metrics": "[drift]",
+    }
+    settings |= SMALL | {"data__batch_size": 2}
+
+    def weights():
+        (newest, *_) = states(runs.CHECKPOINTS / "a")
+        return newest, torch.load(newest, weights_only=True)["state_dict"]
+
+    train("decoder", "tiny", workplace, "--run", "a", "--model.regularizers", regularizer, **settings)
+    last, whole = weights()
+    last.unlink()
+    train(
+        "decoder", "tiny", workplace, "--run", "a", "--resume", "auto", "--model.regularizers", regularizer, **settings
+    )
+    again, resumed = weights()
+    assert again == last
+    assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
