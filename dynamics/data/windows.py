@@ -205,5 +205,5 @@ class CharData(L.LightningDataModule):
 
     def _gather(self, offsets: Tensor) -> Tensor:
         """Return the windows (B, T + 1) at offsets (B,), int64, on the device of the offsets."""
-        positions = offsets[:, None] + torch.arange(self.hparams.context + 1, device=offsets.device)
-        return self._tokens[positions.to(self._tokens.device)].to(offsets.device, torch.int64)
+        windows = self._tokens.unfold(0, self.hparams.context + 1, 1)
+        return windows[offsets.to(self._tokens.device)].to(offsets.device, torch.int64)

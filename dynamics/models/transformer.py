@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
+from dynamics.models import attention
 from dynamics.models.casting import AS_THEY_ARE, Matrices, linear, training_matrices
 
 UNMASKED = ("sdpa", "flash_attention_2", "flash_attention_3")  # attention functions that are told `is_causal`
@@ -110,11 +111,14 @@ class SelfAttention(nn.Module):
         value = value.transpose(1, 2)
         if rotation is not None:
             query, key = _rotate(query, *rotation), _rotate(key, *rotation)
-        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
-        dropout = self.config.dropout if self.training else 0.0
-        mixed, weights = attend(
-            self, query, key, value, mask, dropout=dropout, scaling=self.scaling, is_causal=self.is_causal
-        )
+        name, dropout = self.config._attn_implementation, self.config.dropout if self.training else 0.0
+        weights = None
+        if self.training and name == "sdpa" and attention.applies(query, mask, dropout):
+            mixed = attention.attend(query, key, value, self.is_causal, self.scaling)
+        else:
+            attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
+            options = {"dropout": dropout, "scaling": self.scaling, "is_causal": self.is_causal}
+            mixed, weights = attend(self, query, key, value, mask, **options)
         return linear(self.o_proj, mixed.reshape(x.shape), matrices.output), weights
 
     def _project(self, x: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
