@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from dynamics.errors import InputError
 
@@ -16,6 +18,11 @@ def require_positive(settings: Any, *names: str) -> None:
     for name in names:
         if settings[name] is not None and settings[name] < 1:
             raise InputError(f"data.{name} must be at least 1 (got {settings[name]}).")
+
+
+def pinned(x: Tensor) -> Tensor:
+    """Return a tensor of the host as it travels to a GPU while the host goes on."""
+    return x.pin_memory() if torch.cuda.is_available() else x
 
 
 class Shares(Generic[B]):

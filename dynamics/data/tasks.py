@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynamics.data.examples import Splits, load
 from dynamics.data.rows import in_short
-from dynamics.data.shares import TRAIN_STREAM, Shares, require_positive, training_shares
+from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive, training_shares
 from dynamics.data.task_table import find
 from dynamics.data.tokens import Rows, encode, grouped
 from dynamics.errors import InputError
@@ -31,6 +31,7 @@ class TaskBatch(NamedTuple):
     labels: Tensor  # (B,), or (B, 2) for answers
     owners: Tensor  # (B,) numbers of the examples in their split
     covered: Tensor | None = None  # (B, T, 2), for answers: the characters of the context that each token covers
+    is_padded: bool = True  # whether any row is shorter than another
 
 
 class TaskData(L.LightningDataModule):
@@ -149,9 +150,10 @@ class TaskData(L.LightningDataModule):
 
     def _batch(self, split: str, rows: np.ndarray, with_spans: bool = False) -> TaskBatch:
         data = self._rows[split]
-        labels, owners = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.owners[rows])
-        covered = data.covered(rows) if with_spans else None
-        return TaskBatch(data.inputs(rows, self.tokenizer.pad_token_id), labels, owners, covered)
+        inputs = {name: pinned(x) for name, x in data.inputs(rows, self.tokenizer.pad_token_id).items()}
+        labels, owners = (pinned(torch.from_numpy(values[rows])) for values in (data.labels, data.owners))
+        is_padded = len(np.unique(data.lengths[rows])) > 1
+        return TaskBatch(inputs, labels, owners, data.covered(rows) if with_spans else None, is_padded)
 
     def evaluation_batches(self) -> list[dict[str, Tensor]]:
         """Return the evaluation tokens on the CPU: whole rows of the validation split, the same for every run.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
-from dynamics.data.shares import TRAIN_STREAM, Shares, require_positive, training_shares
+from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive, training_shares
 from dynamics.data.summary import bits_per_character
 from dynamics.errors import InputError
 
@@ -121,9 +121,7 @@ class CharData(L.LightningDataModule):
 
         def share(step: int, rows: slice) -> WindowBatch:
             offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
-            part = torch.from_numpy(offsets[rows])
-            # Pinned, they travel while the host goes on.
-            return WindowBatch(part.pin_memory() if torch.cuda.is_available() else part, step, rows.start, total)
+            return WindowBatch(pinned(torch.from_numpy(offsets[rows])), step, rows.start, total)
 
         return training_shares(self.trainer, total, share)
 
@@ -207,5 +205,5 @@ class CharData(L.LightningDataModule):
 
     def _gather(self, offsets: Tensor) -> Tensor:
         """Return the windows (B, T + 1) at offsets (B,), int64, on the device of the offsets."""
-        positions = offsets[:, None] + torch.arange(self.hparams.context + 1, device=offsets.device)
-        return self._tokens[positions.to(self._tokens.device)].to(offsets.device, torch.int64)
+        windows = self._tokens.unfold(0, self.hparams.context + 1, 1)
+        return windows[offsets.to(self._tokens.device)].to(offsets.device, torch.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynamics.errors import Failure
 
-READ_EVERY = 50  # steps after which a device is asked; a CPU, which has no queue, is asked at once
+READ_EVERY = 50  # updates after which a device is asked, if nobody fetches; a CPU, which has no queue, is asked at once
 TASK = "task_loss"
 GRADIENT = "gradient"
 SPELLED = {TASK: "the task loss", GRADIENT: "the gradient of the loss"}
@@ -23,7 +23,8 @@ SPELLED = {TASK: "the task loss", GRADIENT: "the gradient of the loss"}
 class _Check(NamedTuple):
     step: int  # the update that the values belong to
     names: list[str]
-    values: Tensor  # one for each name, and last whether any rank's are not finite
+    values: Tensor  # one for each name
+    is_bad: Tensor  # 0-d: 1 where a value of any rank is not finite, else 0
 
 
 class Guard:
@@ -44,13 +45,13 @@ class Guard:
             self._norm = torch.nn.utils.get_total_norm(gradients)
             names, values = [*names, GRADIENT], [*values, self._norm.float()]
         stacked = torch.stack(values)
-        is_bad = stacked.isfinite().all().logical_not().float()
+        is_bad = (0 * stacked).sum().ne(0).float()  # 0 times a value is NaN unless that is finite
         if dist.is_initialized():
             dist.all_reduce(is_bad, op=dist.ReduceOp.MAX)
         if not is_scaled:
             optimizer.found_inf = is_bad  # type: ignore[attr-defined]
-        self._checks.append(_Check(step, names, torch.cat([stacked, is_bad[None]])))
-        if is_at_once(stacked.device) or step % READ_EVERY == 0:
+        self._checks.append(_Check(step, names, stacked, is_bad))
+        if is_at_once(stacked.device) or len(self._checks) > READ_EVERY:
             self.read()
 
     def clip(self, optimizer: torch.optim.Optimizer, norm: float | None) -> None:
@@ -60,22 +61,29 @@ class Guard:
 
     def read(self) -> None:
         """Raise `Failure` for the first update since the last call that was skipped; waits for the device."""
+        if self._checks:
+            self.fetch(self._checks[0].values[:0])
+
+    def fetch(self, values: Tensor) -> Tensor:
+        """Return float32 values on the host, after a `read`: one wait for both."""
         checks, self._checks = self._checks, []
-        if not checks:
-            return
-        flags = torch.stack([check.values[-1] for check in checks])
-        if not flags.any():
-            return
-        step, names, values = checks[int(flags.nonzero()[0])]
-        pairs = list(zip(names, values.tolist(), strict=False))
-        first = next((name for name, value in pairs if not isfinite(value)), names[0])
-        others = ", ".join(f"{name} {value:.4g}" for name, value in pairs if name != first)
-        value = dict(pairs)[first]
-        state = "not finite (on another rank)" if isfinite(value) else f"{value:.4g}"
-        raise Failure(
-            f"{SPELLED.get(first, first)} was the first to be {state}, at step {step} ({others}): the update was not "
-            "made."
-        )
+        host = torch.cat([values.flatten(), *(check.is_bad[None] for check in checks)]).cpu()
+        if len(bad := host[values.numel() :].nonzero()):
+            raise _failure(checks[int(bad[0])])
+        return host[: values.numel()].view(values.shape)
+
+
+def _failure(check: _Check) -> Failure:
+    """Return the error that names what was the first not to be finite."""
+    pairs = list(zip(check.names, check.values.tolist(), strict=True))
+    first = next((name for name, value in pairs if not isfinite(value)), check.names[0])
+    others = ", ".join(f"{name} {value:.4g}" for name, value in pairs if name != first)
+    value = dict(pairs)[first]
+    state = "not finite (on another rank)" if isfinite(value) else f"{value:.4g}"
+    return Failure(
+        f"{SPELLED.get(first, first)} was the first to be {state}, at step {check.step} ({others}): the update was not "
+        "made."
+    )
 
 
 def is_at_once(device: torch.device) -> bool:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from dynamics import lightning_compat
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
+from dynamics.models.masking import MASKED_SHARE, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
@@ -26,31 +26,7 @@ from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 OBJECTIVES = ("clm", "mlm")
 # Options that `CharTransformer` alone has, with their defaults.
 OURS_ALONE = {"norm": "pre", "positions": "learned", "qk_norm": False, "bias": False}
-MASKED_SHARE = 0.15
 MASK_STREAM, EVALUATION_STREAM = 1, 2  # keep these draws apart from those of the windows under the same (seed, step)
-
-
-def corrupt(
-    ids: np.ndarray, draws: np.random.Generator, mask_id: int, characters: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mask token ids (B, T) for the MLM objective (BERT, 1810.04805, section 3.1).
-
-    Exactly round(0.15 T) positions of every window, drawn without replacement: of these, each becomes `<mask>`
-    with probability 0.8, a uniform random character (an id below `characters`) with 0.1, and stays with 0.1. The
-    number of draws does not depend on what `ids` holds.
-
-    Returns:
-        The corrupted ids (B, T) and the chosen positions (B, round(0.15 T)), ascending.
-    """
-    chosen = round(MASKED_SHARE * ids.shape[1])
-    positions = np.sort(draws.random(ids.shape).argsort(axis=1)[:, :chosen], axis=1)
-    fate = draws.random(positions.shape)
-    random = draws.integers(characters, size=positions.shape)
-    kept = np.take_along_axis(ids, positions, axis=1)
-    corrupted = ids.copy()
-    replacement = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, random, kept))
-    np.put_along_axis(corrupted, positions, replacement, axis=1)
-    return corrupted, positions
 
 
 class Tokens(NamedTuple):
@@ -211,8 +187,8 @@ class LanguageModel(RegularizedModule):
         ids = batch.windows[:, :-1]
         if self.hparams.objective == "clm":
             return cross_entropy(ids, batch.windows[:, 1:], None)
-        corrupted, positions = self._corrupt(ids, batch, stream)
-        return cross_entropy(corrupted, ids.gather(1, positions), positions)
+        corrupted, positions, kept = self._corrupt(ids, batch, stream)
+        return cross_entropy(corrupted, kept, positions)
 
     def _cross_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of `targets` at `positions` (None: all), where alone our own head runs."""
@@ -223,15 +199,13 @@ class LanguageModel(RegularizedModule):
         logits = self.network.lm_head(states) if ours else states
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
-    def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor]:
-        # Drawn for the whole step and cut to this share, so that ranks and accumulation do not matter.
-        draws = np.random.default_rng((self.hparams.seed, stream, batch.step))
-        whole = np.zeros((batch.total, ids.shape[1]), dtype=np.int64)
-        rows = slice(batch.first, batch.first + len(ids))
-        whole[rows] = ids.numpy(force=True)
-        masked = corrupt(whole, draws, self._tokens.mask_id, self._tokens.characters)
-        corrupted, positions = (torch.from_numpy(array[rows]).to(ids.device) for array in masked)
-        return corrupted, positions
+    def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
+        # Places are those in the whole step, so that ranks and accumulation do not matter.
+        first = batch.first * ids.shape[1]
+        places = torch.arange(first, first + ids.numel(), device=ids.device).view(ids.shape)
+        return corrupt(
+            ids, draws(self.hparams.seed, stream, batch.step, places), self._tokens.mask_id, self._tokens.characters
+        )
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._training_entropy), self.network, None)

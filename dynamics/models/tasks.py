@@ -1,6 +1,8 @@
 """`TaskModel`: fine-tuning of a pretrained encoder or decoder, as a LightningModule."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture, to refuse it by name)
 from dynamics import runs
@@ -123,7 +126,8 @@ class TaskModel(RegularizedModule):
 
     def _predict(self, batch: TaskBatch) -> Tensor:
         """Return logits (B, classes), scores (B,), or logits (B, T, 2) of an answer's first and last token."""
-        output = self.network(**batch.inputs)
+        with masks_unread(batch.is_padded):
+            output = self.network(**batch.inputs)
         if self.task.is_span:
             ends = torch.stack([output.start_logits, output.end_logits], dim=-1).float()
             # No answer begins or ends in padding: how far a batch is padded must not matter.
@@ -155,6 +159,19 @@ class TaskModel(RegularizedModule):
 
     def evaluation(self, name: str) -> dict[str, float]:
         return self.quality.compute(self.datamodule.examples[name])
+
+
+@contextmanager
+def masks_unread(is_padded: bool) -> Iterator[None]:
+    """Have transformers make masks for sdpa without looking for padding in them, for which the host would wait."""
+
+    make, skips = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"], ("allow_is_causal_skip", "allow_is_bidirectional_skip")
+    unread = dict.fromkeys(skips, False) if is_padded else {"attention_mask": None}
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = lambda *args, **options: make(*args, **{**options, **unread})
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = make
 
 
 def _auto(task: Task) -> Any:

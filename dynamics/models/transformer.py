@@ -18,6 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
+from dynamics.models import attention
+from dynamics.models.casting import AS_THEY_ARE, Matrices, linear, training_matrices
 
 UNMASKED = ("sdpa", "flash_attention_2", "flash_attention_3")  # attention functions that are told `is_causal`
 CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
@@ -100,27 +102,30 @@ class SelfAttention(nn.Module):
         self.q_norm, self.k_norm = (_norm(config, self.head_dim, config.qk_norm) for _ in range(2))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+        self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None, matrices: Matrices
     ) -> tuple[Tensor, Tensor | None]:
         """Map x (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
-        query, key, value = (y.view(*x.shape[:-1], -1, self.head_dim) for y in self._project(x))
+        projected = self._project(x, matrices.projections)
+        query, key, value = (y.view(*x.shape[:-1], -1, self.head_dim) for y in projected)
         query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
         value = value.transpose(1, 2)
         if rotation is not None:
             query, key = _rotate(query, *rotation), _rotate(key, *rotation)
-        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager)
-        dropout = self.config.dropout if self.training else 0.0
-        mixed, weights = attend(
-            self, query, key, value, mask, dropout=dropout, scaling=self.scaling, is_causal=self.is_causal
-        )
-        return self.o_proj(mixed.reshape(x.shape)), weights
+        name, dropout = self.config._attn_implementation, self.config.dropout if self.training else 0.0
+        weights = None
+        if self.training and name == "sdpa" and attention.applies(query, mask, dropout):
+            mixed = attention.attend(query, key, value, self.is_causal, self.scaling)
+        else:
+            attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
+            options = {"dropout": dropout, "scaling": self.scaling, "is_causal": self.is_causal}
+            mixed, weights = attend(self, query, key, value, mask, **options)
+        return linear(self.o_proj, mixed.reshape(x.shape), matrices.output), weights
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
         """Return queries, keys and values (B, T, D); in training by one product, which a device does faster."""
         maps = (self.q_proj, self.k_proj, self.v_proj)
-        if not self.training:
+        if weight is None:
             return tuple(project(x) for project in maps)
-        weight = torch.cat([project.weight for project in maps])
         bias = torch.cat([project.bias for project in maps]) if self.config.bias else None
         return nn.functional.linear(x, weight, bias).chunk(3, dim=-1)
 
@@ -148,12 +153,18 @@ class Block(nn.Module):
         self.down = ResidualLinear(4 * width, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Map x (B, T, D) to the residual stream (B, T, D) after this block."""
-        x = x + self.dropout(self.attention(self.attention_norm(x) if self.pre else x, mask, rotation)[0])
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None,
+        matrices: Matrices = AS_THEY_ARE,
+    ) -> Tensor:
+        """Map x (B, T, D) to the residual stream (B, T, D) after this block; `matrices` replace its own in training."""
+        x = x + self.dropout(self.attention(self.attention_norm(x) if self.pre else x, mask, rotation, matrices)[0])
         x = self.attention_norm(x) if self.post else x
-        hidden = self.up(self.mlp_norm(x) if self.pre else x)
-        x = x + self.dropout(self.down(nn.functional.gelu(hidden)))
+        hidden = linear(self.up, self.mlp_norm(x) if self.pre else x, matrices.up)
+        x = x + self.dropout(linear(self.down, nn.functional.gelu(hidden), matrices.down))
         return self.mlp_norm(x) if self.post else x
 
 
@@ -205,7 +216,6 @@ class CharTransformer(CharTransformerPreTrainedModel):
         `attention_mask` is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        positions = torch.arange(x.shape[1], device=x.device)
         mask = self._mask(x, attention_mask)
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
@@ -213,11 +223,12 @@ class CharTransformer(CharTransformerPreTrainedModel):
                     f"the input has {x.shape[1]} tokens, the model {self.config.max_position_embeddings} "
                     "learned positions: cut the input or train with a larger data.context."
                 )
-            x = x + self.embed_positions(positions)
-        rotation = self._rotation(positions, x.dtype) if self.config.positions == "rope" else None
+            table = self.embed_positions.weight
+            x = x + (table if x.shape[1] == len(table) else table[: x.shape[1]])
+        rotation = self._rotation(x) if self.config.positions == "rope" else None
         states = [x := self.dropout(x)]
-        for layer in self.layers:
-            x = layer(x, mask, rotation)
+        for layer, matrices in training_matrices(self.layers, x.device.type):
+            x = layer(x, mask, rotation, matrices)
             if output_hidden_states:
                 states.append(x)
         return BaseModelOutput(
@@ -232,11 +243,12 @@ class CharTransformer(CharTransformerPreTrainedModel):
         causal = self.config.is_causal
         return create_causal_mask(**inputs, past_key_values=None) if causal else create_bidirectional_mask(**inputs)
 
-    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
         width = self.config.hidden_size // self.config.num_attention_heads
-        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        exponents = torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width
+        positions = torch.arange(x.shape[1], device=x.device)
         angles = positions.float()[:, None] * self.config.rope_theta**-exponents
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 class CharTransformerLM(CharTransformerPreTrainedModel):

@@ -57,7 +57,8 @@ class Curves(L.Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._values.append((self._step, torch.stack(self._shares).sum(0)))
+        first, *others = self._shares
+        self._values.append((self._step, sum(others, first)))
         self._shares.clear()
         chunk = CHUNK if pl_module.device.type == "cpu" else DEVICE_CHUNK
         if self._step % chunk == 0 or self._step == trainer.max_steps:
@@ -85,16 +86,18 @@ class Curves(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if getattr(self, "_values", None) and trainer.world_size == 1:
-            self._collect(trainer)
+            self._collect(trainer, is_failing=True)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
             self._record.flush()
 
-    def _collect(self, trainer: L.Trainer) -> None:
+    def _collect(self, trainer: L.Trainer, is_failing: bool = False) -> None:
         if not self._values:
             return
         started = time.monotonic()
         steps = [step for step, _ in self._values]
-        rows = trainer.strategy.reduce(torch.stack([values for _, values in self._values])).tolist()
+        values = trainer.strategy.reduce(torch.stack([values for _, values in self._values]))
+        guard = None if is_failing else getattr(trainer.lightning_module, "guard", None)
+        rows = (guard.fetch(values) if guard else values).tolist()
         self._values.clear()
         if not trainer.is_global_zero:
             return

@@ -50,7 +50,7 @@ def test_the_losses_are_those_of_the_logits(architecture):
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), example.windows[:, 1:].flatten())
     assert module.training_step(example, 0).item() == pytest.approx(expected.item(), rel=1e-6)
     module, ids = model(architecture, objective="mlm", is_causal=False), example.windows[:, :-1]
-    corrupted, positions = module._corrupt(ids, example, 1)
+    corrupted, positions, _ = module._corrupt(ids, example, 1)
     chosen = torch.zeros_like(ids, dtype=torch.bool).scatter(1, positions, True)
     expected = torch.nn.functional.cross_entropy(module.network(input_ids=corrupted).logits[chosen], ids[chosen])
     assert module.training_step(example, 0).item() == pytest.approx(expected.item(), rel=1e-6)

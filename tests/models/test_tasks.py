@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from dynamics import record, runs
@@ -77,6 +78,29 @@ def test_the_loss_is_that_of_transformers(bert, folders, task):
         losses.append(module.network(**{k: x[row : row + 1, :length] for k, x in batch.inputs.items()}, **targets).loss)
     expected = torch.stack(losses).mean()
     assert module.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Read(TorchDispatchMode):
+    """Counts the values that are read from tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 0]], ids=["padded", "of one length"])
+def test_a_forward_pass_reads_no_mask_and_predicts_what_transformers_does(tmp_path, folders, kind, rows):
+    module, data = built(tuning.checkpoint(tmp_path, kind), folders["sst2"])
+    batch = data._batch("train", np.array(rows))
+    assert batch.is_padded == (batch.inputs["attention_mask"] == 0).any()
+    with torch.no_grad():
+        expected = module.network.eval()(**batch.inputs).logits
+        with Read() as read:
+            assert torch.equal(module._predict(batch), expected)
+    assert read.count == 0
 
 
 def test_the_learning_rate_rises_and_falls_linearly(bert):
