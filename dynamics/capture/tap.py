@@ -227,11 +227,9 @@ class Tap:
         unclear = self._watch.unclear().items() if self._watch else ()
         new = {call.name: why for call, why in unclear if not call.cross and call.name not in self.layout.unclear}
         if new:
-            reasons = "; ".join(dict.fromkeys(new.values()))
-            raise InputError(
-                f"{', '.join(sorted(new))} of {self.name} attends in another form than in the first batch ({reasons}): "
-                "part the batches."
-            )
+            names, reasons = ", ".join(sorted(new)), "; ".join(dict.fromkeys(new.values()))
+            form = f"{names} of {self.name} attends in another form than in the first batch ({reasons})"
+            raise InputError(f"{form}: part the batches.")
         if self._depths.total() != self.layers:
             _LAYOUTS.pop(self._model)
             raise InputError(f"{self._depths.total()} layers of {self.name} ran where {self.layers} were expected.")

@@ -26,7 +26,7 @@ class _Attention(torch.autograd.Function):
         mixed, log_sums = KERNEL(query, key, value, 0.0, is_causal, scale=scaling)
         ctx.save_for_backward(query, key, value, mixed, log_sums)
         ctx.is_causal, ctx.scaling = is_causal, scaling
-        return mixed  # type: ignore[no-any-return]
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -27,7 +27,7 @@ def linear(module: nn.Linear, x: Tensor, weight: Tensor | None) -> Tensor:
     return module(x) if weight is None else nn.functional.linear(x, weight, module.bias)
 
 
-def training_matrices(blocks: Sequence[Any], device: str) -> Iterator[tuple[Any, Matrices]]:
+def training_matrices(blocks: Any, device: str) -> Iterator[tuple[Any, Matrices]]:
     """Yield each block of a trunk with its matrices: its own unless it is in training mode.
 
     A compiled graph has no launches to save: there q, k and v are joined and the rest is left to the compiler.
