@@ -82,7 +82,7 @@ def test_captured_tensors_are_compared_with_the_models_own_wherever_these_are(mo
     assert moves.count((x.device,)) >= 3
 
 
-@pytest.mark.parametrize("names", ["model.layers.1", "model.embed_tokens", ""])
+@pytest.mark.parametrize("names", ["model.layers.1", "model.embed_tokens", ("model.layers", "model.final_norm")])
 def test_offloaded_weights_change_no_row(names):
     network, inputs = model(), batches()
     away = offloaded(network, names)
