@@ -69,7 +69,7 @@ class Monitor(L.Callback):
         self.plan = None if plan is None else read_plan(Path(plan))
         self.seconds = 0.0  # seconds spent measuring so far
         self._references: dict[str, torch.Tensor] = {}
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
 
     def steps(self, last: int) -> Plan:
         """Return the steps of every metric in a run of `last` updates: those of the plan, else of the schedules."""
@@ -117,7 +117,7 @@ class Monitor(L.Callback):
         started = self._now()
         folder = Path(trainer.default_root_dir)
         shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
-        with each_once(Meter.__module__, self._said):
+        with each_once(Meter.__module__, self._seen):
             result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
         if self.strict and result.missing:
             missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
@@ -157,13 +157,13 @@ class Monitor(L.Callback):
 
 
 @contextmanager
-def each_once(name: str, said: set[str]) -> Iterator[None]:
-    """Have a logger leave out what it has `said` before."""
+def each_once(name: str, seen: set[str]) -> Iterator[None]:
+    """Have a logger leave out what it has logged before, as `seen` holds."""
 
     def is_new(record: logging.LogRecord) -> bool:
-        count = len(said)
-        said.add(record.getMessage())
-        return len(said) > count
+        count = len(seen)
+        seen.add(record.getMessage())
+        return len(seen) > count
 
     logger = logging.getLogger(name)
     logger.addFilter(is_new)

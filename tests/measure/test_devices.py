@@ -27,15 +27,15 @@ def offloaded(network, names):
     for name, module in network.named_modules():
         if not name.startswith(names):
             continue
-        own = dict(module.named_parameters(recurse=False))
-        if not own:
+        weights = dict(module.named_parameters(recurse=False))
+        if not weights:
             continue
 
-        def show(module, *_, own=own):
-            module._parameters.update(own)
+        def show(module, *_, weights=weights):
+            module._parameters.update(weights)
 
-        def hide(module, *_, own=own):
-            module._parameters.update({key: nn.Parameter(value.to(META)) for key, value in own.items()})
+        def hide(module, *_, weights=weights):
+            module._parameters.update({key: nn.Parameter(value.to(META)) for key, value in weights.items()})
 
         hide(module)
         module.register_forward_pre_hook(show)
@@ -68,8 +68,8 @@ def test_window_numbers_and_pairs_are_where_the_states_are(fed):
 
 
 def test_references_are_taken_from_the_host():
-    network, given = model(), batches()
-    references = measure(network, given, ["drift", "cka_to_start"], references={}).references
+    network, inputs = model(), batches()
+    references = measure(network, inputs, ["drift", "cka_to_start"], references={}).references
     assert references
     assert {x.device.type for x in references.values()} == {"cpu"}
 
@@ -82,14 +82,14 @@ def test_captured_tensors_are_compared_with_the_models_own_wherever_these_are(mo
     assert moves.count((x.device,)) >= 3
 
 
-@pytest.mark.parametrize("names", ["model.layers.1", "model.embed_tokens", ""])
+@pytest.mark.parametrize("names", ["model.layers.1", "model.embed_tokens", ("model.layers", "model.final_norm")])
 def test_offloaded_weights_change_no_row(names):
-    network, given = model(), batches()
+    network, inputs = model(), batches()
     away = offloaded(network, names)
     assert any(x.is_meta for x in away.parameters())
-    rows = table(measure(away, given, METRICS, references={}))
-    assert rows == table(measure(network, given, METRICS, references={}))
-    assert [row.value for row in compare(away, network, given)] == pytest.approx([1.0] * 8)
+    rows = table(measure(away, inputs, METRICS, references={}))
+    assert rows == table(measure(network, inputs, METRICS, references={}))
+    assert [row.value for row in compare(away, network, inputs)] == pytest.approx([1.0] * 8)
 
 
 def test_offloaded_weights_are_checked_as_others(monkeypatch, tmp_path):
@@ -122,13 +122,13 @@ def test_inputs_go_to_the_first_weight_that_is_there():
 
 
 def test_a_device_without_float64_is_measured_on_the_cpu(monkeypatch):
-    network, given = model(), batches()
-    rows = table(measure(network, given, ["anisotropy", "qk_symmetry"]))
+    network, inputs = model(), batches()
+    rows = table(measure(network, inputs, ["anisotropy", "qk_symmetry"]))
     monkeypatch.setattr(measurement, "WITHOUT_FLOAT64", {"cpu"})
     with exact(network, None) as other:
         assert other is not network
         assert input_device(other) == torch.device("cpu")
-    assert table(measure(network, given, ["anisotropy", "qk_symmetry"])) == rows
+    assert table(measure(network, inputs, ["anisotropy", "qk_symmetry"])) == rows
 
 
 def test_autocast_is_off_on_every_device_of_the_model():
