@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint calibrate clean
+.PHONY: setup demo test lint calibrate gpu clean
 
 setup: .venv/installed
 
@@ -30,6 +30,10 @@ calibrate: setup
 	$(BIN)/python benchmarks/calibration.py --part real --text $(TEXT) --json build/real.json \
 	  --runs checkpoints/demo-decoder checkpoints/demo-encoder
 	$(BIN)/python benchmarks/calibration.py --read build/synthetic.json build/real.json --page docs/calibration.md
+
+# On a machine with a GPU: waits, determinism and speed, written into docs/gpu.md; NANOGPT is a checkout to compare with.
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

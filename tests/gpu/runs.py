@@ -55,6 +55,12 @@ def _named(device: Device, function: Any, name: Any) -> Any:
     return run
 
 
+def write_text(path: Path) -> None:
+    """Write words enough for the windows of every size."""
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "quietly"], size=60_000)
+    path.write_text(" ".join(words))
+
+
 def train(arm: str, size: str, folder: Path, *words: str, **settings: Any) -> Device:
     """Train one arm in the working directory, on text and models made in `folder`; return what was counted.
 
@@ -67,8 +73,7 @@ def train(arm: str, size: str, folder: Path, *words: str, **settings: Any) -> De
         config += ["--model.checkpoint", str(checkpoint(folder / "model")), "--data.path", str(sst2(folder / "sst2"))]
     else:
         text = folder / "text.txt"
-        draws = np.random.default_rng(0)
-        text.write_text(" ".join(draws.choice(["the", "cat", "sat", "on", "a", "mat", "quietly"], size=60_000)))
+        write_text(text)
         config = ["--config", str(CONFIGS / f"{arm}.yaml"), "--size", size, "--data.corpus", str(text)]
         config += ["--model.compile", "false", "--data.validation_windows", "4"]
     with Device() as device, phases(device):

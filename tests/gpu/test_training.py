@@ -32,24 +32,17 @@ def test_kernels_of_a_step(workplace, depth, kernels):
 
 def test_a_run_resumes_on_the_device(workplace):
     regularizer = "[{class_path: dynamics.models.regularizers.IStar, init_args: {weight: -1.0}}]"
-    settings = {
-        "trainer__max_steps": 4,
-        "trainer__val_check_interval": 4,
-        "checkpoints__every": 2,
-        "metrics": "[drift]",
-    }
-    settings |= SMALL | {"data__batch_size": 2}
+    words = ("--run", "a", "--model.regularizers", regularizer, "--metrics", "[drift]", "--checkpoints.every", 2)
+    settings = SMALL | {"data__batch_size": 2, "trainer__max_steps": 4, "trainer__val_check_interval": 4}
 
     def weights():
         (newest, *_) = states(runs.CHECKPOINTS / "a")
         return newest, torch.load(newest, weights_only=True)["state_dict"]
 
-    train("decoder", "tiny", workplace, "--run", "a", "--model.regularizers", regularizer, **settings)
+    train("decoder", "tiny", workplace, *map(str, words), **settings)
     last, whole = weights()
     last.unlink()
-    train(
-        "decoder", "tiny", workplace, "--run", "a", "--resume", "auto", "--model.regularizers", regularizer, **settings
-    )
+    train("decoder", "tiny", workplace, *map(str, words), "--resume", "auto", **settings)
     again, resumed = weights()
     assert again == last
     assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
