@@ -6,9 +6,11 @@
 Every contender trains a causal model of the same size on random characters, with fused AdamW, decay on matrices alone
 and the gradient clipped to norm 1: windows are drawn, gathered and moved to the device as each does it. Ours is the
 training step of `dynamics fit` without Lightning around it; nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT)
-takes its own batches, model and optimiser; GPT-2 and Llama of transformers run in a plain loop. A ratio is our speed
-over the other's: the median over rounds, with the least and the greatest. Model FLOPs are 6 N + 12 L D T a token; the
-ceiling is that of a matrix product of 4096 x 4096 in the same precision, in the same run.
+takes its own batches, model and optimiser; GPT-2 and Llama of transformers run in a plain loop. Each has a process of
+its own, of which one works at a time. A ratio is our speed over the other's: the median over rounds, with the least and
+the greatest. Memory is the most that a process held beyond what its imports take, compilation included (on a GPU: that
+was allocated). Model FLOPs are 6 N + 12 L D T a token; the ceiling is that of a matrix product of 4096 x 4096 (2048 on
+a CPU) in the same precision, in the same run.
 """
 
 import argparse
@@ -16,11 +18,14 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +41,7 @@ from dynamics.models.language import LanguageModel, Tokens
 from dynamics.models.transformer import CharTransformerConfig
 
 VOCABULARY = 207
+WARM = 4  # steps before those that are timed
 PEERS = ("gpt2", "llama")
 MODES = ("fp32/eager", "fp32/compiled", "bf16/eager", "bf16/compiled")
 
@@ -103,16 +109,22 @@ def ours(size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str
     return step
 
 
-def nanogpt(
-    size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str, folder: Path
-) -> Callable[[], None]:
-    """The loop of nanoGPT's train.py, its losses left on the device."""
+def load_nanogpt(folder: Path) -> Any:
+    """Return the module `model.py` of a checkout."""
     specification = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     assert specification is not None
     assert specification.loader is not None
     source = importlib.util.module_from_spec(specification)
     sys.modules["nanogpt_model"] = source
     specification.loader.exec_module(source)
+    return source
+
+
+def nanogpt(
+    size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str, folder: Path
+) -> Callable[[], None]:
+    """The loop of nanoGPT's train.py, its losses left on the device."""
+    source = load_nanogpt(folder)
     config = source.GPTConfig(
         block_size=size.context,
         vocab_size=VOCABULARY,
@@ -214,29 +226,54 @@ def seconds(work: Callable[[], Any], steps: int, device: str) -> float:
     return (time.perf_counter() - started) / steps
 
 
+def held(device: str) -> float:
+    """Return the most memory that this process has held so far, in MiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, device: str) -> None:
+    """Build one contender, then take numbers of steps from the pipe and return their times; at 0, the memory."""
+    precision, how = mode.split("/")
+    before, is_compiled = held(device), how == "compiled"
+
+    def autocast() -> Any:
+        return torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+    if name == "ours":
+        step = ours(size, is_compiled, autocast, device)
+    elif name == "nanogpt":
+        step = nanogpt(size, is_compiled, autocast, device, folder)
+    else:
+        step = peer(name.removeprefix("hf-"), size, is_compiled, autocast, device)
+    for _ in range(WARM):
+        step()
+    pipe.send(None)
+    while steps := pipe.recv():
+        pipe.send(seconds(step, steps, device))
+    pipe.send(held(device) - before)
+
+
 def compare(
     mode: str, size: Size, folder: Path | None, peers: list[str], steps: int, rounds: int, device: str
 ) -> dict[str, Any]:
-    """Return times, speeds and ratios of every contender in one mode."""
-    precision, how = mode.split("/")
-    is_compiled = how == "compiled"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-
-    def autocast() -> Any:
-        return torch.autocast(device, dtype) if precision == "bf16" else contextlib.nullcontext()
-
-    contenders = {"ours": ours(size, is_compiled, autocast, device)}
-    if folder is not None:
-        contenders["nanogpt"] = nanogpt(size, is_compiled, autocast, device, folder)
-    for kind in peers:
-        contenders[f"hf-{kind}"] = peer(kind, size, is_compiled, autocast, device)
-    for work in contenders.values():
-        for _ in range(4):
-            work()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    """Return times, speeds, ratios and memory of every contender in one mode."""
+    dtype, spawn = torch.bfloat16 if mode.startswith("bf16") else torch.float32, multiprocessing.get_context("spawn")
+    names = ["ours", *(["nanogpt"] if folder is not None else []), *(f"hf-{kind}" for kind in peers)]
+    pipes, times, memory = {}, {name: list[float]() for name in names}, {}
+    for name in names:
+        pipes[name], end = spawn.Pipe()
+        spawn.Process(target=serve, args=(end, name, mode, size, folder, device), daemon=True).start()
+        end.close()  # so that the pipe breaks where the process does
+        pipes[name].recv()
     for _ in range(rounds):
-        for name, work in contenders.items():
-            times[name].append(seconds(work, steps, device))
+        for name, pipe in pipes.items():
+            pipe.send(steps)
+            times[name].append(pipe.recv())
+    for name, pipe in pipes.items():
+        pipe.send(0)
+        memory[name] = pipe.recv()
     best = ceiling(dtype, device)
     result: dict[str, Any] = {"ceiling_tflops": best / 1e12}
     for name, spent in times.items():
@@ -244,6 +281,7 @@ def compare(
         ratios = [theirs / mine for mine, theirs in zip(times["ours"], spent, strict=True)]
         result[name] = {
             "milliseconds": 1e3 * middle,
+            "peak_mib": memory[name],
             "tokens_per_second": size.tokens / middle,
             "share_of_ceiling": size.flops / middle / best,
             "ratio": statistics.median(ratios),
@@ -269,7 +307,6 @@ def main() -> None:
     print(f"{card}, torch {torch.__version__}, {arguments.size}: {size}")
     output: dict[str, Any] = {"device": card, "torch": torch.__version__, "size": size._asdict(), "ratio": {}}
     for mode in arguments.modes:
-        torch._dynamo.reset()
         result = compare(mode, size, arguments.nanogpt, arguments.against, arguments.steps, arguments.rounds, device)
         output[mode] = result
         print(f"{mode}: matrix product {result.pop('ceiling_tflops'):.2f} TFLOP/s")
@@ -277,7 +314,7 @@ def main() -> None:
             output["ratio"][f"{name}/{mode}"] = facts["ratio"]
             print(
                 f"  {name:9} {facts['milliseconds']:9.2f} ms  {facts['tokens_per_second']:12,.0f} tokens/s  "
-                f"{facts['share_of_ceiling']:6.1%} of it  ours {facts['ratio']:.2f}x "
+                f"{facts['share_of_ceiling']:6.1%} of it  {facts['peak_mib']:7,.0f} MiB  ours {facts['ratio']:.2f}x "
                 f"[{facts['least']:.2f}, {facts['greatest']:.2f}]",
                 flush=True,
             )

@@ -1,9 +1,13 @@
 """Files that appear whole or not at all, and the folder of those that are kept between runs. No torch here."""
 
 import os
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
+
+QUEUED = 4  # files that may wait to be written, whose contents are kept in memory
 
 
 def cache_folder() -> Path:
@@ -28,3 +32,41 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes files at once."""
+
+    def submit(self, write: Callable[[], object]) -> None:
+        """Have `write` called; what an earlier one has raised may be raised here."""
+        write()
+
+    def finish(self) -> None:
+        """Wait until all is written; raise what a write has raised."""
+
+
+class BackgroundWriter(Writer):
+    """Writes files in a thread, in the order in which they are submitted, and nothing after one that fails."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._pending: deque[Future[None]] = deque()
+        self._has_failed = False
+
+    def submit(self, write: Callable[[], object]) -> None:
+        while self._pending and (self._pending[0].done() or len(self._pending) >= QUEUED):
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._write, write))
+
+    def finish(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _write(self, write: Callable[[], object]) -> None:
+        if self._has_failed:
+            return
+        try:
+            write()
+        except BaseException:
+            self._has_failed = True
+            raise

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynamics.errors import InputError
-from dynamics.files import write_atomically
+from dynamics.files import Writer, write_atomically
 from dynamics.runs import resolve
 
 BLOCK = 100  # steps in one part of the curves
@@ -105,11 +105,11 @@ def parse_condition(text: str) -> dict[str, str]:
 
 
 class Record:
-    """Writes the record of one run into `folder` (the run's own folder)."""
+    """Writes the record of one run into `folder` (the run's own folder), at once unless a `writer` does it later."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "record"
-        self._block = -1
+    def __init__(self, folder: Path, writer: Writer | None = None) -> None:
+        self.folder, self._writer = folder / "record", writer or Writer()
+        self._block = self._highest = -1
         self._curves: dict[tuple[object, ...], Row] = {}
 
     def write(self, step: int, rows: Sequence[Row], arrays: Sequence[Array] = (), part: str = "") -> None:
@@ -126,7 +126,9 @@ class Record:
             block = max(row.step - 1, 0) // BLOCK
             if block != self._block:
                 self.flush()
-                self._block, self._curves = block, {}
+                if block <= self._highest:
+                    self._writer.finish()  # its part may be on its way
+                self._block, self._highest, self._curves = block, max(block, self._highest), {}
                 if (path := self.folder / self._curves_name(block)).exists():
                     self._curves = {old[:8]: old for old in _rows(_part(path))}
             self._curves[row[:8]] = row
@@ -139,6 +141,7 @@ class Record:
     def cut(self, step: int) -> None:
         """Forget everything after `step`: what a run that resumes from there will write again."""
         self.flush()
+        self._writer.finish()
         self._block, self._curves = -1, {}
         for path in [*self.folder.glob("geometry-*.parquet"), *self.folder.glob("arrays-*.parquet")]:
             if int(path.stem.split("-")[1]) > step:
@@ -163,7 +166,8 @@ class Record:
         columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [[] for _ in schema]
         arrays = [pa.array(column, item.type) for column, item in zip(columns, schema, strict=True)]
         table = pa.table(arrays, schema=schema.with_metadata({_VERSION: str(SCHEMA)}))
-        write_atomically(self.folder / name, lambda file: pq.write_table(table, file))
+        path = self.folder / name
+        self._writer.submit(lambda: write_atomically(path, lambda file: pq.write_table(table, file)))
 
 
 def _rows(table: pa.Table) -> list[Row]:

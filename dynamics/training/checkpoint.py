@@ -1,9 +1,11 @@
 """Training states, from which a run resumes, and the weights that it keeps: whole on the disk or not at all."""
 
+import io
 import logging
 import os
 import shutil
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,7 @@ from safetensors.torch import save as serialized
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
+from dynamics.files import Writer, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
 from dynamics.training.ranks import on_first_rank
 
@@ -80,23 +83,25 @@ def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
     return state
 
 
-def save_weights(network: PreTrainedModel, path: Path) -> None:
-    """Save config and weights (safetensors) into the folder `path`, all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        network.config.save_pretrained(temporary)
-        # Tied weights are written once, under the name that they also have in the trunk without its head.
-        tied = network.all_tied_weights_keys
-        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
-        # Not `save_file`: its error on a full disk is not an OSError.
-        with (temporary / "model.safetensors").open("wb") as file:
-            file.write(serialized(weights, metadata={"format": "pt"}))
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
+    """Save config and weights as they are now (safetensors) into the folder `path`, all of it or nothing."""
+    temporary, config = path.with_name(f".{path.name}.{os.getpid()}.tmp"), deepcopy(network.config)
+    # Tied weights are written once, under the name that they also have in the trunk without its head.
+    tied = network.all_tied_weights_keys
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
+    content = serialized(weights, metadata={"format": "pt"})
+
+    def write() -> None:
+        try:
+            config.save_pretrained(temporary)
+            # Not `save_file`: its error on a full disk is not an OSError.
+            write_atomically(temporary / "model.safetensors", lambda file: file.write(content))
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    writer.submit(write)
 
 
 class Checkpoints(L.Callback):
@@ -113,12 +118,13 @@ class Checkpoints(L.Callback):
     def __init__(self, every: int = 500) -> None:
         if every < 1:
             raise InputError(f"checkpoints.every must be at least 1 step (got {every}).")
-        self.every, self._waits = every, False
+        self.every, self._waits, self.writer = every, False, Writer()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, and delete what lies beyond or is half written."""
         self._saved = trainer.global_step
         if trainer.is_global_zero:
+            self.writer.finish()  # what the first measurement leaves is not half written
             folder = Path(trainer.default_root_dir)
             for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
                 if path.suffix == ".tmp" or int(path.stem.removeprefix("step-")) > self._saved:
@@ -142,15 +148,17 @@ class Checkpoints(L.Callback):
         if step == self._saved:
             return
         self._saved = step
-        state, folder = training_state(trainer), Path(trainer.default_root_dir)
-        on_first_rank(lambda: self._write(trainer, state, folder))
+        state, path = training_state(trainer), state_path(Path(trainer.default_root_dir), step)
+        on_first_rank(lambda: self._write(state, path))
 
-    def _write(self, trainer: L.Trainer, state: dict[str, Any], folder: Path) -> None:
-        path = state_path(folder, trainer.global_step)
-        temporary = path.with_name(f".{path.name}.tmp")
-        trainer.strategy.save_checkpoint(state, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        for old in states(folder)[KEPT:]:
-            old.unlink()
+    def _write(self, state: dict[str, Any], path: Path) -> None:
+        """Serialise the state at once, since training goes on, and have it written."""
+        content = io.BytesIO()
+        torch.save(state, content)
+
+        def write() -> None:
+            write_atomically(path, lambda file: file.write(content.getbuffer()))
+            for old in states(path.parent.parent)[KEPT:]:
+                old.unlink()
+
+        self.writer.submit(write)

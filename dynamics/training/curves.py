@@ -1,5 +1,6 @@
 """The learning curves and the cost of a run, written to the record and passed to the loggers."""
 
+import gc
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from dynamics.files import BackgroundWriter
 from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
@@ -29,10 +31,11 @@ class Curves(L.Callback):
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}  # newest values by flat name, for the progress bar
+        self.writer = BackgroundWriter()  # of all that the run leaves, in order
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = Path(trainer.default_root_dir)
-        self._run, self._record = folder.name, Record(folder)
+        self._run, self._record = folder.name, Record(folder, self.writer)
         self._values: list[tuple[int, Tensor]] = []
         self._shares: list[Tensor] = []
         self._seconds, self._flushed = 0.0, time.monotonic()
@@ -42,6 +45,9 @@ class Curves(L.Callback):
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self._record.cut(self._step)
+        # What exists by now stays: the collector need not go through it again while steps are made.
+        gc.collect()
+        gc.freeze()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._started = time.monotonic()
@@ -82,13 +88,17 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gc.unfreeze()
         self.on_save_checkpoint(trainer, pl_module, {})
+        self.writer.finish()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        gc.unfreeze()
         if getattr(self, "_values", None) and trainer.world_size == 1:
             self._collect(trainer, is_failing=True)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
             self._record.flush()
+        self.writer.finish()
 
     def _collect(self, trainer: L.Trainer, is_failing: bool = False) -> None:
         if not self._values:

@@ -140,6 +140,7 @@ class RunCLI(LightningCLI):
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         curves, checkpoints = Curves(), self.config_init["checkpoints"]
+        self.monitor.writer = checkpoints.writer = curves.writer
         callbacks = [curves, self.monitor, checkpoints, Interrupt(checkpoints)]
         has_bar = any(isinstance(callback, LightningProgressBar) for callback in given)
         if config["enable_progress_bar"] is not False and not has_bar:

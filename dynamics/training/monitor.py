@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.files import write_text
+from dynamics.files import Writer, write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
 from dynamics.measure import Meter, measure
@@ -68,6 +68,7 @@ class Monitor(L.Callback):
         self.keep_weights, self.max_overhead, self.strict = keep_weights, max_overhead, strict
         self.plan = None if plan is None else read_plan(Path(plan))
         self.seconds = 0.0  # seconds spent measuring so far
+        self.writer = Writer()
         self._references: dict[str, torch.Tensor] = {}
         self._seen: set[str] = set()
 
@@ -85,7 +86,7 @@ class Monitor(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""
-        self._record = Record(Path(trainer.default_root_dir))
+        self._record = Record(Path(trainer.default_root_dir), self.writer)
         self._follow(self.steps(trainer.max_steps))
         self._measured = trainer.global_step if trainer.global_step > 0 else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
@@ -124,7 +125,7 @@ class Monitor(L.Callback):
             raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
         self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
-            save_weights(network, weights_path(folder, step))
+            save_weights(network, weights_path(folder, step), self.writer)
         seconds = self._now() - started
         self.seconds += seconds
         of_metrics = sum(result.seconds.values()) - result.seconds["forward"]

@@ -87,3 +87,23 @@ def test_a_scaler_of_gradients_keeps_its_own_check(queued):
     queued.before_update(optimizer, 5, loss(), is_scaled=True)
     queued.read()
     assert not hasattr(optimizer, "found_inf")
+
+
+def test_values_are_fetched_with_what_was_skipped_before(queued):
+    weights, optimizer = problem()
+    queued.before_update(optimizer, 1, loss(), is_scaled=False)
+    assert queued.fetch(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0, 2.0]]
+    weights[0].grad[0, 0] = float("inf")
+    queued.before_update(optimizer, 2, loss(), is_scaled=False)
+    with pytest.raises(Failure, match="at step 2"):
+        queued.fetch(torch.zeros(3))
+    assert queued.fetch(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_device_is_asked_now_and_then_where_nobody_fetches(queued):
+    weights, optimizer = problem()
+    weights[0].grad[0, 0] = float("inf")
+    for step in range(1, guard.READ_EVERY + 1):
+        queued.before_update(optimizer, step, loss(), is_scaled=False)
+    with pytest.raises(Failure, match="at step 1 "):
+        queued.before_update(optimizer, guard.READ_EVERY + 1, loss(), is_scaled=False)

@@ -1,5 +1,6 @@
 """Resuming a run: whatever stopped it, nothing is missing and nothing is mixed."""
 
+import errno
 import json
 import os
 import resource
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics import record, run_info, runs
+from dynamics import files, record, run_info, runs
 from dynamics.cli.main import main
+from dynamics.files import Writer
 from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
+from dynamics.training import checkpoint
 from dynamics.training.checkpoint import save_weights, state_path, states, weights_path
 from tests.runs import fit
 from tests.training.test_fit import geometry, refusal, weights
@@ -163,10 +166,30 @@ def test_weights_on_a_full_disk_raise_an_os_error_and_leave_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match="large"):
-            save_weights(network, tmp_path / "weights")
+            save_weights(network, tmp_path / "weights", Writer())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["state/step-0000000003.ckpt", "record/geometry-0000000002.parquet"])
+def test_a_write_that_fails_ends_the_run_with_its_sentence_and_nothing_is_written_after_it(
+    here, text_file, capsys, monkeypatch, name
+):
+    write, folder = files.write_atomically, runs.CHECKPOINTS / "full"
+
+    def fail(path, content):
+        if path == folder / name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    for module in (checkpoint, record):
+        monkeypatch.setattr(module, "write_atomically", fail)
+    assert f"cannot use {folder / name}: No space left on device" in refusal(capsys, text_file, "full")
+    assert runs.read("full").status == "failed"
+    assert not list(folder.rglob("*.tmp"))
+    assert not (folder / name).exists()
+    assert not state_path(folder, 6).exists()
 
 
 def test_a_run_with_damaged_states_only_is_refused_and_nothing_is_lost(text_file, run, capsys):

@@ -1,0 +1,53 @@
+"""Files that a thread writes: in order, none after one that fails, whose error comes out."""
+
+import threading
+
+import pytest
+
+from dynamics.files import QUEUED, BackgroundWriter
+
+
+def fail():
+    raise OSError("full")
+
+
+def test_writes_happen_in_order_while_the_caller_goes_on():
+    writer, may_write, written = BackgroundWriter(), threading.Event(), []
+    writer.submit(may_write.wait)
+    for number in range(QUEUED - 1):
+        writer.submit(lambda number=number: written.append(number))
+    assert not written
+    may_write.set()
+    writer.finish()
+    assert written == list(range(QUEUED - 1))
+
+
+def test_no_more_than_a_few_wait_to_be_written():
+    writer, may_write = BackgroundWriter(), threading.Event()
+    for _ in range(QUEUED):
+        writer.submit(may_write.wait)
+    one_more = threading.Thread(target=writer.submit, args=(may_write.wait,))
+    one_more.start()
+    one_more.join(timeout=0.05)
+    assert one_more.is_alive()
+    may_write.set()
+    one_more.join()
+    writer.finish()
+
+
+def test_nothing_is_written_after_a_failure_which_is_raised_once():
+    writer, written = BackgroundWriter(), []
+    writer.submit(fail)
+    writer._thread.submit(lambda: None).result()  # it has failed by now
+    with pytest.raises(OSError, match="full"):
+        writer.submit(lambda: written.append(1))
+    writer.submit(lambda: written.append(2))
+    writer.finish()
+    assert not written
+
+
+def test_a_failure_is_raised_at_the_end_where_nothing_follows():
+    writer = BackgroundWriter()
+    writer.submit(fail)
+    with pytest.raises(OSError, match="full"):
+        writer.finish()
