@@ -196,7 +196,8 @@ class Padding:
         length, start = max(rows, layer[1]), self._queries.get(attention, 0)
         start = start if start + rows <= length else 0
         self._queries[attention] = start + rows
-        return self.valid(model, batch, length, device)[:, start : start + rows]
+        valid = self.valid(model, batch, length, device)
+        return valid if rows == length else valid[:, start : start + rows]
 
     def _map(self, model: nn.Module, batch: int, length: int, device: torch.device) -> Tensor:
         mask, made = self._mask, self._of_model(length)

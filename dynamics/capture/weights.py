@@ -47,9 +47,8 @@ class _Matrix:
 
 
 class _Projection(NamedTuple):
-    """Where a projection is stored: `rows` counts the rows of the `matrices`, one after the other.
-
-    What they are multiplied with was made by the rows `latent` of `inner`, if there is one, and by nothing else.
+    """Where a projection is stored: `rows` counts the rows of the `matrices`, one after the other. What they are
+    multiplied with was made by the rows `latent` of `inner`, if there is one, and by nothing else.
     """
 
     matrices: tuple[_Matrix, ...]
@@ -58,7 +57,8 @@ class _Projection(NamedTuple):
     latent: slice = slice(None)
 
     def read(self, model: nn.Module) -> Float[Tensor, "H d_h d"]:
-        outer = torch.cat([matrix.read(model) for matrix in self.matrices])[self.rows]
+        matrices = torch.cat([matrix.read(model) for matrix in self.matrices])
+        outer = matrices[self.rows.to(matrices.device, non_blocking=True)]
         return outer if self.inner is None else outer @ self.inner.read(model)[self.latent]
 
 

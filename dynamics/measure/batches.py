@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics.errors import InputError
+from dynamics.metrics.streaming.transfer import sent
 
 Batches = Iterable[Any] | Mapping[str, Any] | Tensor  # what `arguments` takes
 # Arguments that carry an input, beside the one that a model calls its main input.
@@ -39,7 +40,7 @@ def arguments(model: nn.Module, batches: Batches) -> Iterator[dict[str, Any]]:
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on a device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return {name: sent(value, device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _arguments(

@@ -96,7 +96,8 @@ def measure(
         )
     with exact(model, dtype) as network:
         device = input_device(network)
-        meter = Meter(suite, device)
+        alone = not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized())
+        meter = Meter(suite, device, stacked=device.type == "cuda" and alone)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
@@ -129,9 +130,9 @@ def measure(
         meter.on_stack("")
         for site in MEASURED:
             meter.note_absent(site, -1, "nothing of the kind passed through the model")
-        forward = time.perf_counter() - started - sum(meter.seconds.values())
         if not all_ranks:
             for *_, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
         result = meter.compute(run, subject, condition, step, references)
+        forward = time.perf_counter() - started - sum(result.seconds.values())
     return result._replace(seconds={"forward": forward, **result.seconds})

@@ -6,13 +6,11 @@ for each of its cells itself. Shapes: B rows of a batch, T tokens, D width, H he
 
 import logging
 import math
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,8 +19,11 @@ from torch import Tensor
 from dynamics.capture import AttentionCall
 from dynamics.capture.padding import PADDED, REAL, real_tokens
 from dynamics.measure.budget import Budgeted
+from dynamics.measure.clock import Clock
+from dynamics.measure.stacks import Stacks
 from dynamics.measure.suite import Suite
-from dynamics.metrics.streaming import Attention, Group, Metric, Pair, Referenced, States, Weights
+from dynamics.metrics.streaming import Attention, Group, Pair, Referenced, States, Weights
+from dynamics.metrics.streaming.transfer import sent
 from dynamics.record import Array, Row, parse_condition
 from dynamics.record import condition as join
 
@@ -70,17 +71,22 @@ class Meter:
     >>> meter.feed("residual", 2, States(torch.full((8, 1, 4), 3.0), windows=torch.arange(8)))
     >>> [[row.layer, row.value] for row in meter.compute(run="cell").rows]
     [[2, 6.0]]
+
+    `stacked` feeds layers together where they agree: faster on a GPU. What was fed is then computed once.
     """
 
-    def __init__(self, suite: Suite, device: torch.device | str = "cpu") -> None:
+    def __init__(self, suite: Suite, device: torch.device | str = "cpu", stacked: bool = False) -> None:
         self._suite, self._device = suite, torch.device(device)
+        self._stacks = Stacks(suite, self._update) if stacked else None
         self._stack = ""
         self._members: dict[tuple[str, str, int], list[Budgeted]] = {}
         self._previous: Tensor | None = None
         self._numbers: dict[torch.device, Tensor] = {}  # of the windows of this batch, by the device that holds them
+        self._windows: dict[tuple[int, torch.device], Tensor] = {}  # of its rows, by their number and device
         self._copies: Counter[int] = Counter()
         self._absent: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # by site and stack
-        self.seconds: dict[str, float] = defaultdict(float)  # spent on each metric so far
+        self._tokens: dict[Any, tuple[Tensor, Tensor, tuple[Tensor, ...] | None]] = {}  # of this batch, by their mask
+        self._clock = Clock(self._device)
 
     @property
     def groups(self) -> list[tuple[str, str, int, Group]]:
@@ -103,8 +109,10 @@ class Meter:
         for place, number in enumerate(numbers):
             numbers[place] = (number + self._copies[number]) % 2**63
             self._copies[number] += 1
+        if self._stacks is not None:
+            self._stacks.flush()
         self._numbers = {CPU: torch.tensor(numbers, dtype=torch.int64)}
-        self._previous = None
+        self._windows, self._tokens, self._previous = {}, {}, None
 
     def on_stack(self, name: str) -> None:
         """Note which of several stacks of layers the tensors that follow belong to; "" where there is one."""
@@ -138,9 +146,13 @@ class Meter:
         place = self._stack, site, layer
         if place not in self._members:
             self._members[place] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
-        for member in self._members[place]:
-            with self._timed(member.group.metrics):
-                member.update(batch)
+        members = self._members[place]
+        for member in members if self._stacks is None else self._stacks.hold(place, batch, members):
+            self._update(member, batch)
+
+    def _update(self, member: Budgeted, batch: States | Pair | Attention | Weights) -> None:
+        with self._clock.booked(names_of(member.group)):
+            member.update(batch)
 
     def note_absent(self, site: str, layer: int, reason: str) -> None:
         """Say why nothing arrives at a site in a layer (-1: in any); it does not count where something was fed."""
@@ -166,12 +178,15 @@ class Meter:
     def windows(self, rows: int, device: torch.device) -> Int[Tensor, " rows"]:
         """Return the numbers of the windows of `rows` rows, on the device of these rows: layers may lie apart.
 
-        An image's local windows (Swin) count as the one image.
+        An image's local windows (Swin) count as the one image. One tensor for all layers: a device is asked once.
         """
         if device not in self._numbers:
-            self._numbers[device] = self._numbers[CPU].to(device)
-        numbers = self._numbers[device]
-        return numbers.repeat_interleave(rows // len(numbers)) if rows % len(numbers) == 0 else numbers[:rows]
+            self._numbers[device] = sent(self._numbers[CPU], device)
+        if (rows, device) not in self._windows:
+            whole = self._numbers[device]
+            numbers = whole.repeat_interleave(rows // len(whole)) if rows % len(whole) == 0 else whole[:rows]
+            self._windows[rows, device] = numbers
+        return self._windows[rows, device]
 
     def compute(
         self,
@@ -186,6 +201,10 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
+        if self._stacks is not None:
+            self._stacks.flush()
+            with self._clock.booked([name for *_, group in self.groups for name in names_of(group)]):
+                self._stacks.settle()
         self._previous, missing = None, list[Missing]()
         result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
@@ -197,7 +216,7 @@ class Meter:
                     if is_reference and (state := metric.reference_state(group.states)) is not None:
                         result.references[name] = state
                     metric.reference = result.references.get(name)
-            with self._timed(group.metrics):
+            with self._clock.booked(names_of(group)):
                 estimates = group.compute()
             key = (run, subject, where, step, _of_rows(site), layer)
             for name, estimate in estimates.items():
@@ -219,29 +238,22 @@ class Meter:
             place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
             names = ", ".join(entry.metric for entry in same)
             log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)
-        result.seconds.update(self.seconds)
+        result.seconds.update(self._clock.seconds())
         return result
-
-    @contextmanager
-    def _timed(self, metrics: Sequence[Metric]) -> Iterator[None]:
-        """Book the time of the block on these metrics, evenly."""
-        started = self._now()
-        yield
-        spent = (self._now() - started) / len(metrics)
-        for metric in metrics:
-            self.seconds[metric.name] += spent
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
 
     def _states(self, x: Float[Tensor, "B T heads d"], valid: Bool[Tensor, "B T"]) -> States:
         """Return the valid tokens of x with their windows."""
-        windows = self.windows(len(x), x.device)[:, None].expand(x.shape[:2])
-        if bool(valid.all()):
-            return States(x.flatten(0, 1), windows.flatten())
-        return States(x[valid], windows[valid])
+        key = valid.data_ptr(), valid.shape, valid.stride(), x.device
+        if key not in self._tokens:  # of every layer with the same mask: a device is asked once
+            windows = self.windows(len(x), x.device)[:, None].expand(x.shape[:2])
+            at = None if valid.all() else valid.nonzero(as_tuple=True)
+            self._tokens[key] = valid, windows.flatten() if at is None else windows[at], at
+        _, windows, at = self._tokens[key]
+        return States(x.flatten(0, 1) if at is None else x[at], windows)
+
+
+def names_of(group: Group) -> list[str]:
+    return [metric.name for metric in group.metrics]
 
 
 def _of_rows(site: str) -> str:

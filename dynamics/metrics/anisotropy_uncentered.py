@@ -4,6 +4,7 @@ from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Moments
 from dynamics.metrics.streaming.spectrum import OfDirections, gram, top, top_share, trace
+from dynamics.metrics.streaming.transfer import sent
 
 
 def anisotropy_uncentered(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
@@ -28,15 +29,18 @@ class AnisotropyUncentered(OfDirections):
     rivals = 1
     estimator = "σ₁² / Σσᵢ² of the states, not centred"
     source = "`anisotropy` without its centring; the uncentred first direction of the sentence-cone experiments"
+    heads_apart = True
     default_sites = dict.fromkeys(STATE_SITES, 2)
 
     def value_and_influence(
         self, states: Moments, first: int = 0
     ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
+        second = second.nan_to_num(0, 0, 0) if states.layers > 1 else second
         value, axis = (torch.stack(part) for part in zip(*(top(matrix, first) for matrix in second), strict=True))
         power = trace(second)
         share = value / power
         x, windows = states.sample
-        along = (x @ axis[..., None].to(x)).square()[..., 0] - share.to(x)[:, None] * x.square().sum(-1)
-        return share, states.influence(along / power.to(x)[:, None], windows)
+        axis, of_power, whole = (sent(y.to(x.dtype), x.device) for y in (axis, share[:, None], power[:, None]))
+        along = (x @ axis[..., None]).square()[..., 0] - of_power * x.square().sum(-1)
+        return share, states.influence(along / whole, windows)

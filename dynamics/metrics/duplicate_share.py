@@ -34,10 +34,10 @@ class DuplicateShare(Sample):
     default_sites = dict.fromkeys(STATE_SITES, 13)
 
     def estimate(self, states: Sample) -> Estimate:
-        n = len(states.sample)
+        n = len(states.places)
         if states.trouble or not n:
             return undefined(1, n, states.trouble or "no token was seen")
-        value = np.array([1 - len(states.different) / n])
+        value = np.array([1 - len(states.distinct.rows) / n])
         windows = len(states.windows.unique())
         reason = "; ".join(filter(None, ["no interval: it grows with the sample", states.rounded]))
         return Estimate(value, value * np.nan, value * np.nan, n, reason, windows=windows)

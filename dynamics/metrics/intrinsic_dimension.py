@@ -194,8 +194,8 @@ class IntrinsicDimension(Sample):
 
     def estimate(self, states: Sample) -> Estimate:
         if states.trouble:
-            return undefined(1, len(states.sample), states.trouble)
-        n = len(states.different)
+            return undefined(1, len(states.places), states.trouble)
+        n = len(states.distinct.rows)
         if n < FEWEST:
             return undefined(1, n, "; ".join(filter(None, [f"fewer than {FEWEST} different states", states.rounded])))
         low = high = np.array([np.nan])

@@ -2,6 +2,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Moments
+from dynamics.metrics.streaming.transfer import sent
 
 
 def kurtosis(x: Float[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch"]:
@@ -27,6 +28,7 @@ class Kurtosis(Moments):
     tail = 2.0
     estimator = "mean(s⁴) / mean(s²)² over the root mean squares s of the coordinates, not centred"
     source = "He et al., Understanding and Minimising Outlier Features (arXiv 2405.19279)"
+    heads_apart = True
     default_sites = dict.fromkeys(STATE_SITES, 7)
 
     def value_and_influence(self, states: Moments) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
@@ -34,5 +36,5 @@ class Kurtosis(Moments):
         value = squares.square().mean(-1) / squares.mean(-1).square()
         slope = 2 * (squares / squares.mean(-1, keepdim=True) - value[:, None]) / squares.sum(-1, keepdim=True)
         x, windows = states.sample
-        along = ((x.double().square() - squares[:, None]) @ slope[..., None])[..., 0]
+        along = ((x.double().square() - sent(squares[:, None], x.device)) @ sent(slope[..., None], x.device))[..., 0]
         return value, states.influence(along, windows)

@@ -1,12 +1,17 @@
+from functools import lru_cache, partial
+from typing import cast
+
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.streaming import STATE_SITES, Estimate, Sample, estimate, undefined
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.neighbors import nearest, without_duplicates
+from dynamics.metrics.streaming.clouds import ENTRIES, neighbours_in_each, rows_of
+from dynamics.metrics.streaming.neighbors import Different, nearest, without_duplicates
 from dynamics.metrics.streaming.sampling import priority
+from dynamics.metrics.streaming.transfer import sent
 
 BLOCK = 32  # neighbourhoods that exist at a time
 
@@ -38,12 +43,39 @@ def local_anisotropy(
 def of_different(x: Float[Tensor, "n d"], neighbors: int, queries: int, random: bool, seed: int) -> Float64[Tensor, ""]:
     """Return `local_anisotropy` of states without duplicates, more of them than neighbours."""
     chosen = priority(torch.arange(len(x), device=x.device), seed).argsort()[:queries]
-    if random:
-        generator = torch.Generator().manual_seed(seed)
-        members = torch.rand(len(chosen), len(x), generator=generator).topk(neighbors).indices.to(x.device)
-    else:
-        _, members = nearest(x, neighbors, chosen)
+    members = drawn(len(x), len(chosen), neighbors, seed).to(x.device) if random else nearest(x, neighbors, chosen)[1]
     return torch.cat([anisotropy(x[block]) for block in members.split(BLOCK)]).mean()
+
+
+@lru_cache(maxsize=8)
+def drawn(states: int, queries: int, neighbors: int, seed: int) -> Int[Tensor, "queries neighbors"]:
+    """Draw some of the states for each query."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(queries, states, generator=generator).topk(neighbors).indices
+
+
+def of_each(
+    x: Float[Tensor, "l n d"], different: list[Different], neighbors: int, queries: int, random: bool, seed: int
+) -> Float64[Tensor, " l"]:
+    """Return `of_different` of the different rows of each cloud; NaN where there are too few of them."""
+    rows = [part.rows for part in different]
+    if min(map(len, rows)) < max(neighbors + 1, queries):  # each has another number of neighbourhoods
+        few = [x[place][part.rows.to(x.device)] for place, part in enumerate(different)]
+        nan = x.new_tensor(torch.nan, dtype=torch.float64)
+        settings = neighbors, queries, random, seed
+        return torch.stack([of_different(part, *settings) if len(part) > neighbors else nan for part in few])
+    if random:
+        members = torch.stack([part[drawn(len(part), queries, neighbors, seed)] for part in rows])
+        members = sent(members, x.device)
+    else:
+        chosen = [part[priority(torch.arange(len(part)), seed).argsort()[:queries]] for part in rows]
+        members = neighbours_in_each(x, different, neighbors, torch.stack(chosen))
+    size = max(1, ENTRIES // (4 * queries * neighbors * x.shape[-1]))
+    values = [
+        anisotropy(rows_of(part, at.flatten(1)).view(*at.shape, -1)).mean(1)
+        for part, at in zip(x.split(size), members.split(size), strict=True)
+    ]
+    return torch.cat(values)
 
 
 class LocalAnisotropy(Sample):
@@ -77,9 +109,15 @@ class LocalAnisotropy(Sample):
         return random if self.random else super().meaning
 
     def estimate(self, states: Sample) -> Estimate:
-        n = len(states.different) if not states.trouble else 0
+        n = len(states.distinct.rows) if not states.trouble else 0
         if n <= self.neighbors:
             return undefined(1, n, states.trouble or f"no more than {self.neighbors} different states")
-        mean = of_different(states.different, self.neighbors, self.queries, self.random, self.seed)
+        settings = self.neighbors, self.queries, self.random, self.seed
+        if states.whole is None:
+            mean = of_different(states.different, *settings)[None]
+        else:
+            whole, number = cast(Sample, states.whole[0]), states.whole[1]
+            every = partial(of_each, whole.samples, whole.distinct_by_layer, *settings)
+            mean = whole.by_layer(self.name, every, (0,))[number]
         windows, without = len(states.windows.unique()), "no interval is known: neighbourhoods share states and windows"
-        return estimate(mean[None], n, windows=windows, without=without)
+        return estimate(mean, n, windows=windows, without=without)

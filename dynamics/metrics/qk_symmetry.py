@@ -1,4 +1,5 @@
 from collections.abc import Hashable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class QkSymmetry(Metric):
     source = "symmetry score of Saponati et al., The underlying structures of self-attention (arXiv 2502.10927)"
     default_sites = {"weight": 1}
     sites = ("weight",)
+    heads_at: ClassVar = {"scores": 0}
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,11 +50,11 @@ class QkSymmetry(Metric):
         return QkSymmetry
 
     def update(self, batch: Weights) -> None:
-        query, key = batch
-        key = key.repeat_interleave(len(query) // len(key), dim=0)
+        query, key = (x.unflatten(0, (self.layers, -1)) for x in batch)
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         heads = qk_symmetry(query, key)
-        together = qk_symmetry(query.flatten(0, 1), key.flatten(0, 1))
-        self.scores = torch.cat([heads, together[None]]) if len(heads) > 1 else heads
+        together = qk_symmetry(query.flatten(1, 2), key.flatten(1, 2))
+        self.scores = (torch.cat([heads, together[:, None]], dim=1) if heads.shape[1] > 1 else heads).flatten()
 
     def estimate(self, states: "QkSymmetry") -> Estimate:
         if not states.scores.ndim:

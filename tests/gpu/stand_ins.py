@@ -50,6 +50,7 @@ def stand_ins(devices: int) -> Iterator[tuple[Any, str, Any]]:
     answers: dict[str, Any] = {
         **dict.fromkeys(("_lazy_init", "set_device", "empty_cache", "set_rng_state", "manual_seed_all")),
         **{"is_available": True, "is_bf16_supported": True, "device_count": devices, "current_device": 0},
+        "current_stream": None,
         **{"get_device_capability": (9, 0), "get_device_name": "simulated", "mem_get_info": (70 << 30, 80 << 30)},
     }
     for name, answer in answers.items():

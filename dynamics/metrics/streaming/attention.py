@@ -5,7 +5,7 @@ Legend: B rows, H heads, H_kv key heads, T queries (c of them at a time), S keys
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from dynamics.metrics.streaming.base import Attention, AttentionInputs, Estimate
 from dynamics.metrics.streaming.intervals import estimate, with_layer
 from dynamics.metrics.streaming.sampling import window_sums
 from dynamics.metrics.streaming.sums import WindowSums, scalar
+from dynamics.metrics.streaming.transfer import counted, is_whole, sent
 
-ENTRIES = 1 << 21  # logits that exist at a time, about: they should stay in the cache
+ENTRIES = {"cpu": 1 << 21}  # logits that exist at a time, about: they should stay in the cache
+MANY = 1 << 26  # elsewhere: a launch costs more than memory
 LOG_ZERO = -150 * math.log(2)  # a probability with a smaller logarithm is 0 in float32: its key is hidden
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass", "sink_rate")
 SINK = 0.3  # mean probability on the sink above which a window's head has one
@@ -45,13 +47,13 @@ HISTOGRAMS = {
 }
 
 
-def chunks(queries: int, entries: int, most: int = 256) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most `most` queries, each of which has `entries` logits.
+def chunks(queries: int, entries: int, most: int = 256, device: str = "cpu") -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most `most` queries, each of which has `entries` logits, as many as suits a type of device.
 
     >>> list(chunks(200, 8192, most=128))
     [(0, 128), (128, 200)]
     """
-    size = min(max(ENTRIES // entries, 8), most)
+    size = min(max(ENTRIES.get(device, MANY) // entries, 8), most)
     return ((start, min(start + size, queries)) for start in range(0, queries, size))
 
 
@@ -145,6 +147,7 @@ class AttentionStatistics(QueryMeans):
     of windows). A metric with the name of a summary is its mean.
     """
 
+    heads_at: ClassVar = {**WindowSums.heads_at, "greatest": 0, "logit_counts": 0, "probability_counts": 0}
     greatest: Float[Tensor, " H"]
     logit_counts: Float64[Tensor, "H bins"]
     probability_counts: Float64[Tensor, "H bins"]
@@ -161,7 +164,7 @@ class AttentionStatistics(QueryMeans):
         rows, heads, queries, _ = call.query.shape
         sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
         total = torch.zeros(2, len(SUMMARIES), rows, heads, dtype=torch.float64, device=sink.device)
-        for start, stop in chunks(queries, rows * heads * call.key.shape[2]):
+        for start, stop in chunks(queries, rows * heads * call.key.shape[2], device=sink.device.type):
             logits = floating(call.logits(start, stop, call.reach(stop)))
             valid = call.valid[:, None, start:stop]
             every = slice(-start % self.stride, None, self.stride)
@@ -175,11 +178,11 @@ class AttentionStatistics(QueryMeans):
             total[0, :4] += values.where(masks, 0).sum(-1)
             total[1, :4] += masks.sum(-1)
             highest = greatest.where(used, -torch.inf).amax((0, 2))
-            self.greatest = torch.maximum(self.greatest.to(highest), highest)
+            self.greatest = torch.maximum(sent(self.greatest.to(highest.dtype), highest.device), highest)
         sums, ids = window_sums(total.flatten(0, 1).permute(1, 2, 0), windows)
         mass, queries_of = sums[..., 3], sums[..., len(SUMMARIES) + 3]
         sums[..., 4], sums[..., -1] = mass > SINK * queries_of, queries_of > 0
-        self.add(sums, ids)
+        self.add(sums, ids, is_padded=not is_whole(call.valid))
 
     def _count(
         self, logits: Float[Tensor, "B H c S"], valid: Bool[Tensor, "B 1 c"], outside: Float[Tensor, "B H c"] | None
@@ -196,7 +199,7 @@ class AttentionStatistics(QueryMeans):
             bins = ((scale.there(values) - scale.low) * 10).floor_().nan_to_num_(size).clamp_(-1, size - 2) + 1
             nowhere = len(heads) * size
             places = (bins.long() + size * heads).masked_fill_(hidden, nowhere)
-            counts = torch.bincount(places.flatten(), minlength=nowhere + 1)[:-1].view(-1, size).double()
+            counts = counted(places.flatten(), nowhere + 1)[:-1].view(-1, size).double()
             setattr(self, f"{name}_counts", getattr(self, f"{name}_counts") + counts)
 
     def estimate(self, states: "AttentionStatistics") -> Estimate:
@@ -219,6 +222,7 @@ class QueryKeySums(WindowSums):
     """
 
     sites = ("attention",)
+    heads_at: ClassVar = dict(WindowSums.heads_at)
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
@@ -229,7 +233,7 @@ class QueryKeySums(WindowSums):
         parts: list[Tensor] = []
         numbers: list[Tensor] = []
         for x, mask in ((query, call.valid), (key, valid_key)):
-            if not mask.all():
+            if not is_whole(mask):
                 x = x.where(mask[:, None, :, None], 0)  # padding may hold anything
             weight = mask[:, None].to(x.dtype)
             of_direction = (weight / x.norm(dim=-1)).where(weight > 0, 0)
@@ -237,7 +241,8 @@ class QueryKeySums(WindowSums):
                 pair = torch.stack([weight.expand(*x.shape[:3]), of_direction], dim=2) @ x
             parts.extend(pair.double().unbind(2))
             numbers.append(mask.sum(1)[:, None, None].expand(*x.shape[:2], 1))
-        self.add(*window_sums(torch.cat([*parts, *numbers], dim=-1), windows))
+        sums, ids = window_sums(torch.cat([*parts, *numbers], dim=-1), windows)
+        self.add(sums, ids, is_padded=not is_whole(call.valid))
 
     @property
     def n(self) -> int:

@@ -25,9 +25,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from dynamics.metrics.streaming.transfer import to_host
+
 STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
 HEAD_SITES: tuple[str, ...] = ("query", "key")
 SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")  # in the order in which they are measured
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -130,6 +133,8 @@ class Metric(torchmetrics.Metric):
     wide = False  # whether it is positive and may span decades, so that its axis is logarithmic
     estimator = ""  # how the number is made, and whether the states are centred
     source = ""  # the papers
+    heads_at: ClassVar[dict[str, int]] = {}  # of an accumulator that layers may share: its states' axes of heads
+    stays: ClassVar[tuple[str, ...]] = ()  # those that are read where they are: too large for the host
     full_state_update = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -140,6 +145,8 @@ class Metric(torchmetrics.Metric):
     def __init__(self) -> None:
         super().__init__()
         self._results: dict[str, Any] = {}
+        self.layers = 1  # whose heads stand one layer after the other
+        self.whole: tuple[Metric, int] | None = None  # the accumulator of several layers that this is one of, and which
 
     def sync(self, dist_sync_fn: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> None:
         super().sync(dist_sync_fn or gathered, *arguments, **options)
@@ -177,6 +184,27 @@ class Metric(torchmetrics.Metric):
         """Estimate the quantity from an accumulator of the metric's kind (its own states or another's)."""
         raise NotImplementedError
 
+    def take(self, whole: "Metric", number: int) -> None:
+        """Take the states of one layer from those of several."""
+        for name in whole._defaults:
+            value, axis = getattr(whole, name), self.heads_at.get(name)
+            parts = value if isinstance(value, list) else [value]
+            if axis is not None:
+                parts = [x.chunk(whole.layers, axis)[number] if x.ndim else x for x in parts]
+            setattr(self, name, parts if isinstance(value, list) else parts[0])
+
+    def by_layer(self, name: str, compute: Callable[[], Any], axes: tuple[int | None, ...]) -> list[Any]:
+        """Return for each layer, on the host, what is computed once for all: a tensor or several, by axes of heads."""
+        if (key := f"{name} by layer") not in self._results:
+            result = compute()
+            parts = to_host(result if isinstance(result, tuple) else (result,))
+            of_part = [
+                [x] * self.layers if axis is None else x.chunk(self.layers, axis)
+                for x, axis in zip(parts, axes, strict=True)
+            ]
+            self._results[key] = list(zip(*of_part, strict=True)) if isinstance(result, tuple) else list(of_part[0])
+        return self._results[key]
+
     def compute(self) -> Estimate:
         """Estimate the quantity over everything seen so far."""
         with self.reading():
@@ -203,15 +231,28 @@ def _gpu() -> torch.device:
 
 
 class once(Generic[T]):
-    """A property of an accumulator that is computed once while it is read: all metrics of a group share it."""
+    """A property of an accumulator that is computed once while it is read: all metrics of a group share it.
 
-    def __init__(self, method: Callable[[Any], T]) -> None:
-        self.method, self.__doc__ = method, method.__doc__
+    With `axes`, those of the heads in what it returns (a tensor or several), one layer of an accumulator of several
+    reads its part of what is computed for all of them together.
+    """
+
+    def __init__(self, method: Callable[[Any], T], axes: tuple[int | None, ...] = ()) -> None:
+        self.method, self.axes, self.__doc__ = method, axes, method.__doc__
+
+    @classmethod
+    def of_heads(cls, *axes: int | None) -> "Callable[[Callable[[Any], S]], once[S]]":
+        return lambda method: once(method, axes)
 
     def __get__(self, metric: Any, kind: type | None = None) -> T:
         name = self.method.__name__
         if name not in metric._results:
-            metric._results[name] = self.method(metric)
+            if self.axes and metric.whole is not None:
+                whole, number = metric.whole
+                result = whole.by_layer(name, lambda: getattr(whole, name), self.axes)[number]
+            else:
+                result = self.method(metric)
+            metric._results[name] = result
         return metric._results[name]
 
 

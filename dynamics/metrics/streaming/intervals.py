@@ -190,7 +190,17 @@ class Windowed(Metric):
     def estimate(self, states: Any) -> Estimate:
         if trouble := getattr(states, self.refuses):
             return undefined(states.heads, states.n, trouble)
-        return self.with_interval(states, *self.value_and_influence(states))
+        return self.with_interval(states, *self.of_layer(states))
+
+    def of_layer(self, states: Any, *which: int) -> tuple[Float[Tensor, " heads"], Float[Tensor, "w heads"]]:
+        """Return `value_and_influence`; of a layer of several with all of them where the class treats heads apart."""
+        if states.whole is None or not vars(type(self)).get("heads_apart"):
+            return self.value_and_influence(states, *which)
+        whole, number = states.whole
+        parts: list[tuple[Tensor, Tensor]] = whole.by_layer(
+            f"{self.name} {which}", lambda: self.value_and_influence(whole, *which), (0, 1)
+        )
+        return parts[number]
 
     def difference(self, states: Any, other: Any) -> Estimate:
         """Estimate the value of `states` less that of `other`, of the same windows, with a paired interval."""

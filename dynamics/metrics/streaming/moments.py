@@ -3,16 +3,20 @@
 Legend: n tokens (m of them kept), h heads, d width, w windows.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, cast
+
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.streaming.arithmetic import above_rounding, floating, precise, self_product, unresolved
-from dynamics.metrics.streaming.base import STATE_SITES, Pair, States, once
+from dynamics.metrics.streaming.base import STATE_SITES, Metric, Pair, States, once
 from dynamics.metrics.streaming.intervals import Windowed
-from dynamics.metrics.streaming.sampling import by_window, kept_windows, sift, window_sums
+from dynamics.metrics.streaming.sampling import by_window, kept_windows, numbered, sift, window_sums
 from dynamics.metrics.streaming.sums import scalar, trouble_of_sums
+from dynamics.metrics.streaming.transfer import sent
 
 
 def merge_moments(parts: Float64[Tensor, "parts h e e"]) -> Float64[Tensor, "h e e"]:
@@ -56,6 +60,8 @@ class Moments(Windowed):
     """
 
     sites = STATE_SITES
+    heads_at: ClassVar = {"moments": 0, "kept": 1}
+    stays: ClassVar = ("kept",)
     precision = torch.float32
     moments: Float64[Tensor, "h e e"]
     windows: Float64[Tensor, ""]
@@ -83,10 +89,17 @@ class Moments(Windowed):
         if not self.moments.ndim:
             self.moments = mean.new_zeros(h, d + 1, d + 1)
         add_moments(self.moments, mean.new_full((h,), n), mean, products)
-        self.windows = self.windows + len(windows.unique())
+        self.windows = self.windows + len(numbered(windows)[0])
         ids = torch.cat([*self.kept_ids, windows])
-        mask = kept_windows(ids, self.budget)
-        self.kept, self.kept_ids = sift(self.kept, x, mask), [ids[mask]]
+        if len(ids) <= self.budget:
+            self.kept, self.kept_ids = [*self.kept, x], [ids]
+        else:
+            mask = kept_windows(ids, self.budget)
+            self.kept, self.kept_ids = sift(self.kept, x, mask), [ids[mask]]
+
+    def take(self, whole: Metric, number: int) -> None:
+        super().take(whole, number)
+        self.precision = cast(Moments, whole).precision
 
     @property
     def heads(self) -> int:
@@ -122,15 +135,25 @@ class Moments(Windowed):
     @once
     def sample(self) -> tuple[Float[Tensor, "h m d"], Int[Tensor, " m"]]:
         """The tokens of the windows kept, and their window ids."""
-        ids = dim_zero_cat(self.kept_ids)
-        mask = kept_windows(ids, self.budget)
-        return dim_zero_cat(self.kept)[mask].transpose(0, 1), ids[mask]
+        x, ids = dim_zero_cat(self.kept), dim_zero_cat(self.kept_ids)
+        if self.whole is not None:
+            x = x.to(ids.device)
+        if len(ids) > self.budget:
+            chosen = kept_windows(ids, self.budget).nonzero()[:, 0]
+            x, ids = x[sent(chosen, x.device)], ids[chosen]
+        return x.transpose(0, 1), ids
 
     @once
+    def centred(self) -> Float[Tensor, "h m d"]:
+        """The tokens of the windows kept, about the mean."""
+        x, _ = self.sample
+        return x - sent(self.mean[:, None].to(x.dtype), x.device)
+
+    @once.of_heads(0, 0, None)
     def within(self) -> tuple[Float64[Tensor, "h w"], Float64[Tensor, "h w"], Int[Tensor, " w"]]:
         """Of each window kept, C the sum of outer products about the mean: |C|_F^2, tr(C) and the number of tokens."""
-        x, windows = self.sample
-        z = by_window((x - self.mean[:, None].to(x)).transpose(0, 1), windows).permute(2, 0, 1, 3)
+        windows = self.sample[1]
+        z = by_window(self.centred.transpose(0, 1), windows).permute(2, 0, 1, 3)
         with precise(z):
             squares = (z @ z.mT).square().sum((-2, -1), dtype=torch.float64)
         return squares, z.square().sum((-2, -1), dtype=torch.float64), window_sums(torch.ones_like(windows), windows)[0]
@@ -141,22 +164,26 @@ class Moments(Windowed):
 
         From the covariance's mean squared error |S - E S|_F^2, by tokens over by windows.
         """
-        x, _ = self.sample
         squares, _, sizes = self.within
         norm = self.covariance.square().sum((-2, -1))
-        of_tokens = (x - self.mean[:, None].to(x)).square().sum(-1).double().square().sum(-1) - x.shape[1] * norm
+        of_tokens = self.fourth_powers - int(sizes.sum()) * norm
         of_windows = squares.sum(-1) - sizes.double().square().sum() * norm
         share = (of_tokens / of_windows.where(of_windows > 0, torch.nan)).nan_to_num(1).clamp(0, 1)
         return self.n * float(share.min())
 
-    @once
+    @once.of_heads(0)
+    def fourth_powers(self) -> Float64[Tensor, " h"]:
+        """The sum over the tokens kept of their distance from the mean to the fourth power."""
+        return self.centred.square().sum(-1).double().square().sum(-1)
+
+    @once.of_heads(0, 1)
     def spectrum(self) -> tuple[Float64[Tensor, "h d"], Float64[Tensor, "w h d"]]:
         """Eigenvalues of the covariance, descending, and their influence."""
-        values, vectors = torch.linalg.eigh(self.covariance)
+        values, vectors = decomposed(self.covariance)
         values, vectors = above_rounding(values.flip(-1)), vectors.flip(-1)
-        x, windows = self.sample
-        along = ((x - self.mean[:, None].to(x)) @ vectors.to(x)).square() - values[:, None].to(x)
-        return values, self.influence(along, windows)
+        x = self.centred
+        along = (x @ sent(vectors.to(x.dtype), x.device)).square() - sent(values[:, None].to(x.dtype), x.device)
+        return values, self.influence(along, self.sample[1])
 
     def influence(
         self, of_tokens: Float[Tensor, "h m *rest"], windows: Int[Tensor, " m"]
@@ -166,10 +193,21 @@ class Moments(Windowed):
         return sums * (self.windows / self.n)
 
 
+def decomposed(matrices: Float64[Tensor, "h d d"]) -> tuple[Float64[Tensor, "h d"], Float64[Tensor, "h d d"]]:
+    """Return eigenvalues, ascending, and eigenvectors of symmetric matrices, several at a time; of NaN, those of 0."""
+    if len(matrices) == 1:
+        return torch.linalg.eigh(matrices)
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(torch.linalg.eigh, matrices.nan_to_num(0, 0, 0))
+        values, vectors = (torch.stack(part) for part in zip(*parts, strict=True))
+    return values, vectors
+
+
 class CrossMoments(Moments):
     """Second moments of two representations together, fed `Pair`s: no site has two."""
 
     sites = ("pair",)
+    heads_at: ClassVar = {}
     split = 0  # width of the first
 
     def update(self, batch: Pair) -> None:  # type: ignore[override]  # its sites differ, and so does what it is fed

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dynamics.metrics.streaming.arithmetic import all_equal, floating, multiplies_in_full, precise, unresolved
+from dynamics.metrics.streaming.transfer import sent
 
 BLOCK = 1 << 22  # entries of the distance matrix that exist at a time
 SPARE = {torch.bfloat16: 4}  # candidates beyond the k asked for, by the product's precision; else 2 + k / 8
@@ -32,21 +33,21 @@ def unique_rows(x: Float[Tensor, "n d"]) -> Int[Tensor, " u"]:
     if len(x) < 2:
         return torch.arange(len(x), device=x.device)
     x = x + 0.0  # -0.0 equals 0.0
-    codes = _codes(x[:, :16]).unique()
+    codes = codes_of(x[:, :16]).unique()
     if len(codes) == len(x):  # a few columns tell all rows apart
         return torch.arange(len(x), device=x.device)
-    _, inverse = _codes(x).unique(return_inverse=True)
+    _, inverse = codes_of(x).unique(return_inverse=True)
     if not torch.equal(x[_first(inverse)[inverse]], x):  # a collision
         _, inverse = x.unique(dim=0, return_inverse=True)
     return _first(inverse).sort().values
 
 
-def _codes(x: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+def codes_of(x: Float[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
     """Return a hash of each row: equal rows have equal ones, unequal rows unequal ones unless they collide."""
     bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (bits.shape[-1],), generator=generator) * 2 + 1
-    return (bits * odd.to(bits.device)).sum(-1)
+    return (bits * sent(odd, bits.device)).sum(-1)
 
 
 class Different(NamedTuple):
@@ -77,13 +78,18 @@ def different_rows(x: Float[Tensor, "n d"], k: int = 4) -> Different:
         equal = (distances / 2).square() <= unresolved(power, floating(x).dtype)
         if not equal.any():
             return Different(rows, exact, distances, neighbours)
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
+        rows = rows[first_of_linked(equal.cpu(), neighbours.cpu()).to(rows.device)]
 
-        at, rank = equal.nonzero().cpu().T
-        links = coo_array((np.ones(len(at)), (at, neighbours.cpu()[at, rank])), shape=(len(rows), len(rows)))
-        labels = torch.from_numpy(connected_components(links, directed=False)[1]).to(rows)
-        rows = rows[_first(labels).sort().values]
+
+def first_of_linked(linked: Bool[Tensor, "n k"], to: Int[Tensor, "n k"]) -> Bool[Tensor, " n"]:
+    """Mark the first of each set of rows that links connect, directly or not."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    at, rank = linked.nonzero().T
+    links = coo_array((np.ones(len(at)), (at, to[at, rank])), shape=(len(to), len(to)))
+    labels = torch.from_numpy(connected_components(links, directed=False)[1]).long()
+    return torch.zeros(len(to), dtype=torch.bool).index_fill_(0, _first(labels), True)
 
 
 def without_duplicates(x: Float[Tensor, "n d"]) -> Float[Tensor, "u d"]:

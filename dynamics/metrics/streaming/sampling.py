@@ -5,6 +5,7 @@ is what has the lowest priorities. So samples of two parts of a stream merge int
 """
 
 from collections.abc import Hashable
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,7 +14,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from dynamics.metrics.streaming.arithmetic import floating
 from dynamics.metrics.streaming.base import STATE_SITES, Metric, States, once
+from dynamics.metrics.streaming.clouds import different_in_each
 from dynamics.metrics.streaming.neighbors import Different, different_rows
+from dynamics.metrics.streaming.transfer import asked, sent
 
 LEAST = 8  # windows that a sample keeps whatever its budget: fewer give no variance worth the name
 
@@ -45,15 +48,25 @@ def occurrence(windows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     tensor([0, 1, 0, 2])
     """
     order = torch.argsort(windows, stable=True)
-    _, counts = torch.unique_consecutive(windows[order], return_counts=True)
-    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device) - starts
-    return places
+    at, sorted_windows = torch.arange(len(order), device=order.device), windows[order]
+    starts = at.where(sorted_windows != sorted_windows.roll(1), 0).cummax(0).values if len(order) else at
+    return torch.empty_like(order).scatter_(0, order, at - starts)
+
+
+def numbered(windows: Int[Tensor, " n"]) -> tuple[Int[Tensor, " w"], Int[Tensor, " n"]]:
+    """Return the different windows, ascending, and the place of each row's among them."""
+    return asked(windows, _unique)
+
+
+def _unique(windows: Tensor) -> tuple[Tensor, Tensor]:
+    ids, inverse = torch.unique(windows, return_inverse=True)
+    return ids, inverse
 
 
 def kept_windows(windows: Int[Tensor, " n"], budget: int, seed: int = 0) -> Bool[Tensor, " n"]:
     """Mark the rows in the sample of whole windows: as many as fit into `budget` rows, at least `LEAST`."""
+    if len(windows) <= budget:
+        return torch.ones_like(windows, dtype=torch.bool)
     ids, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
     order = torch.argsort(priority(ids, seed))
     fits = counts[order].cumsum(0) <= budget
@@ -80,9 +93,9 @@ def window_sums(
     values: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]
 ) -> tuple[Shaped[Tensor, "w ..."], Int[Tensor, " w"]]:
     """Sum `values` over the rows of each window; return the sums and the window ids."""
-    ids, inverse = torch.unique(windows, return_inverse=True)
+    ids, inverse = numbered(windows)
     sums = values.new_zeros(len(ids), *values.shape[1:])
-    return sums.index_add_(0, inverse, values), ids
+    return sums.index_add_(0, sent(inverse, values.device), values), ids
 
 
 def by_window(x: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]) -> Shaped[Tensor, "w t ..."]:
@@ -92,9 +105,10 @@ def by_window(x: Shaped[Tensor, "n ..."], windows: Int[Tensor, " n"]) -> Shaped[
     tensor([[2, 0],
             [1, 3]])
     """
-    order = torch.argsort(windows, stable=True)
-    _, counts = torch.unique_consecutive(windows[order], return_counts=True)
-    return torch.nn.utils.rnn.pad_sequence(list(x[order].split(counts.tolist())), batch_first=True)
+    (ids, inverse), places = numbered(windows), occurrence(windows)
+    rows = x.new_zeros(len(ids), int(places.max()) + 1, *x.shape[1:])
+    rows[sent(inverse, x.device), sent(places, x.device)] = x
+    return rows
 
 
 class Sample(Metric):
@@ -106,7 +120,9 @@ class Sample(Metric):
     """
 
     sites = STATE_SITES
-    kept: list[Float[Tensor, "m d"]]
+    heads_at: ClassVar = {"kept": 1}
+    stays: ClassVar = ("kept",)
+    kept: list[Float[Tensor, "m h d"]]
     kept_ids: list[Int[Tensor, " m"]]
     order: list[Int[Tensor, " m"]]
 
@@ -123,30 +139,51 @@ class Sample(Metric):
     def update(self, batch: States) -> None:
         place = priority(occurrence(batch.windows), self.seed)
         order = torch.cat([*self.order, priority(batch.windows ^ place, self.seed)])
+        x, ids = floating(batch.x[:, : self.layers]), torch.cat([*self.kept_ids, batch.windows])
+        if len(order) <= self.size:
+            self.kept, self.order, self.kept_ids = [*self.kept, x], [order], [ids]
+            return
         chosen = torch.zeros_like(order, dtype=torch.bool)
         chosen[order.argsort()[: self.size]] = True
-        self.kept, self.order = sift(self.kept, floating(batch.x[:, 0]), chosen), [order[chosen]]
-        self.kept_ids = [torch.cat([*self.kept_ids, batch.windows])[chosen]]
+        self.kept, self.order, self.kept_ids = sift(self.kept, x, chosen), [order[chosen]], [ids[chosen]]
 
     @once
     def places(self) -> Int[Tensor, " m"]:
         """Where the sample lies in what is kept, in an order that the stream's order does not touch."""
-        return dim_zero_cat(self.order).argsort()[: self.size]
+        return dim_zero_cat(self.order).argsort()[: self.size] if len(self.order) else torch.zeros(0, dtype=torch.long)
+
+    @once
+    def samples(self) -> Float[Tensor, "layers m d"]:
+        """The tokens in each of several layers."""
+        x = dim_zero_cat(self.kept)
+        return x[sent(self.places, x.device)].transpose(0, 1).contiguous()
 
     @once
     def sample(self) -> Float[Tensor, "m d"]:
         """The tokens."""
-        return dim_zero_cat(self.kept)[self.places] if len(self.order) else torch.zeros(0, 1)
+        return self.samples[0].to(self.places.device) if len(self.order) else torch.zeros(0, 1)
+
+    @once.of_heads(0)
+    def finite(self) -> Bool[Tensor, " layers"]:
+        return self.samples.isfinite().flatten(1).all(1)
 
     @once
     def trouble(self) -> str:
         """Why nothing can be computed from the sample; empty where all is well."""
-        return "" if self.sample.isfinite().all() else "a state is not finite"
+        return "" if not len(self.order) or self.finite.all() else "a state is not finite"
 
     @once
     def distinct(self) -> Different:
         """Which tokens of the sample equal no earlier one up to rounding, and their four nearest neighbours."""
-        return different_rows(self.sample)
+        if self.whole is None:
+            return different_rows(self.sample)
+        whole, number = self.whole
+        return cast(Sample, whole).distinct_by_layer[number]
+
+    @once
+    def distinct_by_layer(self) -> list[Different]:
+        """`distinct` of each of several layers, on the host."""
+        return different_in_each(self.samples)
 
     @once
     def different(self) -> Float[Tensor, "u d"]:

@@ -5,7 +5,14 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dynamics.metrics.streaming.arithmetic import above_rounding, floating, multiplies_in_full, self_product, unresolved
+from dynamics.metrics.streaming.arithmetic import (
+    above_rounding,
+    floating,
+    multiplies_in_full,
+    precise,
+    self_product,
+    unresolved,
+)
 from dynamics.metrics.streaming.base import Estimate
 from dynamics.metrics.streaming.intervals import shape_of_mean, t_interval, with_layer
 from dynamics.metrics.streaming.moments import Moments
@@ -71,9 +78,29 @@ def top_share(matrix: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch"
     sound = matrix.isfinite().all(-1).all(-1)
     if matrix.ndim == 2:
         value = top(matrix)[0] if sound else matrix.new_tensor(torch.nan)
-    else:
+    elif matrix.device.type == "cpu":
         value = torch.linalg.eigvalsh(matrix.nan_to_num())[..., -1]
+    else:
+        value = by_squaring(matrix.nan_to_num())
     return (value / trace(matrix)).where(sound, torch.nan)
+
+
+def by_squaring(matrix: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch"]:
+    """Return the largest eigenvalue of positive semidefinite matrices: the mean weighted by the 2^25th powers.
+
+    A power iteration that takes few launches for any number of matrices. The weights are taken in float32, whose
+    rounding changes the mean in the second order; eigenvalues closer than its resolution are not told apart.
+
+    >>> by_squaring(torch.diag(torch.tensor([1.0, 4.0, 3.0], dtype=torch.float64))[None])
+    tensor([4.], dtype=torch.float64)
+    """
+    power = (matrix / trace(matrix)[..., None, None]).float()
+    with precise(power):
+        for number in range(25):
+            power = power @ power
+            if number % 3 == 0:  # before the powers of 1 / d underflow
+                power = power / trace(power)[..., None, None]
+    return (matrix * power).sum((-2, -1)) / trace(power.double())
 
 
 def trace(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
@@ -97,7 +124,7 @@ class OfDirections(Moments):
         estimate = super().estimate(states)
         if np.isfinite(estimate.high).any():
             for first in range(1, min(1 + self.rivals, states.mean.shape[-1])):
-                value, influence = map(with_layer, self.value_and_influence(states, first))
+                value, influence = map(with_layer, self.of_layer(states, first))
                 shape = shape_of_mean(influence, int(states.windows))
                 bound = t_interval(value, shape.error, shape.freedom, self.interval_scale, shape.skewness / 2)[1]
                 bound = np.where(value > NEAR * estimate.value, bound, np.nan)  # what lies far below overtakes nothing

@@ -5,6 +5,8 @@ change nothing beyond rounding. All work stays on the device of the states. Lege
 windows, s sums.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
@@ -13,7 +15,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from dynamics.metrics.streaming.arithmetic import floating, precise
 from dynamics.metrics.streaming.base import HEAD_SITES, STATE_SITES, States, once
 from dynamics.metrics.streaming.intervals import Windowed
-from dynamics.metrics.streaming.sampling import kept_windows, window_sums
+from dynamics.metrics.streaming.sampling import kept_windows, numbered, window_sums
 
 
 def scalar() -> Float64[Tensor, ""]:
@@ -36,7 +38,7 @@ def state_sums(
     Layout of the last axis of the sums (2d + 2): state (d), direction (d), norm (1), number of tokens (1). Within a
     window they are taken in the precision of x.
     """
-    ids, inverse = windows.unique(return_inverse=True)
+    ids, inverse = numbered(windows)
     membership = x.new_zeros(len(ids), len(x))
     membership[inverse, torch.arange(len(x), device=x.device)] = 1
     x = x.transpose(0, 1)
@@ -57,6 +59,7 @@ class WindowSums(Windowed):
         windows: windows whose sums are kept for the interval; the value uses all of them
     """
 
+    heads_at: ClassVar = {"total": 0, "kept": 1}
     total: Float64[Tensor, "h s"]
     windows: Float64[Tensor, ""]
     kept: list[Float64[Tensor, "w h s"]]
@@ -70,21 +73,24 @@ class WindowSums(Windowed):
         self.add_state("kept", [], dist_reduce_fx="cat")
         self.add_state("kept_ids", [], dist_reduce_fx="cat")
 
-    def add(self, sums: Float64[Tensor, "w h s"], ids: Int[Tensor, " w"]) -> None:
+    def add(self, sums: Float64[Tensor, "w h s"], ids: Int[Tensor, " w"], is_padded: bool = True) -> None:
         """Take the sums of the windows `ids`, adding to those kept (a window that the sample dropped counts again).
 
-        A window of padding alone, whose sums are all 0, is none.
+        A window of padding alone, whose sums are all 0, is none; `is_padded`: whether there may be one.
         """
-        seen = (sums != 0).flatten(1).any(1)
-        sums, ids = sums[seen], ids[seen]
+        if is_padded:
+            seen = (sums != 0).flatten(1).any(1)
+            sums, ids = sums[seen], ids[seen]
         self.total = self.total + sums.sum(0)
         before = sum(len(part) for part in self.kept_ids)
         kept, kept_ids = torch.cat([*self.kept, sums]), torch.cat([*self.kept_ids, ids])
-        if torch.isin(ids, kept_ids[:before]).any():  # local attention gives a window in several calls
+        if before and torch.isin(ids, kept_ids[:before]).any():  # local attention gives a window in several calls
             kept, kept_ids = window_sums(kept, kept_ids)
         self.windows = self.windows + len(kept_ids) - before
-        mask = kept_windows(kept_ids, self.budget)
-        self.kept, self.kept_ids = [kept[mask]], [kept_ids[mask]]
+        if len(kept_ids) > self.budget:
+            mask = kept_windows(kept_ids, self.budget)
+            kept, kept_ids = kept[mask], kept_ids[mask]
+        self.kept, self.kept_ids = [kept], [kept_ids]
 
     @property
     def heads(self) -> int:
@@ -94,13 +100,14 @@ class WindowSums(Windowed):
     def sample(self) -> Float64[Tensor, "w h s"]:
         """Sums for each of the windows kept, in the order of their ids."""
         kept, ids = window_sums(dim_zero_cat(self.kept), dim_zero_cat(self.kept_ids))
-        return kept[kept_windows(ids, self.budget)]
+        return kept[kept_windows(ids, self.budget)] if len(ids) > self.budget else kept
 
 
 class Sums(WindowSums):
     """First moments: sums of the states, of their directions and of their norms, laid out as in `state_sums`."""
 
     sites = (*STATE_SITES, *HEAD_SITES)
+    heads_at: ClassVar = {**WindowSums.heads_at, "within": 0}
     within: Float64[Tensor, "h 2"]  # of pairs within windows: the sum of their cosines and their number
 
     def __init__(self, windows: int = 512) -> None:
@@ -112,7 +119,7 @@ class Sums(WindowSums):
         sums, ids = state_sums(x, batch.windows)
         direction, number = sums[..., x.shape[-1] : -2], sums[..., -1]
         self.within = self.within + torch.stack([direction.square().sum((0, -1)), number.square().sum(0)], dim=-1)
-        self.add(sums, ids)
+        self.add(sums, ids, is_padded=False)
 
     @property
     def width(self) -> int:

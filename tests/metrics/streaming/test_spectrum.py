@@ -13,6 +13,7 @@ from dynamics.metrics.isoscore import isoscore, isoscore_star
 from dynamics.metrics.kurtosis import kurtosis
 from dynamics.metrics.participation_ratio import participation_ratio
 from dynamics.metrics.singular_value_share import singular_value_share
+from dynamics.metrics.streaming.spectrum import by_squaring
 from tests.metrics import streams
 
 CENTERED = (anisotropy, singular_value_share, participation_ratio, isoscore, effective_rank)
@@ -165,3 +166,16 @@ def test_kurtosis_is_that_of_neuron_norms():
     s = np.sqrt((x.numpy() ** 2).mean(axis=0))
     assert kurtosis(x).item() == pytest.approx((s**4).mean() / (s**2).mean() ** 2, rel=1e-12)
     assert kurtosis(torch.zeros(4, 3)).isnan()
+
+
+@given(st.integers(0, 2**31), st.floats(-30, 30), st.sampled_from([1.0, 0.99, 1 - 1e-6, 1 - 1e-12]), st.integers(2, 64))
+@settings(max_examples=50, deadline=None)
+def test_the_largest_eigenvalue_by_squaring(seed, log_scale, ratio, d):
+    g = streams.generator(seed)
+    axes = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
+    values = torch.rand(d, generator=g, dtype=torch.float64)
+    values[:2] = torch.tensor([1, ratio])
+    matrix = axes * (values * 10**log_scale) @ axes.T
+    assert by_squaring(torch.stack([matrix, matrix + matrix])).tolist() == pytest.approx(
+        [10**log_scale, 2 * 10**log_scale], rel=1e-7
+    )
