@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -16,13 +17,21 @@ from tests.runs import CONFIGS, TINY, arguments
 from tests.test_lightning_compat import trainer
 
 PATIENCE = 600  # seconds until a test gives up: half of what a rank that nobody ends would take
+ROOT = Path(__file__).resolve().parents[2]
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def with_tests():
+    """The environment of a process that may import the tests."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
 def two_ranks(scenario, folder):
     """Exit codes, and what the two printed."""
     command = [sys.executable, "-m", "tests.training.ranks", scenario]
-    ranks = [subprocess.Popen([*command, str(rank), str(folder / "store")], **PIPES) for rank in (0, 1)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(folder / "store")], env=with_tests(), **PIPES) for rank in (0, 1)
+    ]
     printed = [rank.communicate(timeout=PATIENCE) for rank in ranks]
     return [rank.returncode for rank in ranks], printed
 
@@ -115,7 +124,7 @@ def test_a_run_whose_first_rank_fails_ends_with_its_message(workplace, text_file
     chosen = {key: value for key, value in TINY.items() if key != "metrics" or "--metrics" not in words}
     chosen |= {"data.corpus": text_file, "trainer.strategy": "ddp", "trainer.devices": 2}
     command = [sys.executable, "-m", "dynamics", "fit", "--config", str(CONFIGS / "decoder.yaml"), "--run", "two"]
-    done = subprocess.run([*command, *arguments(chosen), *words], **PIPES, timeout=PATIENCE)
+    done = subprocess.run([*command, *arguments(chosen), *words], env=with_tests(), **PIPES, timeout=PATIENCE)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     if runs.exists(runs.CHECKPOINTS / "two"):
