@@ -93,6 +93,8 @@ def test_states_of_metrics_are_on_the_device(monkeypatch):
         return compute(meter, *args, **kwargs)
 
     monkeypatch.setattr(Meter, "compute", look)
+    # As on several ranks: what a rank alone feeds together is never reduced.
+    monkeypatch.setattr("dynamics.measure.measurement.Meter", lambda suite, device, stacked: Meter(suite, device))
     with Device():
         measure(build("llama").to("cuda"), [inputs("llama")], sorted(names()), dtype=None, references={})
     assert devices
@@ -110,6 +112,6 @@ def test_one_default_measurement_at_tiny():
         with device.phase("second"):
             measure(model, batches, step=1, references=references)
     counts = {kind: device.count(kind, "second") for kind in ("kernel", "wait", "float64")}
-    assert counts["kernel"] <= 15_500  # wanted: 1,500
-    assert counts["wait"] <= 2_200  # wanted: 20
-    assert counts["float64"] <= 8_700
+    assert counts["kernel"] <= 1_000
+    assert counts["wait"] <= 20
+    assert counts["float64"] <= 350
