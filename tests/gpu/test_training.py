@@ -8,20 +8,18 @@ from dynamics.training.checkpoint import states
 from tests.gpu.runs import ARMS, STEADY, train, train_steps
 
 SMALL = {"model__width": 32, "model__depth": 2, "data__context": 32, "data__probe_tokens": 256}
-# Beside the reading of losses and of the check of updates, together every 50 steps: none are wanted.
-WAITS = {"decoder": 0, "encoder": 3, "causal-mlm": 3, "finetune": 1}
-READS = 2
+READS = 1  # of losses and of the check of updates, together every 50 steps
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_host_does_not_wait_in_a_steady_step(workplace, arm):
     device = train_steps(arm, "tiny", workplace, **(SMALL if arm != "finetune" else {}))
-    assert device.count("wait", "step") <= WAITS[arm] * len(STEADY) + READS
+    assert device.count("wait", "step") <= READS
     assert device.count("nondeterministic", "step") == 0
     assert device.count("float64", "step") == 0
 
 
-@pytest.mark.parametrize(("depth", "kernels"), [(6, 310), (12, 575)])  # wanted: 250 and 500
+@pytest.mark.parametrize(("depth", "kernels"), [(6, 250), (12, 500)])
 def test_kernels_of_a_step(workplace, depth, kernels):
     steps = 3
     last = STEADY.start + steps
