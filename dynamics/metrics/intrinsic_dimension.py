@@ -111,7 +111,8 @@ def two_nn_variance(
 
     def moved(window_left_out: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         first, second, *_ = np.sort(np.where(holder == window_left_out[:, None], np.inf, apart), axis=1).T
-        after = np.where(np.isfinite(second), np.log(second / first), log_mu)
+        with np.errstate(invalid="ignore"):  # both may lie in the window that is left out
+            after = np.where(np.isfinite(second), np.log(second / first), log_mu)
         change = (after <= cut) * 1.0 - (log_mu <= cut) - value * (np.minimum(after, cut) - np.minimum(log_mu, cut))
         return -1.014 * change / (log_mu <= cut).sum()
 
