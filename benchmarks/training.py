@@ -5,12 +5,12 @@
 
 Every contender trains a causal model of the same size on random characters, with fused AdamW, decay on matrices alone
 and the gradient clipped to norm 1: windows are drawn, gathered and moved to the device as each does it. Ours is the
-training step of `dynamics fit` without Lightning around it; nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT)
-takes its own batches, model and optimiser; GPT-2 and Llama of transformers run in a plain loop. Each has a process of
-its own, of which one works at a time. A ratio is our speed over the other's: the median over rounds, with the least and
-the greatest. Memory is the most that a process held beyond what its imports take, compilation included (on a GPU: that
-was allocated). Model FLOPs are 6 N + 12 L D T a token; the ceiling is that of a matrix product of 4096 x 4096 (2048 on
-a CPU) in the same precision, in the same run.
+training step of `dynamics fit` without Lightning around it, its memory held as the command holds it; nanoGPT (DIR is a
+checkout of github.com/karpathy/nanoGPT) takes its own batches, model and optimiser; GPT-2 and Llama of transformers run
+in a plain loop. Each has a process of its own, of which one works at a time. A ratio is our speed over the other's: the
+median over rounds, with the least and the greatest. Memory is the most that a process held beyond what its imports
+take, compilation included (on a GPU: that was allocated). Model FLOPs are 6 N + 12 L D T a token; the ceiling is that
+of a matrix product of 4096 x 4096 (2048 on a CPU) in the same precision, in the same run.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it; read before torch is imported
 
@@ -35,6 +36,7 @@ import numpy as np
 import torch
 import transformers
 
+from dynamics.cli.memory import reuse_memory
 from dynamics.data.windows import WindowBatch, training_offsets
 from dynamics.models import architectures
 from dynamics.models.language import LanguageModel, Tokens
@@ -242,6 +244,7 @@ def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, devi
         return torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
     if name == "ours":
+        reuse_memory()
         step = ours(size, is_compiled, autocast, device)
     elif name == "nanogpt":
         step = nanogpt(size, is_compiled, autocast, device, folder)
@@ -261,10 +264,13 @@ def compare(
     """Return times, speeds, ratios and memory of every contender in one mode."""
     dtype, spawn = torch.bfloat16 if mode.startswith("bf16") else torch.float32, multiprocessing.get_context("spawn")
     names = ["ours", *(["nanogpt"] if folder is not None else []), *(f"hf-{kind}" for kind in peers)]
-    pipes, times, memory = {}, {name: list[float]() for name in names}, {}
+    pipes, processes, times, memory = {}, [], {name: list[float]() for name in names}, {}
     for name in names:
         pipes[name], end = spawn.Pipe()
-        spawn.Process(target=serve, args=(end, name, mode, size, folder, device), daemon=True).start()
+        settings = {"THP_MEM_ALLOC_ENABLE": "1"} if name == "ours" else {}  # in time for its first tensor
+        with patch.dict(os.environ, settings):
+            processes.append(spawn.Process(target=serve, args=(end, name, mode, size, folder, device), daemon=True))
+            processes[-1].start()
         end.close()  # so that the pipe breaks where the process does
         pipes[name].recv()
     for _ in range(rounds):
@@ -274,6 +280,8 @@ def compare(
     for name, pipe in pipes.items():
         pipe.send(0)
         memory[name] = pipe.recv()
+    for process in processes:
+        process.join()  # freeing their memory is work too
     best = ceiling(dtype, device)
     result: dict[str, Any] = {"ceiling_tflops": best / 1e12}
     for name, spent in times.items():

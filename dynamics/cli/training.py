@@ -6,6 +6,7 @@ from textwrap import shorten
 from typing import Any
 
 from dynamics.cli.docstrings import ROOT, read_doc, read_parameters
+from dynamics.cli.memory import reuse_memory
 from dynamics.config import read_config
 
 CLASSES = {
@@ -49,6 +50,7 @@ def fit(*words: str) -> None:
         dynamics fit --config configs/decoder.yaml --size tiny --run decoder --resume auto
         dynamics fit --config configs/finetune.yaml --model.checkpoint gpt2 --data.task sst2 --run tuned
     """
+    reuse_memory()
     _run("fit", words)
 
 
