@@ -19,14 +19,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dynamics.capture.calls import Call
 from dynamics.capture.fused import Scores, of_flex, of_multihead, of_sdpa
-from dynamics.capture.probabilities import CHANGED, ProbabilityWatch
+from dynamics.capture.probabilities import CHANGED, MATMUL, ProbabilityWatch
 
 _FUSED: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Scores]] = {
     F.scaled_dot_product_attention: of_sdpa,
     F.multi_head_attention_forward: of_multihead,
     flex_attention: of_flex,
 }
-_MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _LOG_SOFTMAX = {torch.log_softmax, torch.special.log_softmax, F.log_softmax, Tensor.log_softmax}
@@ -36,7 +35,7 @@ _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, T
 _OVER = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 _MINUS = {torch.sub, Tensor.sub, Tensor.__sub__}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
-_MIXING = {*_MATMUL, *_BADDBMM, torch.einsum, F.linear}
+_MIXING = {*MATMUL, *_BADDBMM, torch.einsum, F.linear}
 UNCLEAR = "it takes a softmax over scores in a form that is not followed (blocks, bands or parts of the keys)"
 
 
@@ -228,7 +227,7 @@ def _product(owner: Call, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         query, key = [*args[1:], *(kwargs[name] for name in ("batch1", "batch2") if name in kwargs)]
         scaling = float(kwargs.get("alpha", 1.0))
         pair = query, key.transpose(-1, -2)
-    elif func in _MATMUL and len(args) == 2 and args[1].ndim > 1:
+    elif func in MATMUL and len(args) == 2 and args[1].ndim > 1:
         pair = args[0], args[1].transpose(-1, -2)
     else:
         return None

@@ -15,22 +15,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from dynamics.capture.calls import Call
 
 CHANGED = "its weights are changed after the softmax"
-_PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__, torch.einsum}
+MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+_PRODUCTS = {*MATMUL, torch.einsum}
 _LINEAR = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
+# By name: a tensor's method, its operator and torch's function are one.
 _ELEMENTWISE = {"mul", "div", "add", "sub", "pow", "masked_fill", "where", "clamp", "relu", "softmax", "nan_to_num"}
-_LAYOUT = {"to", "type_as", "float", "half", "bfloat16", "double", "dropout", "contiguous", "clone", "get", "getitem"}
-_LAYOUT |= {
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "permute",
-    "transpose",
-    "movedim",
-    "squeeze",
-    "unsqueeze",
-    "expand",
-}
+_SAME_NUMBERS = {"to", "type_as", "float", "half", "bfloat16", "double", "dropout", "contiguous", "clone", "get"}
+_VIEWS = {"getitem", "view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze"}
+_LAYOUT = {*_SAME_NUMBERS, *_VIEWS, "unsqueeze", "expand"}
 _TOLERANCE = 1e-2  # of a weight: rows that were rounded to 16 bits, and divided by their sum
 
 

@@ -97,7 +97,7 @@ def measure(
     with exact(model, dtype) as network:
         device = input_device(network)
         alone = not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized())
-        meter = Meter(suite, device, stacked=device.type == "cuda" and alone)
+        meter = Meter(suite, device, batched=device.type == "cuda" and alone)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         # Weights alone need no forward pass over the batches, only one to learn where they lie.

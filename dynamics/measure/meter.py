@@ -20,7 +20,7 @@ from dynamics.capture import AttentionCall
 from dynamics.capture.padding import PADDED, REAL, real_tokens
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.clock import Clock
-from dynamics.measure.stacks import Stacks
+from dynamics.measure.layer_batches import LayerBatches
 from dynamics.measure.suite import Suite
 from dynamics.metrics.streaming import Attention, Group, Pair, Referenced, States, Weights
 from dynamics.metrics.streaming.transfer import sent
@@ -72,12 +72,12 @@ class Meter:
     >>> [[row.layer, row.value] for row in meter.compute(run="cell").rows]
     [[2, 6.0]]
 
-    `stacked` feeds layers together where they agree: faster on a GPU. What was fed is then computed once.
+    `batched` feeds layers together where they agree: faster on a GPU. What was fed is then computed once.
     """
 
-    def __init__(self, suite: Suite, device: torch.device | str = "cpu", stacked: bool = False) -> None:
+    def __init__(self, suite: Suite, device: torch.device | str = "cpu", batched: bool = False) -> None:
         self._suite, self._device = suite, torch.device(device)
-        self._stacks = Stacks(suite, self._update) if stacked else None
+        self._batches = LayerBatches(suite, self._update) if batched else None
         self._stack = ""
         self._members: dict[tuple[str, str, int], list[Budgeted]] = {}
         self._previous: Tensor | None = None
@@ -109,8 +109,8 @@ class Meter:
         for place, number in enumerate(numbers):
             numbers[place] = (number + self._copies[number]) % 2**63
             self._copies[number] += 1
-        if self._stacks is not None:
-            self._stacks.flush()
+        if self._batches is not None:
+            self._batches.flush()
         self._numbers = {CPU: torch.tensor(numbers, dtype=torch.int64)}
         self._windows, self._tokens, self._previous = {}, {}, None
 
@@ -147,7 +147,7 @@ class Meter:
         if place not in self._members:
             self._members[place] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
         members = self._members[place]
-        for member in members if self._stacks is None else self._stacks.hold(place, batch, members):
+        for member in members if self._batches is None else self._batches.hold(place, batch, members):
             self._update(member, batch)
 
     def _update(self, member: Budgeted, batch: States | Pair | Attention | Weights) -> None:
@@ -201,10 +201,10 @@ class Meter:
         `references` is what the measurement at step 0 returned, for metrics that compare with it; an empty mapping at
         step 0 makes this measurement the reference. Without one such metrics are NaN.
         """
-        if self._stacks is not None:
-            self._stacks.flush()
+        if self._batches is not None:
+            self._batches.flush()
             with self._clock.booked([name for *_, group in self.groups for name in names_of(group)]):
-                self._stacks.settle()
+                self._batches.settle()
         self._previous, missing = None, list[Missing]()
         result = Measurement([], [], dict(references or {}), {}, missing)
         is_reference = step == 0 and references is not None and not references
@@ -253,6 +253,7 @@ class Meter:
 
 
 def names_of(group: Group) -> list[str]:
+    """Return the names of a group's metrics."""
     return [metric.name for metric in group.metrics]
 
 

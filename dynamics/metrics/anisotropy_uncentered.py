@@ -36,7 +36,8 @@ class AnisotropyUncentered(OfDirections):
         self, states: Moments, first: int = 0
     ) -> tuple[Float64[Tensor, " heads"], Float64[Tensor, "w heads"]]:
         second = states.covariance + states.mean[:, :, None] * states.mean[:, None, :]
-        second = second.nan_to_num(0, 0, 0) if states.layers > 1 else second
+        if states.layers > 1:  # one that is refused must not keep the others from their value
+            second = second.nan_to_num(0, 0, 0)
         value, axis = (torch.stack(part) for part in zip(*(top(matrix, first) for matrix in second), strict=True))
         power = trace(second)
         share = value / power

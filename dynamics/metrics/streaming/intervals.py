@@ -160,6 +160,7 @@ class Windowed(Metric):
 
     nan_reason: ClassVar[str] = "the states leave it undefined"  # why a head's value is NaN, should it be
     tail: ClassVar[float] = 0.0  # windows that the interval adds for heavy tails, by calibration (see `estimate`)
+    heads_apart: ClassVar[bool] = False  # whether a head's value and influence depend on no other head; by class
     refuses: ClassVar[str] = "trouble"  # what of an accumulator says why the metric is undefined for it
     budget: int
     windows: Tensor

@@ -243,7 +243,7 @@ def test_a_zero_state_has_no_direction(name):
 def test_one_window_gives_no_interval(name):
     x, _ = streams.clustered()
     estimate = stream(name, [States(x, torch.zeros(len(x), dtype=torch.long))]).compute()
-    if name not in ("intrinsic_dimension", "scale_dependence"):  # whose units are neighbourhoods
+    if name != "intrinsic_dimension":  # whose units are neighbourhoods
         assert np.isnan(estimate.low).all()
         assert np.isnan(estimate.high).all()
 

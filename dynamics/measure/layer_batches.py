@@ -25,21 +25,21 @@ Place = tuple[str, str, int]  # stack, site and layer
 
 
 @dataclass(eq=False)
-class Stack:
+class LayerBatch:
     """Layers that are fed together, and their common groups."""
 
     places: list[Place]
     members: list[Budgeted]
 
 
-class Stacks:
-    """All stacks of a meter: `update` feeds a group."""
+class LayerBatches:
+    """All layers of a meter that are fed together with others: `update` feeds a group."""
 
     def __init__(self, suite: Suite, update: Callable[[Budgeted, Batch], None]) -> None:
         self._suite, self._update = suite, update
-        self._members: dict[Place, list[Budgeted]] = {}  # each layer's own groups that a stack stands for
+        self._members: dict[Place, list[Budgeted]] = {}  # each layer's own groups that common ones stand for
         self._waiting: dict[Place, list[Batch]] = defaultdict(list)
-        self._of: dict[Place, Stack] = {}
+        self._of: dict[Place, LayerBatch] = {}
         self._alone: set[Place] = set()
 
     def hold(self, place: Place, batch: Batch, members: list[Budgeted]) -> list[Budgeted]:
@@ -67,16 +67,16 @@ class Stacks:
             groups = [(group, budget) for group, budget in self._suite.build(places[0][1]) if _is_joint(group)]
             for group, _ in groups:
                 group.states.layers = len(places)
-            stack = Stack(places, [Budgeted(*pair) for pair in groups])
-            self._of.update(dict.fromkeys(places, stack))
-        for stack in dict.fromkeys(map(self._of.__getitem__, self._waiting)):
-            fed = [self._waiting[place] for place in stack.places]
+            layers = LayerBatch(places, [Budgeted(*pair) for pair in groups])
+            self._of.update(dict.fromkeys(places, layers))
+        for layers in dict.fromkeys(map(self._of.__getitem__, self._waiting)):
+            fed = [self._waiting[place] for place in layers.places]
             if len({tuple(map(_likeness, own)) for own in fed}) == 1:
                 for parts in map(list, zip(*fed, strict=True)):
-                    for member in stack.members:
+                    for member in layers.members:
                         self._update(member, _joined(parts))
             else:  # they are no longer fed alike
-                for place, own in zip(stack.places, fed, strict=True):
+                for place, own in zip(layers.places, fed, strict=True):
                     self._split(place)
                     for batch in own:
                         for member in self._members[place]:
@@ -84,33 +84,32 @@ class Stacks:
         self._waiting.clear()
 
     def _split(self, place: Place) -> None:
-        """Give the layers that share a stack with `place` their own states: from now on each is fed alone."""
+        """Give the layers that are fed together with `place` their own states: from now on each is fed alone."""
         self._alone.add(place)
         if place in self._of:
-            stack = self._of[place]
-            for number, other in enumerate(stack.places):
+            layers = self._of[place]
+            for number, other in enumerate(layers.places):
                 del self._of[other]
                 self._alone.add(other)
-                self._take(stack, number)
+                self._take(layers, number)
 
     def settle(self) -> None:
-        """Bring the states of all stacks to the host, and give every layer its part."""
-        self.flush()
-        stacks = list(dict.fromkeys(self._of.values()))
-        states = [member.group.states for stack in stacks for member in stack.members]
+        """Bring all common states to the host, after a `flush`, and give every layer its part."""
+        together = list(dict.fromkeys(self._of.values()))
+        states = [member.group.states for layers in together for member in layers.members]
         names = [(of, name) for of in states for name in of._defaults if name not in of.stays]
         values = [getattr(of, name) for of, name in names]
         moved = iter(to_host([x for value in values for x in (value if isinstance(value, list) else [value])]))
         for (of, name), value in zip(names, values, strict=True):
             setattr(of, name, [next(moved) for _ in value] if isinstance(value, list) else next(moved))
-        for stack in stacks:
-            for number in range(len(stack.places)):
-                self._take(stack, number)
-                for shared, own in zip(stack.members, self._members[stack.places[number]], strict=True):
+        for layers in together:
+            for number in range(len(layers.places)):
+                self._take(layers, number)
+                for shared, own in zip(layers.members, self._members[layers.places[number]], strict=True):
                     own.group.states.whole = shared.group.states, number
 
-    def _take(self, stack: Stack, number: int) -> None:
-        for shared, own in zip(stack.members, self._members[stack.places[number]], strict=True):
+    def _take(self, layers: LayerBatch, number: int) -> None:
+        for shared, own in zip(layers.members, self._members[layers.places[number]], strict=True):
             own.group.states.take(shared.group.states, number)
             own.seen = shared.seen
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dynamics.measure import Meter, Suite, measure, stacks
+from dynamics.measure import Meter, Suite, layer_batches, measure
 from dynamics.metrics.streaming import Estimate, Metric, Moments, States, Sums
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 
@@ -25,11 +25,11 @@ def model(**settings):
 
 
 @pytest.fixture
-def stacked(monkeypatch):
+def batched(monkeypatch):
     """Feed layers together, as on a GPU."""
 
     def use(value):
-        made = lambda suite, device, stacked: Meter(suite, device, stacked=value)  # noqa: E731
+        made = lambda suite, device, batched: Meter(suite, device, batched=value)  # noqa: E731
         monkeypatch.setattr("dynamics.measure.measurement.Meter", made)
 
     return use
@@ -43,10 +43,10 @@ def equal(row, other):
         assert getattr(row, name) == pytest.approx(getattr(other, name), rel=1e-6, abs=1e-9, nan_ok=True), (name, row)
 
 
-def both(stacked, metrics=None, batches=WHOLE, network=None, **options):
+def both(batched, metrics=None, batches=WHOLE, network=None, **options):
     network, results = network or model(), []
     for value in (True, False):
-        stacked(value)
+        batched(value)
         results.append(measure(network, batches, metrics, **options))
     together, alone = results
     assert len(together.rows) == len(alone.rows) > 0
@@ -56,8 +56,8 @@ def both(stacked, metrics=None, batches=WHOLE, network=None, **options):
 
 
 @pytest.mark.parametrize("batches", [WHOLE, PADDED], ids=["whole", "padded"])
-def test_every_row_array_and_reference_is_that_of_layers_fed_alone(stacked, batches):
-    together, alone = both(stacked, batches=batches, references={})
+def test_every_row_array_and_reference_is_that_of_layers_fed_alone(batched, batches):
+    together, alone = both(batched, batches=batches, references={})
     assert together.references.keys() == alone.references.keys()
     for name, kept in alone.references.items():
         torch.testing.assert_close(together.references[name], kept)
@@ -65,22 +65,22 @@ def test_every_row_array_and_reference_is_that_of_layers_fed_alone(stacked, batc
     assert arrays[0].keys() == arrays[1].keys()
     for key, values in arrays[1].items():
         assert arrays[0][key] == pytest.approx(values, rel=1e-6), key
-    later, _ = both(stacked, ["drift"], batches, model(initializer_range=0.3), step=1, references=alone.references)
+    later, _ = both(batched, ["drift"], batches, model(initializer_range=0.3), step=1, references=alone.references)
     assert all(math.isfinite(row.value) for row in later.rows)
 
 
-def test_layers_are_fed_in_one_call(stacked, monkeypatch):
+def test_layers_are_fed_in_one_call(batched, monkeypatch):
     heads, update = [], Moments.update
     monkeypatch.setattr(Moments, "update", lambda self, batch: (heads.append(batch.x.shape[1]), update(self, batch))[1])
-    stacked(True)
+    batched(True)
     measure(model(), WHOLE, ["isoscore", "kurtosis"])
     assert heads == [5, 5]  # layers 0 to 3 and the output, in both batches
 
 
-def test_layers_too_large_to_wait_are_fed_alone(stacked, monkeypatch):
-    monkeypatch.setattr(stacks, "LARGEST", 14 * 24 * 16 * 4 - 1)  # less than the first batch, more than the second
-    both(stacked, ["mean_norm", "isoscore", "entropy", "intrinsic_dimension"], WHOLE)
-    both(stacked, ["mean_norm", "isoscore", "entropy", "intrinsic_dimension"], WHOLE[::-1])
+def test_layers_too_large_to_wait_are_fed_alone(batched, monkeypatch):
+    monkeypatch.setattr(layer_batches, "LARGEST", 14 * 24 * 16 * 4 - 1)  # between the first batch and the second
+    both(batched, ["mean_norm", "isoscore", "entropy", "intrinsic_dimension"], WHOLE)
+    both(batched, ["mean_norm", "isoscore", "entropy", "intrinsic_dimension"], WHOLE[::-1])
 
 
 class Share(Sums):
@@ -137,20 +137,20 @@ class Doubled(Sums):
         return states.mean[:, -1], states.deviations[..., -1]
 
 
-def test_metrics_of_a_user_see_one_layer(stacked):
+def test_metrics_of_a_user_see_one_layer(batched):
     names = [f"{__name__}.{kind.__name__}" for kind in (Share, Spread, Largest, Doubled)]
-    both(stacked, [*names, "mean_norm", "isoscore"], PADDED)
+    both(batched, [*names, "mean_norm", "isoscore"], PADDED)
 
 
-def test_budgets_count_the_tokens_of_one_layer(stacked):
-    together, _ = both(stacked, {"isoscore": {"max_tokens": 100}, "entropy": {"max_tokens": 100}, "mean_norm": None})
+def test_budgets_count_the_tokens_of_one_layer(batched):
+    together, _ = both(batched, {"isoscore": {"max_tokens": 100}, "entropy": {"max_tokens": 100}, "mean_norm": None})
     assert {row.n for row in together.rows} == {120, 576}
 
 
 def fed(batches, together):
     """The rows of a meter that gets some batches by layer."""
     meter = Meter(
-        Suite.parse(["mean_norm", "isoscore", "anisotropy_uncentered", "kurtosis", "mean_cosine"]), stacked=together
+        Suite.parse(["mean_norm", "isoscore", "anisotropy_uncentered", "kurtosis", "mean_cosine"]), batched=together
     )
     for layer, batch in batches:
         meter.feed("residual", layer, batch)
@@ -187,7 +187,7 @@ def test_layers_of_other_tokens_widths_or_batches_are_told_apart():
 
 def test_layers_that_are_no_longer_fed_alike_part():
     windows = torch.arange(40) // 4
-    meters = [Meter(Suite.parse(["mean_norm", "isoscore", "kurtosis"]), stacked=value) for value in (True, False)]
+    meters = [Meter(Suite.parse(["mean_norm", "isoscore", "kurtosis"]), batched=value) for value in (True, False)]
     for meter in meters:
         for start, layers in ((0, (0, 1, 2)), (100, (0, 2)), (200, (0, 1, 2))):
             meter.begin_batch({"input_ids": torch.arange(40)[None] + start})
