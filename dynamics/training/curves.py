@@ -1,6 +1,5 @@
 """The learning curves and the cost of a run, written to the record and passed to the loggers."""
 
-import gc
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dynamics.files import BackgroundWriter
+from dynamics.files import Writer
 from dynamics.loggers.names import log_rows
 from dynamics.record import Record, Row
 
@@ -31,7 +30,7 @@ class Curves(L.Callback):
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}  # newest values by flat name, for the progress bar
-        self.writer = BackgroundWriter()  # of all that the run leaves, in order
+        self.writer = Writer()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = Path(trainer.default_root_dir)
@@ -45,9 +44,6 @@ class Curves(L.Callback):
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self._record.cut(self._step)
-        # What exists by now stays: the collector need not go through it again while steps are made.
-        gc.collect()
-        gc.freeze()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._started = time.monotonic()
@@ -88,17 +84,13 @@ class Curves(L.Callback):
         self._record.flush()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gc.unfreeze()
         self.on_save_checkpoint(trainer, pl_module, {})
-        self.writer.finish()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        gc.unfreeze()
         if getattr(self, "_values", None) and trainer.world_size == 1:
             self._collect(trainer, is_failing=True)
         if trainer.is_global_zero and getattr(self, "_record", None) is not None:
             self._record.flush()
-        self.writer.finish()
 
     def _collect(self, trainer: L.Trainer, is_failing: bool = False) -> None:
         if not self._values:

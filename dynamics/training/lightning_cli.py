@@ -16,6 +16,7 @@ from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import count_batches_before_shares
 from dynamics.parsing import OneSentenceErrors
+from dynamics.training.background import Background
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
@@ -139,9 +140,9 @@ class RunCLI(LightningCLI):
             config["log_every_n_steps"] = 1
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        curves, checkpoints = Curves(), self.config_init["checkpoints"]
-        self.monitor.writer = checkpoints.writer = curves.writer
-        callbacks = [curves, self.monitor, checkpoints, Interrupt(checkpoints)]
+        background, curves, checkpoints = Background(), Curves(), self.config_init["checkpoints"]
+        self.monitor.writer = checkpoints.writer = curves.writer = background.writer
+        callbacks = [background, curves, self.monitor, checkpoints, Interrupt(checkpoints)]
         has_bar = any(isinstance(callback, LightningProgressBar) for callback in given)
         if config["enable_progress_bar"] is not False and not has_bar:
             callbacks.append(ProgressBar(curves, self.monitor))
