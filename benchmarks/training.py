@@ -1,16 +1,17 @@
 """The speed of a training step: ours against nanoGPT's and transformers' models, interleaved in one run.
 
     python benchmarks/training.py [--nanogpt DIR] [--size small|tiny|base] [--modes fp32/eager bf16/compiled ...]
-                                  [--steps 4] [--rounds 7] [--json FILE]
+                                  [--steps 4] [--rounds 7] [--fresh] [--json FILE]
 
 Every contender trains a causal model of the same size on random characters, with fused AdamW, decay on matrices alone
 and the gradient clipped to norm 1: windows are drawn, gathered and moved to the device as each does it. Ours is the
-training step of `dynamics fit` without Lightning around it, its memory held as the command holds it; nanoGPT (DIR is a
-checkout of github.com/karpathy/nanoGPT) takes its own batches, model and optimiser; GPT-2 and Llama of transformers run
-in a plain loop. Each has a process of its own, of which one works at a time. A ratio is our speed over the other's: the
-median over rounds, with the least and the greatest. Memory is the most that a process held beyond what its imports
-take, compilation included (on a GPU: that was allocated). Model FLOPs are 6 N + 12 L D T a token; the ceiling is that
-of a matrix product of 4096 x 4096 (2048 on a CPU) in the same precision, in the same run.
+training step of `dynamics fit` without Lightning around it, its memory held as the command holds it (`--fresh` adds
+one that leaves this to the system); nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT) takes its own batches,
+model and optimiser; GPT-2 and Llama of transformers run in a plain loop. Each has a process of its own, of which one
+works at a time. A ratio is our speed over the other's: the median over rounds, with the least and the greatest. Memory
+is the most that a process held beyond what its imports take, compilation included (on a GPU: that was allocated).
+Model FLOPs are 6 N + 12 L D T a token; the ceiling is that of a matrix product of 4096 x 4096 (2048 on a CPU) in the
+same precision, in the same run.
 """
 
 import argparse
@@ -243,8 +244,9 @@ def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, devi
     def autocast() -> Any:
         return torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
-    if name == "ours":
-        reuse_memory()
+    if name.startswith("ours"):
+        if name == "ours":
+            reuse_memory()
         step = ours(size, is_compiled, autocast, device)
     elif name == "nanogpt":
         step = nanogpt(size, is_compiled, autocast, device, folder)
@@ -259,11 +261,11 @@ def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, devi
 
 
 def compare(
-    mode: str, size: Size, folder: Path | None, peers: list[str], steps: int, rounds: int, device: str
+    mode: str, size: Size, folder: Path | None, others: list[str], steps: int, rounds: int, device: str
 ) -> dict[str, Any]:
     """Return times, speeds, ratios and memory of every contender in one mode."""
     dtype, spawn = torch.bfloat16 if mode.startswith("bf16") else torch.float32, multiprocessing.get_context("spawn")
-    names = ["ours", *(["nanogpt"] if folder is not None else []), *(f"hf-{kind}" for kind in peers)]
+    names = ["ours", *(["nanogpt"] if folder is not None else []), *others]
     pipes, processes, times, memory = {}, [], {name: list[float]() for name in names}, {}
     for name in names:
         pipes[name], end = spawn.Pipe()
@@ -307,6 +309,7 @@ def main() -> None:
     parser.add_argument("--against", nargs="*", choices=PEERS, default=PEERS, help="models of transformers")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--fresh", action="store_true", help="ours too as it is without `cli/memory.py`")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -314,14 +317,15 @@ def main() -> None:
     size = SIZES[arguments.size]
     print(f"{card}, torch {torch.__version__}, {arguments.size}: {size}")
     output: dict[str, Any] = {"device": card, "torch": torch.__version__, "size": size._asdict(), "ratio": {}}
+    others = ["ours-fresh"] * arguments.fresh + [f"hf-{kind}" for kind in arguments.against]
     for mode in arguments.modes:
-        result = compare(mode, size, arguments.nanogpt, arguments.against, arguments.steps, arguments.rounds, device)
+        result = compare(mode, size, arguments.nanogpt, others, arguments.steps, arguments.rounds, device)
         output[mode] = result
         print(f"{mode}: matrix product {result.pop('ceiling_tflops'):.2f} TFLOP/s")
         for name, facts in result.items():
             output["ratio"][f"{name}/{mode}"] = facts["ratio"]
             print(
-                f"  {name:9} {facts['milliseconds']:9.2f} ms  {facts['tokens_per_second']:12,.0f} tokens/s  "
+                f"  {name:10} {facts['milliseconds']:9.2f} ms  {facts['tokens_per_second']:12,.0f} tokens/s  "
                 f"{facts['share_of_ceiling']:6.1%} of it  {facts['peak_mib']:7,.0f} MiB  ours {facts['ratio']:.2f}x "
                 f"[{facts['least']:.2f}, {facts['greatest']:.2f}]",
                 flush=True,
