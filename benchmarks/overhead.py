@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--size small|tiny|base] [--steps 2000] [--rounds 3] [--json FILE] [--text FILE]
 
-The bare loop is that of `benchmarks/training.py`: the same model, batches and update without Lightning. A run is timed
+The bare loop is that of `benchmarks/training.py`, with its sizes: the same model, batches and update without Lightning. A run is timed
 from before its first measurement to after its last file: data, logging (W&B offline, where it is installed), progress,
 validation, the default schedule of the monitor, weights and states. The variants are interleaved; a ratio is the speed
 of a run over the bare loop's in the same round: the median over rounds, with the least and the greatest.
@@ -25,6 +25,7 @@ import torch
 from training import SIZES, Size, ours, seconds
 
 from dynamics.cli.main import main as dynamics
+from dynamics.cli.memory import reuse_memory
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "decoder.yaml"
 WITHOUT_LOGGER = {"trainer.logger": "false"}
@@ -96,6 +97,7 @@ def main() -> None:
     size, text = SIZES[arguments.size], arguments.text
     text = str(Path(text).resolve()) if Path(text).is_file() else text
     speeds: dict[str, list[float]] = {name: [] for name in arguments.variants}
+    reuse_memory()  # as the runs do
     bare = ours(size, False, contextlib.nullcontext, device)
     seconds(bare, 4, device)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -69,7 +69,7 @@ class Size(NamedTuple):
         return self.tokens * (6 * weights + 12 * self.depth * self.width * self.context)
 
 
-SIZES = {
+SIZES = {  # for comparisons: those of configs/sizes have other widths
     "small": Size(4, 256, 8, 256, 16),
     "tiny": Size(6, 256, 8, 256, 64),
     "base": Size(12, 512, 8, 512, 64),
