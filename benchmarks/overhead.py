@@ -2,10 +2,11 @@
 
     python benchmarks/overhead.py [--size small|tiny|base] [--steps 2000] [--rounds 3] [--json FILE] [--text FILE]
 
-The bare loop is that of `benchmarks/training.py`, with its sizes: the same model, batches and update without Lightning. A run is timed
-from before its first measurement to after its last file: data, logging (W&B offline, where it is installed), progress,
-validation, the default schedule of the monitor, weights and states. The variants are interleaved; a ratio is the speed
-of a run over the bare loop's in the same round: the median over rounds, with the least and the greatest.
+The bare loop is that of `benchmarks/training.py`, with its sizes: the same model, batches and update without
+Lightning. A run is timed from before its first measurement to after its last file: data, logging (W&B offline, where
+it is installed), progress, validation, the default schedule of the monitor, weights and states. The variants are
+interleaved; a ratio is the speed of a run over the bare loop's in the same round: the median over rounds, with the
+least and the greatest.
 """
 
 import argparse
