@@ -117,6 +117,7 @@ def test_a_sweep_of_designs_is_compared(workplace):
         (["--initialization", "glorot"], "initialization must be one of"),
         (["--norm", "rms"], "norm must be one of"),
         (["--architecture", "gpt-2"], "did you mean"),
+        (["--architecture", "[nothing, nobody]"], "did you mean gpt2, bert, llama? transformers has no"),
         (["--metrics", "[isotropy]"], "no metric named isotropy"),
         (["--width", "wide"], "width must be int"),
         (["--widht", "3"], "did you mean --width?"),

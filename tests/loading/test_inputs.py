@@ -326,3 +326,17 @@ def test_memory_does_not_grow_with_the_tokens(workplace):
         return int(done.stdout.split()[-1])
 
     assert peak(150_000) < 1.05 * peak(15_000)
+
+
+@pytest.mark.parametrize("name", ["lab/model", "google/multiberts-seed_1"])
+def test_revisions_without_a_network_are_refused_in_a_sentence(monkeypatch, name):
+    class Unreachable(Exception):
+        """As the library's client raises it: no OSError."""
+
+    def refuse(*args, **options):
+        raise Unreachable("name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_refs", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_models", refuse)
+    with pytest.raises(InputError, match="cannot be listed"):
+        expand(InputOptions([name], revisions="all"))

@@ -6,6 +6,7 @@ import torch
 
 from dynamics.errors import InputError, in_words
 from dynamics.experiments.guards import out_of_memory
+from dynamics.experiments.in_turn import as_one
 from dynamics.experiments.probe.architectures import Architecture
 from dynamics.experiments.probe.blocks import RandomBlocks
 from dynamics.experiments.probe.cells import ProbeSuites
@@ -70,7 +71,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
 
 def _built(settings: ProbeSettings, device: torch.device) -> tuple[list[Blocks], dict[str, str]]:
     """Return the blocks of each design, and why an architecture, of several, cannot be measured, by its name."""
-    designs, failed = list[Blocks](), dict[str, str]()
+    designs, failed, errors = list[Blocks](), dict[str, str](), list[Exception]()
     for design in settings.designs():
         try:
             designs.append((Architecture if design.architecture else RandomBlocks)(design, settings.depth, device))
@@ -78,8 +79,9 @@ def _built(settings: ProbeSettings, device: torch.device) -> tuple[list[Blocks],
             if not design.architecture:
                 raise
             failed[str(design)] = in_words(error)
+            errors.append(error)
     if not designs:
-        raise InputError(". ".join(dict.fromkeys(failed.values())) + ".")
+        raise as_one(errors)
     return designs, failed
 
 

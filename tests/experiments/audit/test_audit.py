@@ -313,3 +313,15 @@ def test_hashes_of_the_hub_need_no_download(workplace, monkeypatch, capsys):
     assert verdicts["lab/model@step3000"]["equal"] == {"step1000": "exact", "step2000": "exact", "main": "exact"}
     audit("lab/model", "--hashes_only", "--revisions", "step0,step2000", "--run", "b", code=1)
     assert "step2000 is suspect: equal to main, as only the last step (3000) may be" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_reached_is_named_in_a_sentence(workplace, monkeypatch, capsys):
+    class Unreachable(Exception):
+        """As the library's client raises it: no OSError."""
+
+    def refuse(*args, **options):
+        raise Unreachable("name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", refuse)
+    audit("lab/nowhere", "--hashes_only", "--revisions", "step0,step1", "--run", "a", code=2)
+    assert "neither a folder here nor in the cache" in capsys.readouterr().err
