@@ -9,6 +9,9 @@ from safetensors import SafetensorError
 
 from dynamics.errors import InputError
 
+# What the hub's errors say of a model that is neither on this machine nor within reach.
+UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
+
 
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
     """Return `call(source, **settings)`, for a `from_pretrained` of transformers; errors say `name` for the source."""
@@ -41,7 +44,7 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
 def _explain(message: str, source: str, name: str, revision: str) -> str:
     if "git identifier" in message or "Revision Not Found" in message:
         return f"{name} has no revision {revision}: see its branches on the hub."
-    if not Path(source).exists() and any(part in message for part in ("connect", "not a local folder", "offline")):
+    if not Path(source).exists() and any(part in message for part in UNREACHABLE):
         at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
         return (
             f"{name}{at} is neither a folder here nor in the cache of the hub, and cannot be fetched now: where "
