@@ -9,7 +9,8 @@ training step of `dynamics fit` without Lightning around it, its memory held as 
 one that leaves this to the system); nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT) takes its own batches,
 model and optimiser; GPT-2 and Llama of transformers run in a plain loop. Each has a process of its own, of which one
 works at a time. A ratio is our speed over the other's: the median over rounds, with the least and the greatest. Memory
-is the most that a process held beyond what its imports take, compilation included (on a GPU: that was allocated).
+is the most that a process held beyond what its imports take, compilation included (on a GPU: that was allocated);
+the time of the system is that of a step's work by the system itself, fresh pages of memory above all.
 Model FLOPs are 6 N + 12 L D T a token; the ceiling is that of a matrix product of 4096 x 4096 (2048 on a CPU) in the
 same precision, in the same run.
 """
@@ -29,7 +30,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it; read before torch is imported
 
@@ -218,6 +218,11 @@ def ceiling(dtype: torch.dtype, device: str) -> float:
     return 2 * n**3 / best
 
 
+def system_seconds() -> float:
+    """Return the time that the system has worked for this process: on a CPU, mostly for fresh pages of memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
+
+
 def seconds(work: Callable[[], Any], steps: int, device: str) -> float:
     """Return the time of one call, over `steps` of them."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -237,7 +242,7 @@ def held(device: str) -> float:
 
 
 def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, device: str) -> None:
-    """Build one contender, then take numbers of steps from the pipe and return their times; at 0, the memory."""
+    """Build one contender, then take numbers of steps from the pipe and return their times; at 0, memory and system."""
     precision, how = mode.split("/")
     before, is_compiled = held(device), how == "compiled"
 
@@ -255,9 +260,11 @@ def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, devi
     for _ in range(WARM):
         step()
     pipe.send(None)
+    started, taken = system_seconds(), 0
     while steps := pipe.recv():
         pipe.send(seconds(step, steps, device))
-    pipe.send(held(device) - before)
+        taken += steps
+    pipe.send((held(device) - before, (system_seconds() - started) / max(taken, 1)))
 
 
 def compare(
@@ -266,13 +273,11 @@ def compare(
     """Return times, speeds, ratios and memory of every contender in one mode."""
     dtype, spawn = torch.bfloat16 if mode.startswith("bf16") else torch.float32, multiprocessing.get_context("spawn")
     names = ["ours", *(["nanogpt"] if folder is not None else []), *others]
-    pipes, processes, times, memory = {}, [], {name: list[float]() for name in names}, {}
+    pipes, processes, times, ends = {}, [], {name: list[float]() for name in names}, {}
     for name in names:
         pipes[name], end = spawn.Pipe()
-        settings = {"THP_MEM_ALLOC_ENABLE": "1"} if name == "ours" else {}  # in time for its first tensor
-        with patch.dict(os.environ, settings):
-            processes.append(spawn.Process(target=serve, args=(end, name, mode, size, folder, device), daemon=True))
-            processes[-1].start()
+        processes.append(spawn.Process(target=serve, args=(end, name, mode, size, folder, device), daemon=True))
+        processes[-1].start()
         end.close()  # so that the pipe breaks where the process does
         pipes[name].recv()
     for _ in range(rounds):
@@ -281,7 +286,7 @@ def compare(
             times[name].append(pipe.recv())
     for name, pipe in pipes.items():
         pipe.send(0)
-        memory[name] = pipe.recv()
+        ends[name] = pipe.recv()
     for process in processes:
         process.join()  # freeing their memory is work too
     best = ceiling(dtype, device)
@@ -291,7 +296,8 @@ def compare(
         ratios = [theirs / mine for mine, theirs in zip(times["ours"], spent, strict=True)]
         result[name] = {
             "milliseconds": 1e3 * middle,
-            "peak_mib": memory[name],
+            "peak_mib": ends[name][0],
+            "system_milliseconds": 1e3 * ends[name][1],
             "tokens_per_second": size.tokens / middle,
             "share_of_ceiling": size.flops / middle / best,
             "ratio": statistics.median(ratios),
@@ -326,7 +332,8 @@ def main() -> None:
             output["ratio"][f"{name}/{mode}"] = facts["ratio"]
             print(
                 f"  {name:10} {facts['milliseconds']:9.2f} ms  {facts['tokens_per_second']:12,.0f} tokens/s  "
-                f"{facts['share_of_ceiling']:6.1%} of it  {facts['peak_mib']:7,.0f} MiB  ours {facts['ratio']:.2f}x "
+                f"{facts['share_of_ceiling']:6.1%} of it  {facts['peak_mib']:7,.0f} MiB  "
+                f"{facts['system_milliseconds']:6.1f} ms of the system  ours {facts['ratio']:.2f}x "
                 f"[{facts['least']:.2f}, {facts['greatest']:.2f}]",
                 flush=True,
             )
