@@ -47,6 +47,11 @@ def ours(text: str, iterations: int, seed: int) -> float:
     return float(last["value"].item())
 
 
+def pair(windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs and targets, contiguous as nanoGPT takes them."""
+    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+
 def nanogpt(folder: Path, data: CharData, iterations: int, seed: int) -> float:
     """Return the validation loss of nanoGPT's model under the loop of its train.py, on the windows of `ours`."""
     torch.manual_seed(1337 + seed)
@@ -62,7 +67,7 @@ def nanogpt(folder: Path, data: CharData, iterations: int, seed: int) -> float:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * (step + 1) / (WARMUP + 1) if step < WARMUP else rate
         windows = data._gather(split.start + torch.randint(split.stop - split.start - CONTEXT, (BATCH,)))
-        _, loss = network(windows[:, :-1], windows[:, 1:])
+        _, loss = network(*pair(windows))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -71,7 +76,7 @@ def nanogpt(folder: Path, data: CharData, iterations: int, seed: int) -> float:
     with torch.no_grad():
         for batch in data.val_dataloader():
             windows = data._gather(batch.windows)
-            total += network(windows[:, :-1], windows[:, 1:])[1].item() * len(windows)
+            total += network(*pair(windows))[1].item() * len(windows)
             count += len(windows)
     return total / count
 
@@ -92,10 +97,10 @@ def main() -> None:
     losses: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         for seed in arguments.seeds:
-            pair = {"ours": ours(text, arguments.iterations, seed)}
-            pair["nanogpt"] = nanogpt(folder, data, arguments.iterations, seed)
-            losses.append({"seed": seed, **pair})
-            print(f"seed {seed}: validation loss {pair['ours']:.4f}, nanoGPT {pair['nanogpt']:.4f}", flush=True)
+            both = {"ours": ours(text, arguments.iterations, seed)}
+            both["nanogpt"] = nanogpt(folder, data, arguments.iterations, seed)
+            losses.append({"seed": seed, **both})
+            print(f"seed {seed}: validation loss {both['ours']:.4f}, nanoGPT {both['nanogpt']:.4f}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(losses, indent=2) + "\n")
 
