@@ -1,12 +1,13 @@
 """What a run costs beside its steps: `dynamics fit` whole and without some of its parts, against the bare step loop.
 
-    python benchmarks/overhead.py [--size small|tiny|base] [--steps 2000] [--rounds 3] [--json FILE] [--text FILE]
+    python benchmarks/overhead.py [--size small|tiny|base] [--steps 2000] [--rounds 3] [--clock wall|processor]
+                                  [--json FILE] [--text FILE]
 
 The bare loop is that of `benchmarks/training.py`, with its sizes: the same model, batches and update without
 Lightning. A run is timed from before its first measurement to after its last file: data, logging (W&B offline, where
 it is installed), progress, validation, the default schedule of the monitor, weights and states. The variants are
 interleaved; a ratio is the speed of a run over the bare loop's in the same round: the median over rounds, with the
-least and the greatest.
+least and the greatest. On a machine with other work, compare processor times (all threads, the writer's included).
 """
 
 import argparse
@@ -18,12 +19,13 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from training import SIZES, Size, ours, seconds
+from training import SIZES, Size, ours
 
 from dynamics.cli.main import main as dynamics
 from dynamics.cli.memory import reuse_memory
@@ -54,16 +56,30 @@ VARIANTS = {
 }
 
 
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
 class Clock(L.Callback):
     """Times a run, set-up left out."""
 
     took = 0.0
+    now = staticmethod(CLOCKS[os.environ.get("OVERHEAD_CLOCK", "wall")])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        type(self).took = -time.perf_counter()
+        type(self).took = -self.now()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        type(self).took += time.perf_counter()
+        type(self).took += self.now()
+
+
+def step_seconds(step: Callable[[], None], steps: int, device: str) -> float:
+    """Return the time of one step of the bare loop, over `steps` of them."""
+    started = Clock.now()
+    for _ in range(steps):
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (Clock.now() - started) / steps
 
 
 def run_seconds(name: str, size: Size, steps: int, text: str, options: dict[str, str]) -> float:
@@ -91,25 +107,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--text", default="sample", help="a corpus as --data.corpus takes it")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    os.environ["WANDB_MODE"] = "offline"
+    os.environ["WANDB_MODE"], os.environ["OVERHEAD_CLOCK"] = "offline", arguments.clock  # for the class in the runs
+    Clock.now = staticmethod(CLOCKS[arguments.clock])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size, text = SIZES[arguments.size], arguments.text
     text = str(Path(text).resolve()) if Path(text).is_file() else text
     speeds: dict[str, list[float]] = {name: [] for name in arguments.variants}
     reuse_memory()  # as the runs do
     bare = ours(size, False, contextlib.nullcontext, device)
-    seconds(bare, 4, device)
+    step_seconds(bare, 4, device)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for number in range(arguments.rounds):
             # Before and after the runs, since a machine's speed drifts.
-            a = seconds(bare, max(20, arguments.steps // 20), device)
+            a = step_seconds(bare, max(20, arguments.steps // 20), device)
             took = {
                 name: run_seconds(f"{name}-{number}".replace(" ", "-"), size, arguments.steps, text, VARIANTS[name])
                 for name in arguments.variants
             }
-            b = seconds(bare, max(20, arguments.steps // 20), device)
+            b = step_seconds(bare, max(20, arguments.steps // 20), device)
             for name, whole in took.items():
                 speeds[name].append((a + b) / 2 * arguments.steps / whole)
             print(f"round {number}: bare step {1e3 * a:.2f} and {1e3 * b:.2f} ms; runs {took}", flush=True)
