@@ -15,10 +15,11 @@ from torchmetrics import MeanMetric
 from transformers import AutoConfig, PreTrainedModel
 
 from dynamics import lightning_compat
+from dynamics.data.shares import steps_together
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
-from dynamics.models.masking import MASKED_SHARE, corrupt, draws
+from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
@@ -133,6 +134,7 @@ class LanguageModel(RegularizedModule):
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
         self._compiled: Callable[..., Tensor] | None = None
+        self._masks: dict[int, tuple[Any, Masks]] = {}  # by the share's first row: what they were drawn for, and they
 
     def _training_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return `_cross_entropy`, compiled where asked for: one graph of trunk, head and loss."""
@@ -200,12 +202,19 @@ class LanguageModel(RegularizedModule):
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
-        # Places are those in the whole step, so that ranks and accumulation do not matter.
-        first = batch.first * ids.shape[1]
-        places = torch.arange(first, first + ids.numel(), device=ids.device).view(ids.shape)
-        return corrupt(
-            ids, draws(self.hparams.seed, stream, batch.step, places), self._tokens.mask_id, self._tokens.characters
-        )
+        """Mask a share of a step; a device draws the masks of some steps of training at once and keeps them so long."""
+        together = steps_together(ids.numel(), ids.device) if stream == MASK_STREAM else 1
+        first = batch.step - batch.step % together
+        key, drawn = (stream, first, ids.shape, ids.device), self._masks.get(batch.first)
+        if drawn is None or drawn[0] != key:
+            # Places are those in the whole step, so that ranks and accumulation do not matter.
+            place = batch.first * ids.shape[1]
+            places = torch.arange(place, place + ids.numel(), device=ids.device).view(ids.shape)
+            bits = draws(self.hparams.seed, stream, range(first, first + together), places)
+            drawn = key, choose(bits, self._tokens.mask_id, self._tokens.characters)
+        if stream == MASK_STREAM:
+            self._masks[batch.first] = drawn
+        return corrupt(ids, Masks(*(x[batch.step - first] for x in drawn[1])))
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._training_entropy), self.network, None)
