@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import AutoConfig, PreTrainedModel
 
@@ -19,6 +19,7 @@ from dynamics.data.shares import steps_together
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
+from dynamics.models.cross_entropy import cross_entropy, ends_in_head, is_large, left_out
 from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
@@ -133,6 +134,7 @@ class LanguageModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
+        self._ends_in_head = not isinstance(network, CharTransformerLM) and ends_in_head(network)
         self._compiled: Callable[..., Tensor] | None = None
         self._masks: dict[int, tuple[Any, Masks]] = {}  # by the share's first row: what they were drawn for, and they
 
@@ -194,12 +196,22 @@ class LanguageModel(RegularizedModule):
 
     def _cross_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of `targets` at `positions` (None: all), where alone our own head runs."""
-        ours = isinstance(self.network, CharTransformerLM)
-        states = self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
+        network, head = self.network, None
+        if isinstance(network, CharTransformerLM):
+            head, states = network.lm_head, network.model(ids).last_hidden_state
+        elif self._can_leave_head_out(ids):
+            with left_out(head := network.get_output_embeddings()):
+                states = network(input_ids=ids).logits
+        else:
+            states = network(input_ids=ids).logits
         if positions is not None:
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-        logits = self.network.lm_head(states) if ours else states
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return cross_entropy(head, states, targets)
+
+    def _can_leave_head_out(self, ids: Tensor) -> bool:
+        """Return whether the logits of another's network, which are too many, can be made in parts."""
+        is_left_out = self._ends_in_head and not torch.compiler.is_compiling()
+        return is_left_out and is_large(ids.numel(), self.network.get_output_embeddings())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
         """Mask a share of a step; a device draws the masks of some steps of training at once and keeps them so long."""
