@@ -19,6 +19,7 @@ from dynamics.data.shares import steps_together
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
+from dynamics.models.checkpointing import checkpoint_activations
 from dynamics.models.cross_entropy import cross_entropy, ends_in_head, is_large, left_out
 from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
@@ -62,6 +63,8 @@ class LanguageModel(RegularizedModule):
         betas: AdamW's.
         compile: whether training runs through torch.compile (measuring never does); by default on CUDA, for our own
             architecture.
+        activation_checkpointing: whether layers are computed twice, for less memory, instead of kept whole for their
+            gradients.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
     """
@@ -86,6 +89,7 @@ class LanguageModel(RegularizedModule):
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
         compile: bool | None = None,
+        activation_checkpointing: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
@@ -134,6 +138,8 @@ class LanguageModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
+        if self.hparams.activation_checkpointing:
+            checkpoint_activations(network)
         self._ends_in_head = not isinstance(network, CharTransformerLM) and ends_in_head(network)
         self._compiled: Callable[..., Tensor] | None = None
         self._masks: dict[int, tuple[Any, Masks]] = {}  # by the share's first row: what they were drawn for, and they
