@@ -66,8 +66,8 @@ def nanogpt(folder: Path, data: CharData, iterations: int, seed: int) -> float:
         rate = FINAL + 0.5 * (1 + math.cos(math.pi * share)) * (PEAK - FINAL)
         for group in optimizer.param_groups:
             group["lr"] = PEAK * (step + 1) / (WARMUP + 1) if step < WARMUP else rate
-        windows = data._gather(split.start + torch.randint(split.stop - split.start - CONTEXT, (BATCH,)))
-        _, loss = network(*pair(windows))
+        offsets = split.start + torch.randint(split.stop - split.start - CONTEXT, (BATCH,))
+        _, loss = network(*pair(data._gather(offsets, torch.device("cpu"))))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -75,9 +75,8 @@ def nanogpt(folder: Path, data: CharData, iterations: int, seed: int) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in data.val_dataloader():
-            windows = data._gather(batch.windows)
-            total += network(*pair(windows))[1].item() * len(windows)
-            count += len(windows)
+            total += network(*pair(batch.windows))[1].item() * len(batch.windows)
+            count += len(batch.windows)
     return total / count
 
 
@@ -93,7 +92,9 @@ def main() -> None:
     text = str(Path(arguments.text).resolve()) if Path(arguments.text).is_file() else arguments.text
     data = CharData(text, CONTEXT, BATCH)
     data.setup()
-    data.trainer = SimpleNamespace(world_size=1, global_rank=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(
+        world_size=1, global_rank=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )  # type: ignore[assignment]
     losses: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         for seed in arguments.seeds:

@@ -10,6 +10,8 @@ from torch import Tensor
 from dynamics.errors import InputError
 
 TRAIN_STREAM = 0  # separates the draws of training batches from other draws under the same (seed, step)
+# A device makes the windows, or the masks, of some steps at once: as many as have so many tokens, 64 at most.
+TOGETHER, MOST = 2**20, 64
 B = TypeVar("B")
 
 
@@ -22,7 +24,12 @@ def require_positive(settings: Any, *names: str) -> None:
 
 def pinned(x: Tensor) -> Tensor:
     """Return a tensor of the host as it travels to a GPU while the host goes on."""
-    return x.pin_memory() if torch.cuda.is_available() else x
+    return x.pin_memory() if torch.cuda.is_available() and x.device.type == "cpu" else x
+
+
+def steps_together(tokens: int, device: torch.device) -> int:
+    """Return for how many steps of `tokens` each a device prepares at once; a CPU has no launches to save: 1."""
+    return 1 if device.type == "cpu" else max(1, min(MOST, TOGETHER // tokens))
 
 
 class Shares(Generic[B]):

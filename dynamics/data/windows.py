@@ -1,10 +1,11 @@
 """Windows of a corpus for training, evaluation and measuring, as a LightningDataModule.
 
-A batch travels as offsets into the corpus, which stays in one array on the device: (seed, step) alone decides the
-windows of an optimiser step, so that twins see the same windows in the same order.
+Offsets travel, and the corpus stays in one array on the device: (seed, step) alone decides the windows of an optimiser
+step, so that twins see the same windows in the same order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
-from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive, training_shares
+from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive, steps_together, training_shares
 from dynamics.data.summary import bits_per_character
 from dynamics.errors import InputError
 
@@ -25,8 +26,7 @@ COMPRESSED = 1_000_000  # characters of the test split that the compressors are 
 class WindowBatch(NamedTuple):
     """Windows of one share of a step.
 
-    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each; before the batch
-    reaches the device, (B,) offsets into the corpus.
+    `windows` is (B, T + 1) token ids: an input of T characters and the character that follows each.
     """
 
     windows: Tensor
@@ -121,9 +121,12 @@ class CharData(L.LightningDataModule):
 
         def share(step: int, rows: slice) -> WindowBatch:
             offsets = split.start + training_offsets(self.hparams.seed, step, total, high)
-            return WindowBatch(pinned(torch.from_numpy(offsets[rows])), step, rows.start, total)
+            return WindowBatch(torch.from_numpy(offsets[rows]), step, rows.start, total)
 
-        return training_shares(self.trainer, total, share)
+        shares = training_shares(self.trainer, total, share)
+        rows = total // (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+        together = steps_together(rows * (self.hparams.context + 1), self.trainer.strategy.root_device)
+        return Shares(len(shares), lambda: self._on_device(shares, together))
 
     def val_dataloader(self) -> Shares[WindowBatch]:
         """Return the same windows at every pass, evenly spread over the validation split."""
@@ -149,7 +152,7 @@ class CharData(L.LightningDataModule):
             for first, rows in _slices(part, pieces)
         ]
         ours = batches[self.trainer.global_rank :: ranks]
-        return Shares(len(ours), lambda: iter(ours))
+        return Shares(len(ours), lambda: self._on_device(ours, 1))
 
     def _offsets(self, name: str, count: int | None) -> tuple[Tensor, ...]:
         """Return the starts of evenly spread windows of a split, batch by batch."""
@@ -164,7 +167,8 @@ class CharData(L.LightningDataModule):
         is that long: the same for every twin, objective and step.
         """
         count = -(-self.hparams.probe_tokens // self.hparams.context)
-        return [{"input_ids": self._gather(part)[:, :-1]} for part in self._offsets("validation", count)]
+        cpu = torch.device("cpu")
+        return [{"input_ids": self._gather(part, cpu)[:, :-1]} for part in self._offsets("validation", count)]
 
     def describe(self) -> dict[str, Any]:
         """Return what `run.json` says of the data."""
@@ -193,17 +197,20 @@ class CharData(L.LightningDataModule):
         """Save the vocabulary beside the run."""
         self.text.vocabulary.save(folder)
 
-    def on_after_batch_transfer(self, batch: WindowBatch, dataloader_idx: int) -> WindowBatch:
-        """Replace offsets by the windows themselves, gathered where the offsets are."""
-        device = batch.windows.device
+    def _on_device(self, shares: Iterable[WindowBatch], together: int) -> Iterator[WindowBatch]:
+        """Replace the offsets (B,) of shares by the windows themselves, of some shares at once."""
+        device, rest = self.trainer.strategy.root_device, iter(shares)
         if self._tokens.device != device and self._fits(device):
             self._tokens = self._tokens.to(device)
-        return batch._replace(windows=self._gather(batch.windows))
+        while some := list(islice(rest, together)):
+            windows = self._gather(torch.stack([share.windows for share in some]), device)
+            yield from (share._replace(windows=part) for share, part in zip(some, windows, strict=True))
 
     def _fits(self, device: torch.device) -> bool:
         return device.type != "cuda" or self._tokens.nbytes < torch.cuda.mem_get_info(device)[0] / 4
 
-    def _gather(self, offsets: Tensor) -> Tensor:
-        """Return the windows (B, T + 1) at offsets (B,), int64, on the device of the offsets."""
+    def _gather(self, offsets: Tensor, device: torch.device) -> Tensor:
+        """Return the windows (..., T + 1) at offsets (...) of the host, int64, on a device."""
         windows = self._tokens.unfold(0, self.hparams.context + 1, 1)
-        return windows[offsets.to(self._tokens.device)].to(offsets.device, torch.int64)
+        cut = windows[pinned(offsets).to(self._tokens.device, non_blocking=True)]
+        return pinned(cut).to(device, non_blocking=device.type == "cuda").long()

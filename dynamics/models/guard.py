@@ -45,7 +45,7 @@ class Guard:
             self._norm = torch.nn.utils.get_total_norm(gradients)
             names, values = [*names, GRADIENT], [*values, self._norm.float()]
         stacked = torch.stack(values)
-        is_bad = (0 * stacked).sum().ne(0).float()  # 0 times a value is NaN unless that is finite
+        is_bad = (0 * stacked).sum().nan_to_num(nan=1.0)  # 0 times a value is NaN unless that is finite
         if dist.is_initialized():
             dist.all_reduce(is_bad, op=dist.ReduceOp.MAX)
         if not is_scaled:

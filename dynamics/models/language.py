@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import AutoConfig, PreTrainedModel
 
 from dynamics import lightning_compat
+from dynamics.data.shares import steps_together
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
 from dynamics.models import architectures
-from dynamics.models.masking import MASKED_SHARE, corrupt, draws
+from dynamics.models.checkpointing import checkpoint_activations
+from dynamics.models.cross_entropy import cross_entropy, ends_in_head, is_large, left_out
+from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
@@ -60,6 +63,8 @@ class LanguageModel(RegularizedModule):
         betas: AdamW's.
         compile: whether training runs through torch.compile (measuring never does); by default on CUDA, for our own
             architecture.
+        activation_checkpointing: whether layers are computed twice, for less memory, instead of kept whole for their
+            gradients.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the initial weights and the MLM masks; twins share it.
     """
@@ -84,6 +89,7 @@ class LanguageModel(RegularizedModule):
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
         compile: bool | None = None,
+        activation_checkpointing: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
@@ -132,7 +138,11 @@ class LanguageModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, tokens: Tokens) -> None:
         self.network, self._tokens = network.train(), tokens
+        if self.hparams.activation_checkpointing:
+            checkpoint_activations(network)
+        self._ends_in_head = not isinstance(network, CharTransformerLM) and ends_in_head(network)
         self._compiled: Callable[..., Tensor] | None = None
+        self._masks: dict[int, tuple[Any, Masks]] = {}  # by the share's first row: what they were drawn for, and they
 
     def _training_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return `_cross_entropy`, compiled where asked for: one graph of trunk, head and loss."""
@@ -192,20 +202,37 @@ class LanguageModel(RegularizedModule):
 
     def _cross_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of `targets` at `positions` (None: all), where alone our own head runs."""
-        ours = isinstance(self.network, CharTransformerLM)
-        states = self.network.model(ids).last_hidden_state if ours else self.network(input_ids=ids).logits
+        network, head = self.network, None
+        if isinstance(network, CharTransformerLM):
+            head, states = network.lm_head, network.model(ids).last_hidden_state
+        elif self._can_leave_head_out(ids):
+            with left_out(head := network.get_output_embeddings()):
+                states = network(input_ids=ids).logits
+        else:
+            states = network(input_ids=ids).logits
         if positions is not None:
             states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-        logits = self.network.lm_head(states) if ours else states
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return cross_entropy(head, states, targets)
+
+    def _can_leave_head_out(self, ids: Tensor) -> bool:
+        """Return whether the logits of another's network, which are too many, can be made in parts."""
+        is_left_out = self._ends_in_head and not torch.compiler.is_compiling()
+        return is_left_out and is_large(ids.numel(), self.network.get_output_embeddings())
 
     def _corrupt(self, ids: Tensor, batch: WindowBatch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
-        # Places are those in the whole step, so that ranks and accumulation do not matter.
-        first = batch.first * ids.shape[1]
-        places = torch.arange(first, first + ids.numel(), device=ids.device).view(ids.shape)
-        return corrupt(
-            ids, draws(self.hparams.seed, stream, batch.step, places), self._tokens.mask_id, self._tokens.characters
-        )
+        """Mask a share of a step; a device draws the masks of some steps of training at once and keeps them so long."""
+        together = steps_together(ids.numel(), ids.device) if stream == MASK_STREAM else 1
+        first = batch.step - batch.step % together
+        key, drawn = (stream, first, ids.shape, ids.device), self._masks.get(batch.first)
+        if drawn is None or drawn[0] != key:
+            # Places are those in the whole step, so that ranks and accumulation do not matter.
+            place = batch.first * ids.shape[1]
+            places = torch.arange(place, place + ids.numel(), device=ids.device).view(ids.shape)
+            bits = draws(self.hparams.seed, stream, range(first, first + together), places)
+            drawn = key, choose(bits, self._tokens.mask_id, self._tokens.characters)
+        if stream == MASK_STREAM:
+            self._masks[batch.first] = drawn
+        return corrupt(ids, Masks(*(x[batch.step - first] for x in drawn[1])))
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         return self.training_loss(lambda: self._loss(batch, MASK_STREAM, self._training_entropy), self.network, None)

@@ -18,6 +18,7 @@ from dynamics.data.task_table import Task, find
 from dynamics.data.tasks import TaskBatch, TaskData
 from dynamics.errors import InputError
 from dynamics.models import hub
+from dynamics.models.checkpointing import checkpoint_activations
 from dynamics.models.quality import Quality
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
@@ -35,6 +36,8 @@ class TaskModel(RegularizedModule):
         warmup: share of the steps in which the learning rate rises linearly; it then falls linearly to 0.
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
+        activation_checkpointing: whether layers are computed twice, for less memory, instead of kept whole for their
+            gradients.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
         seed: decides the weights of a new head; one that the checkpoint brings in the right size is kept.
     """
@@ -47,6 +50,7 @@ class TaskModel(RegularizedModule):
         warmup: float = 0.1,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
+        activation_checkpointing: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
@@ -94,6 +98,8 @@ class TaskModel(RegularizedModule):
 
     def _take(self, network: PreTrainedModel, task: Task) -> None:
         self.task, self.network, self.quality = task, network.train(), Quality(task)
+        if self.hparams.activation_checkpointing:
+            checkpoint_activations(network)
 
     def describe(self) -> dict[str, Any]:
         config, path = self.network.config, Path(self.hparams.checkpoint)

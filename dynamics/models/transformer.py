@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -139,7 +140,7 @@ def _eager(
     return (weights @ value).transpose(1, 2), weights
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Attention and MLP, each on a residual branch, normalised before, after or not at all."""
 
     def __init__(self, config: CharTransformerConfig, layer_idx: int) -> None:
@@ -175,6 +176,7 @@ class CharTransformerPreTrainedModel(PreTrainedModel):
     config_class = CharTransformerConfig
     base_model_prefix = "model"
     _no_split_modules = ["Block"]  # noqa: RUF012 (transformers' contract)
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.files import write_text
-from dynamics.lightning_compat import count_batches_before_shares
+from dynamics.lightning_compat import Unprofiled, count_batches_before_shares
 from dynamics.parsing import OneSentenceErrors
 from dynamics.training.background import Background
 from dynamics.training.checkpoint import Checkpoints
@@ -148,7 +148,7 @@ class RunCLI(LightningCLI):
             callbacks.append(ProgressBar(curves, self.monitor))
         callbacks.sort(key=lambda callback: callback.priority, reverse=True)
         config["callbacks"] = [*given, *callbacks]
-        trainer: Any = self._build(config)
+        trainer: Any = self._build({**config, "profiler": config["profiler"] or Unprofiled()})
         refuse_trainer(trainer, config["precision"])
         if (
             config["profiler"] is not None and trainer.profiler.filename is None

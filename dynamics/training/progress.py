@@ -1,5 +1,7 @@
 """The progress bar of training: ETA, bits per character or the metric of a task, and the time spent measuring."""
 
+import math
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from dynamics.training.curves import Curves
 from dynamics.training.monitor import Monitor
 
+REFRESH_SECONDS = 0.2  # a bar that is drawn more often costs fast steps more than anybody sees
 POSTFIX = {  # curves whose newest value stands after the bar, and the name that they have there
     **dict.fromkeys(("train/bits_per_character", "train/bits_per_masked_character"), "bpc"),
     **dict.fromkeys(("validation/bits_per_character", "validation/bits_per_masked_character"), "val_bpc"),
@@ -22,10 +25,11 @@ class ProgressBar(TQDMProgressBar):
     """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring."""
 
     priority: ClassVar[int] = 0  # last: it shows what the others have just computed
+    clock = staticmethod(time.monotonic)
 
     def __init__(self, curves: Curves, monitor: Monitor) -> None:
-        super().__init__(refresh_rate=10)
-        self._curves, self._monitor = curves, monitor
+        super().__init__()
+        self._curves, self._monitor, self._shown = curves, monitor, -math.inf
 
     def init_sanity_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)
@@ -48,8 +52,10 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, self._done)
-        self._done += 1
+        self._done, bar, now = self._done + 1, self.train_progress_bar, self.clock()
+        if now - self._shown > REFRESH_SECONDS or self._done == bar.total:
+            self._shown, bar.n = now, self._done
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         latest = self._curves.latest

@@ -27,13 +27,10 @@ def opened(text_file, trainer=None, **settings):
         "world_size": 1,
         "global_rank": 0,
         "accumulate_grad_batches": 1,
+        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
     }
     data.trainer = SimpleNamespace(**{**defaults, **(trainer or {})})
     return data
-
-
-def windows(data, loader):
-    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
 @given(st.integers(0, 100), st.integers(0, 10_000), st.integers(1, 64), st.integers(1, 10_000))
@@ -56,7 +53,7 @@ def test_spread_offsets_do_not_overlap_and_stay_inside(start, length, span, coun
 
 def test_windows_are_the_text(text_file):
     data = opened(text_file)
-    (first, *_) = windows(data, data.train_dataloader())
+    first = next(iter(data.train_dataloader()))
     assert first.windows.shape == (12, 33)
     assert first.windows.dtype == torch.int64
     split = data.text.splits["train"]
@@ -66,11 +63,11 @@ def test_windows_are_the_text(text_file):
 
 def test_ranks_and_accumulation_share_the_same_windows(text_file):
     whole = opened(text_file)
-    expected = [batch.windows for batch in windows(whole, whole.train_dataloader())]
+    expected = [batch.windows for batch in whole.train_dataloader()]
     shares = {step: [] for step in range(3)}
     for rank in range(2):
         part = opened(text_file, {"world_size": 2, "global_rank": rank, "accumulate_grad_batches": 3})
-        for batch in windows(part, part.train_dataloader()):
+        for batch in part.train_dataloader():
             shares[batch.step].append((batch.first, batch.windows))
     for step, parts in shares.items():
         ordered = torch.cat([window for _, window in sorted(parts, key=lambda part: part[0])])
@@ -79,10 +76,19 @@ def test_ranks_and_accumulation_share_the_same_windows(text_file):
 
 def test_resuming_yields_the_windows_that_are_left(text_file):
     whole, later = opened(text_file), opened(text_file, {"global_step": 2})
-    expected = windows(whole, whole.train_dataloader())[2]
-    (batch,) = windows(later, later.train_dataloader())
+    expected = list(whole.train_dataloader())[2]
+    (batch,) = later.train_dataloader()
     assert batch.step == expected.step == 2
     assert torch.equal(batch.windows, expected.windows)
+
+
+def test_windows_of_steps_made_together_are_those_of_each_step(text_file, monkeypatch):
+    parts = {"max_steps": 5, "accumulate_grad_batches": 2}
+    alone = list(opened(text_file, parts).train_dataloader())
+    monkeypatch.setattr("dynamics.data.windows.steps_together", lambda tokens, device: 3)
+    together = list(opened(text_file, parts).train_dataloader())
+    assert [batch[1:] for batch in together] == [batch[1:] for batch in alone]
+    assert all(torch.equal(one.windows, other.windows) for one, other in zip(alone, together, strict=True))
 
 
 def test_evaluation_tokens_are_held_out_clean_and_enough(text_file):
@@ -98,7 +104,7 @@ def test_evaluation_tokens_are_held_out_clean_and_enough(text_file):
 def test_the_test_split_is_seen_once(text_file):
     data = opened(text_file)
     split = data.text.splits["test"]
-    seen = torch.cat([batch.windows for batch in windows(data, data.test_dataloader())])
+    seen = torch.cat([batch.windows for batch in data.test_dataloader()])
     expected = np.asarray(data.text.ids[split])[: seen.numel()]
     assert np.array_equal(seen.flatten().numpy(), expected)
     assert split.stop - split.start - seen.numel() < 33
@@ -112,11 +118,11 @@ def test_a_text_shorter_than_a_window_is_refused(text_file):
 @pytest.mark.parametrize("ranks", [2, 3, 5, 8])
 def test_every_rank_validates_and_together_they_see_every_window_once(text_file, ranks):
     whole = opened(text_file)
-    expected = {batch.step: batch.windows for batch in windows(whole, whole.val_dataloader())}
+    expected = {batch.step: batch.windows for batch in whole.val_dataloader()}
     rows = {step: {} for step in expected}
     for rank in range(ranks):
         data = opened(text_file, {"world_size": ranks, "global_rank": rank})
-        batches = windows(data, data.val_dataloader())
+        batches = list(data.val_dataloader())
         assert batches
         for batch in batches:
             assert batch.total == len(expected[batch.step])

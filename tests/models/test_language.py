@@ -9,6 +9,7 @@ from torch import nn
 
 from dynamics.data.windows import WindowBatch
 from dynamics.errors import InputError
+from dynamics.models import language
 from dynamics.models.language import LanguageModel
 
 CHARACTERS, MASK, PAD = 20, 20, 21
@@ -40,6 +41,21 @@ def test_masks_do_not_depend_on_how_the_batch_is_shared():
     parts = [whole._corrupt(ids[first : first + 2], WindowBatch(ids, 3, first, 6), 1) for first in (0, 2, 4)]
     joined = [torch.cat(of_parts) for of_parts in zip(*parts, strict=True)]
     assert all(map(torch.equal, together, joined))
+
+
+def test_masks_of_steps_drawn_together_are_those_of_each_step(monkeypatch):
+    alone, ahead = model(objective="mlm"), model(objective="mlm")
+    ids = batch(rows=2).windows[:, :-1]
+    # Two accumulated shares a step, of a run that resumes within a block of four steps, and an evaluation between.
+    shares = [(WindowBatch(ids, step, first, 4), stream) for step in (2, 3, 4, 9) for first, stream in ((0, 1), (2, 1))]
+    shares.insert(3, (WindowBatch(ids, 0, 0, 2), 2))
+    expected = [alone._corrupt(ids, *share) for share in shares]
+    calls, draws = [], language.draws
+    monkeypatch.setattr(language, "steps_together", lambda tokens, device: 4)
+    monkeypatch.setattr(language, "draws", lambda *args: calls.append(args) or draws(*args))
+    for share, parts in zip(shares, expected, strict=True):
+        assert all(map(torch.equal, ahead._corrupt(ids, *share), parts))
+    assert len(calls) == 2 * 3 + 1
 
 
 def test_clm_loss_is_the_cross_entropy_of_the_next_character():

@@ -103,6 +103,19 @@ def test_a_forward_pass_reads_no_mask_and_predicts_what_transformers_does(tmp_pa
     assert read.count == 0
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_activation_checkpointing_changes_no_bit(tmp_path, folders, kind):
+    def gradients(**settings):
+        module, data = built(tuning.checkpoint(tmp_path, kind), folders["sst2"], **settings)
+        torch.manual_seed(1)  # of dropout
+        module.training_step(next(iter(data.train_dataloader())), 0).backward()
+        return module.network, [p.grad for p in module.network.parameters()]
+
+    (_, plain), (network, again) = gradients(), gradients(activation_checkpointing=True)
+    assert any(getattr(layer, "gradient_checkpointing", False) for layer in network.modules())
+    assert all(x is y or torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+
+
 def test_the_learning_rate_rises_and_falls_linearly(bert):
     module = TaskModel(str(bert), warmup=0.1)
     module._trainer = SimpleNamespace(max_steps=100)

@@ -48,6 +48,14 @@ def test_the_bar_shows_losses_and_the_time_spent_measuring(workplace, text_file,
     assert "Validation" not in printed
 
 
+def test_the_bar_is_drawn_when_some_time_has_passed(workplace, text_file, capsys, monkeypatch):
+    times = iter([0.0, 0.1, 0.15, 0.3, 0.35, 0.4])
+    monkeypatch.setattr(ProgressBar, "clock", staticmethod(lambda: next(times)))
+    fit(text_file, "a", trainer__enable_progress_bar="true", trainer__max_steps=6)
+    counts = re.findall(r"a:[^\r]*?(\d+)/6", capsys.readouterr().out)
+    assert set(counts) == {"0", "1", "4", "6"}
+
+
 def test_the_bar_of_a_resumed_run_goes_on_to_the_same_end(workplace, text_file, capsys):
     settings = {"model__final_learning_rate": 1.0, "trainer__enable_progress_bar": "true"}
     fit(text_file, "a", **settings, trainer__accumulate_grad_batches=2)
