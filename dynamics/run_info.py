@@ -19,6 +19,7 @@ class RunInfo:
     schema: int = SCHEMA
     created: str = ""  # times in ISO 8601
     finished: str = ""
+    error: str = ""  # of a run that failed, in a sentence
     command: str = ""
     commit: str | None = None
     hardware: str = ""

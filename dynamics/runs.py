@@ -5,7 +5,9 @@ way to begin or resume a run.
 """
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from typing import Generic, TypeVar
 
 from filelock import SoftFileLock, Timeout
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.files import write_text
 from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
 
@@ -134,8 +136,11 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
         except BaseException as error:
             if not existed and (run.is_discarded or not run.has_record):
                 shutil.rmtree(folder)
+            elif isinstance(error, KeyboardInterrupt):
+                run.finish("interrupted")
             else:
-                run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                run.info.error = in_words(error)
+                run.finish("failed")
             raise
         run.finish(run.ends_as)
 
@@ -161,7 +166,7 @@ def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Inf
     refuse_changes(folder.name, before, info, same)
     if update:
         return replace(info, unknown=before.unknown | info.unknown)
-    return replace(before, status="running", finished="", schema=SCHEMA)
+    return replace(before, status="running", finished="", error="", schema=SCHEMA)
 
 
 def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]) -> None:
@@ -176,6 +181,19 @@ def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]
             raise InputError(
                 f"the run {name} was made with other {differing[0]}: choose another --run, or give the same again."
             )
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether no process holds a run's lock, as far as this machine can tell."""
+    try:
+        number, host, *_ = (folder / ".lock").read_text().splitlines()
+        if host.partition("?")[0] == socket.gethostname():
+            os.kill(int(number), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except (OSError, ValueError, OverflowError):  # another user's process, or a lock that is being written
+        return False
+    return False
 
 
 @contextmanager

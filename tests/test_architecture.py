@@ -31,6 +31,7 @@ BELOW = {
     "loading": {"errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "record", "lightning_compat"},
     "report": {"errors", "files", "run_info", "runs", "record", "scales"},
+    "watch": {"errors", "files", "run_info", "runs", "record", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
         *("lightning_compat", "run_info"),
@@ -39,11 +40,16 @@ BELOW = {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),
         *("models", "loading", "run_info", "data"),
     },
-    "cli": {"errors", "config", "parsing", "runs", "record", "data", "report", "loading", "experiments", "training"},
+    "cli": {
+        *("errors", "config", "parsing", "runs", "record", "data", "report", "loading", "experiments", "training"),
+        "watch",
+    },
 }
 """What each room may import. A room that is missing here fails: decide where it stands."""
 
-WITHOUT_TORCH = ("errors", "files", "schedule", "config", "parsing", "runs", "record", "scales", "report", "cli")
+WITHOUT_TORCH = (
+    *("errors", "files", "schedule", "config", "parsing", "runs", "record", "scales", "report", "watch", "cli"),
+)
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

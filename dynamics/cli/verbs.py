@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynamics.cli.training import fit, test, validate
-from dynamics.errors import Failure
+from dynamics.errors import Failure, InputError
 from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.probe.design import ProbeSettings
@@ -169,6 +169,31 @@ def report(runs: list[str], out: Path = Path("report.html")) -> None:
     _draw(runs, out)
 
 
+def watch(runs: list[str], once: Path | None = None, host: str = "127.0.0.1", port: int = 8765) -> None:
+    """Follow runs, under way or ended, on a live page in the browser.
+
+    Args:
+        runs: names under checkpoints/, or paths (all under checkpoints/ where none is named)
+        once: write the page to this file, with the records inside, and serve nothing
+        host: where to serve; on any other than 127.0.0.1 the runs can be read from elsewhere, without a password
+        port: where to serve; the next free one where it is in use
+
+    Examples:
+        dynamics watch
+        dynamics watch decoder encoder
+        dynamics watch decoder encoder --once twins-so-far.html
+    """
+    from dynamics.watch import serve
+
+    if once is None:
+        serve.serve(runs, host, port)
+        return
+    for option, value, default in (("host", host, serve.HOST), ("port", port, serve.PORT)):
+        if value != default:
+            raise InputError(f"--{option} has no effect with --once; remove it.")
+    print(f"page: {serve.write_page(runs, once)}")
+
+
 def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -> None:
     """Print a script for the shell that completes verbs, options, runs and configurations.
 
@@ -224,5 +249,5 @@ def _draw(runs: Sequence[str | Path], out: Path) -> None:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (fit, validate, test, data, scan, audit, cone, check, probe, sweep, report, completion)
+    for verb in (fit, validate, test, data, scan, audit, cone, check, probe, sweep, report, watch, completion)
 }

@@ -12,7 +12,10 @@ from dynamics import record
 from dynamics.report.names import APART
 from dynamics.run_info import RunInfo, ScanInfo
 
-HISTORY = ("run", "created", "finished", "status", "seed", "commit", "hardware", "command", "versions", "wandb_id")
+HISTORY = (
+    *("run", "created", "finished", "status", "error", "seed", "commit", "hardware", "command", "versions"),
+    "wandb_id",
+)
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
 # Keys, at any depth, that do not make another arm.
 ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes")

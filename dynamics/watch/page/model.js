@@ -1,0 +1,141 @@
+"use strict";
+// What the page knows: the rows of the list, and the records of the runs that are drawn. Nothing here is drawn.
+
+const holder = document.getElementById("data");
+const EMBEDDED = holder ? JSON.parse(holder.textContent) : null; // of a page that is one file
+
+const rows = new Map(); // of the list, by the key of the run
+const drawn = {keys: [], version: 0, runs: new Map(), heads: new Map(), headsVersion: 0, arms: [], words: {}, scales: {}};
+
+async function ask(what, keys, since) {
+  if (EMBEDDED) {
+    const all = EMBEDDED[what];
+    return {...all, runs: Object.fromEntries(keys.filter((key) => key in all.runs).map((key) => [key, all.runs[key]]))};
+  }
+  const query = new URLSearchParams([...keys.map((key) => ["run", key]), ["since", since]]);
+  const answer = await fetch(`api/${what}?${query}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
+
+function merge(known, news) {
+  for (const [key, run] of Object.entries(news)) {
+    const before = known.get(key);
+    const parts = run.whole || !before ? new Map() : before.parts;
+    for (const [name, groups] of Object.entries(run.parts)) parts.set(name, groups);
+    known.set(key, {...run, parts});
+  }
+}
+
+// Load the runs with these keys; of runs that are there already, only what is new.
+async function load(keys) {
+  const isSame = keys.length === drawn.keys.length && keys.every((key, i) => key === drawn.keys[i]);
+  const answer = await ask("view", keys, isSame ? drawn.version : 0);
+  if (!isSame) Object.assign(drawn, {keys, runs: new Map(), heads: new Map(), headsVersion: 0});
+  merge(drawn.runs, answer.runs);
+  const {version, arms, words, scales} = answer;
+  Object.assign(drawn, {version, arms, words, scales, series: seriesOf(arms, drawn.runs)});
+}
+
+async function loadHeads() {
+  if (drawn.headsVersion >= drawn.version) return;
+  const {keys} = drawn;
+  const answer = await ask("heads", keys, drawn.headsVersion);
+  if (keys !== drawn.keys) return;
+  merge(drawn.heads, answer.runs);
+  drawn.headsVersion = answer.version;
+}
+
+// A series is what is drawn as one: of an arm, one run with one seed. `cells` has for each quantity the group of
+// every place (a step, or what the arm is followed along), `curves` the points of every learning curve.
+function seriesOf(arms, runs) {
+  const series = new Map();
+  const owners = new Map();
+  for (const arm of arms) {
+    for (const [run, subject, condition, seed, at] of arm.members) {
+      const id = JSON.stringify([arm.name, run, seed]);
+      if (!series.has(id)) series.set(id, {id, arm, run, seed, look: arm.look, cells: new Map(), curves: new Map()});
+      owners.set(JSON.stringify([run, subject, condition]), {one: series.get(id), at});
+    }
+  }
+  for (const [key, {parts}] of runs) {
+    for (const group of [...parts.values()].flat()) {
+      const owner = owners.get(JSON.stringify([key, group.subject, group.condition]));
+      if (!owner || group.site === "cost") continue;
+      const quantity = `${group.site}/${group.metric}`;
+      const kept = group.steps ? owner.one.curves : owner.one.cells;
+      if (group.steps) {
+        if (!kept.has(quantity)) kept.set(quantity, []);
+        group.steps.forEach((step, i) => kept.get(quantity).push({x: step, y: group.values[i]}));
+      } else {
+        if (!kept.has(quantity)) kept.set(quantity, new Map());
+        kept.get(quantity).set(owner.at ?? group.step, group);
+      }
+    }
+  }
+  for (const one of series.values()) {
+    const alike = [...series.values()].filter((other) => other.arm === one.arm);
+    const runsDiffer = alike.some((other) => other.run !== one.run);
+    const seedsDiffer = alike.some((other) => other.run === one.run && other.seed !== one.seed);
+    one.label = [one.arm.name, runsDiffer && one.run, seedsDiffer && `seed ${one.seed}`].filter(Boolean).join(", ");
+    for (const points of one.curves.values()) points.sort((a, b) => a.x - b.x);
+    one.depth = extent([...one.cells.values()].flatMap((places) => [...places.values()].flatMap((group) => group.layers)))[1];
+  }
+  return [...series.values()];
+}
+
+// The least and the greatest of numbers, of which there may be more than a call takes arguments.
+function extent(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return low <= high ? [low, high] : [0, 1];
+}
+
+function ascending(numbers) {
+  return [...new Set(numbers)].sort((a, b) => a - b);
+}
+
+// Places at which anything of these series is measured.
+function placesOf(series) {
+  return ascending(series.flatMap((one) => [...one.cells.values()].flatMap((places) => [...places.keys()])));
+}
+
+// The last place of a series at or before one: runs need not be measured at the same steps.
+function placeAtOrBefore(places, place) {
+  let found = null;
+  for (const candidate of places.keys()) if (candidate <= place && (found === null || candidate > found)) found = candidate;
+  return found;
+}
+
+function meanOver(group, isChosen) {
+  const values = group.values.filter((value, i) => value !== null && (group.layers[i] < 0 || isChosen(group.layers[i])));
+  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+}
+
+function number(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 5e-4 || size >= 1e6)) return value.toExponential(2).replace("-", "−").replace("e−", "e-");
+  return (size >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
+}
+
+function compact(value) {
+  const size = Math.abs(value);
+  if (size >= 1e6 && value % 1e4 === 0) return `${value / 1e6}M`;
+  if (size >= 1e3 && value % 10 === 0 && size !== 1024) return `${value / 1e3}k`;
+  return `${Number(value.toPrecision(4))}`;
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} days`;
+}
+
+function quantityTitle(key) {
+  const {title, site} = drawn.words[key];
+  return `${title[0].toUpperCase()}${title.slice(1)} (${site})`;
+}
