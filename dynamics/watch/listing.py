@@ -13,6 +13,7 @@ from dynamics.watch.store import Store, WatchedRun
 
 STEPS_A_WRITE = 50  # about the most after which training writes its curves
 LEFT_SECONDS, IDLE_SECONDS, LOADING_SECONDS = 15, 60, 600  # without a write, until a run counts as stalled
+COSTS = ("step_seconds", "measure_seconds")
 OLDER_PARTS = 30  # parts of the curves that are searched for the newest validation
 SETTINGS = (
     *("label", "task", "architecture", "layers", "width", "heads", "parameters", "context", "batch_size"),
@@ -53,7 +54,7 @@ def _facts(run: WatchedRun) -> Facts:
     geometry, (curves, newest_step) = _newest_geometry(run), _newest_curves(run)
     measured = max((run.files[name].step for name in run.of_kind("geometry")), default=0)
     step, last = max(newest_step, measured), _whole(getattr(run.info, "max_steps", None))
-    step_seconds, measure_seconds = _cost(curves, "step_seconds"), _cost(geometry, "measure_seconds")
+    step_seconds, measure_seconds = (_cost([*geometry, *curves], name) for name in COSTS)
     measuring = (measure_seconds or 0.0) * len(run.of_kind("geometry"))
     training = (step_seconds or 0.0) * step
     left = max(last - step, 0) * (step_seconds or 0.0) * (1 + measuring / training) if last and training else None

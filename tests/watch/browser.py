@@ -89,7 +89,16 @@ class Browser:
             raise AssertionError(f"not within {seconds} s: {script}; troubles: {self.troubles}") from error
 
     async def press(self, key: str) -> None:
-        codes = {"ArrowLeft": 37, "ArrowRight": 39, "ArrowUp": 38, "ArrowDown": 40, "Tab": 9, "Home": 36, "End": 35, " ": 32}
+        codes = {
+            "ArrowLeft": 37,
+            "ArrowRight": 39,
+            "ArrowUp": 38,
+            "ArrowDown": 40,
+            "Tab": 9,
+            "Home": 36,
+            "End": 35,
+            " ": 32,
+        }
         for kind in ("keyDown", "keyUp"):
             text = {"text": " "} if key == " " and kind == "keyDown" else {}
             await self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **text)

@@ -26,13 +26,10 @@ function shape(name, attributes = {}, ...children) {
   return node;
 }
 
-// Black is the ink of the page, which is light where the page is dark.
-function inkOf(colour) {
-  return colour === "#000000" ? "var(--ink)" : colour;
-}
-
+// Colours are lighter where the page is dark, and black is its ink.
 function painted(node, property, colour) {
-  node.style[property] = inkOf(colour);
+  const lifted = colour === "none" ? colour : `color-mix(in srgb, ${colour}, white var(--lift))`;
+  node.style[property] = colour === "#000000" ? "var(--ink)" : lifted;
   return node;
 }
 

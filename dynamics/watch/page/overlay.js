@@ -77,8 +77,8 @@ function drawCurves(series, place) {
       isMarks: site !== "train", isFaint: site === "train", isPlain: true,
     })));
     const key = [...known].find((name) => name.endsWith(`/${metric}`));
-    const {title} = drawn.words[key];
-    return lineChart({title: `${title[0].toUpperCase()}${title.slice(1)}`, width, x: {label: "step", kind: choice.log ? "steps" : "linear"}, y: {label: unitOf(key), wide: true}, lines: drawnLines, cursor: place});
+    const {title, unit} = drawn.words[key];
+    return lineChart({title: `${title[0].toUpperCase()}${title.slice(1)}`, soft: isQuality(metric) ? unit : "", width, x: {label: "step", kind: choice.log ? "steps" : "linear"}, y: {label: unitOf(key), wide: true}, lines: drawnLines, cursor: place});
   }));
 }
 
@@ -226,8 +226,8 @@ function drawCost() {
     let [training, before] = [0, 0];
     const groups = [...parts].sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([, list]) => list).filter((group) => group.site === "cost");
     for (const group of groups) {
-      if (!group.steps) seconds.set(group.metric, (seconds.get(group.metric) ?? 0) + group.values.reduce((sum, value) => sum + (value ?? 0), 0));
-      else if (group.metric === "step_seconds") {
+      if (group.metric !== "step_seconds") seconds.set(group.metric, (seconds.get(group.metric) ?? 0) + group.values.reduce((sum, value) => sum + (value ?? 0), 0));
+      else {
         group.steps.forEach((step, i) => {
           training += (group.values[i] ?? 0) * Math.max(0, step - before);
           before = step;
