@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,13 +107,23 @@ def test_a_part_of_another_version_is_skipped_and_named(store, small):
     assert "has schema version 99" in run.problems()[-1]
 
 
-def test_a_part_with_other_columns_is_skipped_and_named(store, small):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda table: table.drop_columns(["metric"]), "KeyError"),
+        (lambda table: table.set_column(4, "site", pa.array([b"x"] * 3)), "has binary in the column site"),
+        (lambda table: table.set_column(8, "value", pa.array(["0.5"] * 3)), "has string in the column value"),
+        (lambda table: table.set_column(3, "step", pa.array([0.5] * 3)), "has double in the column step"),
+    ],
+)
+def test_a_part_with_other_columns_is_skipped_and_named(store, small, change, problem):
     folder = small("a", 0)
     path = folder / "record" / name(0)
-    pq.write_table(pq.read_table(path).drop_columns(["metric"]), path)
+    pq.write_table(change(pq.read_table(path)), path)
     run = store.runs()["a"]
     assert read_all(run) == {name(0): []}
-    assert f"record/{name(0)} is skipped: KeyError" in run.problems()[-1]
+    assert f"record/{name(0)} is skipped: " in run.problems()[-1]
+    assert problem in run.problems()[-1]
 
 
 @pytest.mark.parametrize("part", [name(0), "run.json", "record"])

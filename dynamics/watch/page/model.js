@@ -10,7 +10,10 @@ const drawn = {keys: [], version: 0, runs: new Map(), heads: new Map(), headsVer
 async function ask(what, keys, since) {
   if (EMBEDDED) {
     const all = EMBEDDED[what];
-    return {...all, runs: Object.fromEntries(keys.filter((key) => key in all.runs).map((key) => [key, all.runs[key]]))};
+    const runs = Object.fromEntries(keys.filter((key) => Object.hasOwn(all.runs, key)).map((key) => [key, all.runs[key]]));
+    const arms = (all.arms ?? []).map((arm) => ({...arm, members: arm.members.filter(([run]) => keys.includes(run))}));
+    const place = (arm) => keys.indexOf(arm.members[0][0]);
+    return {...all, runs, arms: arms.filter((arm) => arm.members.length).sort((a, b) => place(a) - place(b))};
   }
   const query = new URLSearchParams([...keys.map((key) => ["run", key]), ["since", since]]);
   const answer = await fetch(`api/${what}?${query}`);

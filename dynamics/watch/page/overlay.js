@@ -245,7 +245,7 @@ function drawCost() {
 
 function drawSettings() {
   const keys = [...new Set([...drawn.runs.values()].flatMap((run) => Object.keys(run.settings)))];
-  const body = keys.map((key) => [key, ...[...drawn.runs.values()].map((run) => run.settings[key] ?? "–")]);
+  const body = keys.map((key) => [key, ...[...drawn.runs.values()].map((run) => (Object.hasOwn(run.settings, key) ? run.settings[key] : "–"))]);
   const differing = drawn.runs.size > 1 ? body.filter(([, ...cells]) => new Set(cells).size > 1) : body;
   byId("settings-section").querySelector("h2").textContent = drawn.runs.size > 1 ? "Settings that differ" : "Settings";
   fill("settings", differing.length ? [table(["", ...drawn.runs.keys()], differing)] : []);

@@ -1,0 +1,176 @@
+"""How long the live page takes over many runs, and what it costs while it is open.
+
+    python benchmarks/watch.py [--runs 200] [--steps 40] [--layers 13] [--metrics 12] [--overlaid 20]
+                               [--folder FOLDER] [--json FILE]
+
+Records are written to FOLDER/checkpoints (a temporary folder when missing; runs that are there already are kept). Each
+number is that of a server that has just been started and has read nothing: the seconds until the list of all runs has
+arrived, until the data of the overlaid runs have; then, with a Chromium, until each has been drawn, counted from the
+moment the address is opened, and for a move of the slider. `idle` is the share of a core that the server needs while a
+page is open and nothing happens.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dynamics.metrics import names  # noqa: E402
+from dynamics.record import BLOCK, Record, Row, read_part  # noqa: E402
+
+IDLE_SECONDS = 10
+
+
+def write_runs(checkpoints: Path, runs: int, steps: int, layers: int, metrics: int) -> None:
+    """Write records of finished runs, each with its own values."""
+    measured = np.unique(np.geomspace(1, 100 * steps, steps).round().astype(int))[-steps:]
+    chosen = names()[:metrics]
+    for number in range(runs):
+        folder = checkpoints / f"run-{number:03d}"
+        if (folder / "run.json").exists():
+            continue
+        noise = np.random.default_rng(number)
+        out = Record(folder)
+        rows = [
+            Row(folder.name, "", "", 0, "residual", layer, -1, metric, 0.5, 0.4, 0.6, 4096, 32)
+            for metric in chosen
+            for layer in range(layers)
+        ]
+        out.write(int(measured[0]), rows)
+        (first,) = (folder / "record").iterdir()
+        part = read_part(first)
+        for step in measured:  # as `Record.write` does, but for the step and the values
+            values = noise.random(len(rows))
+            columns = {"step": np.full(len(rows), step), "value": values, "low": values - 0.1, "high": values + 0.1}
+            for name, column in columns.items():
+                part = part.set_column(part.column_names.index(name), name, pa.array(column))
+            pq.write_table(part, folder / "record" / f"geometry-{step:010d}.parquet")
+        last = int(measured[-1])
+        for start in range(0, last, BLOCK):
+            losses = [(step, 2 + 3 / np.sqrt(step)) for step in range(start + 1, min(start + BLOCK, last) + 1)]
+            curves = [(step, "train", "loss", loss) for step, loss in losses]
+            curves += [
+                (losses[-1][0], "validation", "loss", losses[-1][1]),
+                (losses[-1][0], "cost", "step_seconds", 0.1),
+            ]
+            out.add_curves(Row(folder.name, "", "", step, site, -1, -1, *rest) for step, site, *rest in curves)
+        out.flush()
+        info = {"run": folder.name, "kind": "fit", "status": "done", "schema": 1, "label": f"arm {number % 7}"}
+        info |= {"layers": layers - 1, "seed": number, "max_steps": last, "width": 64 + number}
+        (folder / "run.json").write_text(json.dumps(info))
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, int]]:
+    """Serve the runs of a folder with a process of its own; yields its address and number."""
+    command = [sys.executable, "-m", "dynamics", "watch", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        address = next(found[0] for line in process.stdout if (found := re.search(r"http://[\d.:]+", line)))
+        yield address, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def seconds_to_answer(address: str, path: str) -> tuple[float, int]:
+    """Return how long an answer takes (of events, the first one), and its size."""
+    started = time.monotonic()
+    with urllib.request.urlopen(f"{address}/{path}") as stream:
+        size = len(stream.readline() if path.endswith("events") else stream.read())
+    return time.monotonic() - started, size
+
+
+def idle_share(address: str, process: int) -> float:
+    """Return the share of a core that a server needs while a page is open and nothing happens."""
+
+    def spent() -> float:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with urllib.request.urlopen(f"{address}/api/events") as stream:
+        stream.readline()
+        time.sleep(2)
+        before = spent()
+        time.sleep(IDLE_SECONDS)
+        return (spent() - before) / IDLE_SECONDS
+
+
+def drawing(address: str, chosen: list[str]) -> dict[str, float]:
+    """Return how long a browser takes, in seconds, to show the list, to show the overlay, and to move the slider."""
+    from tests.watch.browser import Browser, in_browser
+
+    move = (
+        "(() => { const slider = byId('slider'), start = performance.now();"
+        " slider.value = {}; slider.dispatchEvent(new Event('input')); return new Promise((done) =>"
+        " requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)))); })()"
+    )
+
+    async def visit(browser: Browser) -> dict[str, float]:
+        await browser.open(f"{address}/")
+        started = time.monotonic()
+        await browser.until("document.getElementById('rows')?.children.length > 0")
+        listed = time.monotonic() - started
+        await browser.open(f"{address}/#{'&'.join(f'run={key}' for key in chosen)}")
+        shown = await browser.until("document.documentElement?.dataset.drawn")
+        await asyncio.sleep(1)
+        moves = [await browser.run(move.replace("{}", str(i))) for i in range(10, 20)]
+        return {"list drawn": listed, "overlay drawn": float(shown) / 1000, "slider": float(np.median(moves)) / 1000}
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        return in_browser(Path(profile), visit)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("runs", 200), ("steps", 40), ("layers", 13), ("metrics", 12), ("overlaid", 20)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        write_runs(folder / "checkpoints", options.runs, options.steps, options.layers, options.metrics)
+        chosen = [f"run-{number:03d}" for number in range(options.overlaid)]
+        results: dict[str, float] = {}
+        with serving(folder) as (address, process):
+            results["list"], size = seconds_to_answer(address, "api/events")
+            print(f"list of {options.runs} runs: {results['list']:.2f} s, {size / 1e6:.2f} MB")
+            results["idle"] = idle_share(address, process)
+            print(f"idle: {100 * results['idle']:.1f} % of a core")
+        with serving(folder) as (address, _):
+            query = "&".join(f"run={key}" for key in chosen)
+            results["overlay"], size = seconds_to_answer(address, f"api/view?{query}")
+            print(f"overlay of {len(chosen)} runs: {results['overlay']:.2f} s, {size / 1e6:.2f} MB")
+        try:
+            from tests.watch.browser import CHROMIUM
+        except ImportError:
+            CHROMIUM = None
+        if CHROMIUM:
+            with serving(folder) as (address, _):
+                results |= drawing(address, chosen)
+            print(", ".join(f"{name}: {results[name]:.2f} s" for name in ("list drawn", "overlay drawn", "slider")))
+        if options.json:
+            options.json.write_text(json.dumps({"seconds": results, "options": vars(options)}, default=str, indent=1))
+
+
+if __name__ == "__main__":
+    main()

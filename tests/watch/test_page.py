@@ -1,0 +1,166 @@
+"""The page in a headless Chromium."""
+
+import asyncio
+import json
+
+import pytest
+
+pytest.importorskip("aiohttp", reason="no websocket client to drive a browser with")
+
+from dynamics import record
+from dynamics.cli.main import main
+from dynamics.record import Row
+from tests.report.conftest import write_run
+from tests.watch.browser import CHROMIUM, in_browser
+from tests.watch.test_serve import serving
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+DRAWN = "document.documentElement?.dataset.drawn"
+EVIL = '</script><img src=x onerror="window.hacked=1">\'"&<b>'
+
+
+def text(selector):
+    return f"document.querySelector({json.dumps(selector)})?.textContent ?? ''"
+
+
+def profile(title):
+    """The heights of the points of the first line in a profile's panel."""
+    return (
+        "(() => { const figure = [...document.querySelectorAll('#profiles figure')]"
+        f".find((f) => f.textContent.startsWith({json.dumps(title)}));"
+        " return figure.querySelector('path.line').getAttribute('d'); })()"
+    )
+
+
+def readout(i=0):
+    return f"document.querySelectorAll('#profiles figure output')[{i}].textContent"
+
+
+def set_slider(i):
+    return f"(() => {{ const s = byId('slider'); s.value = {i}; s.dispatchEvent(new Event('input')); }})()"
+
+
+async def settled(browser):
+    """Wait until what was asked for is drawn."""
+    await browser.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
+    make("d0")
+    make("e0", "encoder")
+    small("evil", run=EVIL)
+    write_run(
+        place / "checkpoints" / "evil", {"run": EVIL, "kind": "fit", "label": EVIL, "status": "failed", "error": EVIL}
+    )
+
+    async def visit(browser):
+        await browser.open(f"{address}/")
+        await browser.until("document.querySelectorAll('#rows tr').length === 3")
+        assert EVIL in await browser.run(text("#rows .state-failed + div"))
+        # Choose two runs and overlay them, with the keyboard alone.
+        await browser.run("byId('find').focus()")
+        for key in ("Tab", " ", "Tab", "Tab", " "):
+            await browser.press(key)
+        assert await browser.run("[...chosen].length") == 2
+        await browser.run("byId('choose-none').click(); choose('d0', true); choose('e0', true); byId('open').click()")
+        await browser.until(DRAWN)
+        assert await browser.run("document.querySelectorAll('#legend li').length") == 2
+
+        # The slider: all views show its step.
+        newest = await browser.run(profile("Anisotropy"))
+        await browser.run(set_slider(3))
+        await settled(browser)
+        earlier = await browser.run(profile("Anisotropy"))
+        assert earlier != newest
+        assert await browser.run(text("#slider-text")) == "step 4 of 200"
+        assert await browser.run(text("#profiles-section .at")) == "at step 4"
+        assert "step=4" in await browser.run("location.hash")
+        await browser.run("byId('slider').focus()")
+        await browser.press("ArrowRight")
+        await settled(browser)
+        assert await browser.run(text("#slider-text")) == "step 8 of 200"
+        # Values are those of the record; arrow keys read the points.
+        frame = record.read("d0")
+        is_here = (frame["metric"] == "anisotropy") & (frame["site"] == "residual") & (frame["step"] == 8)
+        value = frame[is_here & (frame["layer"] == 1)]["value"].item()
+        await browser.run("document.querySelector('#profiles svg').focus()")
+        await browser.press("ArrowRight")
+        assert (await browser.run(readout())).startswith(f"decoder (causal, clm), layer 1: {value:#.3g} [")
+        mean = frame[is_here & (frame["layer"] > 0)]["value"].mean()
+        assert await browser.run(text("#numbers tbody tr td:nth-child(3)")) == f"{mean:#.3g}"
+
+        # The layers: layer 0 is out until it is chosen, and a layer that is switched off is in no view.
+        points = await browser.run(f"{profile('Anisotropy')}.split('L').length")
+        assert points == 4
+        await browser.run("document.querySelector('#layers input').click()")
+        await settled(browser)
+        assert await browser.run(f"{profile('Anisotropy')}.split('L').length") == 5
+        await browser.run("document.querySelectorAll('#layers input')[4].click()")
+        await settled(browser)
+        assert await browser.run(f"{profile('Anisotropy')}.split('L').length") == 4
+        chosen = frame[is_here & (frame["layer"] < 4)]["value"].mean()
+        assert await browser.run(text("#numbers tbody tr td:nth-child(3)")) == f"{chosen:#.3g}"
+        assert await browser.run("document.querySelector('#maps canvas').height") == 4
+
+        # Heads come when they are asked for.
+        assert not any("api/heads" in request for request in browser.requests)
+        await browser.run("byId('heads-open').open = true")
+        await browser.until("document.querySelectorAll('#heads canvas').length === 2")
+        assert await browser.run("document.querySelector('#heads canvas').width") == 4
+
+        # A new part: its step is the newest, and shown.
+        await browser.run("byId('slider').focus()")
+        await browser.press("End")
+        await settled(browser)
+        assert "step 200 of 200 (newest)" in await browser.run(text("#slider-text"))
+        rows = [Row("d0", "", "", 256, "residual", layer, -1, "anisotropy", 0.2 * layer) for layer in range(5)]
+        record.Record(place / "checkpoints" / "d0").write(256, rows)
+        await browser.until(f"({text('#slider-text')}).startsWith('step 256 of 256 (newest)')", seconds=20)
+        assert "encoder (bidirectional, mlm): 200" in await browser.run(text("#slider-text"))
+
+        # At the width of a phone nothing is wider than the page.
+        await browser.resize(400, 800, dark=True)
+        await settled(browser)
+        assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+        await browser.run("location.hash = ''")
+        await browser.until("!byId('list').hidden")
+        assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+        # A hostile name is text, in the overlay too.
+        await browser.run("location.hash = '#run=evil'")
+        await browser.until("document.querySelectorAll('#legend li').length === 1")
+        assert EVIL in await browser.run(text("#legend"))
+        assert await browser.run("document.images.length") == 0
+        assert await browser.run("window.hacked ?? 0") == 0
+        assert await browser.run("byId('connection').hidden")
+        assert browser.troubles == []
+        assert {request.split("/")[2] for request in browser.requests if request != "about:blank"} == {address[7:]}
+
+    with serving() as address:
+        in_browser(tmp_path_factory.mktemp("profile"), visit)
+
+
+def test_one_file_works_from_the_disk(make, small, place, tmp_path_factory):
+    make("d0")
+    small("evil", run=EVIL)
+    write_run(place / "checkpoints" / "evil", {"run": EVIL, "kind": "fit", "label": EVIL})
+    main(["watch", "--once", "page.html"])
+
+    async def visit(browser):
+        file = (place / "page.html").as_uri()
+        await browser.open(f"{file}#run=d0&run=evil&step=4&layers=1,3")
+        await browser.until(DRAWN)
+        assert await browser.run(text("#slider-text")) == f"step 4 of 200; {EVIL}: 0"
+        assert await browser.run(f"{profile('Anisotropy')}.split('L').length") == 2
+        await browser.run("byId('heads-open').open = true")
+        await browser.until("document.querySelectorAll('#heads canvas').length > 0")
+        await browser.run("location.hash = ''")
+        await browser.until("document.querySelectorAll('#rows tr').length === 2")
+        await asyncio.sleep(0)
+        assert await browser.run("byId('connection').hidden")
+        assert await browser.run("document.images.length") == 0
+        assert browser.troubles == []
+        assert {request for request in browser.requests if request.split("#")[0] not in (file, "about:blank")} == set()
+
+    in_browser(tmp_path_factory.mktemp("profile"), visit)
