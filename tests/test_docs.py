@@ -20,6 +20,7 @@ from dynamics.training.lightning_cli import RunCLI
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+WATCHING = (DOCS / "watching.md").read_text()
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
 
 
@@ -65,7 +66,14 @@ def test_every_picture_is_on_the_page_and_belongs_to_a_metric(generator, page):
     shown = set(re.findall(r"\]\(pictures/(\w+)\.svg\)", page))
     assert shown == set(generator.PICTURES)
     assert shown <= set(metrics.names())
-    assert {path.stem for path in (DOCS / "pictures").iterdir()} == shown
+    assert {path.stem for path in (DOCS / "pictures").glob("*.svg")} == shown
+
+
+def test_every_screenshot_is_on_a_page_and_small():
+    shown = {name for path in PAGES for name in re.findall(r"\]\((?:docs/)?pictures/([\w-]+\.png)\)", path.read_text())}
+    there = {path.name: path.stat().st_size for path in (DOCS / "pictures").glob("*.png")}
+    assert set(there) == shown
+    assert {name for name, size in there.items() if size > 200_000} == set()
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.stem)
@@ -196,8 +204,8 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 
 def commands() -> list[str]:
-    """Command lines of the README: those in sh blocks, those in its tables, and the options in its tables."""
-    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.strip()]
+    """Command lines of the README (and of the page on watching), and the options in its tables."""
+    lines = [line for block in blocks(README + WATCHING, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
         for span in re.findall(r"`([^`]+)`", row):
             if span.startswith("dynamics "):

@@ -63,7 +63,7 @@ def application(store: Store, hosts: Collection[str], is_closing: Callable[[], b
         Route("/api/heads", data(heads)),
         Route("/api/events", events),
     ]
-    return Guard(Starlette(routes=routes), hosts)
+    return HostGuard(Starlette(routes=routes), hosts)
 
 
 async def changes(listing: Listing, is_closing: Callable[[], bool]) -> AsyncIterator[str]:
@@ -89,7 +89,7 @@ def as_json(content: Any) -> str:
     return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
 
-class Guard:
+class HostGuard:
     """Refuses requests under another name, and gives every answer the headers that keep the page to itself.
 
     A page elsewhere can have its own name lead to this address (DNS rebinding), so the name in the request decides.

@@ -33,7 +33,7 @@ class PartFile(NamedTuple):
     is_link: bool
 
 
-class Part(NamedTuple):
+class ReadPart(NamedTuple):
     """What a part holds, or why it cannot be read."""
 
     groups: Groups
@@ -51,7 +51,7 @@ class WatchedRun:
         self.info, self.info_problem = RunInfo.from_dict({}), ""
         self._stamps: tuple[Stamp, Stamp] | None = None
         self._is_settled = False
-        self._read: dict[tuple[str, bool], tuple[Stamp, Part]] = {}
+        self._read: dict[tuple[str, bool], tuple[Stamp, ReadPart]] = {}
 
     def look(self) -> None:
         """See what has changed. Files appear by renaming, so that two stamps tell whether anything has."""
@@ -84,10 +84,10 @@ class WatchedRun:
         names = (name for name, file in self.files.items() if file.kind == kind)
         return sorted(names, key=lambda name: (self.files[name].step, self.files[name].written), reverse=True)
 
-    def part(self, name: str, heads: bool = False) -> Part:
+    def part(self, name: str, heads: bool = False) -> ReadPart:
         """Return what a part holds, with `heads` of its heads; it is read where that has not been done."""
         file = self.files[name]
-        stamp, part = self._read.get((name, heads), ((), Part([])))
+        stamp, part = self._read.get((name, heads), ((), ReadPart([])))
         if stamp != file.stamp:
             part = self._read_part(name, file, heads)
             self._read[name, heads] = file.stamp, part
@@ -136,18 +136,18 @@ class WatchedRun:
             )
         return info, ""
 
-    def _read_part(self, name: str, file: PartFile, heads: bool) -> Part:
+    def _read_part(self, name: str, file: PartFile, heads: bool) -> ReadPart:
         if file.is_link:
-            return Part([], f"record/{name} {LINK}.")
+            return ReadPart([], f"record/{name} {LINK}.")
         path = self.folder / "record" / name
         try:
             if file.kind == "curves":
-                return Part(parts.curves(path, len(self.of_kind("curves"))))
-            return Part(parts.geometry(path, heads))
-        except FileNotFoundError:  # a run that resumes has just cut it
-            return Part([])
+                return ReadPart(parts.curves(path, len(self.of_kind("curves"))))
+            return ReadPart(parts.geometry(path, heads))
         except Exception as error:  # of a damaged or foreign file: anything
-            return Part([], f"record/{name} is skipped: {in_words(error).replace(f'{path.parent}/', '')}.")
+            if not path.exists():  # a run that resumes has just cut it
+                return ReadPart([])
+            return ReadPart([], f"record/{name} is skipped: {in_words(error).replace(f'{path.parent}/', '')}.")
 
 
 class Store:

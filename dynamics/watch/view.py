@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from dynamics.record import parse_condition
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries, flatten, settings_of
 from dynamics.report.names import APART, CORE, QUALITY, Words, site, words
 from dynamics.report.plot.style import DEPTH, MAGNITUDE, SIGNED, looks
-from dynamics.run_info import Facts, RunInfo
+from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo
 from dynamics.watch.listing import Listing
 from dynamics.watch.store import Store, WatchedRun
 
@@ -91,7 +92,14 @@ def _arms(runs: Mapping[str, WatchedRun]) -> list[Facts]:
 
 def _owners(frames: Mapping[str, pd.DataFrame], infos: Mapping[str, RunInfo]) -> dict[ArmEntry, Arm]:
     members = [entry for key, frame in frames.items() if len(frame) for entry in entries(key, frame, infos[key])]
-    return arms_of(members, infos)
+    owners = arms_of(members, infos)
+
+    def order(entry: ArmEntry) -> int:
+        """Order what has no arms in the report after what has, the simplest conditions first."""
+        is_compared = not isinstance(infos[entry.run], ProbeInfo | ConeInfo | AuditInfo)
+        return 0 if is_compared else 1 + len(parse_condition(entry.condition))
+
+    return {entry: owners[entry] for entry in sorted(owners, key=order)}
 
 
 def _places(run: WatchedRun) -> pd.DataFrame:

@@ -79,6 +79,14 @@ def test_a_part_that_is_gone_cuts(store, small):
     assert list(run.files) == [name(0)]
 
 
+def test_a_part_that_goes_before_it_is_read_is_no_problem(store, small):
+    folder = small("a", 0)
+    run = store.runs()["a"]
+    problems = run.problems()
+    (folder / "record" / name(0)).unlink()
+    assert (read_all(run), run.problems()) == ({name(0): []}, problems)
+
+
 def test_an_unchanged_run_is_not_listed_again(store, small, monkeypatch):
     small("a")
     for _ in range(3):

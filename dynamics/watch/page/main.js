@@ -108,6 +108,9 @@ byId("choose-none").addEventListener("click", () => {
   showChoice();
 });
 byId("open").addEventListener("click", () => { location.hash = new URLSearchParams([...chosen].map((key) => ["run", key])); });
+byId("find-series").addEventListener("input", drawLegend);
+byId("series-all").addEventListener("click", () => drawFound(true));
+byId("series-none").addEventListener("click", () => drawFound(false));
 byId("slider").addEventListener("input", () => {
   const places = placesOf(seriesOn());
   const i = Number(byId("slider").value);

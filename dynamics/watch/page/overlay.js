@@ -266,17 +266,34 @@ function switched(set, key, isOn) {
   return changed;
 }
 
+// Whether a series has every word that the reader is looking for.
+function isFound(one) {
+  return byId("find-series").value.toLowerCase().split(/\s+/).every((word) => one.label.toLowerCase().includes(word));
+}
+
+// Draw all series that are found, or none of them.
+function drawFound(isOn) {
+  const off = new Set(choice.off ?? drawn.series.slice(DISTINCT).map((one) => one.id));
+  for (const one of drawn.series.filter(isFound)) {
+    if (isOn) off.delete(one.id);
+    else off.add(one.id);
+  }
+  choosing({off});
+}
+
 function drawLegend() {
   const off = choice.off ?? new Set(drawn.series.slice(DISTINCT).map((one) => one.id));
+  const said = new Set(); // runs whose state is said already
+  byId("series-bar").hidden = drawn.series.length <= DISTINCT;
+  byId("legend").classList.toggle("many", drawn.series.length > DISTINCT);
   byId("legend").replaceChildren(...drawn.series.map((one) => {
-    const row = rows.get(one.run);
-    const state = row ? ` ${stateText(row)}, ${progressText(row)}` : "";
-    const name = one.label.includes(one.run) ? "" : ` ${one.run}`;
     const mark = element("span", {title: one.arm.about}, sample(one.look), " ");
     const label = toggle(one.label, !off.has(one.id), (isOn) => choosing({off: switched(off, one.id, !isOn)}), mark);
-    const item = element("li", {}, label, element("span", {className: "soft", textContent: `${name}${state}`}));
-    if (row?.says) item.append(element("span", {className: "soft", textContent: `: ${row.says}`}));
-    return item;
+    const row = said.has(one.run) ? null : rows.get(one.run);
+    said.add(one.run);
+    const name = one.label.includes(one.run) ? "" : one.run;
+    const state = row ? `${stateText(row)}, ${progressText(row)}${row.says ? `: ${row.says}` : ""}` : "";
+    return element("li", {hidden: !isFound(one)}, label, " ", element("span", {className: "soft", textContent: row ? [name, state].filter(Boolean).join(" ") : ""}));
   }));
 }
 
@@ -302,7 +319,7 @@ function drawProblems() {
   const problems = [...drawn.runs].flatMap(([key, run]) => run.problems.map((problem) => `${key}: ${problem}`));
   const missing = choice.runs.filter((key) => !drawn.runs.has(key)).map((key) => `There is no run named ${key} here.`);
   const empty = [...drawn.runs].filter(([key]) => !drawn.series.some((one) => one.run === key)).map(([key]) => `${key}: nothing has been measured yet.`);
-  const many = choice.off === null && drawn.series.length > DISTINCT ? [`${drawn.series.length} series, of which the first ${DISTINCT} are drawn: choose others in the list above.`] : [];
+  const many = choice.off === null && drawn.series.length > DISTINCT ? [`${drawn.series.length} series, of which the first ${DISTINCT} are drawn: choose others above.`] : [];
   byId("problems").replaceChildren(...[...missing, ...empty, ...problems, ...many].map((text) => element("p", {className: "note", textContent: text})));
 }
 
@@ -317,7 +334,7 @@ function drawSlider(places, place, series) {
     const at = placesOf([one]).filter((p) => p <= place).pop();
     return at === undefined || at === place ? [] : [`${one.label}: ${compact(at)}`];
   });
-  const shown = behind.length > 2 ? `${behind.length} runs at an earlier one` : behind.join(", ");
+  const shown = behind.length > 2 ? `${behind.length} others at an earlier one` : behind.join(", ");
   const text = `${along} ${compact(place)} of ${compact(places[places.length - 1] ?? 0)}${choice.place === null ? " (newest)" : ""}${shown ? `; ${shown}` : ""}`;
   byId("slider-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
