@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("model.js", "charts.js", "heat.js", "list.js", "overlay.js", "main.js")  # in this order
+SCRIPTS = (  # in this order
+    *("model.js", "charts.js", "heat.js", "list.js"),
+    *("overlay.js", "tables.js", "controls.js", "main.js"),
+)
 STYLE, SCRIPT = '<link rel="stylesheet" href="page.css">', '<script src="page.js" defer></script>'
 
 

@@ -105,8 +105,11 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   picture.append(shape("text", {x: (left + right) / 2, y: HEIGHT - 4, "text-anchor": "middle"}, x.label));
   const middle = (top + bottom) / 2;
   picture.append(shape("text", {x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})`}, y.label));
+  const pointer = shape("line", {class: "cursor", y1: top, y2: bottom});
+  const moveCursor = (place) => ["x1", "x2"].forEach((end) => pointer.setAttribute(end, across.at(place)));
   if (cursor !== null) {
-    picture.append(shape("line", {class: "cursor", x1: across.at(cursor), x2: across.at(cursor), y1: top, y2: bottom}));
+    moveCursor(cursor);
+    picture.append(pointer);
   }
   const spots = [];
   for (const line of lines) {
@@ -129,10 +132,10 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   }
   picture.setAttribute("aria-label", describe(title, x.label, lines));
   const readout = element("output");
-  readPoints(picture, spots, readout, x.label);
+  readPoints(picture, spots, readout, x.label, `${title} over ${x.label}`);
   const caption = element("figcaption", {textContent: title});
   if (soft) caption.append(" ", element("span", {className: "soft", textContent: soft}));
-  return element("figure", {}, caption, picture, readout);
+  return Object.assign(element("figure", {}, caption, picture, readout), {moveCursor});
 }
 
 function describe(title, label, lines) {
@@ -145,8 +148,11 @@ function describe(title, label, lines) {
   return `${title}, over ${label}. ${ends.join("; ")}${lines.length > 8 ? `; and ${lines.length - 8} more` : ""}. Arrow keys read the points.`;
 }
 
+// The point that was read last, and in which chart: a chart that is drawn again goes on from there.
+const reading = {chart: "", line: "", x: 0};
+
 // Read the nearest point under the pointer; with arrow keys, the points one by one (left, right) and line by line.
-function readPoints(picture, spots, readout, label) {
+function readPoints(picture, spots, readout, label, chart) {
   let picked = -1;
   const ring = shape("circle", {class: "picked", r: 6, visibility: "hidden"});
   picture.append(ring);
@@ -159,7 +165,9 @@ function readPoints(picture, spots, readout, label) {
     ring.setAttribute("cx", px);
     ring.setAttribute("cy", py);
     ring.setAttribute("visibility", "visible");
+    Object.assign(reading, {chart, line: line.label, x});
   }
+  if (chart === reading.chart) pick(spots.findIndex((spot) => spot.line.label === reading.line && spot.x === reading.x));
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
     const ratio = picture.viewBox.baseVal.width / box.width;

@@ -27,7 +27,8 @@ function scaleBar(scale) {
   return element("div", {className: "scale"}, number(scale.low), bar, number(scale.high), ` ${scale.label}`);
 }
 
-// One map: `value(row, column)` of rows from the bottom up; `names` say what rows and columns are; `cursor` is a column.
+// One map: `value(row, column)` of rows from the bottom up; `names` say what rows and columns are; `cursor` is one
+// of the columns, or lies after one.
 function heatMap({title, look, rowNames, columnNames, names, value, scale, cursor = null}) {
   const canvas = element("canvas", {width: columnNames.length, height: rowNames.length});
   const pixels = new ImageData(columnNames.length, rowNames.length);
@@ -57,14 +58,19 @@ function heatMap({title, look, rowNames, columnNames, names, value, scale, curso
     event.preventDefault();
     show(place.row + move[0], place.column + move[1]);
   });
+  const line = element("div", {className: "line"});
+  const moveCursor = (at) => {
+    const column = columnNames.findLastIndex((name) => name <= at);
+    line.hidden = column < 0;
+    line.style.left = `calc(${(100 * (column + 0.5)) / columnNames.length}% - 1px)`;
+  };
   const picture = element("div", {className: "picture"}, canvas);
-  if (cursor !== null && cursor >= 0) {
-    const line = element("div", {className: "line"});
-    line.style.left = `calc(${(100 * (cursor + 0.5)) / columnNames.length}% - 1px)`;
+  if (cursor !== null) {
+    moveCursor(cursor);
     picture.append(line);
   }
   const upEnds = ends(rowNames).reverse().map((name) => element("span", {textContent: `${names[0]} ${name}`}));
   const acrossEnds = ends(columnNames).map((name) => element("span", {textContent: `${names[1]} ${name}`}));
   const map = element("div", {className: "map"}, element("div", {className: "ends up"}, ...upEnds), picture, element("div"), element("div", {className: "ends"}, ...acrossEnds));
-  return element("figure", {}, element("figcaption", {}, sample(look), ` ${title}`), map, readout);
+  return Object.assign(element("figure", {}, element("figcaption", {}, sample(look), ` ${title}`), map, readout), {moveCursor});
 }

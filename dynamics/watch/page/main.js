@@ -11,14 +11,13 @@ function showTrouble(error) {
 
 function readAddress() {
   const query = new URLSearchParams(location.hash.slice(1));
-  const list = (name) => (query.has(name) ? new Set(query.get(name).split(",").filter(Boolean)) : null);
-  const layers = list("layers");
+  const all = (name) => (query.has(name) ? new Set(query.getAll(name).filter(Boolean)) : null);
   Object.assign(choice, {
     runs: query.getAll("run"),
     place: query.has("step") && Number.isFinite(Number(query.get("step"))) ? Number(query.get("step")) : null,
-    layers: layers && new Set([...layers].map(Number)),
-    off: query.has("off") ? new Set(query.getAll("off").filter(Boolean)) : null,
-    show: list("show"),
+    layers: query.has("layers") ? new Set(query.get("layers").split(",").filter(Boolean).map(Number)) : null,
+    off: all("off"),
+    show: all("show"),
     log: query.get("log") !== "0",
     bands: query.has("bands") ? query.get("bands") === "1" : null,
     map: query.get("map"),
@@ -30,8 +29,9 @@ function writeAddress() {
   const query = choice.runs.map((key) => ["run", key]);
   if (choice.place !== null) query.push(["step", choice.place]);
   if (choice.layers) query.push(["layers", ascending(choice.layers).join(",")]);
-  if (choice.off) query.push(...[...choice.off, ...(choice.off.size ? [] : [""])].map((id) => ["off", id]));
-  if (choice.show) query.push(["show", [...choice.show].join(",")]);
+  for (const name of ["off", "show"]) {
+    if (choice[name]) query.push(...(choice[name].size ? [...choice[name]] : [""]).map((key) => [name, key]));
+  }
   if (!choice.log) query.push(["log", "0"]);
   if (choice.bands !== null) query.push(["bands", choice.bands ? "1" : "0"]);
   if (choice.map) query.push(["map", choice.map]);
@@ -43,6 +43,7 @@ function writeAddress() {
 let frame = null;
 let isStepAlone = true;
 function choosing(change) {
+  if (!drawn.series) return;
   Object.assign(choice, change);
   isStepAlone &&= Object.keys(change).every((key) => key === "place");
   frame ??= requestAnimationFrame(() => {
@@ -60,8 +61,7 @@ async function show() {
   document.title = isOverlay ? `${choice.runs.join(", ")} – dynamics` : "Runs – dynamics";
   if (!isOverlay) return;
   const wanted = JSON.stringify(choice.runs);
-  await load(choice.runs);
-  if (wanted !== JSON.stringify(choice.runs)) return; // the reader has gone on
+  if (!await load(choice.runs)) return;
   byId("heads-open").open ||= choice.heads !== null;
   drawOverlay();
   if (shownRuns !== wanted) window.scrollTo(0, 0);
@@ -70,27 +70,37 @@ async function show() {
 
 // News
 
+// Load what is newer than what is drawn, until nothing is.
 let isLoading = false;
-async function takeNews({rows: changed, gone, all}) {
-  if (all) for (const key of rows.keys()) if (!changed.some((row) => row.key === key)) gone.push(key);
-  for (const key of gone) rows.delete(key);
-  for (const row of changed) rows.set(row.key, row);
-  showList(changed.map((row) => row.key), gone);
-  if (!choice.runs.length || isLoading || !drawn.series) return;
-  const isNew = changed.some((row) => choice.runs.includes(row.key) && row.version > drawn.version);
+async function catchUp() {
+  if (isLoading || !drawn.series) return;
   isLoading = true;
   try {
-    if (isNew) {
-      await load(choice.runs);
-      drawOverlay();
-    } else if (changed.some((row) => choice.runs.includes(row.key))) drawLegend();
+    for (let before = -1; before < drawn.version && choice.runs.some((key) => rows.get(key)?.version > drawn.version);) {
+      before = drawn.version;
+      if (await load(choice.runs)) drawOverlay();
+    }
   } finally {
     isLoading = false;
   }
 }
 
+async function takeNews({rows: changed, gone, all}) {
+  if (all) for (const key of rows.keys()) if (!changed.some((row) => row.key === key)) gone.push(key);
+  for (const key of gone) rows.delete(key);
+  for (const row of changed) rows.set(row.key, row);
+  showList(changed.map((row) => row.key), gone);
+  await catchUp();
+  if (drawn.series && changed.some((row) => choice.runs.includes(row.key))) keepingFocus(drawLegend);
+}
+
+// Listen while the page is seen: a browser keeps few connections to one server, and nobody pays for what none sees.
+let events = null;
 function listen() {
-  const events = new EventSource("api/events");
+  events?.close();
+  events = null;
+  if (document.hidden) return;
+  events = new EventSource("api/events");
   events.onmessage = (event) => {
     showTrouble(null);
     takeNews(JSON.parse(event.data)).catch(showTrouble);
@@ -120,14 +130,14 @@ byId("log").addEventListener("change", () => choosing({log: byId("log").checked}
 byId("bands").addEventListener("change", () => choosing({bands: byId("bands").checked}));
 byId("map-quantity").addEventListener("change", () => choosing({map: byId("map-quantity").value}));
 byId("heads-quantity").addEventListener("change", () => choosing({heads: byId("heads-quantity").value}));
-byId("heads-open").addEventListener("toggle", () => { if (drawn.series) choosing({}); });
+byId("heads-open").addEventListener("toggle", () => choosing({}));
 window.addEventListener("hashchange", () => {
   readAddress();
   show().catch(showTrouble);
 });
 let lastWidth = innerWidth;
 window.addEventListener("resize", () => {
-  if (innerWidth !== lastWidth && choice.runs.length && drawn.series) choosing({});
+  if (innerWidth !== lastWidth && choice.runs.length) choosing({});
   lastWidth = innerWidth;
 });
 
@@ -135,5 +145,8 @@ readAddress();
 if (EMBEDDED) {
   takeNews({rows: EMBEDDED.rows, gone: [], all: true});
   byId("count").after(element("span", {className: "soft", textContent: `as of ${moment(EMBEDDED.at)}`}));
-} else listen();
+} else {
+  document.addEventListener("visibilitychange", listen);
+  listen();
+}
 show().catch(showTrouble);

@@ -5,7 +5,8 @@ const holder = document.getElementById("data");
 const EMBEDDED = holder ? JSON.parse(holder.textContent) : null; // of a page that is one file
 
 const rows = new Map(); // of the list, by the key of the run
-const drawn = {keys: [], version: 0, runs: new Map(), heads: new Map(), headsVersion: 0, arms: [], words: {}, scales: {}};
+const drawn = {keys: [], version: 0, runs: new Map(), heads: new Map(), headsVersion: 0, words: {}, scales: {}, series: null};
+let loads = 0; // how often runs were asked for
 
 async function ask(what, keys, since) {
   if (EMBEDDED) {
@@ -30,14 +31,19 @@ function merge(known, news) {
   }
 }
 
-// Load the runs with these keys; of runs that are there already, only what is new.
+// Load the runs with these keys; of runs that are there already, only what is new. False where others were asked for
+// meanwhile.
 async function load(keys) {
   const isSame = keys.length === drawn.keys.length && keys.every((key, i) => key === drawn.keys[i]);
+  loads += 1;
+  const mine = loads;
   const answer = await ask("view", keys, isSame ? drawn.version : 0);
+  if (mine !== loads) return false;
   if (!isSame) Object.assign(drawn, {keys, runs: new Map(), heads: new Map(), headsVersion: 0});
   merge(drawn.runs, answer.runs);
   const {version, arms, words, scales} = answer;
-  Object.assign(drawn, {version, arms, words, scales, series: seriesOf(arms, drawn.runs)});
+  Object.assign(drawn, {version, words, scales, series: seriesOf(arms, drawn.runs)});
+  return true;
 }
 
 async function loadHeads() {
@@ -138,7 +144,11 @@ function duration(seconds) {
   return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} days`;
 }
 
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 function quantityTitle(key) {
   const {title, site} = drawn.words[key];
-  return `${title[0].toUpperCase()}${title.slice(1)} (${site})`;
+  return `${capital(title)} (${site})`;
 }

@@ -78,7 +78,7 @@ function drawCurves(series, place) {
     })));
     const key = [...known].find((name) => name.endsWith(`/${metric}`));
     const {title, unit} = drawn.words[key];
-    return lineChart({title: `${title[0].toUpperCase()}${title.slice(1)}`, soft: isQuality(metric) ? unit : "", width, x: {label: "step", kind: choice.log ? "steps" : "linear"}, y: {label: unitOf(key), wide: true}, lines: drawnLines, cursor: place});
+    return lineChart({title: capital(title), soft: isQuality(metric) ? unit : "", width, x: {label: "step", kind: choice.log ? "steps" : "linear"}, y: {label: unitOf(key), wide: true}, lines: drawnLines, cursor: place});
   }));
 }
 
@@ -160,14 +160,19 @@ function drawMaps(series, place) {
   const scale = mapScale(quantity, tables.flatMap(({columns, layers, value}) => columns.flatMap((_, c) => layers.map((__, r) => value(r, c)))));
   byId("map-scale").replaceChildren(scaleBar(scale));
   byId("maps").replaceChildren(...tables.map(({one, columns, layers, value}) => heatMap({
-    title: one.label, look: one.look, rowNames: layers, columnNames: columns, names: ["layer", alongName()], value, scale,
-    cursor: columns.findLastIndex((at) => at <= place),
+    title: one.label, look: one.look, rowNames: layers, columnNames: columns, names: ["layer", alongName()], value, scale, cursor: place,
   })));
 }
 
-async function drawHeads(series, place) {
+async function drawHeads() {
   if (!byId("heads-open").open) return;
   await loadHeads();
+  keepingFocus(drawHeadMaps);
+}
+
+function drawHeadMaps() {
+  const series = seriesOn();
+  const place = currentPlace(placesOf(series)); // as it is now that the heads are there
   const tables = new Map(); // of each series and quantity, the places with their groups
   for (const one of series) {
     const members = new Map(one.arm.members.filter(([run, , , seed]) => run === one.run && seed === one.seed).map(([, subject, condition, , at]) => [JSON.stringify([subject, condition]), at]));
@@ -199,150 +204,23 @@ async function drawHeads(series, place) {
   }));
 }
 
-// Tables
-
-function table(head, body) {
-  const row = (cells, cell) => element("tr", {}, ...cells.map((text, i) => element(i ? cell : "th", {textContent: text, scope: i ? "" : "row"})));
-  return element("table", {}, element("thead", {}, row(head, "th")), element("tbody", {}, ...body.map((cells) => row(cells, "td"))));
-}
-
-function drawNumbers(series, place) {
-  const quantities = shownQuantities();
-  const body = series.map((one) => {
-    const found = quantities.map((quantity) => {
-      const places = one.cells.get(quantity);
-      const at = places ? placeAtOrBefore(places, place) : null;
-      return at === null ? null : {at, value: meanOver(places.get(at), isLayerOn)};
-    });
-    const ats = [...new Set(found.filter(Boolean).map(({at}) => at))];
-    return [one.label, ats.map(compact).join(", "), ...found.map((entry) => number(entry?.value))];
-  });
-  fill("numbers", body.length && quantities.length ? [table(["run", alongName(), ...quantities.map(quantityTitle)], body)] : []);
-}
-
-function drawCost() {
-  const body = [...drawn.runs].flatMap(([key, {parts}]) => {
-    const seconds = new Map();
-    let [training, before] = [0, 0];
-    const groups = [...parts].sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([, list]) => list).filter((group) => group.site === "cost");
-    for (const group of groups) {
-      if (group.metric !== "step_seconds") seconds.set(group.metric, (seconds.get(group.metric) ?? 0) + group.values.reduce((sum, value) => sum + (value ?? 0), 0));
-      else {
-        group.steps.forEach((step, i) => {
-          training += (group.values[i] ?? 0) * Math.max(0, step - before);
-          before = step;
-        });
-      }
-    }
-    const whole = seconds.get("measure_seconds");
-    if (whole === undefined) return [];
-    const dearest = [...seconds].filter(([name]) => name.startsWith("measure_seconds/")).sort(([, a], [, b]) => b - a).slice(0, 4);
-    const share = training ? `${number((100 * whole) / (whole + training))} %` : "–";
-    return [[key, duration(whole), training ? duration(training) : "–", share, dearest.map(([name, s]) => `${name.slice(16)} ${number(s)} s`).join(", ")]];
-  });
-  fill("cost", body.length ? [table(["run", "measuring", "training", "share of both", "most of it"], body)] : []);
-}
-
-function drawSettings() {
-  const keys = [...new Set([...drawn.runs.values()].flatMap((run) => Object.keys(run.settings)))];
-  const body = keys.map((key) => [key, ...[...drawn.runs.values()].map((run) => (Object.hasOwn(run.settings, key) ? run.settings[key] : "–"))]);
-  const differing = drawn.runs.size > 1 ? body.filter(([, ...cells]) => new Set(cells).size > 1) : body;
-  byId("settings-section").querySelector("h2").textContent = drawn.runs.size > 1 ? "Settings that differ" : "Settings";
-  fill("settings", differing.length ? [table(["", ...drawn.runs.keys()], differing)] : []);
-}
-
-// Controls
-
-function toggle(text, isOn, change, ...before) {
-  const box = element("input", {type: "checkbox", checked: isOn});
-  box.addEventListener("change", () => change(box.checked));
-  return element("label", {}, box, " ", ...before, text);
-}
-
-function switched(set, key, isOn) {
-  const changed = new Set(set);
-  if (isOn) changed.add(key);
-  else changed.delete(key);
-  return changed;
-}
-
-// Whether a series has every word that the reader is looking for.
-function isFound(one) {
-  return byId("find-series").value.toLowerCase().split(/\s+/).every((word) => one.label.toLowerCase().includes(word));
-}
-
-// Draw all series that are found, or none of them.
-function drawFound(isOn) {
-  const off = new Set(choice.off ?? drawn.series.slice(DISTINCT).map((one) => one.id));
-  for (const one of drawn.series.filter(isFound)) {
-    if (isOn) off.delete(one.id);
-    else off.add(one.id);
-  }
-  choosing({off});
-}
-
-function drawLegend() {
-  const off = choice.off ?? new Set(drawn.series.slice(DISTINCT).map((one) => one.id));
-  const said = new Set(); // runs whose state is said already
-  byId("series-bar").hidden = drawn.series.length <= DISTINCT;
-  byId("legend").classList.toggle("many", drawn.series.length > DISTINCT);
-  byId("legend").replaceChildren(...drawn.series.map((one) => {
-    const mark = element("span", {title: one.arm.about}, sample(one.look), " ");
-    const label = toggle(one.label, !off.has(one.id), (isOn) => choosing({off: switched(off, one.id, !isOn)}), mark);
-    const row = said.has(one.run) ? null : rows.get(one.run);
-    said.add(one.run);
-    const name = one.label.includes(one.run) ? "" : one.run;
-    const state = row ? `${stateText(row)}, ${progressText(row)}${row.says ? `: ${row.says}` : ""}` : "";
-    return element("li", {hidden: !isFound(one)}, label, " ", element("span", {className: "soft", textContent: row ? [name, state].filter(Boolean).join(" ") : ""}));
-  }));
-}
-
-function drawLayers() {
-  const all = Array.from({length: depth() + 1}, (_, layer) => layer);
-  const set = (layers) => element("button", {type: "button", textContent: layers[0], onclick: () => choosing({layers: layers[1]})});
-  const boxes = all.map((layer) => toggle(layer === 0 ? "0 (embeddings)" : `${layer}`, isLayerOn(layer), (isOn) => choosing({layers: switched(new Set(all.filter(isLayerOn)), layer, isOn)})));
-  byId("layers").replaceChildren(element("legend", {textContent: "Layers"}), ...boxes, set(["all", new Set(all)]), set(["none", new Set()]), set(["1 and above", null]));
-}
-
-function drawQuantities() {
-  const shown = new Set(shownQuantities());
-  const bySite = new Map();
-  for (const key of geometryQuantities()) {
-    const {site, title} = drawn.words[key];
-    if (!bySite.has(site)) bySite.set(site, []);
-    bySite.get(site).push(toggle(title, shown.has(key), (isOn) => choosing({show: switched(shown, key, isOn)})));
-  }
-  byId("quantities").replaceChildren(element("legend", {textContent: "Quantities"}), ...[...bySite].flatMap(([site, boxes]) => [element("b", {textContent: site}), ...boxes]));
-}
-
-function drawProblems() {
-  const problems = [...drawn.runs].flatMap(([key, run]) => run.problems.map((problem) => `${key}: ${problem}`));
-  const missing = choice.runs.filter((key) => !drawn.runs.has(key)).map((key) => `There is no run named ${key} here.`);
-  const empty = [...drawn.runs].filter(([key]) => !drawn.series.some((one) => one.run === key)).map(([key]) => `${key}: nothing has been measured yet.`);
-  const many = choice.off === null && drawn.series.length > DISTINCT ? [`${drawn.series.length} series, of which the first ${DISTINCT} are drawn: choose others above.`] : [];
-  byId("problems").replaceChildren(...[...missing, ...empty, ...problems, ...many].map((text) => element("p", {className: "note", textContent: text})));
-}
-
-function drawSlider(places, place, series) {
-  const slider = byId("slider");
-  slider.max = Math.max(places.length - 1, 0);
-  slider.value = places.indexOf(place);
-  slider.disabled = places.length < 2;
-  const along = alongName();
-  byId("slider-label").textContent = along;
-  const behind = series.flatMap((one) => {
-    const at = placesOf([one]).filter((p) => p <= place).pop();
-    return at === undefined || at === place ? [] : [`${one.label}: ${compact(at)}`];
-  });
-  const shown = behind.length > 2 ? `${behind.length} others at an earlier one` : behind.join(", ");
-  const text = `${along} ${compact(place)} of ${compact(places[places.length - 1] ?? 0)}${choice.place === null ? " (newest)" : ""}${shown ? `; ${shown}` : ""}`;
-  byId("slider-text").textContent = text;
-  slider.setAttribute("aria-valuetext", text);
-  document.querySelectorAll("h2 .at").forEach((node) => { node.textContent = `at ${along} ${compact(place)}`; });
+// Draw anew without losing the focus, which is that of the same control or figure afterwards.
+function keepingFocus(draw) {
+  const controls = "a, input, button, select, summary, svg[tabindex], canvas";
+  const focused = document.activeElement;
+  const place = focused?.closest("[id]");
+  const i = place && place !== focused ? [...place.querySelectorAll(controls)].indexOf(focused) : -1;
+  draw();
+  if (i >= 0 && !focused.isConnected) place.querySelectorAll(controls)[i]?.focus({preventScroll: true});
 }
 
 // Draw the view: all of it, or with `onlyStep` what depends on the step alone.
 function drawOverlay(onlyStep = false) {
+  keepingFocus(() => drawParts(onlyStep));
+  document.documentElement.dataset.drawn = `${Math.round(performance.now())}`;
+}
+
+function drawParts(onlyStep) {
   const series = seriesOn();
   const places = placesOf(series);
   const place = currentPlace(places);
@@ -356,13 +234,13 @@ function drawOverlay(onlyStep = false) {
     drawQuantities();
     drawCost();
     drawSettings();
+    drawCurves(series, place);
+    drawPaths(series, place);
+    drawMaps(series, place);
   }
+  for (const figure of document.querySelectorAll("#curves figure, #paths figure, #maps figure")) figure.moveCursor(place);
   drawSlider(places, place, series);
   drawProfiles(series, place);
   drawNumbers(series, place);
-  drawCurves(series, place);
-  drawPaths(series, place);
-  drawMaps(series, place);
-  drawHeads(series, place).catch(showTrouble);
-  document.documentElement.dataset.drawn = `${Math.round(performance.now())}`;
+  drawHeads().catch(showTrouble);
 }
