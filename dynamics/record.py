@@ -174,6 +174,10 @@ def _rows(table: pa.Table) -> list[Row]:
     return [Row(*row) for row in zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)]
 
 
+class DamagedPart(InputError):
+    """A part of a record that cannot be read."""
+
+
 def read_part(path: Path, filters: Filters = None) -> pa.Table:
     """Return one part as a table; refuse one that cannot be read, or has a newer schema."""
     try:
@@ -183,29 +187,39 @@ def read_part(path: Path, filters: Filters = None) -> pa.Table:
             with pq.ParquetFile(path) as file:
                 table = file.read(use_threads=False)
         version = int((table.schema.metadata or {}).get(_VERSION, b"0"))
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable Parquet part ({error}): delete it.") from error
-    if version > SCHEMA:
-        raise InputError(
-            f"{path} has schema version {version}, this dynamics reads up to {SCHEMA}: install a newer one."
-        )
-    if path.name.startswith(("geometry-", "curves-")):
-        for name, kind in _ADDED:
+        if version > SCHEMA:
+            raise InputError(
+                f"{path} has schema version {version}, this dynamics reads up to {SCHEMA}: install a newer one."
+            )
+        schema = _ARRAYS if path.name.startswith("arrays-") else _ROWS
+        for name, kind in () if schema is _ARRAYS else _ADDED:
             if name not in table.column_names:
                 default = pa.scalar(Row._field_defaults[name], kind)
                 table = table.append_column(name, pa.repeat(default, len(table)))
-    return table.replace_schema_metadata(None)
+        return table.select(schema.names).replace_schema_metadata(None).cast(schema)
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DamagedPart(f"{path} is not a readable Parquet part ({error}): delete it.") from error
 
 
-def _parts(runs: Runs, pattern: str, filters: Filters = None) -> Iterator[pa.Table]:
+def _parts(runs: Runs, pattern: str, filters: Filters = None, damaged: list[Path] | None = None) -> Iterator[pa.Table]:
     for folder in [resolve(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]:
         for path in sorted((folder / "record").glob(pattern)):
-            yield read_part(path, filters)
+            try:
+                yield read_part(path, filters)
+            except DamagedPart:
+                if damaged is None:
+                    raise
+                damaged.append(path)
 
 
-def read(runs: Runs, conditions: bool = False) -> pd.DataFrame:
-    """Return every row of runs (names or paths), sorted by key, with the columns of `Row`; see `with_conditions`."""
-    tables = [*_parts(runs, "geometry-*.parquet"), *_parts(runs, "curves-*.parquet")]
+def read(runs: Runs, conditions: bool = False, damaged: list[Path] | None = None) -> pd.DataFrame:
+    """Return every row of runs (names or paths), sorted by key, with the columns of `Row`; see `with_conditions`.
+
+    Parts that cannot be read are refused; with a list `damaged` they are left out and added to it.
+    """
+    tables = [*_parts(runs, "geometry-*.parquet", damaged=damaged), *_parts(runs, "curves-*.parquet", damaged=damaged)]
     frame = pa.concat_tables(tables or [_ROWS.empty_table()]).to_pandas()
     frame = frame.sort_values(KEY, ignore_index=True)
     return with_conditions(frame) if conditions else frame
@@ -259,10 +273,13 @@ def _listed(what: str, numbers: Sequence[int]) -> str:
     return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}" if numbers else ""
 
 
-def read_arrays(runs: Runs, filters: Filters = None) -> list[Array]:
-    """Return every array of one run or of many; of `filters` such as `[("head", "=", -1)]`, only what passes."""
+def read_arrays(runs: Runs, filters: Filters = None, damaged: list[Path] | None = None) -> list[Array]:
+    """Return every array of one run or of many; of `filters` such as `[("head", "=", -1)]`, only what passes.
+
+    `damaged` is as in `read`.
+    """
     arrays = []
-    for table in _parts(runs, "arrays-*.parquet", filters):
+    for table in _parts(runs, "arrays-*.parquet", filters, damaged):
         for row in table.to_pylist():
             values = np.asarray(row.pop("values"), dtype=float).reshape(row.pop("shape"))
             arrays.append(Array(**row, values=values))

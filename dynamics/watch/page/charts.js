@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = {left: 54, right: 10, top: 8, bottom: 34};
 const HEIGHT = 210;
-const DASHES = {solid: "", dash: "7 4", dot: "2 3", dashdot: "8 3 2 3"};
+const DASHES = {solid: "", dash: "7 4", dot: "2 3", dashdot: "8 3 2 3", longdash: "13 4"};
 const MARKS = {
   circle: (r) => `m${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0z`,
   square: (r) => `m${-r} ${-r}h${2 * r}v${2 * r}h${-2 * r}z`,

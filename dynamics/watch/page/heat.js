@@ -1,7 +1,12 @@
 // Maps in colours: layers by steps, layers by heads.
 
+function channels(colour) {
+  if (colour.startsWith("#")) return [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  return colour.match(/[\d.]+/g).slice(0, 3).map(Number);
+}
+
 function coloursOf(scale) {
-  const stops = scale.map(([at, colour]) => [at, colour.match(/[\d.]+/g).slice(0, 3).map(Number)]);
+  const stops = scale.map(([at, colour]) => [at, channels(colour)]);
   return (share) => {
     const i = Math.max(1, stops.findIndex(([at]) => at >= share));
     const [[from, first], [to, second]] = [stops[i - 1], stops[i]];
