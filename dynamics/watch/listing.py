@@ -95,9 +95,9 @@ def _state(run: WatchedRun, facts: Facts) -> Facts:
 
 
 def settings(info: RunInfo) -> list[list[str]]:
-    """Return the settings that tell runs from one another at a glance, as pairs of name and value."""
+    """Return the settings that tell runs from one another at a glance, as pairs of name and value; a label has none."""
     content = info.to_dict()
-    pairs = [[key.replace("_", " "), content[key]] for key in SETTINGS if key in content]
+    pairs = [["" if key == "label" else key.replace("_", " "), content[key]] for key in SETTINGS if key in content]
     if isinstance(data := content.get("data"), dict) and "corpus" in data:
         pairs.append(["corpus", data["corpus"]])
     if isinstance(info, ModelsInfo) and info.subjects:

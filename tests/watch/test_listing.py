@@ -49,7 +49,7 @@ def test_a_run_that_is_done(row, make):
     numbers = {entry["name"]: entry["text"] for entry in one["numbers"]}
     assert numbers["validation bits per character"] == number(last)
     assert numbers["anisotropy"] == number(anisotropy["value"].mean())
-    assert ["label", "decoder (causal, clm)"] in one["settings"]
+    assert ["", "decoder (causal, clm)"] in one["settings"]
     assert ["corpus", "enwik8"] in one["settings"]
     # ten measurements of 0.4 s, 200 steps of 0.11 s
     assert one["share"] == pytest.approx(4 / (4 + 22))

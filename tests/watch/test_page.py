@@ -103,6 +103,15 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
         assert await browser.run(text("#numbers tbody tr td:nth-child(3)")) == f"{chosen:#.3g}"
         assert await browser.run("document.querySelector('#maps canvas').height") == 4
 
+        # Who uses the keyboard stays where they are when all is drawn anew.
+        layer = "[...document.querySelectorAll('#layers input')].indexOf(document.activeElement)"
+        await browser.run("byId('more-controls').open = true; document.querySelectorAll('#layers input')[2].focus()")
+        for points in (3, 4):
+            await browser.press(" ")
+            await settled(browser)
+            assert await browser.run(f"{profile('Anisotropy')}.split('L').length") == points
+            assert await browser.run(layer) == 2
+
         # Heads come when they are asked for.
         assert not any("api/heads" in request for request in browser.requests)
         await browser.run("byId('heads-open').open = true")

@@ -18,7 +18,7 @@ function stateText(row) {
 function progressText(row) {
   const unit = row.last ? ` of ${row.last}` : "";
   const done = row.unit === "part" ? `${row.step ?? 0} part${row.step === 1 ? "" : "s"} measured` : `${row.unit ?? "step"} ${row.step ?? 0}${unit}`;
-  if (row.state !== "running" || row.left === null || row.left === undefined) return done;
+  if (row.state !== "running" || !row.left) return done;
   const now = EMBEDDED ? EMBEDDED.at : Date.now() / 1000;
   return `${done}, about ${duration(Math.max(0, row.left - (now - row.written)))} left`;
 }
@@ -62,7 +62,7 @@ function fillLine(line, row) {
   progress.lastChild.textContent = progressText(row);
   numbers.replaceChildren(...(row.numbers ?? []).map(({name, text, step}) => element("div", {textContent: `${name} ${text}`, title: `step ${step}`})));
   cost.textContent = costText(row);
-  settings.textContent = (row.settings ?? []).map((pair) => pair.join(" ")).join(", ");
+  settings.textContent = (row.settings ?? []).map((pair) => pair.filter(Boolean).join(" ")).join(", ");
   line.text = searched(row);
 }
 
