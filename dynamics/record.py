@@ -196,7 +196,8 @@ def read_part(path: Path, filters: Filters = None) -> pa.Table:
             if name not in table.column_names:
                 default = pa.scalar(Row._field_defaults[name], kind)
                 table = table.append_column(name, pa.repeat(default, len(table)))
-        return table.select(schema.names).replace_schema_metadata(None).cast(schema)
+        table = table.select(schema.names).replace_schema_metadata(None)
+        return table if table.schema.equals(schema) else table.cast(schema)
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -31,8 +31,9 @@ class Listing:
     def rows(self) -> list[Facts]:
         """Return a row for every run, as JSON can hold it."""
         with self._store.lock:
-            rows = {key: self._row(run) for key, run in self._store.runs().items()}
-            for key, run in self._store.runs().items():
+            runs = self._store.runs()
+            rows = {key: self._row(run) for key, run in runs.items()}
+            for key, run in runs.items():
                 if isinstance(run.info, SweepInfo) and isinstance(run.info.runs, Mapping):
                     done = sum(rows[name]["state"] == "done" for name in run.info.runs if name in rows)
                     rows[key] |= {"step": done, "last": len(run.info.runs), "unit": "run"}
