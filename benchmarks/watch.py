@@ -5,9 +5,9 @@
 
 Records are written to FOLDER/checkpoints (a temporary folder when missing; runs that are there already are kept). Each
 number is that of a server that has just been started and has read nothing: the seconds until the list of all runs has
-arrived, until the data of the overlaid runs have; then, with a Chromium, until each has been drawn, counted from the
-moment the address is opened, and for a move of the slider. `idle` is the share of a core that the server needs while a
-page is open and nothing happens.
+arrived, until the data of the overlaid runs have, and what of these the server has computed; then, with a Chromium,
+until each has been drawn, counted from the moment the address is opened, and for a move of the slider. `idle` is the
+share of a core that the server needs while a page is open and nothing happens.
 """
 
 import argparse
@@ -91,27 +91,30 @@ def serving(folder: Path) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def seconds_to_answer(address: str, path: str) -> tuple[float, int]:
-    """Return how long an answer takes (of events, the first one), and its size."""
-    started = time.monotonic()
+def spent(process: int) -> float:
+    """Return the seconds that a process has computed."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def answer(name: str, address: str, process: int, path: str) -> dict[str, float]:
+    """Print and return how long an answer takes (of events, the first one), and what of that the server computes."""
+    started, before = time.monotonic(), spent(process)
     with urllib.request.urlopen(f"{address}/{path}") as stream:
         size = len(stream.readline() if path.endswith("events") else stream.read())
-    return time.monotonic() - started, size
+    seconds, computed = time.monotonic() - started, spent(process) - before
+    print(f"{name}: {seconds:.2f} s, of which computed {computed:.2f} s, {size / 1e6:.2f} MB")
+    return {name: seconds, f"{name} computed": computed}
 
 
 def idle_share(address: str, process: int) -> float:
     """Return the share of a core that a server needs while a page is open and nothing happens."""
-
-    def spent() -> float:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     with urllib.request.urlopen(f"{address}/api/events") as stream:
         stream.readline()
         time.sleep(2)
-        before = spent()
+        before = spent(process)
         time.sleep(IDLE_SECONDS)
-        return (spent() - before) / IDLE_SECONDS
+        return (spent(process) - before) / IDLE_SECONDS
 
 
 def drawing(address: str, chosen: list[str]) -> dict[str, float]:
@@ -150,16 +153,13 @@ def main() -> None:
         folder = (options.folder or Path(temporary)).resolve()
         write_runs(folder / "checkpoints", options.runs, options.steps, options.layers, options.metrics)
         chosen = [f"run-{number:03d}" for number in range(options.overlaid)]
-        results: dict[str, float] = {}
         with serving(folder) as (address, process):
-            results["list"], size = seconds_to_answer(address, "api/events")
-            print(f"list of {options.runs} runs: {results['list']:.2f} s, {size / 1e6:.2f} MB")
+            results = answer("list", address, process, "api/events")
             results["idle"] = idle_share(address, process)
             print(f"idle: {100 * results['idle']:.1f} % of a core")
-        with serving(folder) as (address, _):
+        with serving(folder) as (address, process):
             query = "&".join(f"run={key}" for key in chosen)
-            results["overlay"], size = seconds_to_answer(address, f"api/view?{query}")
-            print(f"overlay of {len(chosen)} runs: {results['overlay']:.2f} s, {size / 1e6:.2f} MB")
+            results |= answer("overlay", address, process, f"api/view?{query}")
         try:
             from tests.watch.browser import CHROMIUM
         except ImportError:

@@ -61,6 +61,7 @@ async function show() {
   document.title = isOverlay ? `${choice.runs.join(", ")} – dynamics` : "Runs – dynamics";
   if (!isOverlay) return;
   const wanted = JSON.stringify(choice.runs);
+  if (shownRuns !== wanted) byId("title").textContent = "Reading the records ...";
   if (!await load(choice.runs)) return;
   byId("heads-open").open ||= choice.heads !== null;
   drawOverlay();
