@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from urllib.parse import quote
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.watch.test_serve import serving
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 DRAWN = "document.documentElement?.dataset.drawn"
+EVIL_NAME = "<img src=x onerror=hacked=1>&run=d0#%25'\""
 EVIL = '</script><img src=x onerror="window.hacked=1">\'"&<b>'
 
 
@@ -49,9 +51,10 @@ async def settled(browser):
 def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
     make("d0")
     make("e0", "encoder")
-    small("evil", run=EVIL)
+    small(EVIL_NAME, run=EVIL)
     write_run(
-        place / "checkpoints" / "evil", {"run": EVIL, "kind": "fit", "label": EVIL, "status": "failed", "error": EVIL}
+        place / "checkpoints" / EVIL_NAME,
+        {"run": EVIL, "kind": "fit", "label": EVIL, "status": "failed", "error": EVIL},
     )
 
     async def visit(browser):
@@ -137,9 +140,10 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
         assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
 
         # A hostile name is text, in the overlay too.
-        await browser.run("location.hash = '#run=evil'")
+        await browser.run(f"location.hash = new URLSearchParams([['run', {json.dumps(EVIL_NAME)}]])")
         await browser.until("document.querySelectorAll('#legend li').length === 1")
         assert EVIL in await browser.run(text("#legend"))
+        assert await browser.run(text("#title")) == EVIL_NAME
         assert await browser.run("document.images.length") == 0
         assert await browser.run("window.hacked ?? 0") == 0
         assert await browser.run("byId('connection').hidden")
@@ -152,13 +156,13 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
 
 def test_one_file_works_from_the_disk(make, small, place, tmp_path_factory):
     make("d0")
-    small("evil", run=EVIL)
-    write_run(place / "checkpoints" / "evil", {"run": EVIL, "kind": "fit", "label": EVIL})
+    small(EVIL_NAME, run=EVIL)
+    write_run(place / "checkpoints" / EVIL_NAME, {"run": EVIL, "kind": "fit", "label": EVIL})
     main(["watch", "--once", "page.html"])
 
     async def visit(browser):
         file = (place / "page.html").as_uri()
-        await browser.open(f"{file}#run=d0&run=evil&step=4&layers=1,3")
+        await browser.open(f"{file}#run=d0&run={quote(EVIL_NAME)}&step=4&layers=1,3")
         await browser.until(DRAWN)
         assert await browser.run(text("#slider-text")) == f"step 4 of 200; {EVIL}: 0"
         assert await browser.run(f"{profile('Anisotropy')}.split('L').length") == 2

@@ -9,7 +9,8 @@ const MARKS = {
   square: (r) => `m${-r} ${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
   diamond: (r) => `m0 ${-1.3 * r}l${1.3 * r} ${1.3 * r}l${-1.3 * r} ${1.3 * r}l${-1.3 * r} ${-1.3 * r}z`,
   "triangle-up": (r) => `m0 ${-1.3 * r}l${1.2 * r} ${2.2 * r}h${-2.4 * r}z`,
-  cross: (r) => `m${-r / 2} ${-1.2 * r}h${r}v${0.7 * r}h${0.7 * r}v${r}h${-0.7 * r}v${0.7 * r}h${-r}v${-0.7 * r}h${-0.7 * r}v${-r}h${0.7 * r}z`,
+  cross: (r) =>
+    `m${-r / 2} ${-1.2 * r}h${r}v${0.7 * r}h${0.7 * r}v${r}h${-0.7 * r}v${0.7 * r}h${-r}v${-0.7 * r}h${-0.7 * r}v${-r}h${0.7 * r}z`,
   x: (r) => `m${-r} ${-r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}`,
 };
 
@@ -51,7 +52,9 @@ function axis(values, from, to, kind = "linear", most = 5) {
   } else if (kind === "log") {
     const factors = Math.log10(high / low) > 2 ? [1] : [1, 2, 5];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
-      ticks.push(...factors.map((factor) => factor * 10 ** power).filter((tick) => tick >= low / 1.05 && tick <= high * 1.05));
+      ticks.push(
+        ...factors.map((factor) => factor * 10 ** power).filter((tick) => tick >= low / 1.05 && tick <= high * 1.05),
+      );
     }
   } else {
     if (high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high), 1e-9)) {
@@ -59,7 +62,8 @@ function axis(values, from, to, kind = "linear", most = 5) {
       [low, high] = [low - pad, high + pad];
     }
     const step = Math.max(niceStep(high - low, most), kind === "whole" ? 1 : 0);
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i += 1) ticks.push(Number((i * step).toPrecision(12)));
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i += 1)
+      ticks.push(Number((i * step).toPrecision(12)));
   }
   const [start, end] = [warp(low), warp(high)];
   const span = end - start || 1;
@@ -80,7 +84,10 @@ function pathOf(points) {
 }
 
 function marksOf(points, symbol, radius) {
-  return points.filter(({py}) => py !== null).map(({px, py}) => `M${px.toFixed(1)} ${py.toFixed(1)}${MARKS[symbol](radius)}`).join("");
+  return points
+    .filter(({py}) => py !== null)
+    .map(({px, py}) => `M${px.toFixed(1)} ${py.toFixed(1)}${MARKS[symbol](radius)}`)
+    .join("");
 }
 
 // One chart. `lines` are {label, look, points: [{x, y, low, high, why}], isFaint, isMarks, isPlain}; `cursor` is an x.
@@ -90,21 +97,33 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   const heights = all.flatMap((p) => (bands ? [p.y, p.low, p.high] : [p.y])).filter((v) => Number.isFinite(v));
   const [lowest, highest] = extent(heights);
   const isLog = y.wide && lowest > 0 && highest > 10 * lowest;
-  const across = axis(all.map((p) => p.x), left + 4, right - 6, x.kind, Math.max(3, Math.floor(width / 80)));
+  const across = axis(
+    all.map((p) => p.x),
+    left + 4,
+    right - 6,
+    x.kind,
+    Math.max(3, Math.floor(width / 80)),
+  );
   const up = axis(heights, bottom - 4, top + 4, isLog ? "log" : "linear");
   const picture = shape("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", tabindex: "0"});
   for (const tick of up.ticks) {
     picture.append(shape("line", {class: "rule", x1: left, x2: right, y1: up.at(tick), y2: up.at(tick)}));
-    picture.append(shape("text", {x: left - 5, y: up.at(tick) + 4, "text-anchor": "end"}, compact(tick).replace("-", "−")));
+    picture.append(
+      shape("text", {x: left - 5, y: up.at(tick) + 4, "text-anchor": "end"}, compact(tick).replace("-", "−")),
+    );
   }
   for (const tick of across.ticks) {
-    picture.append(shape("line", {class: "axis", x1: across.at(tick), x2: across.at(tick), y1: bottom, y2: bottom + 4}));
+    picture.append(
+      shape("line", {class: "axis", x1: across.at(tick), x2: across.at(tick), y1: bottom, y2: bottom + 4}),
+    );
     picture.append(shape("text", {x: across.at(tick), y: bottom + 15, "text-anchor": "middle"}, compact(tick)));
   }
   picture.append(shape("path", {class: "axis", d: `M${left} ${top}V${bottom}H${right}`}));
   picture.append(shape("text", {x: (left + right) / 2, y: HEIGHT - 4, "text-anchor": "middle"}, x.label));
   const middle = (top + bottom) / 2;
-  picture.append(shape("text", {x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})`}, y.label));
+  picture.append(
+    shape("text", {x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})`}, y.label),
+  );
   const pointer = shape("line", {class: "cursor", y1: top, y2: bottom});
   const moveCursor = (place) => ["x1", "x2"].forEach((end) => pointer.setAttribute(end, across.at(place)));
   if (cursor !== null) {
@@ -113,19 +132,34 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   }
   const spots = [];
   for (const line of lines) {
-    const points = line.points.map((p) => ({...p, line, px: across.at(p.x), py: Number.isFinite(p.y) ? up.at(p.y) : null}));
+    const points = line.points.map((p) => ({
+      ...p,
+      line,
+      px: across.at(p.x),
+      py: Number.isFinite(p.y) ? up.at(p.y) : null,
+    }));
     spots.push(...points.filter(({py}) => py !== null));
     const bounded = points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high) && p.py !== null);
     if (bands && bounded.length > 1) {
-      const edge = [...bounded.map((p) => ({px: p.px, py: up.at(p.high)})), ...bounded.reverse().map((p) => ({px: p.px, py: up.at(p.low)}))];
+      const edge = [
+        ...bounded.map((p) => ({px: p.px, py: up.at(p.high)})),
+        ...bounded.reverse().map((p) => ({px: p.px, py: up.at(p.low)})),
+      ];
       picture.append(painted(shape("path", {class: "band", d: `${pathOf(edge)}Z`}), "fill", line.look.colour));
     }
     if (!line.isMarks) {
-      const attributes = {class: line.isFaint ? "line faint" : "line", d: pathOf(points), "stroke-dasharray": DASHES[line.look.dash] || ""};
+      const attributes = {
+        class: line.isFaint ? "line faint" : "line",
+        d: pathOf(points),
+        "stroke-dasharray": DASHES[line.look.dash] || "",
+      };
       picture.append(painted(shape("path", attributes), "stroke", line.look.colour));
     }
     if (line.isMarks || (!line.isPlain && points.length <= 60)) {
-      const attributes = {d: marksOf(points, line.look.symbol, line.isMarks ? 3.6 : 2.8), "stroke-width": line.look.symbol === "x" ? 1.8 : 0};
+      const attributes = {
+        d: marksOf(points, line.look.symbol, line.isMarks ? 3.6 : 2.8),
+        "stroke-width": line.look.symbol === "x" ? 1.8 : 0,
+      };
       const marks = painted(shape("path", attributes), "fill", line.look.symbol === "x" ? "none" : line.look.colour);
       picture.append(painted(marks, "stroke", line.look.colour));
     }
@@ -167,7 +201,8 @@ function readPoints(picture, spots, readout, label, chart) {
     ring.setAttribute("visibility", "visible");
     Object.assign(reading, {chart, line: line.label, x});
   }
-  if (chart === reading.chart) pick(spots.findIndex((spot) => spot.line.label === reading.line && spot.x === reading.x));
+  if (chart === reading.chart)
+    pick(spots.findIndex((spot) => spot.line.label === reading.line && spot.x === reading.x));
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
     const ratio = picture.viewBox.baseVal.width / box.width;
@@ -182,7 +217,10 @@ function readPoints(picture, spots, readout, label, chart) {
   });
   picture.addEventListener("keydown", (event) => {
     const line = spots[picked]?.line;
-    const others = {ArrowUp: () => spots.findLastIndex((s, i) => i < picked && s.line !== line), ArrowDown: () => spots.findIndex((s, i) => i > picked && s.line !== line)};
+    const others = {
+      ArrowUp: () => spots.findLastIndex((s, i) => i < picked && s.line !== line),
+      ArrowDown: () => spots.findIndex((s, i) => i > picked && s.line !== line),
+    };
     const next = {ArrowRight: () => picked + 1, ArrowLeft: () => picked - 1, ...others}[event.key];
     if (!next) return;
     event.preventDefault();
@@ -192,7 +230,11 @@ function readPoints(picture, spots, readout, label, chart) {
 
 // The line and mark of a look, for the legend.
 function sample(look) {
-  const line = painted(shape("path", {class: "line", d: "M1 7H43", "stroke-dasharray": DASHES[look.dash] || ""}), "stroke", look.colour);
+  const line = painted(
+    shape("path", {class: "line", d: "M1 7H43", "stroke-dasharray": DASHES[look.dash] || ""}),
+    "stroke",
+    look.colour,
+  );
   const mark = shape("path", {d: `M22 7${MARKS[look.symbol](3.6)}`, "stroke-width": look.symbol === "x" ? 1.8 : 0});
   painted(painted(mark, "fill", look.symbol === "x" ? "none" : look.colour), "stroke", look.colour);
   return shape("svg", {class: "sample", viewBox: "0 0 44 14", "aria-hidden": "true"}, line, mark);

@@ -15,7 +15,10 @@ function switched(set, key, isOn) {
 
 // Whether a series has every word that the reader is looking for.
 function isFound(one) {
-  return byId("find-series").value.toLowerCase().split(/\s+/).every((word) => one.label.toLowerCase().includes(word));
+  return byId("find-series")
+    .value.toLowerCase()
+    .split(/\s+/)
+    .every((word) => one.label.toLowerCase().includes(word));
 }
 
 // Draw all series that are found, or none of them.
@@ -33,22 +36,41 @@ function drawLegend() {
   const said = new Set(); // runs whose state is said already
   byId("series-bar").hidden = drawn.series.length <= DISTINCT;
   byId("legend").classList.toggle("many", drawn.series.length > DISTINCT);
-  byId("legend").replaceChildren(...drawn.series.map((one) => {
-    const mark = element("span", {title: one.arm.about}, sample(one.look), " ");
-    const label = toggle(one.label, !off.has(one.id), (isOn) => choosing({off: switched(off, one.id, !isOn)}), mark);
-    const row = said.has(one.run) ? null : rows.get(one.run);
-    said.add(one.run);
-    const name = one.label.includes(one.run) ? "" : one.run;
-    const state = row ? `${stateText(row)}, ${progressText(row)}${row.says ? `: ${row.says}` : ""}` : "";
-    return element("li", {hidden: !isFound(one)}, label, " ", element("span", {className: "soft", textContent: row ? [name, state].filter(Boolean).join(" ") : ""}));
-  }));
+  byId("legend").replaceChildren(
+    ...drawn.series.map((one) => {
+      const mark = element("span", {title: one.arm.about}, sample(one.look), " ");
+      const label = toggle(one.label, !off.has(one.id), (isOn) => choosing({off: switched(off, one.id, !isOn)}), mark);
+      const row = said.has(one.run) ? null : rows.get(one.run);
+      said.add(one.run);
+      const name = one.label.includes(one.run) ? "" : one.run;
+      const state = row ? `${stateText(row)}, ${progressText(row)}${row.says ? `: ${row.says}` : ""}` : "";
+      return element(
+        "li",
+        {hidden: !isFound(one)},
+        label,
+        " ",
+        element("span", {className: "soft", textContent: row ? [name, state].filter(Boolean).join(" ") : ""}),
+      );
+    }),
+  );
 }
 
 function drawLayers() {
   const all = Array.from({length: depth() + 1}, (_, layer) => layer);
-  const set = (layers) => element("button", {type: "button", textContent: layers[0], onclick: () => choosing({layers: layers[1]})});
-  const boxes = all.map((layer) => toggle(layer === 0 ? "0 (embeddings)" : `${layer}`, isLayerOn(layer), (isOn) => choosing({layers: switched(new Set(all.filter(isLayerOn)), layer, isOn)})));
-  byId("layers").replaceChildren(element("legend", {textContent: "Layers"}), ...boxes, set(["all", new Set(all)]), set(["none", new Set()]), set(["1 and above", null]));
+  const set = (layers) =>
+    element("button", {type: "button", textContent: layers[0], onclick: () => choosing({layers: layers[1]})});
+  const boxes = all.map((layer) =>
+    toggle(layer === 0 ? "0 (embeddings)" : `${layer}`, isLayerOn(layer), (isOn) =>
+      choosing({layers: switched(new Set(all.filter(isLayerOn)), layer, isOn)}),
+    ),
+  );
+  byId("layers").replaceChildren(
+    element("legend", {textContent: "Layers"}),
+    ...boxes,
+    set(["all", new Set(all)]),
+    set(["none", new Set()]),
+    set(["1 and above", null]),
+  );
 }
 
 function drawQuantities() {
@@ -59,15 +81,27 @@ function drawQuantities() {
     if (!bySite.has(site)) bySite.set(site, []);
     bySite.get(site).push(toggle(title, shown.has(key), (isOn) => choosing({show: switched(shown, key, isOn)})));
   }
-  byId("quantities").replaceChildren(element("legend", {textContent: "Quantities"}), ...[...bySite].flatMap(([site, boxes]) => [element("b", {textContent: site}), ...boxes]));
+  byId("quantities").replaceChildren(
+    element("legend", {textContent: "Quantities"}),
+    ...[...bySite].flatMap(([site, boxes]) => [element("b", {textContent: site}), ...boxes]),
+  );
 }
 
 function drawProblems() {
   const problems = [...drawn.runs].flatMap(([key, run]) => run.problems.map((problem) => `${key}: ${problem}`));
-  const missing = choice.runs.filter((key) => !drawn.runs.has(key)).map((key) => (rows.has(key) ? `The record of ${key} is not in this page.` : `There is no run named ${key} here.`));
-  const empty = [...drawn.runs].filter(([key]) => !drawn.series.some((one) => one.run === key)).map(([key]) => `${key}: nothing has been measured yet.`);
-  const many = choice.off === null && drawn.series.length > DISTINCT ? [`${drawn.series.length} series, of which the first ${DISTINCT} are drawn: choose others above.`] : [];
-  byId("problems").replaceChildren(...[...missing, ...empty, ...problems, ...many].map((text) => element("p", {className: "note", textContent: text})));
+  const missing = choice.runs
+    .filter((key) => !drawn.runs.has(key))
+    .map((key) => (rows.has(key) ? `The record of ${key} is not in this page.` : `There is no run named ${key} here.`));
+  const empty = [...drawn.runs]
+    .filter(([key]) => !drawn.series.some((one) => one.run === key))
+    .map(([key]) => `${key}: nothing has been measured yet.`);
+  const many =
+    choice.off === null && drawn.series.length > DISTINCT
+      ? [`${drawn.series.length} series, of which the first ${DISTINCT} are drawn: choose others above.`]
+      : [];
+  byId("problems").replaceChildren(
+    ...[...missing, ...empty, ...problems, ...many].map((text) => element("p", {className: "note", textContent: text})),
+  );
 }
 
 function drawSlider(places, place, series) {
@@ -78,12 +112,16 @@ function drawSlider(places, place, series) {
   const along = alongName();
   byId("slider-label").textContent = along;
   const behind = series.flatMap((one) => {
-    const at = placesOf([one]).filter((p) => p <= place).pop();
+    const at = placesOf([one])
+      .filter((p) => p <= place)
+      .pop();
     return at === undefined || at === place ? [] : [`${one.label}: ${compact(at)}`];
   });
   const shown = behind.length > 2 ? `${behind.length} others at an earlier one` : behind.join(", ");
   const text = `${along} ${compact(place)} of ${compact(places[places.length - 1] ?? 0)}${choice.place === null ? " (newest)" : ""}${shown ? `; ${shown}` : ""}`;
   byId("slider-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
-  document.querySelectorAll("h2 .at").forEach((node) => { node.textContent = `at ${along} ${compact(place)}`; });
+  document.querySelectorAll("h2 .at").forEach((node) => {
+    node.textContent = `at ${along} ${compact(place)}`;
+  });
 }

@@ -2,13 +2,19 @@
 
 function channels(colour) {
   if (colour.startsWith("#")) return [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  return colour.match(/[\d.]+/g).slice(0, 3).map(Number);
+  return colour
+    .match(/[\d.]+/g)
+    .slice(0, 3)
+    .map(Number);
 }
 
 function coloursOf(scale) {
   const stops = scale.map(([at, colour]) => [at, channels(colour)]);
   return (share) => {
-    const i = Math.max(1, stops.findIndex(([at]) => at >= share));
+    const i = Math.max(
+      1,
+      stops.findIndex(([at]) => at >= share),
+    );
     const [[from, first], [to, second]] = [stops[i - 1], stops[i]];
     const t = (Math.min(Math.max(share, 0), 1) - from) / (to - from);
     return first.map((c, k) => Math.round(c + (second[k] - c) * t));
@@ -23,7 +29,13 @@ function mapScale(quantity, values) {
   if (isSigned) [low, high] = [-Math.max(-low, high), Math.max(-low, high)];
   const stops = isSigned ? drawn.scales.signed : drawn.scales.magnitude;
   const colours = coloursOf(stops);
-  return {low, high, stops, label: unit || title, colour: (value) => colours(high > low ? (value - low) / (high - low) : 0.5)};
+  return {
+    low,
+    high,
+    stops,
+    label: unit || title,
+    colour: (value) => colours(high > low ? (value - low) / (high - low) : 0.5),
+  };
 }
 
 function scaleBar(scale) {
@@ -37,25 +49,36 @@ function scaleBar(scale) {
 function heatMap({title, look, rowNames, columnNames, names, value, scale, cursor = null}) {
   const canvas = element("canvas", {width: columnNames.length, height: rowNames.length});
   const pixels = new ImageData(columnNames.length, rowNames.length);
-  rowNames.forEach((_, row) => columnNames.forEach((__, column) => {
-    const known = value(row, column);
-    if (!Number.isFinite(known)) return;
-    pixels.data.set([...scale.colour(known), 255], 4 * ((rowNames.length - 1 - row) * columnNames.length + column));
-  }));
+  rowNames.forEach((_, row) =>
+    columnNames.forEach((__, column) => {
+      const known = value(row, column);
+      if (!Number.isFinite(known)) return;
+      pixels.data.set([...scale.colour(known), 255], 4 * ((rowNames.length - 1 - row) * columnNames.length + column));
+    }),
+  );
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   const ends = (list) => (list.length > 1 ? [list[0], list[list.length - 1]] : [list[0]]);
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `${title}: ${names[0]} ${ends(rowNames).join(" to ")} by ${names[1]} ${ends(columnNames).join(" to ")}. Arrow keys read the cells.`);
+  canvas.setAttribute(
+    "aria-label",
+    `${title}: ${names[0]} ${ends(rowNames).join(" to ")} by ${names[1]} ${ends(columnNames).join(" to ")}. Arrow keys read the cells.`,
+  );
   canvas.tabIndex = 0;
   const readout = element("output");
   const place = {row: 0, column: 0};
   const show = (row, column) => {
-    Object.assign(place, {row: Math.min(Math.max(row, 0), rowNames.length - 1), column: Math.min(Math.max(column, 0), columnNames.length - 1)});
+    Object.assign(place, {
+      row: Math.min(Math.max(row, 0), rowNames.length - 1),
+      column: Math.min(Math.max(column, 0), columnNames.length - 1),
+    });
     readout.textContent = `${names[0]} ${rowNames[place.row]}, ${names[1]} ${columnNames[place.column]}: ${number(value(place.row, place.column))}`;
   };
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
-    show(rowNames.length - 1 - Math.floor(((event.clientY - box.top) / box.height) * rowNames.length), Math.floor(((event.clientX - box.left) / box.width) * columnNames.length));
+    show(
+      rowNames.length - 1 - Math.floor(((event.clientY - box.top) / box.height) * rowNames.length),
+      Math.floor(((event.clientX - box.left) / box.width) * columnNames.length),
+    );
   });
   canvas.addEventListener("keydown", (event) => {
     const move = {ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
@@ -74,8 +97,19 @@ function heatMap({title, look, rowNames, columnNames, names, value, scale, curso
     moveCursor(cursor);
     picture.append(line);
   }
-  const upEnds = ends(rowNames).reverse().map((name) => element("span", {textContent: `${names[0]} ${name}`}));
+  const upEnds = ends(rowNames)
+    .reverse()
+    .map((name) => element("span", {textContent: `${names[0]} ${name}`}));
   const acrossEnds = ends(columnNames).map((name) => element("span", {textContent: `${names[1]} ${name}`}));
-  const map = element("div", {className: "map"}, element("div", {className: "ends up"}, ...upEnds), picture, element("div"), element("div", {className: "ends"}, ...acrossEnds));
-  return Object.assign(element("figure", {}, element("figcaption", {}, sample(look), ` ${title}`), map, readout), {moveCursor});
+  const map = element(
+    "div",
+    {className: "map"},
+    element("div", {className: "ends up"}, ...upEnds),
+    picture,
+    element("div"),
+    element("div", {className: "ends"}, ...acrossEnds),
+  );
+  return Object.assign(element("figure", {}, element("figcaption", {}, sample(look), ` ${title}`), map, readout), {
+    moveCursor,
+  });
 }

@@ -7,7 +7,11 @@ const lines = new Map(); // the row in the table, by key
 function moment(seconds) {
   const date = new Date(seconds * 1000);
   const isToday = date.toDateString() === new Date().toDateString();
-  return date.toLocaleString([], {...(isToday ? {} : {month: "short", day: "numeric", year: "numeric"}), hour: "2-digit", minute: "2-digit"});
+  return date.toLocaleString([], {
+    ...(isToday ? {} : {month: "short", day: "numeric", year: "numeric"}),
+    hour: "2-digit",
+    minute: "2-digit",
+  });
 }
 
 function stateText(row) {
@@ -17,7 +21,10 @@ function stateText(row) {
 
 function progressText(row) {
   const unit = row.last ? ` of ${row.last}` : "";
-  const done = row.unit === "part" ? `${row.step ?? 0} part${row.step === 1 ? "" : "s"} measured` : `${row.unit ?? "step"} ${row.step ?? 0}${unit}`;
+  const done =
+    row.unit === "part"
+      ? `${row.step ?? 0} part${row.step === 1 ? "" : "s"} measured`
+      : `${row.unit ?? "step"} ${row.step ?? 0}${unit}`;
   if (row.state !== "running" || !row.left) return done;
   const now = EMBEDDED ? EMBEDDED.at : Date.now() / 1000;
   return `${done}, about ${duration(Math.max(0, row.left - (now - row.written)))} left`;
@@ -38,12 +45,21 @@ function makeLine(key) {
   const box = element("input", {type: "checkbox", checked: chosen.has(key), onchange: () => choose(key, box.checked)});
   box.setAttribute("aria-label", `choose ${key}`);
   const link = element("a", {textContent: key, href: `#${new URLSearchParams([["run", key]])}`});
-  const head = element("th", {scope: "row"}, link, element("div", {className: "soft"}), element("div", {className: "note"}));
+  const head = element(
+    "th",
+    {scope: "row"},
+    link,
+    element("div", {className: "soft"}),
+    element("div", {className: "note"}),
+  );
   const bar = element("progress", {max: 1});
   bar.setAttribute("aria-label", `progress of ${key}`);
   const fields = {
     state: element("td", {}, element("span"), element("div", {className: "soft"})),
-    progress: element("td", {}, bar, element("div")), numbers: element("td"), cost: element("td"), settings: element("td"),
+    progress: element("td", {}, bar, element("div")),
+    numbers: element("td"),
+    cost: element("td"),
+    settings: element("td"),
   };
   return Object.assign(element("tr", {}, element("td", {}, box), head, ...Object.values(fields)), {fields, head, box});
 }
@@ -60,7 +76,11 @@ function fillLine(line, row) {
   progress.firstChild.hidden = !row.last;
   progress.firstChild.value = row.last ? Math.min(row.step / row.last, 1) : 0;
   progress.lastChild.textContent = progressText(row);
-  numbers.replaceChildren(...(row.numbers ?? []).map(({name, text, step}) => element("div", {textContent: `${name} ${text}`, title: `step ${step}`})));
+  numbers.replaceChildren(
+    ...(row.numbers ?? []).map(({name, text, step}) =>
+      element("div", {textContent: `${name} ${text}`, title: `step ${step}`}),
+    ),
+  );
   cost.textContent = costText(row);
   settings.textContent = (row.settings ?? []).map((pair) => pair.filter(Boolean).join(" ")).join(", ");
   line.text = searched(row);
@@ -75,7 +95,9 @@ function choose(key, isChosen) {
 function showChoice() {
   const open = document.getElementById("open");
   open.disabled = chosen.size === 0;
-  open.textContent = chosen.size ? `Overlay ${chosen.size} chosen run${chosen.size > 1 ? "s" : ""}` : "Overlay the chosen runs";
+  open.textContent = chosen.size
+    ? `Overlay ${chosen.size} chosen run${chosen.size > 1 ? "s" : ""}`
+    : "Overlay the chosen runs";
   document.getElementById("choose-none").disabled = chosen.size === 0;
 }
 
@@ -90,7 +112,9 @@ function showList(changed = [...rows.keys()], gone = []) {
     fillLine(lines.get(key), rows.get(key));
   }
   const rank = (row) => (ORDER.includes(row.state) ? ORDER.indexOf(row.state) : ORDER.length);
-  const order = [...rows.values()].sort((a, b) => rank(a) - rank(b) || b.written - a.written || (a.key < b.key ? -1 : 1));
+  const order = [...rows.values()].sort(
+    (a, b) => rank(a) - rank(b) || b.written - a.written || (a.key < b.key ? -1 : 1),
+  );
   const body = document.getElementById("rows");
   const wanted = order.map(({key}) => lines.get(key));
   if (wanted.some((line, i) => body.children[i] !== line)) body.append(...wanted);
@@ -108,5 +132,6 @@ function filterList() {
     line.hidden = !words.every((word) => line.text.includes(word));
     shown += line.hidden ? 0 : 1;
   }
-  document.getElementById("count").textContent = shown === rows.size ? `${shown} runs` : `${shown} of ${rows.size} runs`;
+  document.getElementById("count").textContent =
+    shown === rows.size ? `${shown} runs` : `${shown} of ${rows.size} runs`;
 }

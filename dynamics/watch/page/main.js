@@ -62,7 +62,7 @@ async function show() {
   if (!isOverlay) return;
   const wanted = JSON.stringify(choice.runs);
   if (shownRuns !== wanted) byId("title").textContent = "Reading the records ...";
-  if (!await load(choice.runs)) return;
+  if (!(await load(choice.runs))) return;
   byId("heads-open").open ||= choice.heads !== null;
   drawOverlay();
   if (shownRuns !== wanted) window.scrollTo(0, 0);
@@ -77,7 +77,10 @@ async function catchUp() {
   if (isLoading || !drawn.series) return;
   isLoading = true;
   try {
-    for (let before = -1; before < drawn.version && choice.runs.some((key) => rows.get(key)?.version > drawn.version);) {
+    for (
+      let before = -1;
+      before < drawn.version && choice.runs.some((key) => rows.get(key)?.version > drawn.version);
+    ) {
       before = drawn.version;
       if (await load(choice.runs)) drawOverlay();
     }
@@ -90,7 +93,10 @@ async function takeNews({rows: changed, gone, all}) {
   if (all) for (const key of rows.keys()) if (!changed.some((row) => row.key === key)) gone.push(key);
   for (const key of gone) rows.delete(key);
   for (const row of changed) rows.set(row.key, row);
-  showList(changed.map((row) => row.key), gone);
+  showList(
+    changed.map((row) => row.key),
+    gone,
+  );
   await catchUp();
   if (drawn.series && changed.some((row) => choice.runs.includes(row.key))) keepingFocus(drawLegend);
 }
@@ -118,7 +124,9 @@ byId("choose-none").addEventListener("click", () => {
   for (const line of lines.values()) line.box.checked = false;
   showChoice();
 });
-byId("open").addEventListener("click", () => { location.hash = new URLSearchParams([...chosen].map((key) => ["run", key])); });
+byId("open").addEventListener("click", () => {
+  location.hash = new URLSearchParams([...chosen].map((key) => ["run", key]));
+});
 byId("find-series").addEventListener("input", drawLegend);
 byId("series-all").addEventListener("click", () => drawFound(true));
 byId("series-none").addEventListener("click", () => drawFound(false));

@@ -5,13 +5,24 @@ const holder = document.getElementById("data");
 const EMBEDDED = holder ? JSON.parse(holder.textContent) : null; // of a page that is one file
 
 const rows = new Map(); // of the list, by the key of the run
-const drawn = {keys: [], version: 0, runs: new Map(), heads: new Map(), headsVersion: 0, words: {}, scales: {}, series: null};
+const drawn = {
+  keys: [],
+  version: 0,
+  runs: new Map(),
+  heads: new Map(),
+  headsVersion: 0,
+  words: {},
+  scales: {},
+  series: null,
+};
 let loads = 0; // how often runs were asked for
 
 async function ask(what, keys, since) {
   if (EMBEDDED) {
     const all = EMBEDDED[what];
-    const runs = Object.fromEntries(keys.filter((key) => Object.hasOwn(all.runs, key)).map((key) => [key, all.runs[key]]));
+    const runs = Object.fromEntries(
+      keys.filter((key) => Object.hasOwn(all.runs, key)).map((key) => [key, all.runs[key]]),
+    );
     const arms = (all.arms ?? []).map((arm) => ({...arm, members: arm.members.filter(([run]) => keys.includes(run))}));
     const place = (arm) => keys.indexOf(arm.members[0][0]);
     return {...all, runs, arms: arms.filter((arm) => arm.members.length).sort((a, b) => place(a) - place(b))};
@@ -88,7 +99,9 @@ function seriesOf(arms, runs) {
     const seedsDiffer = alike.some((other) => other.run === one.run && other.seed !== one.seed);
     one.label = [one.arm.name, runsDiffer && one.run, seedsDiffer && `seed ${one.seed}`].filter(Boolean).join(", ");
     for (const points of one.curves.values()) points.sort((a, b) => a.x - b.x);
-    one.depth = extent([...one.cells.values()].flatMap((places) => [...places.values()].flatMap((group) => group.layers)))[1];
+    one.depth = extent(
+      [...one.cells.values()].flatMap((places) => [...places.values()].flatMap((group) => group.layers)),
+    )[1];
   }
   return [...series.values()];
 }
@@ -115,12 +128,15 @@ function placesOf(series) {
 // The last place of a series at or before one: runs need not be measured at the same steps.
 function placeAtOrBefore(places, place) {
   let found = null;
-  for (const candidate of places.keys()) if (candidate <= place && (found === null || candidate > found)) found = candidate;
+  for (const candidate of places.keys())
+    if (candidate <= place && (found === null || candidate > found)) found = candidate;
   return found;
 }
 
 function meanOver(group, isChosen) {
-  const values = group.values.filter((value, i) => value !== null && (group.layers[i] < 0 || isChosen(group.layers[i])));
+  const values = group.values.filter(
+    (value, i) => value !== null && (group.layers[i] < 0 || isChosen(group.layers[i])),
+  );
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 

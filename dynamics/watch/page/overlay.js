@@ -5,7 +5,17 @@ const PANELS = 8; // quantities that are drawn where none belongs to the core
 const BANDS_UNTIL = 3; // series whose intervals are drawn where the reader has not chosen
 
 // What the reader has chosen, kept in the address: `place` null follows the newest step; others null are defaults.
-const choice = {runs: [], place: null, layers: null, off: null, show: null, log: true, bands: null, map: null, heads: null};
+const choice = {
+  runs: [],
+  place: null,
+  layers: null,
+  off: null,
+  show: null,
+  log: true,
+  bands: null,
+  map: null,
+  heads: null,
+};
 
 const byId = (id) => document.getElementById(id);
 
@@ -34,10 +44,13 @@ function alongName() {
 function geometryQuantities() {
   const known = new Set(drawn.series.flatMap((one) => [...one.cells.keys()]));
   const order = ([key, {core, site}]) => [core ?? 1000, site, key];
-  return Object.entries(drawn.words).filter(([key]) => known.has(key)).sort((a, b) => {
-    const [one, other] = [order(a), order(b)];
-    return one[0] - other[0] || one[1].localeCompare(other[1]) || one[2].localeCompare(other[2]);
-  }).map(([key]) => key);
+  return Object.entries(drawn.words)
+    .filter(([key]) => known.has(key))
+    .sort((a, b) => {
+      const [one, other] = [order(a), order(b)];
+      return one[0] - other[0] || one[1].localeCompare(other[1]) || one[2].localeCompare(other[2]);
+    })
+    .map(([key]) => key);
 }
 
 function shownQuantities() {
@@ -71,39 +84,84 @@ function drawCurves(series, place) {
   const shown = metrics.filter((metric) => isQuality(metric) || metric === "loss" || choice.show?.has(metric));
   const order = (metric) => (isQuality(metric) ? 0 : 1);
   const width = widthIn(byId("curves"));
-  fill("curves", shown.sort((a, b) => order(a) - order(b)).map((metric) => {
-    const drawnLines = ["train", "validation", "test"].flatMap((site) => series.filter((one) => one.curves.has(`${site}/${metric}`)).map((one) => ({
-      label: `${one.label}, ${drawn.words[`${site}/${metric}`].site}`, look: one.look, points: one.curves.get(`${site}/${metric}`),
-      isMarks: site !== "train", isFaint: site === "train", isPlain: true,
-    })));
-    const key = [...known].find((name) => name.endsWith(`/${metric}`));
-    const {title, unit} = drawn.words[key];
-    return lineChart({title: capital(title), soft: isQuality(metric) ? unit : "", width, x: {label: "step", kind: choice.log ? "steps" : "linear"}, y: {label: unitOf(key), wide: true}, lines: drawnLines, cursor: place});
-  }));
+  fill(
+    "curves",
+    shown
+      .sort((a, b) => order(a) - order(b))
+      .map((metric) => {
+        const drawnLines = ["train", "validation", "test"].flatMap((site) =>
+          series
+            .filter((one) => one.curves.has(`${site}/${metric}`))
+            .map((one) => ({
+              label: `${one.label}, ${drawn.words[`${site}/${metric}`].site}`,
+              look: one.look,
+              points: one.curves.get(`${site}/${metric}`),
+              isMarks: site !== "train",
+              isFaint: site === "train",
+              isPlain: true,
+            })),
+        );
+        const key = [...known].find((name) => name.endsWith(`/${metric}`));
+        const {title, unit} = drawn.words[key];
+        return lineChart({
+          title: capital(title),
+          soft: isQuality(metric) ? unit : "",
+          width,
+          x: {label: "step", kind: choice.log ? "steps" : "linear"},
+          y: {label: unitOf(key), wide: true},
+          lines: drawnLines,
+          cursor: place,
+        });
+      }),
+  );
 }
 
 // Layer profiles at the chosen step
 
 function profilePoints(group, one, isShare) {
-  return group.layers.map((layer, i) => ({
-    layer, x: isShare ? layer / one.depth : layer, y: group.values[i], low: group.low?.[i], high: group.high?.[i], why: group.why?.[i],
-  })).filter((p) => p.layer >= 0 && isLayerOn(p.layer)).sort((a, b) => a.x - b.x);
+  return group.layers
+    .map((layer, i) => ({
+      layer,
+      x: isShare ? layer / one.depth : layer,
+      y: group.values[i],
+      low: group.low?.[i],
+      high: group.high?.[i],
+      why: group.why?.[i],
+    }))
+    .filter((p) => p.layer >= 0 && isLayerOn(p.layer))
+    .sort((a, b) => a.x - b.x);
 }
 
 function drawProfiles(series, place) {
   const isShare = new Set(series.map((one) => one.depth)).size > 1;
   const width = widthIn(byId("profiles"));
   const bands = choice.bands ?? series.length <= BANDS_UNTIL;
-  fill("profiles", shownQuantities().flatMap((quantity) => {
-    const shown = series.filter((one) => one.cells.has(quantity)).flatMap((one) => {
-      const at = placeAtOrBefore(one.cells.get(quantity), place);
-      if (at === null) return [];
-      return [{label: one.label, look: one.look, points: profilePoints(one.cells.get(quantity).get(at), one, isShare)}];
-    });
-    if (!shown.some((line) => line.points.length)) return [];
-    const label = isShare ? "depth (share of the layers)" : "layer";
-    return [lineChart({title: quantityTitle(quantity), width, x: {label, kind: isShare ? "linear" : "whole"}, y: {label: unitOf(quantity), wide: drawn.words[quantity].wide}, lines: shown, bands})];
-  }));
+  fill(
+    "profiles",
+    shownQuantities().flatMap((quantity) => {
+      const shown = series
+        .filter((one) => one.cells.has(quantity))
+        .flatMap((one) => {
+          const at = placeAtOrBefore(one.cells.get(quantity), place);
+          if (at === null) return [];
+          return [
+            {label: one.label, look: one.look, points: profilePoints(one.cells.get(quantity).get(at), one, isShare)},
+          ];
+        });
+      if (!shown.some((line) => line.points.length)) return [];
+      const label = isShare ? "depth (share of the layers)" : "layer";
+      return [
+        lineChart({
+          title: quantityTitle(quantity),
+          width,
+          x: {label, kind: isShare ? "linear" : "whole"},
+          y: {label: unitOf(quantity), wide: drawn.words[quantity].wide},
+          lines: shown,
+          bands,
+        }),
+      ];
+    }),
+  );
 }
 
 // Over all steps: of one series its layers, of several their means
@@ -112,56 +170,99 @@ function drawPaths(series, place) {
   const width = widthIn(byId("paths"));
   const isSingle = series.length === 1;
   const colours = coloursOf(drawn.scales.depth);
-  byId("paths-note").textContent = isSingle ? "A line for each chosen layer, from light (first) to dark (last)." : "Means over the chosen layers.";
-  fill("paths", shownQuantities().flatMap((quantity) => {
-    const shown = series.filter((one) => one.cells.has(quantity)).flatMap((one) => {
-      const places = one.cells.get(quantity);
-      const xs = ascending(places.keys());
-      if (!isSingle) return [{label: one.label, look: one.look, points: xs.map((x) => ({x, y: meanOver(places.get(x), isLayerOn)}))}];
-      const layers = ascending([...places.values()].flatMap((group) => group.layers)).filter((layer) => layer < 0 || isLayerOn(layer));
-      return layers.map((layer) => {
-        const colour = layer < 0 ? one.look.colour : `rgb(${colours(layer / Math.max(one.depth, 1)).join(",")})`;
-        const points = xs.map((x) => {
-          const group = places.get(x);
-          const i = group.layers.indexOf(layer);
-          return {x, y: group.values[i], why: group.why?.[i]};
+  byId("paths-note").textContent = isSingle
+    ? "A line for each chosen layer, from light (first) to dark (last)."
+    : "Means over the chosen layers.";
+  fill(
+    "paths",
+    shownQuantities().flatMap((quantity) => {
+      const shown = series
+        .filter((one) => one.cells.has(quantity))
+        .flatMap((one) => {
+          const places = one.cells.get(quantity);
+          const xs = ascending(places.keys());
+          if (!isSingle)
+            return [
+              {label: one.label, look: one.look, points: xs.map((x) => ({x, y: meanOver(places.get(x), isLayerOn)}))},
+            ];
+          const layers = ascending([...places.values()].flatMap((group) => group.layers)).filter(
+            (layer) => layer < 0 || isLayerOn(layer),
+          );
+          return layers.map((layer) => {
+            const colour = layer < 0 ? one.look.colour : `rgb(${colours(layer / Math.max(one.depth, 1)).join(",")})`;
+            const points = xs.map((x) => {
+              const group = places.get(x);
+              const i = group.layers.indexOf(layer);
+              return {x, y: group.values[i], why: group.why?.[i]};
+            });
+            return {label: layer < 0 ? one.label : `layer ${layer}`, look: {...one.look, colour}, points};
+          });
         });
-        return {label: layer < 0 ? one.label : `layer ${layer}`, look: {...one.look, colour}, points};
-      });
-    });
-    if (!shown.some((line) => line.points.length > 1)) return [];
-    const kind = choice.log && alongName() === "step" ? "steps" : "linear";
-    return [lineChart({title: quantityTitle(quantity), width, x: {label: alongName(), kind}, y: {label: unitOf(quantity), wide: drawn.words[quantity].wide}, lines: shown, cursor: place})];
-  }));
+      if (!shown.some((line) => line.points.length > 1)) return [];
+      const kind = choice.log && alongName() === "step" ? "steps" : "linear";
+      return [
+        lineChart({
+          title: quantityTitle(quantity),
+          width,
+          x: {label: alongName(), kind},
+          y: {label: unitOf(quantity), wide: drawn.words[quantity].wide},
+          lines: shown,
+          cursor: place,
+        }),
+      ];
+    }),
+  );
 }
 
 // Maps of layers and steps, and of layers and heads
 
 function options(select, keys, wanted) {
   const value = keys.includes(wanted) ? wanted : keys[0];
-  select.replaceChildren(...keys.map((key) => element("option", {value: key, textContent: quantityTitle(key), selected: key === value})));
+  select.replaceChildren(
+    ...keys.map((key) => element("option", {value: key, textContent: quantityTitle(key), selected: key === value})),
+  );
   return value;
 }
 
 function drawMaps(series, place) {
-  const layered = geometryQuantities().filter((key) => series.some((one) => [...(one.cells.get(key)?.values() ?? [])].some((group) => group.layers.length > 1)));
+  const layered = geometryQuantities().filter((key) =>
+    series.some((one) => [...(one.cells.get(key)?.values() ?? [])].some((group) => group.layers.length > 1)),
+  );
   const quantity = options(byId("map-quantity"), layered, choice.map);
   const shown = series.filter((one) => one.cells.has(quantity));
   fill("maps", []);
   byId("maps-section").hidden = shown.length === 0;
   if (!shown.length) return;
-  const tables = shown.map((one) => {
-    const places = one.cells.get(quantity);
-    const columns = ascending(places.keys());
-    const layers = ascending([...places.values()].flatMap((group) => group.layers)).filter(isLayerOn);
-    const values = columns.map((at) => new Map(places.get(at).layers.map((layer, i) => [layer, places.get(at).values[i]])));
-    return {one, columns, layers, value: (row, column) => values[column].get(layers[row])};
-  }).filter(({layers, columns}) => layers.length && columns.length);
-  const scale = mapScale(quantity, tables.flatMap(({columns, layers, value}) => columns.flatMap((_, c) => layers.map((__, r) => value(r, c)))));
+  const tables = shown
+    .map((one) => {
+      const places = one.cells.get(quantity);
+      const columns = ascending(places.keys());
+      const layers = ascending([...places.values()].flatMap((group) => group.layers)).filter(isLayerOn);
+      const values = columns.map(
+        (at) => new Map(places.get(at).layers.map((layer, i) => [layer, places.get(at).values[i]])),
+      );
+      return {one, columns, layers, value: (row, column) => values[column].get(layers[row])};
+    })
+    .filter(({layers, columns}) => layers.length && columns.length);
+  const scale = mapScale(
+    quantity,
+    tables.flatMap(({columns, layers, value}) => columns.flatMap((_, c) => layers.map((__, r) => value(r, c)))),
+  );
   byId("map-scale").replaceChildren(scaleBar(scale));
-  byId("maps").replaceChildren(...tables.map(({one, columns, layers, value}) => heatMap({
-    title: one.label, look: one.look, rowNames: layers, columnNames: columns, names: ["layer", alongName()], value, scale, cursor: place,
-  })));
+  byId("maps").replaceChildren(
+    ...tables.map(({one, columns, layers, value}) =>
+      heatMap({
+        title: one.label,
+        look: one.look,
+        rowNames: layers,
+        columnNames: columns,
+        names: ["layer", alongName()],
+        value,
+        scale,
+        cursor: place,
+      }),
+    ),
+  );
 }
 
 async function drawHeads() {
@@ -175,7 +276,11 @@ function drawHeadMaps() {
   const place = currentPlace(placesOf(series)); // as it is now that the heads are there
   const tables = new Map(); // of each series and quantity, the places with their groups
   for (const one of series) {
-    const members = new Map(one.arm.members.filter(([run, , , seed]) => run === one.run && seed === one.seed).map(([, subject, condition, , at]) => [JSON.stringify([subject, condition]), at]));
+    const members = new Map(
+      one.arm.members
+        .filter(([run, , , seed]) => run === one.run && seed === one.seed)
+        .map(([, subject, condition, , at]) => [JSON.stringify([subject, condition]), at]),
+    );
     for (const group of [...(drawn.heads.get(one.run)?.parts.values() ?? [])].flat()) {
       const member = JSON.stringify([group.subject, group.condition]);
       if (!members.has(member)) continue;
@@ -192,16 +297,31 @@ function drawHeadMaps() {
     byId("heads").replaceChildren(element("p", {textContent: "These runs have no values of single heads."}));
     return;
   }
-  const scale = mapScale(quantity, [...tables.get(quantity).values()].flatMap((places) => [...places.values()].flatMap((group) => group.values)));
+  const scale = mapScale(
+    quantity,
+    [...tables.get(quantity).values()].flatMap((places) => [...places.values()].flatMap((group) => group.values)),
+  );
   byId("heads-scale").replaceChildren(scaleBar(scale));
-  byId("heads").replaceChildren(...[...tables.get(quantity)].flatMap(([one, places]) => {
-    const at = placeAtOrBefore(places, place);
-    if (at === null) return [];
-    const group = places.get(at);
-    const [layers, heads] = [ascending(group.layers), ascending(group.heads)];
-    const cells = new Map(group.values.map((value, i) => [`${group.layers[i]} ${group.heads[i]}`, value]));
-    return [heatMap({title: one.label, look: one.look, rowNames: layers, columnNames: heads, names: ["layer", "head"], value: (r, c) => cells.get(`${layers[r]} ${heads[c]}`), scale})];
-  }));
+  byId("heads").replaceChildren(
+    ...[...tables.get(quantity)].flatMap(([one, places]) => {
+      const at = placeAtOrBefore(places, place);
+      if (at === null) return [];
+      const group = places.get(at);
+      const [layers, heads] = [ascending(group.layers), ascending(group.heads)];
+      const cells = new Map(group.values.map((value, i) => [`${group.layers[i]} ${group.heads[i]}`, value]));
+      return [
+        heatMap({
+          title: one.label,
+          look: one.look,
+          rowNames: layers,
+          columnNames: heads,
+          names: ["layer", "head"],
+          value: (r, c) => cells.get(`${layers[r]} ${heads[c]}`),
+          scale,
+        }),
+      ];
+    }),
+  );
 }
 
 // Draw anew without losing the focus, which is that of the same control or figure afterwards.
@@ -238,7 +358,8 @@ function drawParts(onlyStep) {
     drawPaths(series, place);
     drawMaps(series, place);
   }
-  for (const figure of document.querySelectorAll("#curves figure, #paths figure, #maps figure")) figure.moveCursor(place);
+  for (const figure of document.querySelectorAll("#curves figure, #paths figure, #maps figure"))
+    figure.moveCursor(place);
   drawSlider(places, place, series);
   drawProfiles(series, place);
   drawNumbers(series, place);
