@@ -96,6 +96,8 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens at a port, or at the next that is free; at any where `port` is 0."""
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port} must be from 0 to 65535.")
+    if not host:  # to a socket, that is every address
+        raise InputError("--host must name an address, such as 127.0.0.1.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for tried in range(port, min(port + TRIED, 65536)):
         listening = socket.socket(family, socket.SOCK_STREAM)

@@ -57,9 +57,11 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
         {"run": EVIL, "kind": "fit", "label": EVIL, "status": "failed", "error": EVIL},
     )
 
+    write_run(place / "checkpoints" / "empty", {"run": "empty", "kind": "fit", "status": "interrupted"})
+
     async def visit(browser):
         await browser.open(f"{address}/")
-        await browser.until("document.querySelectorAll('#rows tr').length === 3")
+        await browser.until("document.querySelectorAll('#rows tr').length === 4")
         assert EVIL in await browser.run(text("#rows .state-failed + div"))
         # Choose two runs and overlay them, with the keyboard alone.
         await browser.run("byId('find').focus()")
@@ -138,6 +140,12 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
         await browser.run("location.hash = ''")
         await browser.until("!byId('list').hidden")
         assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+        # A run that has measured nothing, and one that is not there, are said to be so.
+        await browser.run("location.hash = '#run=empty&run=nowhere'")
+        await browser.until(f"({text('#problems')}).includes('empty: nothing has been measured yet.')")
+        assert "There is no run named nowhere here." in await browser.run(text("#problems"))
+        assert await browser.run("byId('controls').hidden && byId('profiles-section').hidden")
 
         # A hostile name is text, in the overlay too.
         await browser.run(f"location.hash = new URLSearchParams([['run', {json.dumps(EVIL_NAME)}]])")

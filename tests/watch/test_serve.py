@@ -79,6 +79,7 @@ def test_only_loopback_is_served_unless_one_asks_for_more(capsys, monkeypatch, p
     ("words", "sentence"),
     [
         (["--port", "70000"], "--port 70000 must be from 0 to 65535"),
+        (["--host", ""], "--host must name an address"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid, --port 8765 cannot be served at"),
         (["nothing"], "no run named nothing"),
         (["--once", "page.html"], "there is no run under checkpoints/ to show"),

@@ -344,6 +344,7 @@ function drawParts(onlyStep) {
   const series = seriesOn();
   const places = placesOf(series);
   const place = currentPlace(places);
+  for (const id of ["controls", "heads-section"]) byId(id).hidden = places.length === 0;
   if (!onlyStep) {
     byId("title").textContent = choice.runs.length === 1 ? choice.runs[0] : `${choice.runs.length} runs`;
     byId("log").checked = choice.log;
