@@ -14,6 +14,17 @@ WIDTH, TALLEST = 1400, 16_000  # pixels of a picture: browsers draw no taller on
 SECONDS = 300
 
 
+def find(kind: str) -> str:
+    """Return the browser that makes a file of a kind; refuse where there is none."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        raise InputError(
+            f"--format {kind} needs Chromium or Chrome, and none of {', '.join(BROWSERS)} is on the PATH: install "
+            "Chromium (on Debian, `apt install chromium`), or write html and print it from your browser."
+        )
+    return browser
+
+
 def convert(html: str, kind: str) -> bytes:
     """Return a page as a file of the kind `pdf` or `png`; what is folded stays so.
 
@@ -21,22 +32,17 @@ def convert(html: str, kind: str) -> bytes:
         InputError: there is no browser.
         Failure: the browser made no file.
     """
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        raise InputError(
-            f"--format {kind} needs Chromium or Chrome, and none of {', '.join(BROWSERS)} is on the PATH: install "
-            "Chromium (on Debian, `apt install chromium`), or write html and print it from your browser."
-        )
-    with TemporaryDirectory() as folder:
+    browser = find(kind)
+    size = f"--window-size={WIDTH},1000"
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page, made = Path(folder) / "page.html", Path(folder) / f"page.{kind}"
         page.write_text(html, encoding="utf-8")
         if kind == "pdf":
-            _run(browser, page, folder, "--no-pdf-header-footer", f"--print-to-pdf={made}")
+            _run(browser, page, folder, size, "--no-pdf-header-footer", f"--print-to-pdf={made}")
         else:
-            drawn = _run(browser, page, folder, f"--window-size={WIDTH},1000", "--dump-dom")
-            height = re.search(r'<html[^>]* data-height="(\d+)"', drawn)
-            size = min(int(height[1]) if height else TALLEST, TALLEST)
-            _run(browser, page, folder, f"--window-size={WIDTH},{size}", f"--screenshot={made}")
+            height = re.search(r'<html[^>]* data-height="(\d+)"', _run(browser, page, folder, size, "--dump-dom"))
+            tall = min(int(height[1]) if height else TALLEST, TALLEST)
+            _run(browser, page, folder, f"--window-size={WIDTH},{tall}", f"--screenshot={made}")
         if not made.is_file():
             raise Failure(f"{browser} made no {kind} of the page: write html and print it from your browser.")
         return made.read_bytes()
@@ -50,9 +56,12 @@ def _run(browser: str, page: Path, folder: str, *options: str) -> str:
     # Virtual time runs on as fast as the page draws: the budget is what its timers may take.
     command += ["--virtual-time-budget=60000", *options, page.as_uri()]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        # What it prints goes to a file: its children would keep a pipe open after its end.
+        with (Path(folder) / "printed").open("w+b") as printed:
+            subprocess.run(command, stdout=printed, stderr=subprocess.DEVNULL, timeout=SECONDS, check=True)
+            printed.seek(0)
+            return printed.read().decode(errors="replace")
     except subprocess.TimeoutExpired as error:
         raise Failure(f"{browser} has not drawn the page in {SECONDS} seconds: write html instead.") from error
     except (OSError, subprocess.CalledProcessError) as error:
         raise Failure(f"{browser} failed ({str(error)[-200:]}): write html instead.") from error
-    return done.stdout

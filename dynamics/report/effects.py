@@ -40,6 +40,20 @@ class Effect(NamedTuple):
         text = ("+" if self.value > 0 else "") + estimate(self._asdict())
         return text + ("" if self.is_clear or not np.isfinite(self.low) else ": inconclusive")
 
+    @property
+    def words(self) -> str:
+        """Return the difference in words.
+
+        >>> Effect(-0.5, -0.6, -0.4).words, Effect(-0.1, -0.3, 0.1).words, Effect(0.1).words
+        ('lower by 0.500 [0.400, 0.600]', 'inconclusive, −0.100 [−0.300, 0.100]', '+0.100 without an interval')
+        """
+        if not np.isfinite(self.low):
+            return f"{self.text} without an interval"
+        if not self.is_clear:
+            return f"inconclusive, {self.text.partition(':')[0]}"
+        size = Effect(-self.value, -self.high, -self.low) if self.value < 0 else self
+        return f"{'lower' if self.value < 0 else 'higher'} by {estimate(size._asdict())}"
+
 
 @dataclass(frozen=True)
 class ArmComparison:
@@ -134,7 +148,9 @@ def _compared(study: Study, table: pd.DataFrame, metric: str, title: str) -> Arm
 
 
 def _of(rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    return rows[rows["arm"] == arm.name]
+    """Return the rows of an arm; of one that was trained, sampling error alone bounds no difference: seeds do."""
+    rows = rows[rows["arm"] == arm.name]
+    return rows.assign(low=np.nan, high=np.nan) if arm.objective else rows
 
 
 def _mean(study: Study, arm: Arm, metric: str, rows: pd.DataFrame) -> str:
@@ -152,7 +168,7 @@ def _place(table: pd.DataFrame, last: pd.DataFrame) -> str:
 
 def sentences(study: Study) -> list[str]:
     """Return the answer in a few sentences: how arms differ, or how the only one changed; and how sure that is."""
-    found = comparisons(study) if len(study.arms) > 1 else changes(study)
+    found = comparisons(study) or changes(study)
     if not found:
         return []
     spoken = [_sentence(study, one) for one in found[:SPOKEN]]
@@ -160,7 +176,7 @@ def sentences(study: Study) -> list[str]:
     has_intervals = any(effect.basis for one in found for effect in one.effects.values())
     if unclear and has_intervals:
         spoken.append(f"Inconclusive or without an interval: {'; '.join(unclear)}.")
-    return [_basis(study, found), *spoken]
+    return [*spoken, _basis(study, found)]
 
 
 def _basis(study: Study, found: list[ArmComparison]) -> str:
@@ -173,19 +189,19 @@ def _basis(study: Study, found: list[ArmComparison]) -> str:
         return f"{what} over seeds ({'; '.join(over_seeds)})."
     what += ", of sampling error alone." if any(bases) else "."
     is_trained = any(arm.objective for arm in study.arms)
-    return what + " Fewer than three seeds: another seed may differ by as much." * is_trained
+    few = " Fewer than three seeds: no interval, for another seed may differ by as much."
+    return what + few * is_trained
 
 
 def _sentence(study: Study, one: ArmComparison) -> str:
-    place = f", {one.place}" if one.place and not one.place.startswith("to ") else ""
-    names = [name for name in one.values if name in one.effects or len(study.arms) > 1]
+    place, names = f", {one.place}" if one.place else "", [*one.values]
     parts = []
     for name in names[:NAMED]:
         effect = one.effects.get(name)
-        who = f"{name} " if len(study.arms) > 1 else ""
-        parts.append(f"{who}{one.values[name]}" + (f" ({effect.text})" if effect else ""))
+        who = f"{name}: " if len(study.arms) > 1 else ""
+        parts.append(f"{who}{one.values[name]}" + (f", {effect.words}" if effect else ""))
     more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{capital(one.title)}{place}: {'; '.join(parts)}{more}."
+    return f"{capital(one.title)}{place}. {'; '.join(parts)}{more}."
 
 
 def table(study: Study) -> Table | None:

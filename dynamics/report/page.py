@@ -51,6 +51,8 @@ def write(runs: Sequence[str | Path], out: Path, kind: str = "html") -> Path:
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
     if (named := out.suffix.removeprefix(".")) in KINDS and named != kind:
         raise InputError(f"--out {out} is not {kind}: add --format {named}, or name a file that ends with .{kind}.")
+    if kind != "html":
+        browser.find(kind)
     html = page(load(runs))
     made = html.encode() if kind == "html" else browser.convert(html, kind)
     try:

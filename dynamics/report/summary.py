@@ -92,6 +92,17 @@ def above_width(study: Study, arm: Arm, metric: str, value: float) -> str:
     return f" (above the width, {arm.width}: no dimension)"
 
 
+def beyond_width(study: Study, rows: pd.DataFrame, metric: str) -> str:
+    """Return in which layers a dimension is above the width of the states, in a sentence; empty where in none."""
+    parts = []
+    for arm in study.arms if is_dimension(study, metric) else ():
+        beyond = rows[(rows["arm"] == arm.name) & (rows["value"] > (arm.width or np.inf))]
+        if len(beyond):
+            layers = ", ".join(str(layer) for layer in sorted(set(beyond["layer"])))
+            parts.append(f"{arm.name} (width {arm.width}) in layers {layers}")
+    return f"No dimension, for it is above the width: {'; '.join(parts)}." if parts else ""
+
+
 def peaks(study: Study, highest: pd.DataFrame, metric: str) -> dict[str, str]:
     """Return the highest layer (`tables.highest`) of each arm, and whether its interval tells it from the others."""
     found = {}
@@ -117,7 +128,10 @@ def _quantity(study: Study, quantity: tables.Quantity) -> list[TableRow]:
         moved = means.groupby("arm")["at"].transform("nunique") > 1
         top = means[moved].dropna(subset="value")
         top = top.loc[top.groupby("arm")["value"].idxmax()].assign(low=np.nan)
-        rows.append(TableRow(f"{title}, highest value", tuple(_value(top, name, f" at {along}") for name in names)))
+        tops = top.set_index("arm")["value"]
+        flags = {arm.name: above_width(study, arm, metric, tops.get(arm.name, np.nan)) for arm in study.arms}
+        cells = tuple(_value(top, name, f" at {along}") + flags[name] for name in names)
+        rows.append(TableRow(f"{title}, highest value", cells))
     return rows
 
 

@@ -114,7 +114,8 @@ class Canvas:
             # Where the intervals are wider than the trend, an axis of the trend alone would show what is not there.
             most = np.inf if len(lows) and np.median(highs) - np.median(lows) > span else 0.25 * span
             ends = (low - lows.min(), highs.max() - high) if len(lows) and len(highs) else (0.0, 0.0)
-            below, above = (float(np.clip(gap, 0.06 * span, most)) for gap in ends)
+            least = 0.06 * span + max(0.0, span - (high - low)) / 2
+            below, above = (float(np.clip(gap, least, max(least, most))) for gap in ends)
             settings["range"] = [low - below, high + above]
 
     def rise(self, row: int) -> tuple[float, float]:

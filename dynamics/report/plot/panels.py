@@ -42,14 +42,17 @@ def data(panels: Sequence[Panel]) -> pd.DataFrame:
 def grid(panels: Sequence[Panel], looks: Looks, columns: int = 4) -> go.Figure:
     """Return small panels, at most `columns` side by side."""
     canvas = Canvas.grid([panel.title for panel in panels], columns, panel=165, gap=92, between=0.055)
+    drawn = {name for panel in panels for name in panel.table["arm"].unique()}
+    looks = {name: look for name, look in looks.items() if name in drawn}
     for axes, panel in zip(canvas.panels, panels, strict=False):
         table, rows = tables.thin(panel.table), tables.thin(panel.rows)
         scale = StepScale.of(table["at"])
-        for i, (name, look) in enumerate(looks.items()):
+        here = {name: look for name, look in looks.items() if (table["arm"] == name).any()}
+        for i, (name, look) in enumerate(here.items()):
             if panel.along:
                 lines.means(axes, scale, rows, name, look)
             else:
-                lines.last_profile(axes, table, name, look, shift_of(i, len(looks)) / 2)
+                lines.last_profile(axes, table, name, look, shift_of(i, len(here)) / 2)
         values = Values.of(panel.words, rows.loc[~tables.aside(rows), "value"])
         axes.y(**values.axis(), title={"text": "log axis" if values.log else ""})
         depth = {"title": {"text": "layer"}, "tickvals": layer_ticks(table["layer"].unique())}

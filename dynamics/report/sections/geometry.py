@@ -55,7 +55,8 @@ def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Fi
         fold: Fold = "open" if is_core and words.signed else "closed"
         maps, caption = plot_heads(by_head, words, styles, along), summary.caption(study, by_head, site, metric)
         detail = Figure(f"{title}, head by head", maps, words.meaning, "", caption, len(styles), fold, data=by_head)
-    reading, caption = summary.reading(table, list(styles), along), summary.caption(study, table, site, metric)
+    parts = (summary.reading(table, list(styles), along), summary.beyond_width(study, table, metric))
+    reading, caption = " ".join(filter(None, parts)), summary.caption(study, table, site, metric)
     panels = plot(table, words, styles, along)
     return Figure(title, panels, words.meaning, reading, caption, len(styles) + 1, detail=detail, data=table)
 

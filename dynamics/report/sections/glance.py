@@ -1,5 +1,6 @@
 """Every core quantity in two figures: through training, and over depth at the end."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,16 +20,24 @@ applies = geometry.applies  # whether any geometry was measured
 def section(study: Study) -> Section | None:
     """Return the two figures, as far as there are layers and steps; of scans, what their own section does not show."""
     profiles, steps = [], []
-    is_scan = len(study.of_kind(ScanInfo)) == len(study.runs)
-    shown = [("residual", metric) for metric in scan.PROFILES] if is_scan else []
-    for along, place, metric in tables.core(tables.quantities(study.rows)):
+    quantities = tables.quantities(study.rows)
+    shown = elsewhere(study, quantities)
+    for quantity in tables.core(quantities):
+        along, place, metric = quantity
         panel = panel_of(study, place, metric, along)
-        if np.isfinite(panel.table["value"]).any() and (place, metric) not in shown:
+        if np.isfinite(panel.table["value"]).any() and quantity not in shown:
             profiles += [panel] * (panel.table["layer"].nunique() > 1)
             steps += [replace(panel, along=along)] * (panel.table["at"].nunique() > 1)
     figures = [through_training(study, steps)] if steps else []
     figures += [over_depth(study, profiles)] if profiles else []
     return Section("At a glance", "glance", "At a glance", figures) if figures else None
+
+
+def elsewhere(study: Study, quantities: Sequence[tables.Quantity]) -> list[tables.Quantity]:
+    """Return the quantities that a page of scans alone shows in the section of the models."""
+    if len(study.of_kind(ScanInfo)) < len(study.runs):
+        return []
+    return [quantity for quantity in quantities if quantity[1] == "residual" and quantity[2] in scan.PROFILES]
 
 
 def panel_of(study: Study, place: str, metric: str, along: str = "step") -> Panel:

@@ -27,7 +27,8 @@ def section(study: Study) -> Section | None:
     quantities = tables.quantities(study.rows)
     wide, core = [each for each in quantities if geometry.has_columns(study, each)], tables.core(quantities)
     figures = [geometry.figure(study, quantity) for quantity in wide if quantity not in core]
-    figures += _small(study, [quantity for quantity in quantities if quantity not in wide]) + _histograms(study)
+    shown = [*wide, *glance.elsewhere(study, quantities)]
+    figures += _small(study, [quantity for quantity in quantities if quantity not in shown]) + _histograms(study)
     blocks = [figure.folded() for figure in figures]
     return Section("More quantities", "more", "More quantities", blocks) if blocks else None
 

@@ -111,7 +111,9 @@ def _over_depth(study: Study, table: pd.DataFrame) -> Figure | None:
             _line(axes, part, "depth", "value", 1.8, look, is_named=axes.row == 0)
     canvas.legend_beside()
     meaning = "Every model from its embeddings (0) to its last layer (1), so that depths compare."
-    reading = " ".join(_peaks(study, table, metrics[0]))
+    named = table.assign(arm=table["name"])
+    beyond = (summary.beyond_width(study, named[named["metric"] == metric], metric) for metric in metrics)
+    reading = " ".join([*_peaks(study, table, metrics[0]), *filter(None, beyond)])
     caption = "Residual stream, before the final norm (under the protocol shape-of-learning the last point is after "
     caption += "it). Bands: 95 % interval. Of a series its last step. "
     if any("convolutional" in group for group in groups):

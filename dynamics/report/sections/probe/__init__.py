@@ -63,7 +63,7 @@ def _finding(design: ProbeDesign) -> str:
         return ""
     effect = effects.difference(before, after)
     basis = effect.basis.replace("seeds", "draws") or "too few draws for an interval"
-    values = f"{number(before['value'].mean())} → {number(after['value'].mean())}"
+    values = f"from {number(before['value'].mean())} to {number(after['value'].mean())}"
     return f"{design.name}: at β = {at:g}, attention alone takes the mean cosine {values} ({effect.text}; {basis})."
 
 
@@ -108,8 +108,9 @@ def cone_reading(design: ProbeDesign) -> str:
 
 
 def _half_bias(design: ProbeDesign) -> float:
-    """Return the norm of the bias that is nearest to that at which half of an input is bias."""
-    return float(min(design.rows["at"].unique(), key=lambda beta: abs(beta - design.width**0.5)))
+    """Return the norm of a bias that is nearest, on a log scale, to that at which half of an input is bias."""
+    norms = [float(norm) for norm in design.rows["at"].unique() if norm > 0] or [0.0]
+    return min(norms, key=lambda norm: abs(np.log(norm / design.width**0.5)) if norm else 0.0)
 
 
 def _shape(study: Study, design: ProbeDesign) -> Figure | None:
