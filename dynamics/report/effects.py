@@ -57,7 +57,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """One quantity of several arms: the value of each, and how each other arm differs from the first."""
+    """One quantity of several arms: the value of each, and how each other arm differs from the first that has it."""
 
     title: str
     place: str  # where the values are taken: `at step 200`
@@ -105,11 +105,12 @@ def changes(study: Study) -> list[ArmComparison]:
     for table, metric, title in _quantities(study):
         first, last = tables.final(table, "min"), tables.final(table)
         moved = [arm for arm in study.arms if table.loc[table["arm"] == arm.name, "at"].nunique() > 1]
-        parts = {arm.name: (_of(first, arm), _of(last, arm)) for arm in moved}
-        values = {arm.name: f"{_mean(study, arm, metric, parts[arm.name][0])} → " for arm in moved}
-        values = {arm.name: values[arm.name] + _mean(study, arm, metric, parts[arm.name][1]) for arm in moved}
-        # Step 0 and the end share their windows: intervals of sampling error are not independent.
-        effects = {name: difference(*(rows.assign(low=np.nan) for rows in pair)) for name, pair in parts.items()}
+        values, effects = {}, {}
+        for arm in moved:
+            # The steps of a model share their windows: their intervals of sampling error are not independent.
+            start, end = (_of(rows, arm).assign(low=np.nan) for rows in (first, last))
+            values[arm.name] = f"{_mean(study, arm, metric, start)} → {_mean(study, arm, metric, end)}"
+            effects[arm.name] = difference(start, end)
         if moved:
             found.append(ArmComparison(title, f"to {_place(table, last)}", values, effects))
     return found
@@ -133,18 +134,15 @@ def _quantities(study: Study) -> Iterator[tuple[pd.DataFrame, str, str]]:
 
 def _compared(study: Study, table: pd.DataFrame, metric: str, title: str) -> ArmComparison | None:
     arms = [arm for arm in study.arms if np.isfinite(table.loc[table["arm"] == arm.name, "value"]).any()]
-    table = table[table["arm"].isin([arm.name for arm in arms])]
-    members = table.drop_duplicates(["arm", "seed"])
-    reached = table.groupby("at").size()
-    shared = reached[reached == len(members)].index
-    last = table[table["at"] == shared.max()] if len(shared) else tables.final(table)
     if len(arms) < 2:
         return None
-    reference = _of(last, arms[0])
+    table = table[table["arm"].isin([arm.name for arm in arms])]
+    reached = table.groupby("at").size()
+    shared = reached[reached == len(table.drop_duplicates(["arm", "seed"]))].index
+    last = table[table["at"] == shared.max()] if len(shared) else tables.final(table)
     values = {arm.name: _mean(study, arm, metric, _of(last, arm)) for arm in arms}
-    return ArmComparison(
-        title, _place(table, last), values, {arm.name: difference(reference, _of(last, arm)) for arm in arms[1:]}
-    )
+    effects = {arm.name: difference(_of(last, arms[0]), _of(last, arm)) for arm in arms[1:]}
+    return ArmComparison(title, _place(table, last), values, effects)
 
 
 def _of(rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
@@ -206,11 +204,11 @@ def _sentence(study: Study, one: ArmComparison) -> str:
 
 def table(study: Study) -> Table | None:
     """Return how every other arm differs from the first; None where there is nothing to compare."""
-    found = comparisons(study)
-    names = study.arm_names[1:]
-    rows = []
+    found, (first, *names), rows = comparisons(study), study.arm_names, []
     for one in found:
         cells = tuple(one.effects[name].text if name in one.effects else DASH for name in names)
-        rows.append(TableRow(f"{capital(one.title)}" + (f", {one.place}" if one.place else ""), cells))
-    title, note = f"Differences from {study.arm_names[0]}" if found else "", _basis(study, found) if found else ""
-    return Table(tuple(names), rows, title, note, style="numbers") if found else None
+        reference = next(iter(one.values))  # the first arm may not have it
+        parts = (capital(one.title), one.place, f"from {reference}" if reference != first else "")
+        rows.append(TableRow(", ".join(filter(None, parts)), cells))
+    note = _basis(study, found) if found else ""
+    return Table(tuple(names), rows, f"Differences from {first}", note, style="numbers") if found else None

@@ -7,6 +7,7 @@ from scipy import stats
 
 from dynamics.report import effects, summary
 from dynamics.report.effects import difference
+from dynamics.report.names import DASH
 from dynamics.report.sections import geometry
 from dynamics.report.study import load
 
@@ -62,6 +63,13 @@ def test_of_single_trained_runs_no_interval_is_claimed(twins):
         assert "[" not in text
     *_, basis = effects.sentences(study)
     assert "another seed may differ by as much" in basis
+
+
+def test_a_difference_names_the_arm_that_it_is_from_where_that_is_not_the_first(twins):
+    labels = {row.label: row.cells for row in effects.table(load(twins)).rows}
+    (masked,) = (label for label in labels if label.startswith("Validation"))
+    assert masked.endswith("masked characters only (mlm), step 200, from encoder (bidirectional, mlm)")
+    assert labels[masked][0] == DASH
 
 
 def test_one_arm_is_compared_with_its_own_start(make):

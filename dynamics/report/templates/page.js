@@ -81,7 +81,8 @@ systemIsDark.addEventListener("change", () => paintAll());
 addEventListener("beforeprint", () => paintAll(false));
 addEventListener("afterprint", () => paintAll());
 
-unpack(document.getElementById("plotly")).then((code) => {
+if (!("DecompressionStream" in window)) document.querySelector("nav").insertAdjacentHTML("beforebegin", '<p class="note">The figures need a browser of 2023 or newer; the tables do not.</p>');
+else unpack(document.getElementById("plotly")).then((code) => {
   document.head.append(Object.assign(document.createElement("script"), {textContent: code}));
   return drawAll();
 });
