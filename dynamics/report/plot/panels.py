@@ -50,7 +50,8 @@ def grid(panels: Sequence[Panel], looks: Looks, columns: int = 4) -> go.Figure:
         here = {name: look for name, look in looks.items() if (table["arm"] == name).any()}
         for i, (name, look) in enumerate(here.items()):
             if panel.along:
-                lines.means(axes, scale, rows, name, look)
+                # The first are broad: lines on one another stay visible.
+                lines.means(axes, scale, rows, name, look, width=1.8 + min(len(here) - 1 - i, 4) * 0.7)
             else:
                 lines.last_profile(axes, table, name, look, shift_of(i, len(here)) / 2)
         values = Values.of(panel.words, rows.loc[~tables.aside(rows), "value"])
