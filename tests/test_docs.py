@@ -16,6 +16,7 @@ from dynamics.cli import main as cli
 from dynamics.measure.suite import Suite
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
 from dynamics.training.lightning_cli import RunCLI
+from tests.report.conftest import make_run
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -174,6 +175,18 @@ def test_the_metrics_block_is_understood(page):
     assert "intrinsic_dimension_mle" in suite.names
     for site in suite.sites:
         suite.build(site)
+
+
+# The report
+
+
+def test_figures_in_a_notebook_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("decoder", "encoder"):
+        make_run(tmp_path / "checkpoints" / kind, kind)
+    (code,) = blocks((DOCS / "reading-the-report.md").read_text(), "python")
+    exec(code, {})
+    assert (tmp_path / "profile.html").is_file()
 
 
 # The map

@@ -149,24 +149,26 @@ def sweep(
         raise Failure(f"{len(failed)} runs of {name} failed ({errors})")
 
 
-def report(runs: list[str], out: Path = Path("report.html")) -> None:
+def report(runs: list[str], out: Path | None = None, format: Literal["html", "pdf", "png"] = "html") -> None:
     """Draw one page that compares runs.
 
     Args:
-        runs: names under checkpoints/, or paths (the newest run where none is named)
-        out: the page to write
+        runs: names under checkpoints/, or paths (the newest run where none is named); NAME=RUN calls a run NAME
+        out: the page to write (default: report.html, or as --format says)
+        format: html, or with Chromium or Chrome on the PATH pdf or png
 
     Examples:
         dynamics report
         dynamics report decoder
         dynamics report decoder encoder causal-mlm --out twins.html
+        dynamics report small=decoder-2 large=decoder-3 --format pdf
     """
     from dynamics.runs import newest
 
     if not runs:
         runs = [newest().name]
         print(f"the newest run is {runs[0]}")
-    _draw(runs, out)
+    _draw(runs, out or Path(f"report.{format}"), format)
 
 
 def watch(runs: list[str], once: Path | None = None, host: str = "127.0.0.1", port: int = 8765) -> None:
@@ -241,10 +243,10 @@ def _draw_run(folder: Path, strict: bool = False) -> None:
         raise Failure(f"{folder.name} lacks {len(missing)} of what was asked for ({reasons}).")
 
 
-def _draw(runs: Sequence[str | Path], out: Path) -> None:
+def _draw(runs: Sequence[str | Path], out: Path, kind: str = "html") -> None:
     from dynamics.report import page
 
-    print(f"report: {page.write(runs, out)}")
+    print(f"report: {page.write(runs, out, kind)}")
 
 
 VERBS: dict[str, Callable[..., None]] = {

@@ -15,7 +15,8 @@ class LoadOptions:
     """Which models are loaded, and how.
 
     Args:
-        models: hub names, folders, runs (each also as NAME:untrained), or random:ARCHITECTURE (small, reads bytes)
+        models: hub names, folders, runs (each also as NAME:untrained), random:ARCHITECTURE (small, reads bytes), or
+            NAME=PATH to call a folder or run NAME
         revisions: step0,step512 or all: revisions on the step axis (of a run: its steps)
         module: package:factory, a function that returns a torch module, or (module, encode)
         dtype: precision to run in: fp32, bf16 or fp16

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def expand(options: ModelOptions) -> list[Subject]:
         InputError: nothing is named, a name is given twice, or a revision does not exist.
     """
     revisions = [part.strip() for part in (options.revisions or "").split(",") if part.strip()]
-    subjects = [subject for model in options.models for subject in _subjects(model, revisions, options.seed)]
+    subjects = [subject for model in options.models for subject in _called(model, revisions, options.seed)]
     if options.module:
         subjects.append(Subject(options.module, "local", 0, "module", options.module))
     if not subjects:
@@ -100,13 +100,27 @@ def refuse_twice(subjects: Sequence[Subject]) -> None:
     names = [subject.name for subject in subjects]
     if twice := next((name for name in names if names.count(name) > 1), None):
         places = {subject.source for subject in subjects if subject.name == twice}
-        hint = "name every model and revision once" if len(places) == 1 else "link one under another name (ln -s)"
+        hint = "name every model and revision once" if len(places) == 1 else "call one by another name (NAME=MODEL)"
         raise InputError(f"{twice} is named twice: {hint}.")
 
 
 def revisions_of(model: str, revisions: str = "") -> list[Subject]:
     """Return the revisions of one model: a list with commas, `all`, or its only or newest one where none is named."""
     return [*_subjects(model, [part.strip() for part in revisions.split(",") if part.strip()], 0)]
+
+
+def _called(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:
+    """Yield the subjects of a model; after `NAME=`, of a folder or a run, under that name."""
+    name, separator, source = model.partition("=")
+    if not separator or Path(model).exists() or runs.find(model) is not None:
+        yield from _subjects(model, revisions, seed)
+        return
+    if not source or not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"{model}: give NAME=MODEL, with a name of letters, digits, dots, - and _.")
+    for subject in _subjects(source, revisions, seed):
+        if subject.kind not in ("folder", "run"):  # the others' names say what they are
+            raise InputError(f"{model}: NAME= is for folders and runs; {source} keeps its name, remove {name}=.")
+        yield replace(subject, model=name, series=name if subject.series else "")
 
 
 def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subject]:

@@ -48,6 +48,18 @@ class Arm:
         return str(self.settings.get("objective") or "")
 
     @property
+    def width(self) -> int | None:
+        """Return the width of its states; None where its runs do not say, or it changes on the way."""
+        width = self.settings.get("width")
+        return width if isinstance(width, int) else None
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether its model has no attention and so no residual stream of blocks: its layers are stages."""
+        heads = self.settings.get("heads")
+        return isinstance(heads, list) and not any(heads)
+
+    @property
     def about(self) -> str:
         """Return what this arm is, in a sentence; empty where its runs do not say."""
         return ABOUT.get((self.objective, self.settings.get("is_causal")), "")
@@ -168,14 +180,22 @@ def arms_of(members: Sequence[ArmEntry], infos: Mapping[str, RunInfo]) -> dict[A
     return owners
 
 
+def _base(entry: ArmEntry, info: RunInfo, is_short: bool) -> str:
+    """Return label, subject and condition, in short without a revision that is the only one there can be."""
+    label = info.to_dict().get("label") or ("" if entry.subject else entry.run)
+    subject = _series(info, entry.subject)
+    subject = subject.removesuffix("@local").removesuffix("@main") if is_short else subject
+    return ", ".join(str(part) for part in (label, subject, entry.rest) if part)
+
+
 def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -> list[str]:
     """Name each arm by label, subject and condition; where those agree, by the settings that differ, else the run."""
-    runs, bases, flat = [group[0].run for group in groups], [], []
-    for group in groups:
-        entry, info = group[0], infos[group[0].run]
-        label = info.to_dict().get("label") or ("" if entry.subject else entry.run)
-        bases.append(", ".join(str(part) for part in (label, _series(info, entry.subject), entry.rest) if part))
-        flat.append(flatten(design(settings_of(info))))
+    runs = [group[0].run for group in groups]
+    flat = [flatten(design(settings_of(infos[run]))) for run in runs]
+    full, short_names = (
+        [_base(group[0], infos[group[0].run], is_short) for group in groups] for is_short in (False, True)
+    )
+    bases = [short if short_names.count(short) == 1 else name for name, short in zip(full, short_names, strict=True)]
     names = []
     for base, run, settings in zip(bases, runs, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]

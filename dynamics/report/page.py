@@ -1,53 +1,78 @@
 """One self-contained HTML page: `write(runs, out)`."""
 
+import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dynamics import files
 from dynamics.errors import InputError
-from dynamics.report import summary
-from dynamics.report.figure import Compared, as_json
-from dynamics.report.plot.style import TEMPLATE, looks
-from dynamics.report.sections import SECTIONS
+from dynamics.report import browser, effects, summary
+from dynamics.report.blocks import Compared, Figure, PageBlock, Section, as_json
+from dynamics.report.plot.style import DARK, TEMPLATE, looks
+from dynamics.report.sections import SECTIONS, settings
 from dynamics.report.study import Study, load
 
+TEMPLATES = Path(__file__).parent / "templates"
+# A third of all of plotly.js: what has two axes. From the npm package plotly.js-cartesian-dist-min, of the version that
+# the package plotly is made with.
+PLOTLY = "plotly-cartesian.min.js.gz"
+KINDS = ("html", "pdf", "png")
 HEADING = "Geometry through training"
 # Of one kind of runs.
-HEADINGS = {"scan": "Geometry of models", "probe": "Untrained blocks", "cone": "Inside the cone", "audit": "Audit"}
+HEADINGS = {
+    **{"task": "Geometry through fine-tuning", "scan": "Geometry of models", "probe": "Untrained blocks"},
+    **{"cone": "Inside the cone", "audit": "Audit"},
+}
 
 
-def write(runs: Sequence[str | Path], out: Path) -> Path:
-    """Write the report on `runs` (names or paths) to the file `out` and return it.
+def write(runs: Sequence[str | Path], out: Path, kind: str = "html") -> Path:
+    """Write the report on `runs` (names or paths, each with `NAME=` before it if it is to be called that) to `out`.
+
+    Args:
+        runs: what is compared.
+        out: the file.
+        kind: `html`, `pdf` or `png`; the last two take a browser.
+
+    Returns:
+        The file.
 
     Raises:
-        InputError: a run is missing or has no rows, or `out` cannot be written. Nothing is left half written.
+        InputError: a run is missing, none has rows, `out` cannot be written or there is no browser. Nothing is left
+            half written.
+        Failure: the browser failed.
     """
     out = Path(out)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name a file in it, for example {out / 'report.html'}.")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
+    if (named := out.suffix.removeprefix(".")) in KINDS and named != kind:
+        raise InputError(f"--out {out} is not {kind}: add --format {named}, or name a file that ends with .{kind}.")
+    if kind != "html":
+        browser.find(kind)
     html = page(load(runs))
+    made = html.encode() if kind == "html" else browser.convert(html, kind)
     try:
-        files.write_text(out, html)
+        files.write_atomically(out, lambda file: file.write(made))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out
 
 
 def page(study: Study) -> str:
-    """Return the page as text: its head, and every section that applies."""
-    from plotly.offline import get_plotlyjs
-
-    sections = [section for module in SECTIONS if module.applies(study) and (section := module.section(study))]
+    """Return the page as text: the answer, the main figure, and every section that applies."""
+    drawn = [section for module in SECTIONS if module.applies(study) and (section := module.section(study))]
+    main, sections = _main(drawn)
     styles = looks(study.arm_names)
     compared = [Compared(arm.name, arm.about, arm.runs, styles[arm.name]) for arm in study.arms]
-    compared += [entry for section in sections for entry in section.compared]
-    kinds = {info.kind for info in study.runs.values()}
+    compared += [entry for section in drawn for entry in section.compared]
+    kinds = {info.kind if not info.to_dict().get("task") else "task" for info in study.runs.values()}
     heading = HEADINGS.get(kinds.pop(), HEADING) if len(kinds) == 1 else HEADING
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    findings = [*effects.sentences(study), *(finding for section in drawn for finding in section.findings)]
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -55,9 +80,30 @@ def page(study: Study) -> str:
         title=f"{heading}: {'; '.join(entry.name for entry in compared)}",
         heading=heading,
         compared=compared,
+        findings=findings,
         notes=summary.notes(study),
-        numbers=summary.by_arm(study, summary.key_numbers(study), style="numbers") if study.arms else None,
+        first=[*main, *_tables(study)],
         sections=sections,
-        plotly=get_plotlyjs(),
+        plotly=base64.b64encode((TEMPLATES / PLOTLY).read_bytes()).decode(),
         template=as_json(TEMPLATE.to_plotly_json()),
+        themed=DARK,
     )
+
+
+def _main(sections: list[Section]) -> tuple[list[Figure], list[Section]]:
+    """Return the figure that stands at the head of the page, the first that is open, and the sections without it."""
+    for i, section in enumerate(sections):
+        for block in section.blocks:
+            if isinstance(block, Figure) and not block.fold:
+                rest = replace(section, blocks=[other for other in section.blocks if other is not block])
+                return [block], [*sections[:i], *([rest] if rest.blocks else []), *sections[i + 1 :]]
+    return [], sections
+
+
+def _tables(study: Study) -> list[PageBlock]:
+    """Return the key numbers, what differs between the runs, and how their numbers differ."""
+    if not study.arms:
+        return []
+    numbers = summary.by_arm(study, summary.key_numbers(study), "In numbers", style="numbers")
+    numbers = replace(numbers, note=summary.legend(study, numbers))
+    return [numbers, *filter(None, (effects.table(study), settings.differences(study)))]

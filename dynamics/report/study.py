@@ -1,7 +1,7 @@
 """The study that a page is about: the runs, their rows, and the arms that they form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,9 +10,9 @@ import pandas as pd
 from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries
-from dynamics.report.names import AUDIT, Descriptions, Words, capital, site, words
+from dynamics.report.names import AUDIT, LAYERS, Descriptions, Words, capital, site, words
 from dynamics.report.tables import RANGE
-from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo, ScanInfo
+from dynamics.run_info import AuditInfo, ConeInfo, Facts, FitInfo, ProbeInfo, RunInfo, ScanInfo
 
 Info = TypeVar("Info", bound=RunInfo)
 ALL_HEADS: list[tuple[str, str, Any]] = [("head", "=", -1)]
@@ -31,6 +31,7 @@ class Study:
     arms: tuple[Arm, ...]  # what is compared; probes and cones have none
     runs: dict[str, RunInfo]  # what `run.json` says of each, by name
     records: dict[str, pd.DataFrame]  # all rows of each run, with conditions as columns
+    skipped: tuple[str, ...] = ()  # a sentence for each part that could not be read, and for each run without rows
 
     @property
     def arm_names(self) -> list[str]:
@@ -58,28 +59,84 @@ class Study:
 
     def heading(self, place: str, metric: str) -> str:
         """Return the title of a metric at a site, for example `Drift (queries)`."""
-        return f"{capital(self.words(metric).title)} ({site(place)})"
+        return f"{capital(self.words(metric).title)} ({self.site(place)})"
+
+    def site(self, place: str) -> str:
+        """Return the words of a site."""
+        return "hidden states" if place == "residual" and self._has_stages else site(place)
+
+    def layers(self, place: str) -> str:
+        """Return what the layers of a site are; empty where it has none."""
+        stages = "layer 0 = embeddings, 1..L = stages of convolutions"
+        return stages if place == "residual" and self._has_stages else LAYERS.get(place, "")
+
+    @property
+    def _has_stages(self) -> bool:
+        return bool(self.arms) and all(arm.is_convolutional for arm in self.arms)
 
 
 def load(names: Sequence[str | Path]) -> Study:
-    """Read runs given by name or path and sort their rows into arms.
+    """Read runs given by name or path, `NAME=` before it to call a run that, and sort their rows into arms.
+
+    Parts that cannot be read and runs without rows are left out, and named in `Study.skipped`.
 
     Raises:
-        InputError: no run was named, one does not exist, or one has no rows.
+        InputError: no run was named, one does not exist, or none has rows.
     """
-    folders = list(dict.fromkeys(runs.resolve(name).resolve() for name in names))
+    folders = dict.fromkeys(map(_named, names))
     if not folders:
         raise InputError("name at least one run to report on, for example `dynamics report NAME --out report.html`.")
     infos: dict[str, RunInfo] = {}
     records: dict[str, pd.DataFrame] = {}
     arrays: list[dict[str, Any]] = []
-    for folder in folders:
-        run = folder.name if folder.name not in infos else str(folder)
-        infos[run] = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
-        records[run] = _with_test_site(record.read(folder, conditions=True).assign(run=run))
-        if records[run].empty:
-            raise InputError(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
-        arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS)]
+    damaged: list[Path] = []
+    empty = []
+    for folder, name in folders:
+        run = next(text for text in (name or folder.name, str(folder)) if text not in infos)
+        info = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
+        rows = record.read(folder, conditions=True, damaged=damaged)
+        if rows.empty:
+            empty.append(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
+            continue
+        infos[run] = _called(info, name) if name else info
+        records[run] = _with_test_site(rows.assign(run=run))
+        arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS, damaged)]
+    if not records:
+        raise InputError(empty[0])
+    skipped = [f"{path} cannot be read and is left out: what it held is missing here." for path in damaged]
+    return study_of(infos, records, arrays, (*skipped, *map(capital, empty)))
+
+
+def _named(name: str | Path) -> tuple[Path, str]:
+    """Return the folder of a run and what it is to be called, empty where it keeps its name."""
+    called, separator, run = str(name).partition("=")
+    if not separator or runs.find(name) is not None:
+        return runs.resolve(name).resolve(), ""
+    if not called or not run:
+        raise InputError(f"{name}: give NAME=RUN, with a name and a run.")
+    return runs.resolve(run).resolve(), called
+
+
+def _called(info: Info, name: str) -> Info:
+    """Return what `run.json` says, under another name."""
+    if isinstance(info, FitInfo):
+        return replace(info, label=name)
+    return replace(info, unknown=info.unknown | {"label": name})
+
+
+def of_rows(rows: pd.DataFrame) -> Study:
+    """Return the study of a frame as `record.read` returns it, of which no `run.json` is known."""
+    records = {str(run): record.with_conditions(part[record.COLUMNS]) for run, part in rows.groupby("run")}
+    return study_of({run: RunInfo.from_dict({}) for run in records}, records, [])
+
+
+def study_of(
+    infos: dict[str, RunInfo],
+    records: dict[str, pd.DataFrame],
+    arrays: list[dict[str, Any]],
+    skipped: tuple[str, ...] = (),
+) -> Study:
+    """Return the study of runs by their name: what they say of themselves, their rows, and their arrays."""
     facts = _descriptions(infos)
     records = {run: _with_range(rows, facts) for run, rows in records.items()}
     compared = {run: info for run, info in infos.items() if not isinstance(info, ProbeInfo | ConeInfo | AuditInfo)}
@@ -91,7 +148,7 @@ def load(names: Sequence[str | Path]) -> Study:
     rows = pd.concat([measured[run][columns] for run in compared] or [pd.DataFrame(columns=columns)])
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
-    return Study(_label(rows, labels), _label(table, labels), arms, infos, records)
+    return Study(_label(rows, labels), _label(table, labels), arms, infos, records, skipped)
 
 
 def _with_test_site(rows: pd.DataFrame) -> pd.DataFrame:
@@ -106,10 +163,12 @@ def _descriptions(infos: Mapping[str, RunInfo]) -> Descriptions:
 
 
 def _with_range(rows: pd.DataFrame, descriptions: Descriptions) -> pd.DataFrame:
-    """Return the rows with the range of each one's metric in the columns `RANGE`."""
+    """Return the rows with the range of each one's metric in the columns `RANGE`; no interval leaves it."""
     ranges = {metric: words(metric, descriptions).range for metric in rows["metric"].unique()}
     ends = (rows["metric"].map({metric: ends[i] for metric, ends in ranges.items()}) for i in (0, 1))
-    return rows.assign(**{name: end.astype(float) for name, end in zip(RANGE, ends, strict=True)})
+    rows = rows.assign(**{name: end.astype(float) for name, end in zip(RANGE, ends, strict=True)})
+    bounds = {name: rows[name].clip(rows[RANGE[0]], rows[RANGE[1]]) for name in ("low", "high")}
+    return rows.assign(**bounds)
 
 
 def _label(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,12 @@ import pandas as pd
 
 from dynamics.report import tables
 from dynamics.report.arms import Arm, Settings, flatten
-from dynamics.report.figure import Table, TableRow
-from dynamics.report.names import CORE, DASH, LAYERS, QUALITY, capital, compact, estimate
+from dynamics.report.blocks import Table, TableRow
+from dynamics.report.names import CORE, DASH, QUALITY, capital, compact, estimate
 from dynamics.report.plot.style import looks
 from dynamics.report.study import Study
 
+LAYER_0 = "layer 0 (the embeddings) is in no mean and no peak and sets no axis: it may lie outside the panel"
 COVERED = {"clm": "every character (clm)", "mlm": "masked characters only (mlm)"}
 
 
@@ -58,22 +59,79 @@ def key_numbers(study: Study) -> list[TableRow]:
     return [row for row in rows if any(cell != DASH for cell in row.cells)]
 
 
+def legend(study: Study, table: Table) -> str:
+    """Return what the arrows, brackets and layers of the key numbers are, as far as there are any."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    sites = set(study.rows["site"])
+    return join(
+        [
+            "arrows: mean over layers 1..L, from the first measured step to the last" if "→" in "".join(cells) else "",
+            "brackets: 95 % interval, of sampling error for one seed, over seeds for three or more; two seeds have none"
+            if "[" in "".join(cells)
+            else "",
+            study.layers("residual") if "residual" in sites else "",
+        ]
+    )
+
+
+def is_dimension(study: Study, metric: str) -> bool:
+    """Whether a quantity counts dimensions: no set of states has more than its width."""
+    return metric.startswith("intrinsic_dimension") or study.words(metric).unit == "dimensions"
+
+
+def width(study: Study, metric: str) -> int | None:
+    """Return the width of the widest states, where a quantity counts dimensions; else None."""
+    widths = [arm.width for arm in study.arms if arm.width is not None]
+    return max(widths, default=None) if is_dimension(study, metric) else None
+
+
+def above_width(study: Study, arm: Arm, metric: str, value: float) -> str:
+    """Return a flag where a dimension is above the width of the states; else nothing."""
+    if arm.width is None or not value > arm.width or not is_dimension(study, metric):
+        return ""
+    return f" (above the width, {arm.width}: no dimension)"
+
+
+def beyond_width(study: Study, rows: pd.DataFrame, metric: str) -> str:
+    """Return in which layers a dimension is above the width of the states, in a sentence; empty where in none."""
+    parts = []
+    for arm in study.arms if is_dimension(study, metric) else ():
+        beyond = rows[(rows["arm"] == arm.name) & (rows["value"] > (arm.width or np.inf))]
+        if len(beyond):
+            layers = ", ".join(str(layer) for layer in sorted(set(beyond["layer"])))
+            parts.append(f"{arm.name} (width {arm.width}) in layers {layers}")
+    return f"No dimension, for it is above the width: {'; '.join(parts)}." if parts else ""
+
+
+def peaks(study: Study, highest: pd.DataFrame, metric: str) -> dict[str, str]:
+    """Return the highest layer (`tables.highest`) of each arm, and whether its interval tells it from the others."""
+    found = {}
+    for row in highest.to_dict("records"):
+        arm = next(arm for arm in study.arms if arm.name == row["arm"])
+        flag = above_width(study, arm, metric, row["value"]) + ("" if row["clear"] else ", not told from the next")
+        found[arm.name] = f"layer {row['layer']}: {estimate(row)}{flag}"
+    return found
+
+
 def _quantity(study: Study, quantity: tables.Quantity) -> list[TableRow]:
     along, site, metric = quantity
     table = tables.without_heads(tables.geometry(study.rows, site, metric, along))
     means = tables.over_seeds(tables.over_layers(table))
     names, title = study.arm_names, study.heading(site, metric)
-    rows = [TableRow(title, tuple(_change(means, name) for name in names))]
-    if (site, metric) == CORE[0]:
-        peaks = tables.highest(tables.final(tables.over_seeds(table)))
-        layers = peaks.set_index("arm")["layer"]
-        cells = tuple(f"layer {layers[name]}: {_value(peaks, name)}" if name in layers else DASH for name in names)
-        rows.append(TableRow(f"{title}, highest layer at the end", cells))
+    ends = tables.final(means).set_index("arm")["value"]
+    flags = {arm.name: above_width(study, arm, metric, ends.get(arm.name, np.nan)) for arm in study.arms}
+    rows = [TableRow(title, tuple(_change(means, name) + flags[name] for name in names))]
+    if (site, metric) == CORE[0] and table["layer"].nunique() > 1:
+        highest = peaks(study, tables.highest(tables.final(tables.over_seeds(table))), metric)
+        rows.append(TableRow(f"{title}, highest layer at the end", tuple(highest.get(name, DASH) for name in names)))
     if metric == "intrinsic_dimension":
         moved = means.groupby("arm")["at"].transform("nunique") > 1
         top = means[moved].dropna(subset="value")
         top = top.loc[top.groupby("arm")["value"].idxmax()].assign(low=np.nan)
-        rows.append(TableRow(f"{title}, highest value", tuple(_value(top, name, f" at {along}") for name in names)))
+        tops = top.set_index("arm")["value"]
+        flags = {arm.name: above_width(study, arm, metric, tops.get(arm.name, np.nan)) for arm in study.arms}
+        cells = tuple(_value(top, name, f" at {along}") + flags[name] for name in names)
+        rows.append(TableRow(f"{title}, highest value", cells))
     return rows
 
 
@@ -117,15 +175,16 @@ def reading(table: pd.DataFrame, names: Sequence[str], along: str) -> str:
 
     `names` are the arms, `along` is what the positions are.
     """
-    means, peaks = tables.over_seeds(tables.over_layers(table)), tables.highest(tables.final(tables.over_seeds(table)))
-    layers = peaks.set_index("arm")["layer"]
+    means, best = tables.over_seeds(tables.over_layers(table)), tables.highest(tables.final(tables.over_seeds(table)))
+    layers = best.set_index("arm")["layer"]
     changes = {name: _change(means, name) for name in names}
     parts = [
         f"{name}: {change}" + (f", highest at layer {layers[name]}" if name in layers else "")
         for name, change in changes.items()
         if change != DASH or name in layers
     ]
-    return f"Mean over layers, from the first to the last {along}. {'; '.join(parts)}." if parts else ""
+    along = f", from the first to the last {along}" if "→" in "".join(changes.values()) else ""
+    return f"Mean over layers 1..L{along}. {'; '.join(parts)}." if parts else ""
 
 
 def points(table: pd.DataFrame) -> str:
@@ -137,14 +196,14 @@ def points(table: pd.DataFrame) -> str:
 def intervals(table: pd.DataFrame, shape: str) -> str:
     """Return what the intervals of a figure are; `shape` says how they are drawn."""
     seeds = table.groupby("arm")["seed"].nunique()
-    several, few = bool((seeds >= tables.SEEDS).any()), bool(((seeds > 1) & (seeds < tables.SEEDS)).any())
+    several, few = bool((seeds >= tables.BANDS).any()), bool(((seeds > 1) & (seeds < tables.BANDS)).any())
     single = bool(np.isfinite(table.loc[table["arm"].map(seeds) == 1, "low"]).any())
     over_seeds = f"mean over seeds, {shape} = 95 % t interval over seeds (on the scale of the quantity's range), "
     over_seeds += "thin lines = seeds"
     return join(
         [
             over_seeds * several,
-            "two seeds: their mean, and points = seeds, too few for an interval" * few,
+            "two or three seeds: their mean, and points = seeds, too few for a band" * few,
             f"{'One seed: ' * (several or few)}{shape} = 95 % interval of sampling error" * single,
         ]
     )
@@ -165,7 +224,8 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
         [
             f"Estimator: {words.estimator or metric}{_options(study, site, metric)}",
             points(table),
-            LAYERS.get(site, ""),
+            study.layers(site),
+            LAYER_0 if tables.aside(table).any() else "",
             heads,
             *([] if by_head else shapes),
             f"{drawn} of {measured} measured positions are drawn" if drawn < measured else "",
@@ -200,7 +260,7 @@ def suspects(study: Study, model: str = "") -> list[str]:
 
 def notes(study: Study) -> list[str]:
     """Return what a reader must know before comparing, for example runs that did not finish."""
-    texts = suspects(study) if study.arms else []
+    texts = [*study.skipped, *(suspects(study) if study.arms else [])]
     for run, info in study.runs.items():
         if info.status not in ("", "done"):
             texts.append(f"Run {run} is marked {info.status}: its curves may be incomplete.")

@@ -4,6 +4,7 @@ Frames of geometry have the columns `COLUMNS`; averaged over seeds, `seeds` (how
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ SERIES = ["arm", "at", "layer", "head"]
 RANGE = ["least", "greatest"]  # columns: the range of a row's metric, NaN where it is unbounded
 COLUMNS = ["arm", "seed", "at", "layer", "head", "value", "low", "high", "n", *RANGE]
 SEEDS = 3  # that an interval over seeds takes
+BANDS = 4  # seeds that are drawn as a band or bar; fewer are points
 DRAWN = 40  # positions (steps) that a figure of geometry draws at most
 Quantity = tuple[str, str, str]  # of geometry: along (`step`, or a condition that varies), site and metric
 
@@ -54,17 +56,25 @@ def without_heads(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([recorded, means] if len(recorded) else [means]).sort_values(keys, ignore_index=True)
 
 
-def over_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over the layers 1..L of each seed (over all, where no layer is above 0); no interval.
+def aside(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether a row is of layer 0, the embeddings, beside layers above: it is in no mean, peak, axis or colour scale.
 
-    A layer without a single finite value is left out; any other gap leaves a gap in the mean.
+    On characters its geometry is that of a few duplicated points.
     """
-    table = table[table["head"] == -1]
-    if (table["layer"] > 0).any():
-        table = table[table["layer"] > 0]
+    return (table["layer"] == 0) & bool((table["layer"] > 0).any())
+
+
+def over_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over the layers 1..L of each seed (over all, where no layer is above 0).
+
+    A layer without a single finite value is left out; any other gap leaves a gap in the mean. The interval is from
+    the mean of the lower to that of the upper bounds: it holds however much the errors of the layers go together.
+    """
+    table = table[(table["head"] == -1) & ~aside(table)]
     has_values = table.groupby(["arm", "seed", "layer"])["value"].transform("count") > 0
-    means = _average(table[has_values], ["arm", "seed", "at"])
-    return means.assign(layer=-1, head=-1, low=np.nan, high=np.nan)[COLUMNS]
+    ends = {end: (end, lambda bounds: bounds.mean(skipna=False)) for end in ("low", "high")}
+    means = _average(table[has_values], ["arm", "seed", "at"], **ends)
+    return means.assign(layer=-1, head=-1)[COLUMNS]
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -84,17 +94,23 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     return means[[*SERIES, "value", "low", "high", "n", "seeds"]]
 
 
+def drawn(means: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_seeds` without the intervals of fewer than `BANDS` seeds: those are drawn as points."""
+    few = (means["seeds"] > 1) & (means["seeds"] < BANDS)
+    return means.assign(low=means["low"].mask(few), high=means["high"].mask(few))
+
+
 def final(table: pd.DataFrame, end: str = "max") -> pd.DataFrame:
     """Return the last position of every arm, or the first with `end="min"`."""
     return table[table["at"] == table.groupby("arm")["at"].transform(end)].reset_index(drop=True)
 
 
 def highest(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the layer with the highest value, for each arm and position; positions without a value drop out.
+    """Return the layer with the highest value (not layer 0: see `aside`), for each arm and position that has one.
 
     `clear` says whether its interval lies above the runner-up's value (never, where there is no interval).
     """
-    ranked = table.dropna(subset="value").sort_values("value", ascending=False, kind="stable")
+    ranked = table[~aside(table)].dropna(subset="value").sort_values("value", ascending=False, kind="stable")
     groups = ranked.groupby(["arm", "at"], sort=False)
     second = groups["value"].shift(-1)
     best = ranked.assign(clear=ranked["low"] > second.fillna(-np.inf))[groups.cumcount() == 0]
@@ -162,7 +178,7 @@ def curve_metrics(rows: pd.DataFrame) -> list[str]:
     return sorted(metrics, key=lambda m: (order.index(m) if m in order else len(order), m))
 
 
-def _average(table: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
+def _average(table: pd.DataFrame, keys: list[str], **more: tuple[str, Any]) -> pd.DataFrame:
     """Return the mean of `value` (NaN if any member is), the least `n`, the number of `members`, and `more`."""
     parts = {"value": ("value", "mean"), "finite": ("value", "count"), "members": ("value", "size"), "n": ("n", "min")}
     parts |= {end: (end, "first") for end in RANGE}

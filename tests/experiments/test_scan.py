@@ -333,13 +333,18 @@ def test_weights_without_a_tokenizer_are_given_bytes_and_it_is_said(workplace, l
     assert "tokenizer" not in caplog.text
 
 
-def test_two_folders_of_one_name_are_told_apart_by_a_link(workplace, lines, capsys):
+def test_two_folders_of_one_name_are_told_apart_by_the_name_that_is_given(workplace, lines, capsys):
     for seed, place in enumerate("ab"):
         save("bert", workplace / place / "model", seed)
-    assert "ln -s" in refused(capsys, "a/model", "b/model", "--text", lines)
-    Path("other").symlink_to(workplace / "b" / "model")
-    frame, _ = scan("a/model", "other", "--text", lines)
+    assert "NAME=MODEL" in refused(capsys, "a/model", "b/model", "--text", lines)
+    frame, _ = scan("a/model", "other=b/model", "--text", lines)
     assert set(frame["subject"]) == {"model@local", "other@local"}
+
+
+@pytest.mark.parametrize("name", ["small=random:bert", "=m", "a b=m", "small="])
+def test_a_name_is_for_folders_and_runs_alone(workplace, lines, capsys, name):
+    save("bert", workplace / "m")
+    assert "NAME=" in refused(capsys, name, "--text", lines)
 
 
 def test_a_folder_whose_name_has_the_signs_of_a_condition(workplace, lines):

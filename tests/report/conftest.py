@@ -11,7 +11,7 @@ import pytest
 
 from dynamics import record
 from dynamics.record import NAN, Row
-from dynamics.report.figure import TableRow
+from dynamics.report.blocks import TableRow
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200)
 LAYERS, HEADS = 4, 4

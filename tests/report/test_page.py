@@ -1,3 +1,6 @@
+import base64
+import csv
+import gzip
 import json
 import re
 import subprocess
@@ -8,12 +11,13 @@ from unittest.mock import Mock
 
 import plotly.graph_objects as go
 import pytest
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs_version
 
 from dynamics import record
 from dynamics.errors import InputError
 from dynamics.record import NAN, Row
 from dynamics.report import page
+from dynamics.report.plot.style import DARK, INK
 from dynamics.report.sections import SECTIONS
 from dynamics.report.study import load
 from tests.report.conftest import write_run
@@ -50,26 +54,71 @@ def draw(tmp_path):
     return lambda *runs: page.write(runs, tmp_path / "r.html").read_text()
 
 
+def unpack(text):
+    return gzip.decompress(base64.b64decode(text)).decode()
+
+
 def figures(html):
-    texts = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
-    return [json.loads(text, parse_constant=pytest.fail) for text in texts]
+    texts = re.findall(r'<div class="plot" [^>]*><script type="application/gzip">(.*?)</script>', html)
+    return [json.loads(unpack(text), parse_constant=pytest.fail) for text in texts]
+
+
+def data(html):
+    texts = re.findall(r'as CSV">CSV</button><script type="application/gzip">(.*?)</script>', html)
+    return [list(csv.DictReader(unpack(text).splitlines())) for text in texts]
 
 
 def test_sections_apply_where_they_have_something_to_show(twins):
     applying = [module.__name__.rpartition(".")[2] for module in SECTIONS if module.applies(load(twins[:1]))]
-    assert applying == ["curves", "glance", "geometry", "more", "settings"]
+    assert applying == ["glance", "curves", "geometry", "more", "settings"]
 
 
 def test_the_page_needs_nothing_from_elsewhere(html):
-    rest = html.replace(get_plotlyjs(), "")
-    assert html.count("<script") == len(figures(html)) + 2 + get_plotlyjs().count("<script")
-    assert "default-src 'none'" in rest
-    assert not re.search(r"https?://|<link|@import|\ssrc=", rest)
+    assert html.count("<script") == len(figures(html)) + len(data(html)) + 2
+    assert "default-src 'none'" in html
+    assert not re.search(r"https?://|<link|@import|\ssrc=", html)
 
 
 def test_plotly_and_the_template_are_there_once(html):
-    assert html.count(get_plotlyjs()[:200]) == 1
+    (plotly,) = re.findall(r'id="plotly">(.*?)</script>', html)
+    assert f"v{get_plotlyjs_version()}" in unpack(plotly)[:200], "update templates/plotly-cartesian.min.js.gz"
     assert all("template" not in figure["layout"] for figure in figures(html))
+
+
+def test_the_page_is_small_and_its_figures_are_of_a_kind_that_the_bundle_draws(html):
+    assert len(html) < 2e6
+    assert {trace["type"] for figure in figures(html) for trace in figure["data"]} == {"scatter", "heatmap"}
+
+
+def test_every_figure_has_its_rows_beside_it(html, twins):
+    assert len(data(html)) == len(figures(html))
+    (rows,) = [
+        rows for title, rows in zip(re.findall(r"<figure>\s*<h3>(.*?)</h3>", html), data(html), strict=True)
+        if title == "Anisotropy (residual stream)"
+    ]  # fmt: skip
+    study = load(twins)
+    expected = study.rows[(study.rows["site"] == "residual") & (study.rows["metric"] == "anisotropy")]
+    assert sorted(float(row["value"]) for row in rows) == pytest.approx(sorted(expected["value"]), rel=1e-4)
+    assert {"arm", "at", "layer", "value", "low", "high"} <= set(rows[0])
+
+
+def test_headings_differ(html):
+    headings = re.findall(r"<h[123]>(.*?)</h[123]>", html)
+    assert len(set(headings)) == len(headings)
+
+
+def test_the_answer_comes_first_then_the_main_figure(html):
+    places = [html.index(part) for part in ('class="findings"', "<h3>Through training</h3>", "<h3>In numbers</h3>")]
+    assert places == sorted(places)
+    assert html.index("<h3>What differs between the runs</h3>") < html.index("<h2>")
+
+
+def test_every_colour_of_a_figure_has_one_that_stands_on_a_dark_page(html):
+    known = {colour for colour, _ in DARK.items()}
+    for figure in figures(html):
+        for trace in figure["data"]:
+            line = trace.get("line", {}).get("color", INK)
+            assert line in known, line
 
 
 def test_figures_are_sound_and_hold_no_more_than_five_digits(html):
@@ -78,7 +127,7 @@ def test_figures_are_sound_and_hold_no_more_than_five_digits(html):
 
 
 def test_the_core_is_open_and_the_rest_waits(html):
-    opened = re.sub(r"<details>.*?</details>", "", html.replace(get_plotlyjs(), ""), flags=re.DOTALL)
+    opened = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
     for title in ("Anisotropy (residual stream)", "Drift (keys)", "Query-key alignment (attention), head by head"):
         assert f"<h3>{title}</h3>" in opened
     for title in ("Effective rank (residual stream)", "Drift (keys), head by head"):
@@ -105,7 +154,7 @@ def test_masked_and_full_objectives_are_told_apart(html):
 def test_names_cannot_break_out_of_the_page(small, draw):
     evil = "</script><img src=x onerror=alert(1)>"
     html = draw(small("d", label=evil))
-    assert "<img" not in html.replace(get_plotlyjs(), "")
+    assert "<img" not in html
     assert evil in unescape(html)
     names = [trace.get("name") for figure in figures(html) for trace in figure["data"]]
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in names

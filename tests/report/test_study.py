@@ -1,6 +1,7 @@
 from itertools import product
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dynamics import record
@@ -72,6 +73,44 @@ def test_a_run_named_twice_counts_once(make):
     assert len(load([run, run, f"{run}/"]).arms) == 1
 
 
+def test_a_run_is_called_as_it_is_told(make):
+    d, e, f = make("d"), make("e", seed=1), make("f", "encoder")
+    study = load([f"one={d}", f"two={e}", f])
+    assert study.arm_names == ["one", "two", "encoder (bidirectional, mlm)"]  # two seeds of one kind, told apart
+    assert list(study.runs) == ["one", "two", "f"]
+    together = load([f"both={d}", f"both={e}"])
+    assert [(arm.name, arm.seeds) for arm in together.arms] == [("both", ("0", "1"))]
+
+
+def test_a_damaged_part_is_left_out_and_named(make):
+    run = make("d")
+    broken = run / "record" / "geometry-0000000008.parquet"
+    broken.write_bytes(broken.read_bytes()[:100])
+    study = load([run])
+    assert 8 not in set(study.rows.loc[study.rows["site"] == "residual", "step"])
+    assert [text for text in summary.notes(study) if str(broken) in text and "left out" in text]
+
+
+def test_a_run_without_rows_is_left_out_beside_others(make, tmp_path):
+    write_run(tmp_path / "fresh", {"run": "fresh"})
+    study = load([make("d"), tmp_path / "fresh"])
+    assert list(study.runs) == ["d"]
+    assert any("Run fresh has no rows" in text for text in summary.notes(study))
+
+
+def test_intervals_do_not_leave_the_range(make):
+    run = make("d")
+    record.Record(run).write(300, [Row("d", "", "", 300, "residual", 1, -1, "anisotropy", 0.01, -0.2, 1.2)])
+    rows = load([run]).rows
+    assert rows.loc[rows["step"] == 300, ["low", "high"]].to_numpy().tolist() == [[0, 1]]
+
+
+def test_states_of_convolutions_are_no_residual_stream(make):
+    study = load([make("d", heads=[0, 0])])
+    assert study.heading("residual", "anisotropy") == "Anisotropy (hidden states)"
+    assert "stages" in study.layers("residual")
+
+
 def test_two_folders_of_one_name_are_two_runs(make):
     study = load([make("one/run"), make("two/run", "encoder")])
     assert len(study.runs) == len(study.arms) == 2
@@ -109,10 +148,14 @@ def test_conditions_that_are_no_sweep_are_arms(tmp_path):
         (["nothing"], "no run named"),
         (["fresh"], "fresh has no rows"),
         (["odd"], "one JSON object"),
+        (["newer"], "schema version 99"),
     ],
 )
 def test_refuses_what_cannot_be_reported_on(make, tmp_path, runs, message):
     write_run(tmp_path / "fresh", {"run": "fresh"})
     (make("odd") / "run.json").write_text("[1, 2]")
+    part = make("newer") / "record" / "geometry-0000000008.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.replace_schema_metadata({"dynamics.schema": "99"}), part)
     with pytest.raises(InputError, match=message):
         load([tmp_path / run for run in runs])

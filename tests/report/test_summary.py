@@ -43,7 +43,7 @@ def test_a_caption_names_estimator_settings_points_layers_and_gaps(twins):
 
 
 def test_a_caption_says_that_seeds_are_averaged(make):
-    study = load([make(f"d{seed}", seed=seed) for seed in (0, 1, 2)])
+    study = load([make(f"d{seed}", seed=seed) for seed in (0, 1, 2, 3)])
     table = tables.without_heads(tables.geometry(study.rows, "attention", "qk_alignment"))
     text = summary.caption(study, table, "attention", "qk_alignment")
     assert "t interval over seeds" in text

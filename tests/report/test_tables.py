@@ -98,6 +98,18 @@ def test_the_mean_over_layers_leaves_out_embeddings_and_layers_without_any_value
     assert tables.over_layers(frame(*rows))["value"].tolist() == [2, 4]
 
 
+def test_the_mean_over_layers_has_the_interval_of_errors_that_go_together():
+    rows = ("a", "0", 1, 1, -1, 1, 0.5, 2), ("a", "0", 1, 2, -1, 3, 2.5, 4), ("a", "0", 2, 1, -1, 1, 0, 2)
+    means = tables.over_layers(frame(*rows, ("a", "0", 2, 2, -1, 1)))
+    assert means[["low", "high"]].iloc[0].tolist() == [1.5, 3.0]
+    assert means[["low", "high"]].iloc[1].isna().all()  # a layer has none
+
+
+def test_layer_0_is_no_peak():
+    table = frame(("a", "0", 1, 0, -1, 35), ("a", "0", 1, 1, -1, 5), ("a", "0", 1, 2, -1, 8))
+    assert tables.highest(table)["layer"].tolist() == [2]
+
+
 def test_the_mean_over_layers_has_a_gap_where_a_layer_has_one():
     rows = ("a", "0", 1, 1, -1, 1), ("a", "0", 1, 2, -1, np.nan), ("a", "0", 2, 1, -1, 1), ("a", "0", 2, 2, -1, 3)
     assert tables.over_layers(frame(*rows))["value"].tolist() == pytest.approx([np.nan, 2], nan_ok=True)

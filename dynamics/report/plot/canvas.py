@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 
 from dynamics.report.plot.style import INK, SOFT, TEMPLATE, Looks, plain
 
+ASIDE = "aside"  # `meta` of a trace that does not set the axes: a level to compare with, the embeddings
+
 
 class Canvas:
     """Collects traces and axes as plain dictionaries; `figure()` has plotly check them once, at the end.
@@ -85,7 +87,7 @@ class Canvas:
     def figure(self, legend: Looks | None = None) -> go.Figure:
         """Return the figure, checked by plotly; each look of `legend` is named above the panels."""
         for name, look in (legend or {}).items():
-            style = {"line": look.line(2), "marker": look.marker(7), "name": plain(name), "showlegend": True}
+            style = {**look.drawn(2, 7), "name": plain(name), "showlegend": True}
             self[0, 0].add(type="scatter", mode="lines+markers", x=[None], y=[None], **style)
         self.layout["showlegend"] |= legend is not None
         for axis in "xy":
@@ -93,22 +95,27 @@ class Canvas:
         return go.Figure({"data": self.data, "layout": self.layout})
 
     def _fit(self, axis: str) -> None:
-        """Set the axes on which there are intervals by the values: a wide interval runs out of the panel."""
-        drawn: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        """Set the axes by the values: a wide interval runs out of the panel, unless all of them swallow the values."""
+        drawn: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
         for trace in self.data:
             if trace["type"] == "scatter":
                 name = str(self.layout[f"{axis}axis{trace[f'{axis}axis'][1:]}"].get("matches", trace[f"{axis}axis"]))
-                drawn.setdefault(name, []).append(_extent(trace, axis))
+                start = self.panels[int(trace["xaxis"][1:] or 1) - 1].start if axis == "y" else -np.inf
+                drawn.setdefault(name, []).append(_extent(trace, axis, start))
         for name, parts in drawn.items():
             settings = self.layout[f"{axis}axis{name[1:]}"]
-            values, bounds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            values, lows, highs = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
             if settings.get("type") == "log":
-                values, bounds = (np.log10(array[array > 0]) for array in (values, bounds))
-            if "range" in settings or not len(bounds) or not len(values):
+                values, lows, highs = (np.log10(array[array > 0]) for array in (values, lows, highs))
+            if {"range", "autorange"} & settings.keys() or not len(values) or (axis == "x" and not len(lows)):
                 continue
             low, high = values.min(), values.max()
-            span = (high - low) or abs(high) / 10 or 1.0
-            below, above = (np.clip(gap, 0.06 * span, 0.25 * span) for gap in (low - bounds.min(), bounds.max() - high))
+            span = max(high - low, 0.01 * max(abs(low), abs(high))) or 1.0
+            # Where the intervals are wider than the trend, an axis of the trend alone would show what is not there.
+            most = np.inf if len(lows) and np.median(highs) - np.median(lows) > span else 0.25 * span
+            ends = (low - lows.min(), highs.max() - high) if len(lows) and len(highs) else (0.0, 0.0)
+            least = 0.06 * span + max(0.0, span - (high - low)) / 2
+            below, above = (float(np.clip(gap, least, max(least, most))) for gap in ends)
             settings["range"] = [low - below, high + above]
 
     def rise(self, row: int) -> tuple[float, float]:
@@ -122,17 +129,29 @@ class Canvas:
         return left, min(1.0, left + self._width)
 
 
-def _extent(trace: dict[str, Any], axis: str) -> tuple[np.ndarray, np.ndarray]:
+def _extent(trace: dict[str, Any], axis: str, start: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the values of a trace on an axis, and the bounds of its intervals (a band has bounds alone)."""
-    values = pd.to_numeric(pd.Series(trace[axis], dtype=object), errors="coerce").to_numpy(dtype=float)  # names: NaN
+    x, values = _numbers(trace["x"]), _numbers(trace[axis])
+    lows = highs = none = values[:0]
+    if trace.get("meta") == ASIDE or trace["mode"] == "text" or ("fill" in trace and axis == "x"):
+        return none, none, none
     if "fill" in trace:
-        finite = values[np.isfinite(values)]
-        return finite[:0], finite if axis == "y" else finite[:0]
-    ends = [values[:0]]
-    if bars := trace.get(f"error_{axis}"):
-        ends = [values + bars["array"], values - bars["arrayminus"]] if np.any(bars["array"]) else ends
-    bounds = np.concatenate(ends)
-    return values[np.isfinite(values)], bounds[np.isfinite(bounds)]
+        gaps = np.flatnonzero(~np.isfinite(values))
+        parts = np.split(np.stack([x, values]), gaps, axis=1)
+        bounds = [part[1][np.isfinite(part[1]) & (part[0] >= start)] for part in parts]
+        both = [np.split(part, 2) for part in bounds]  # it goes along the lower bounds, and back along the upper
+        lows, highs = (np.concatenate([pair[i] for pair in both]) for i in (0, 1))
+        return none, lows, highs
+    values = np.where(x < start, np.nan, values)
+    if (bars := trace.get(f"error_{axis}")) and np.any(bars["array"]):
+        lows, highs = values - bars["arrayminus"], values + bars["array"]
+    lows, highs, values = (array[np.isfinite(array)] for array in (lows, highs, values))
+    return values, lows, highs
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Return what stands on an axis as numbers; names are NaN."""
+    return np.asarray(pd.to_numeric(pd.Series(values, dtype=object), errors="coerce"), dtype=float)
 
 
 class Axes:
@@ -140,6 +159,7 @@ class Axes:
 
     def __init__(self, canvas: Canvas, i: int, row: int, col: int) -> None:
         self.canvas, self.row, self.col, self.number = canvas, row, col, str(i + 1) if i else ""
+        self.start = -np.inf  # points left of it, those of layer 0, do not set the axis of values
         canvas.layout[f"xaxis{self.number}"] = {"anchor": f"y{self.number}", "domain": canvas.run(col)}
         canvas.layout[f"yaxis{self.number}"] = {"anchor": f"x{self.number}", "domain": canvas.rise(row)}
 

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from dynamics.report import tables
-from dynamics.report.plot.canvas import Axes
+from dynamics.report.plot.canvas import ASIDE, Axes
 from dynamics.report.plot.style import SOFT, Look, plain
 from dynamics.report.plot.values import StepScale
 
@@ -45,33 +45,42 @@ def band(axes: Axes, x: ArrayLike, rows: pd.DataFrame, look: Look) -> None:
         ys += [*low[start:end], *high[start:end][::-1], None]
     if xs:
         fill = {"fill": "toself", "fillcolor": look.faint, "line": {"width": 0}, "hoverinfo": "skip"}
-        axes.add(type="scatter", mode="lines", x=xs, y=ys, **fill)
+        axes.add(type="scatter", mode="lines", x=xs, y=ys, legendgroup=look.group, **fill)
 
 
 def means(
     axes: Axes, scale: StepScale, rows: pd.DataFrame, name: str, look: Look,
-    width: float = 1.8, size: float = 5, is_banded: bool = True,
+    width: float = 1.8, size: float = 5, is_banded: bool = True, is_joined: bool = True,
 ) -> None:  # fmt: skip
     """Draw the mean over seeds of an arm along the positions, its band, and each of several seeds (see `_thin`)."""
     rows = rows[rows["arm"] == name]
-    averaged = tables.over_seeds(rows).sort_values("at")
+    averaged = tables.drawn(tables.over_seeds(rows)).sort_values("at")
+    bars = {} if is_joined else {"mode": "markers", "error_y": error_bars(averaged, look.colour)}
     if is_banded:
         seeds = _seeds(rows)
         for seed, part in seeds:
-            along(axes, scale, part, f"{plain(name)}, seed {plain(seed)}", **_thin(look, len(seeds)))
+            style = _thin(look, len(seeds)) | ({} if is_joined else _points(look))
+            along(axes, scale, part, f"{plain(name)}, seed {plain(seed)}", **style)
+    if is_banded and is_joined:
         band(axes, scale.place(averaged["at"]), averaged, look)
-    along(axes, scale, averaged, plain(name), line=look.line(width), marker=look.marker(size))
+    along(axes, scale, averaged, plain(name), **look.drawn(width, size), **bars)
 
 
-def last_profile(axes: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
-    """Draw the last profile of an arm over the layers: mean and interval, and each of several seeds (see `_thin`)."""
+def last_profile(axes: Axes, rows: pd.DataFrame, name: str, look: Look, shift: float = 0.0) -> None:
+    """Draw the last profile of an arm over the layers: mean and interval, and each of several seeds (see `_thin`).
+
+    `shift` sets it aside, so that the intervals of arms do not lie on one another; layer 0 sets no axis.
+    """
     rows = rows[rows["arm"] == name]
-    averaged = tables.final(tables.over_seeds(rows)).sort_values("layer")
+    averaged = tables.drawn(tables.final(tables.over_seeds(rows))).sort_values("layer")
+    if (averaged["layer"] > 0).any():
+        axes.start = 0.5
     seeds = _seeds(rows[rows["at"].isin(averaged["at"])])
     for _, part in seeds:
-        line(axes, part["layer"], part["value"], **_thin(look, len(seeds)))
-    style = {"error_y": error_bars(averaged, look.colour), "line": look.line(1.8), "marker": look.marker(6)}
-    line(axes, averaged["layer"], averaged["value"], f"{plain(name)}<br>layer %{{x}}: %{{y:.4g}}", **style)
+        line(axes, part["layer"] + shift, part["value"], **_thin(look, len(seeds)))
+    style = {"error_y": error_bars(averaged, look.colour), "customdata": averaged["layer"], **look.drawn(1.8, 6)}
+    hover = f"{plain(name)}<br>layer %{{customdata}}: %{{y:.4g}}"
+    line(axes, averaged["layer"] + shift, averaged["value"], hover, **style)
 
 
 def _seeds(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -80,10 +89,14 @@ def _seeds(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _thin(look: Look, seeds: int) -> dict[str, Any]:
-    """Return the style of one of several seeds: points where they are too few for an interval, else a line."""
-    if seeds < tables.SEEDS:
-        return {"mode": "markers", "marker": look.marker(3.5), "opacity": 0.6}
-    return {"line": {"color": look.colour, "width": 0.8}, "opacity": 0.5}
+    """Return the style of one of several seeds: points where they are too few for a band, else a line."""
+    if seeds < tables.BANDS:
+        return _points(look)
+    return {"line": {"color": look.colour, "width": 0.8}, "opacity": 0.5, "legendgroup": look.group}
+
+
+def _points(look: Look) -> dict[str, Any]:
+    return {"mode": "markers", "marker": look.marker(3.5), "opacity": 0.6, "legendgroup": look.group}
 
 
 def error_bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:
@@ -94,5 +107,5 @@ def error_bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:
 
 
 def dotted(axes: Axes, x: ArrayLike, y: ArrayLike, colour: str = SOFT) -> None:
-    """Draw a dotted line to compare with."""
-    line(axes, x, y, line={"dash": "dot", "width": 1.2, "color": colour})
+    """Draw a dotted line to compare with; it does not set the axes."""
+    line(axes, x, y, meta=ASIDE, line={"dash": "dot", "width": 1.2, "color": colour})

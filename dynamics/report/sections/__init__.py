@@ -1,8 +1,11 @@
-"""The sections of the page, in order. A new section is a module here and its name in `SECTIONS`."""
+"""The sections of the page, in order. A new section is a module here and its name in `SECTIONS`.
+
+The first figure that is open stands at the head of the page.
+"""
 
 from typing import Protocol
 
-from dynamics.report.figure import Section
+from dynamics.report.blocks import Section
 from dynamics.report.sections import audit, cone, curves, geometry, glance, more, probe, regularizers, scan, settings
 from dynamics.report.study import Study
 
@@ -14,4 +17,4 @@ class SectionModule(Protocol):
     def section(self, study: Study) -> Section | None: ...  # None where nothing of it can be drawn
 
 
-SECTIONS: list[SectionModule] = [probe, cone, audit, scan, regularizers, curves, glance, geometry, more, settings]
+SECTIONS: list[SectionModule] = [probe, cone, audit, scan, regularizers, glance, curves, geometry, more, settings]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.report.arms import Settings
-from dynamics.report.figure import Compared, Figure, PageBlock, Section, Table, TableRow, Text
+from dynamics.report.blocks import Compared, Figure, PageBlock, Section, Table, TableRow, Text
 from dynamics.report.names import DASH, number
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Axes, Canvas
@@ -29,7 +29,7 @@ def applies(study: Study) -> bool:
 def section(study: Study) -> Section:
     """Return a verdict, a figure and a table for each model that was audited."""
     blocks: list[PageBlock] = []
-    compared = []
+    compared, findings = [], []
     for run, audited in study.verdicts.items():
         for model in dict.fromkeys(str(facts["model"]) for facts in audited.values()):
             verdicts = {subject: facts for subject, facts in audited.items() if facts["model"] == model}
@@ -37,13 +37,14 @@ def section(study: Study) -> Section:
             rows = rows[(rows["site"] == "weight") & rows["subject"].isin([*verdicts]) & (rows["stack"] == "")]
             about = _about(verdicts)
             blocks += [Text(f"{model}: {about}", "h3")]
+            findings.append(f"{model}: {about}.")
             blocks += [figure] if (figure := _figure(study, rows, verdicts)) else []
             blocks.append(_table(rows, verdicts))
             compared += [Compared(model, about, [run])] if study.runs[run].kind == "audit" else []
     note = "Suspect: equal to another checkpoint; or its weights do not lie where its step says; or step 0 is not "
     note += "untrained. What distances cannot tell: checkpoints between which nothing was trained, and a whole series "
     note += "in reverse."
-    return Section("Audit of checkpoints", "audit", "Audit", [*blocks, Text(note, is_soft=True)], compared)
+    return Section("Audit of checkpoints", "audit", "Audit", [*blocks, Text(note, is_soft=True)], compared, findings)
 
 
 def _about(verdicts: Verdicts) -> str:
@@ -97,7 +98,7 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
     caption += "others. Detour: the way from the checkpoint before through this one to the next, over the way past it: "
     caption += "1 on a straight line, 1.4 in a random walk, 2 at most where training only wanders; suspect from "
     caption += f"{DETOUR} (dotted) on."
-    return Figure("Distances of weights", canvas.figure(), meaning, "", caption, 3)
+    return Figure("Distances of weights", canvas.figure(), meaning, "", caption, 3, data=rows)
 
 
 def _points(axes: Axes, points: pd.DataFrame, is_suspect: "pd.Series[bool]", is_beside: "pd.Series[bool]") -> None:

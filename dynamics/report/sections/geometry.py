@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
 from dynamics.report import summary, tables
-from dynamics.report.figure import Figure, Fold, Section, Text
+from dynamics.report.arms import Settings
+from dynamics.report.blocks import Figure, Fold, Section, Text
 from dynamics.report.names import Words
 from dynamics.report.plot import heat, lines
-from dynamics.report.plot.canvas import Axes, Canvas
-from dynamics.report.plot.panels import layer_ticks
-from dynamics.report.plot.style import DEPTH, TIME, Looks, looks, plain
+from dynamics.report.plot.canvas import ASIDE, Axes, Canvas
+from dynamics.report.plot.panels import layer_ticks, shift_of
+from dynamics.report.plot.style import DEPTH, PAPER, TIME, Looks, looks, plain, shades
 from dynamics.report.plot.values import StepScale, Values
 from dynamics.report.study import Study
 
@@ -29,11 +29,10 @@ def section(study: Study) -> Section | None:
     """Return a figure for each core quantity that has layers and steps."""
     core = tables.core(tables.quantities(study.rows))
     figures = [figure(study, quantity, is_core=True) for quantity in core if has_columns(study, quantity)]
-    text = "In each figure, top: the profile over layers, a line for each measured step, from light (early) to dark "
+    text = "In each figure, top: the profile over layers, a line for each measured step, from faint (early) to strong "
     text += "(late). Middle: each layer against the step. Bottom: a map of layers by steps; steps are equally wide, "
-    text += "colours are shared by all arms. The last column lays the arms over one another. A gap is a value that is "
-    text += "undefined or was not measured."
-    return Section("Geometry through training", "geometry", "Geometry", [Text(text), *figures]) if figures else None
+    text += "colours are shared by all arms. A gap is a value that is undefined or was not measured."
+    return Section("Layer by layer", "geometry", "Layer by layer", [Text(text), *figures]) if figures else None
 
 
 def has_columns(study: Study, quantity: tables.Quantity) -> bool:
@@ -55,21 +54,24 @@ def figure(study: Study, quantity: tables.Quantity, is_core: bool = False) -> Fi
     if by_head["head"].nunique() > 1:
         fold: Fold = "open" if is_core and words.signed else "closed"
         maps, caption = plot_heads(by_head, words, styles, along), summary.caption(study, by_head, site, metric)
-        detail = Figure(f"{title}, head by head", maps, words.meaning, "", caption, len(styles), fold)
-    reading, caption = summary.reading(table, list(styles), along), summary.caption(study, table, site, metric)
+        detail = Figure(f"{title}, head by head", maps, words.meaning, "", caption, len(styles), fold, data=by_head)
+    parts = (summary.reading(table, list(styles), along), summary.beyond_width(study, table, metric))
+    reading, caption = " ".join(filter(None, parts)), summary.caption(study, table, site, metric)
     panels = plot(table, words, styles, along)
-    return Figure(title, panels, words.meaning, reading, caption, len(styles) + 1, detail=detail)
+    return Figure(title, panels, words.meaning, reading, caption, len(styles) + 1, detail=detail, data=table)
 
 
 def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -> go.Figure:
     """Draw one quantity (`tables.geometry` without heads) through training: a column for each arm and one for all.
 
     Rows: the profile over layers, a line for each position; each layer along the positions; layers x positions as a
-    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value.
+    map. The last column has the last profile, the mean over layers 1..L and the layer with the highest value. Layer 0
+    sets neither axes nor colours, and has no place in the map.
     """
     table = tables.thin(table)
     means, scale, last = tables.over_seeds(table), StepScale.of(table["at"]), len(looks)
-    layers, values = sorted(table["layer"].unique()), Values.of(words, means["value"])
+    blocks = means[~tables.aside(means)]
+    layers, values = sorted(table["layer"].unique()), Values.of(words, blocks["value"])
     titles = [*_arm_titles(looks), "<b>last profile</b>"]
     titles += [*[""] * last, "<b>mean over layers</b>", *[""] * last, "<b>highest layer</b>"]
     canvas = Canvas(3, last + 1, titles, panel=176, right=96)
@@ -77,24 +79,26 @@ def plot(table: pd.DataFrame, words: Words, looks: Looks, along: str = "step") -
     for i, (name, look) in enumerate(looks.items()):
         rows = means[means["arm"] == name]
         _arm_lines(canvas, i, rows, scale, layers, along)
-        _map(canvas[2, i], rows, "layer", along, values)
+        _map(canvas[2, i], blocks[blocks["arm"] == name], "layer", along, values)
         canvas[2, i].x(title={"text": plain(along)})
-        lines.last_profile(canvas[0, last], table, name, look)
+        shift = shift_of(i, last)
+        lines.last_profile(canvas[0, last], table, name, look, shift / 2)
         lines.means(canvas[1, last], scale, over_layers, name, look)
         # Whole layers coincide: arms are set a little apart. Open where the interval does not exclude the runner-up.
         best = highest[highest["arm"] == name].sort_values("at")
-        best = best.assign(value=best["layer"] + 0.16 * (i - (last - 1) / 2), true=best["layer"])
-        fill = [look.colour if is_clear else "white" for is_clear in best["clear"]]
+        best = best.assign(value=best["layer"] + shift, true=best["layer"])
+        fill = [look.colour if is_clear else PAPER for is_clear in best["clear"]]
         marker = {**look.marker(6.5), "color": fill, "line": {"color": look.colour, "width": 1.3}}
         thin = {"color": look.colour, "width": 0.7}
-        lines.along(canvas[2, last], scale, best, plain(name), line=thin, marker=marker)
+        group = {"legendgroup": look.group}
+        lines.along(canvas[2, last], scale, best, plain(name), line=thin, marker=marker, **group)
     ticks = layer_ticks(layers)
     for col in range(last + 1):
         canvas[0, col].x(title={"text": "layer"}, tickvals=ticks, range=[layers[0] - 0.25, layers[-1] + 0.25])
         canvas[0, col].y(**values.axis())
         canvas[1, col].x(**scale.axis(plain(along)))
         canvas[1, col].y(**values.axis())
-        canvas[2, col].y(range=[layers[0] - 0.5, layers[-1] + 0.5], tickvals=ticks)
+        canvas[2, col].y(range=[blocks["layer"].min() - 0.5, layers[-1] + 0.5], tickvals=ticks)
     canvas[2, last].x(**scale.axis(plain(along)))
     for row, title in enumerate((values.short_title, values.short_title, "layer")):
         canvas[row, 0].y(title={"text": title})
@@ -126,14 +130,16 @@ def _arm_titles(looks: Looks) -> list[str]:
 def _arm_lines(canvas: Canvas, col: int, means: pd.DataFrame, scale: StepScale, layers: list[int], along: str) -> None:
     """Draw the profile at every position, coloured by it, the last one bold; below it every layer, by its depth."""
     positions = sorted(means["at"].unique())
-    shades = np.clip(scale.fraction(positions), 0, 1) if positions else []
-    for at, colour in zip(positions, sample_colorscale(TIME, shades), strict=True):
+    places = scale.fraction(positions)
+    for at, colour in zip(positions, shades(TIME, places), strict=True):
         rows, hover = means[means["at"] == at].sort_values("layer"), f"{plain(along)} {at:g}, layer %{{x}}: %{{y:.4g}}"
         width = 2.8 if at == positions[-1] else 1.4
+        canvas[0, col].start = 0.5 if layers[-1] > 0 else -np.inf
         lines.line(canvas[0, col], rows["layer"], rows["value"], hover, line={"color": colour, "width": width})
-    shades = np.linspace(0, 1, len(layers)) if len(layers) > 1 else [1.0]
-    for layer, colour in zip(layers, sample_colorscale(DEPTH, shades), strict=True):
-        style = {"line": {"color": colour, "width": 1.5}, "marker": {"size": 3.5, "color": colour}}
+    places = np.linspace(0, 1, len(layers)) if len(layers) > 1 else np.ones(1)
+    for layer, colour in zip(layers, shades(DEPTH, places), strict=True):
+        style: Settings = {"line": {"color": colour, "width": 1.5}, "marker": {"size": 3.5, "color": colour}}
+        style |= {"meta": ASIDE} if layer == 0 < layers[-1] else {}
         lines.along(canvas[1, col], scale, means[means["layer"] == layer], f"layer {layer}", **style)
 
 

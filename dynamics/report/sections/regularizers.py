@@ -9,7 +9,7 @@ import pandas as pd
 
 from dynamics.report import tables
 from dynamics.report.arms import Settings, design, differing
-from dynamics.report.figure import Figure, PageBlock, Section, Table, TableRow, Text
+from dynamics.report.blocks import Figure, PageBlock, Section, Table, TableRow, Text
 from dynamics.report.names import DASH, MINUS, QUALITY, estimate, words
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Axes, Canvas
@@ -53,7 +53,7 @@ def section(study: Study) -> Section:
     note = "Brackets: 95 % t interval over seeds. The change is that of runs with the same seed. IsoScore* of the "
     note += "loss: last training batch, union of the layers, as the regulariser computes it."
     blocks: list[PageBlock] = [figure(members), *map(table, members), Text(note, is_soft=True)]
-    return Section("Shaping geometry", "shaping", "Shaping", blocks)
+    return Section("Shaping geometry", "shaping", "Shaping", blocks, findings=[*filter(None, map(_reading, members))])
 
 
 def sweeps(study: Study) -> list[RegularizerSweep]:
@@ -135,10 +135,11 @@ def figure(members: list[RegularizerSweep]) -> Figure:
     canvas.set(showlegend=True)
     meaning = "How well the model does, and the intrinsic dimension of its states, against how isotropic they are. "
     meaning += "Each point is a weight of the regulariser (lambda, beside it); 0 is the run without one."
+    data = pd.concat([sweep.rows.assign(sweep=sweep.name) for sweep in members])
     caption = "IsoScore* and dimension: mean over layers 1..L at the last measured step, on held-out windows; without "
     caption += "shrinkage, which so many states do not need. Quality: last validation. Bars: 95 % t interval over "
     caption += "three or more seeds, on the scale of each quantity's range. Small marks: single seeds."
-    return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption)
+    return Figure("What shaping does", canvas.figure(), meaning, " ".join(map(_reading, members)), caption, data=data)
 
 
 def _paths(axes: Axes, sweep: RegularizerSweep, metric: str, styles: Looks) -> None:

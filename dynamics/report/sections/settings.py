@@ -4,7 +4,7 @@ import numpy as np
 
 from dynamics.record import not_measured as not_in_record
 from dynamics.report.arms import HISTORY, Settings, flatten, settings_of
-from dynamics.report.figure import Section, Table, TableRow
+from dynamics.report.blocks import Section, Table, TableRow
 from dynamics.report.names import DASH, number
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm
@@ -19,9 +19,17 @@ def applies(study: Study) -> bool:
 
 def section(study: Study) -> Section:
     """Return the tables of all runs."""
-    heading, note = "Settings, cost, provenance", "Entries that differ come first and are marked."
-    tables = [by_arm(study, settings(study), "Settings", note), not_measured(study), cost(study), history(study)]
+    heading = "Settings, cost, provenance"
+    shared = [row for row in settings(study) if not row.differs]
+    title = "Settings that all share" if len(study.arms) > 1 else "Settings"
+    tables = [by_arm(study, shared, title), not_measured(study), cost(study), history(study)]
     return Section(heading, "settings", heading, [table for table in tables if table.rows])
+
+
+def differences(study: Study) -> Table | None:
+    """Return the settings in which the arms differ; None where they agree in all."""
+    rows = [row for row in settings(study) if row.differs]
+    return by_arm(study, rows, "What differs between the runs") if rows else None
 
 
 def settings(study: Study) -> list[TableRow]:

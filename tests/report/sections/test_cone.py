@@ -8,7 +8,7 @@ import pytest
 from dynamics import record
 from dynamics.record import NAN, Row, condition
 from dynamics.report import page
-from dynamics.report.figure import Figure
+from dynamics.report.blocks import Figure
 from dynamics.report.sections import cone
 from dynamics.report.sections.cone.axes import matrices
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings

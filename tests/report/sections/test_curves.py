@@ -21,7 +21,7 @@ def plot(study, panels, level):
 def test_objectives_never_share_a_panel_and_step_0_is_drawn(study):
     clm, *mlm = study.arm_names
     figure = plot(study, {"every character": [clm], "masked characters only": mlm}, 2.7)
-    marked = [trace for trace in filled(figure, "scatter") if trace.mode == "lines+markers"]
+    marked = [trace for trace in filled(figure, "scatter") if trace.mode == "markers"]
     styles = looks(study.arm_names)
     assert {(trace.line.color, trace.xaxis, trace.yaxis) for trace in marked} == {
         (styles[clm].colour, "x", "y"),

@@ -37,9 +37,9 @@ def test_maps_show_layers_by_steps_in_one_colour_scale(table, styles):
     figure = geometry.plot(table, words("anisotropy"), styles)
     maps = filled(figure, "heatmap")
     assert {trace.coloraxis for trace in maps} == {"coloraxis"}
-    assert [np.shape(trace.z) for trace in maps] == [(LAYERS + 1, len(STEPS))] * 3
-    colours = figure.layout.coloraxis
-    assert (colours.cmin, colours.cmax) == (table["value"].min(), table["value"].max())
+    assert [np.shape(trace.z) for trace in maps] == [(LAYERS, len(STEPS))] * 3  # without the embeddings
+    colours, blocks = figure.layout.coloraxis, table[table["layer"] > 0]
+    assert (colours.cmin, colours.cmax) == (blocks["value"].min(), blocks["value"].max())
 
 
 def test_arms_share_their_value_axis(table, styles):

@@ -11,6 +11,14 @@ def test_settings_that_differ_come_first_and_are_marked(twins):
     assert cells(rows, "width") == ("64",) * 3
 
 
+def test_what_differs_has_a_table_of_its_own(twins, make):
+    study = load(twins)
+    assert {row.label for row in settings.differences(study).rows} == {"label", "objective", "is_causal"}
+    shared = next(table for table in settings.section(study).blocks if table.title == "Settings that all share")
+    assert not any(row.differs for row in shared.rows)
+    assert settings.differences(load([make("alone")])) is None
+
+
 def test_settings_that_repeat_or_are_private_are_listed_once(make):
     run = make("d", model={"width": 64, "depth": 4, "_class_path": "x", "seed": 0})
     labels = [row.label for row in settings.settings(load([run]))]

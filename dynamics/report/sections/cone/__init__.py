@@ -1,9 +1,9 @@
 """The cone of sentence vectors: sentences against tokens over depth, the axes, what transforms change."""
 
-from dynamics.report.figure import Compared, PageBlock, Section, Text
+from dynamics.report.blocks import Compared, PageBlock, Section, Text
 from dynamics.report.sections.cone.axes import cards, matrices, turning
 from dynamics.report.sections.cone.runs import ConeRun, cone_runs, settings
-from dynamics.report.sections.cone.sentences import by_corpus, sentences_and_tokens, similarity, transforms
+from dynamics.report.sections.cone.sentences import by_corpus, finding, sentences_and_tokens, similarity, transforms
 from dynamics.report.study import Study
 from dynamics.run_info import ConeInfo
 
@@ -22,7 +22,8 @@ def section(study: Study) -> Section:
         parts += blocks(run)
     models = [", ".join(model.name for model in run.displayed) for run in runs]
     compared = [Compared(run.name, f"sentence encoders {names}") for run, names in zip(runs, models, strict=True)]
-    return Section("The cone of sentence vectors", "cone", "The cone", parts, compared)
+    findings = [text for run in runs for model in run.displayed if (text := finding(run, model))]
+    return Section("The cone of sentence vectors", "cone", "The cone", parts, compared, findings)
 
 
 def blocks(run: ConeRun) -> list[PageBlock]:

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from dynamics.report.figure import Figure
+from dynamics.report.blocks import Figure
 from dynamics.report.names import estimate, number
 from dynamics.report.plot import heat
 from dynamics.report.plot.canvas import Axes, Canvas
-from dynamics.report.plot.style import INK, Look, looks, plain
+from dynamics.report.plot.style import Look, looks, plain
 from dynamics.report.plot.values import StepScale
 from dynamics.report.sections.cone.runs import MAIN, ConeModel, ConeRun
 from dynamics.report.sections.cone.sentences import COLUMNS, DepthLine, draw_line, ticks
 
+STABLE = 0.8  # stability from which on an axis is one: as much as the intervals of cosines between axes take
 LETTERS = 110  # that fit under all the panels of a row; longer names are tilted
 LONGEST = 18  # letters of a name at most
 MOST_PAIRS = 8  # that are read out in numbers
@@ -46,12 +47,26 @@ def cards(run: ConeRun) -> Cards | None:
             finals = {label: run.final(model, metric, corpus=corpus) for label, metric in NUMBERS.items()}
             numbers = [f"{label} {estimate(row, 'undefined')}" for label, row in finals.items()]
             count = run.info.corpora.get(corpus, {}).get("sentences")
+            numbers.insert(2, verdict(finals["stability"]))
             numbers.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}")
             texts = {key: [(text, number(float(value))) for text, value in facts.get(key) or ()] for key in TEXTS}
             ends = [(title, texts[end], texts[f"{end}_tokens"]) for end, title in ENDS.items()]
             title = model.name + (f", {corpus}" if len(run.corpora) > 1 else "")
             blocks.append({"title": title, "numbers": numbers, "ends": ends, "note": str(facts.get("vocabulary", ""))})
     return Cards(blocks) if blocks else None
+
+
+def verdict(stability: Any) -> str:
+    """Return what the stability of an axis (a row, or None) means for what lies at its ends.
+
+    >>> verdict({"value": 0.69}), verdict({"value": 0.95})
+    ('no stable axis: other sentences would give another one, with other ends', 'a stable axis')
+    """
+    if stability is None or not np.isfinite(stability["value"]):
+        return "stability unknown"
+    if stability["value"] >= STABLE:
+        return "a stable axis"
+    return "no stable axis: other sentences would give another one, with other ends"
 
 
 def matrices(run: ConeRun) -> Figure | None:
@@ -85,7 +100,14 @@ def matrices(run: ConeRun) -> Figure | None:
     if has_models:
         caption += " CKA compares whole clouds of the same sentences, also of different width; it is biased upwards "
         caption += "where sentences are not far more than the width. Blank: axes of different width."
-    return Figure("Axes against axes", canvas.figure(), meaning, _reading(run), caption)
+    return Figure(
+        "Axes against axes",
+        canvas.figure(),
+        meaning,
+        _reading(run),
+        caption,
+        data=run.having("axis_cosine", "axis_stability", "linear_cka"),
+    )
 
 
 def _between_corpora(run: ConeRun, model: ConeModel) -> np.ndarray:
@@ -128,7 +150,7 @@ def _matrix(axes: Axes, labels: list[str], values: np.ndarray, angle: int) -> No
     rows, columns = np.nonzero(np.isfinite(values))
     finite, place = values[rows, columns], {"x": [labels[j] for j in columns], "y": [labels[i] for i in rows]}
     # What plotly chooses by itself is hard to read on the middle of the scale.
-    font = {"size": 12, "color": [INK if value > 0.45 else "white" for value in finite]}
+    font = {"size": 12, "color": ["black" if value > 0.45 else "white" for value in finite]}
     axes.add(type="scatter", mode="text", **place, text=[*map(number, finite)], textfont=font, hoverinfo="skip")
     axes.x(showgrid=False, tickangle=angle, showline=False, ticks="")
     axes.y(showgrid=False, autorange="reversed", showline=False, ticks="")
@@ -171,7 +193,9 @@ def _turning(series: str, rows: pd.DataFrame) -> Figure | None:
     meaning += "with what it is at the last."
     caption = "Sentences are the same at every step; last layer: as the model returns them. Bands: 95 % interval, of "
     caption += "two axes the basic bootstrap's. Maps: the steps are equally wide."
-    return Figure(f"The axis turning: {series}", canvas.figure(styles), meaning, f"{'; '.join(readings)}.", caption)
+    title, reading = f"The axis turning: {series}", f"{'; '.join(readings)}."
+    data = pd.concat([cosines, *ends.values()])
+    return Figure(title, canvas.figure(styles), meaning, reading, caption, data=data)
 
 
 def _steps(axes: Axes, name: str, rows: pd.DataFrame, look: Look) -> pd.DataFrame:

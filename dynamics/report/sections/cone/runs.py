@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.report.arms import Settings
-from dynamics.report.figure import Table
+from dynamics.report.blocks import Table
 from dynamics.report.names import DASH
 from dynamics.report.sections.settings import setting_rows
 from dynamics.report.study import Study
@@ -62,6 +62,10 @@ class ConeRun:
                 value = where.get(key, "")
                 rows = rows[rows[key] == ("" if (key, value) == ("corpus", MAIN) else value)]
         return rows.sort_values("depth")
+
+    def having(self, *metrics: str) -> pd.DataFrame:
+        """Return all rows of some quantities."""
+        return self.rows[self.rows["metric"].isin(metrics)]
 
     def final(self, model: ConeModel, metric: str, **where: str) -> "pd.Series[Any] | None":
         """Return the row of a quantity of sentences at the last depth; None where there is none."""

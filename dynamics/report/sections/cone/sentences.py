@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dynamics.report.figure import Figure
+from dynamics.report.blocks import Figure
+from dynamics.report.effects import Effect
 from dynamics.report.names import estimate, number
 from dynamics.report.plot import lines
 from dynamics.report.plot.canvas import Axes, Canvas
@@ -15,7 +17,7 @@ from dynamics.report.sections.cone.runs import ConeModel, ConeRun
 
 COLUMNS, TIMES = 4, "\N{MULTIPLICATION SIGN}"
 DEPTHS = "Layer 0 = embeddings, 1..L = residual stream after each block; 'out' = what the model returns, where that "
-DEPTHS += "is more: after a final norm and, for sentences, its dense layers."
+DEPTHS += "is more: after a final norm and, for sentences, its dense layers. Layer 0 sets no axis."
 TRANSFORMS = ("", "centred", "all-but-the-top", "whitened")
 POOLINGS = {"mean": "mean pooling", "cls": "first token (cls)", "last": "last token", "max": "maximum"}
 SIMILARITIES = (  # metric, title and axis of the panels
@@ -61,6 +63,7 @@ def _panel(axes: Axes, drawn: Sequence[DepthLine], title: str = "layer") -> None
     if len(rows):
         axes.x(**ticks(rows), range=[-0.3, float(rows["depth"].max()) + 0.3])
     axes.x(title={"text": title})
+    axes.start = 0.5
 
 
 def sentences_and_tokens(run: ConeRun) -> Figure | None:
@@ -83,7 +86,8 @@ def sentences_and_tokens(run: ConeRun) -> Figure | None:
     meaning += "and of two tokens of the same sentences (black, dashed). Bottom: the gap, sentences less tokens."
     reading = " ".join(_gap_reading(*panel) for panel in panels)
     caption = f"{DEPTHS} All pairs, not centred. Bands: 95 % interval, of the gap by resampling sentences."
-    return Figure("Sentences against tokens", figure, meaning, reading, caption)
+    data = run.having("mean_cosine", "cone_gap")
+    return Figure("Sentences against tokens", figure, meaning, reading, caption, data=data[data["transform"] == ""])
 
 
 def _gap_reading(model: ConeModel, upper: Sequence[DepthLine], lower: Sequence[DepthLine]) -> str:
@@ -101,6 +105,17 @@ def _gap_reading(model: ConeModel, upper: Sequence[DepthLine], lower: Sequence[D
     return f"{model.name}: {'; '.join(parts)}."
 
 
+def finding(run: ConeRun, model: ConeModel) -> str:
+    """Return whether sentences lie in a narrower cone than their tokens, in a sentence; empty where unknown."""
+    gap = run.final(model, "cone_gap")
+    if gap is None or not np.isfinite(gap["value"]):
+        return ""
+    effect = Effect(*gap[["value", "low", "high"]].astype(float))
+    kind = "narrower" if effect.value > 0 else "wider"
+    says = f"a {kind} cone than its tokens" if effect.is_clear else "no cone that can be told from its tokens'"
+    return f"{model.name}: its sentence vectors lie in {says}: a gap of mean cosines of {effect.text}."
+
+
 def by_corpus(run: ConeRun) -> Figure | None:
     """Return the same for every corpus, in the model's own pooling."""
     if len(run.corpora) < 2:
@@ -114,7 +129,9 @@ def by_corpus(run: ConeRun) -> Figure | None:
         panels.append((model, upper, lower))
     meaning = "The mean cosine of sentence vectors and its gap to the tokens, for every corpus."
     caption = f"{DEPTHS} The model's own pooling. Bands: 95 % interval."
-    return Figure("Corpus by corpus", _plot(panels, styles), meaning, caption=caption)
+    data = run.having("mean_cosine", "cone_gap")
+    data = data[(data["transform"] == "") & (data["pooling"] == "")]
+    return Figure("Corpus by corpus", _plot(panels, styles), meaning, caption=caption, data=data)
 
 
 def _plot(panels: Sequence[DepthPanels], styles: Looks) -> go.Figure:
@@ -142,6 +159,7 @@ def similarity(run: ConeRun) -> Figure | None:
     panels = [panel for panel in SIMILARITIES if (run.rows["metric"] == panel[0]).any()]
     if not panels:
         return None
+    data = run.having(*(metric for metric, _, _ in panels))
     styles = looks([model.name for model in run.displayed])
     canvas = Canvas.grid([panel_title(title) for _, title, _ in panels], panel=240, top=84, between=0.07)
     for axes, (metric, _, title) in zip(canvas.panels, panels, strict=True):
@@ -154,7 +172,7 @@ def similarity(run: ConeRun) -> Figure | None:
     reading = f"Against the scores, last layer: {scores}." if scores else ""
     caption = f"{DEPTHS} The model's own pooling, nothing subtracted. Bands: 95 % interval over resampled sentences or "
     caption += "pairs."
-    return Figure("Similarity, layer by layer", canvas.figure(styles), meaning, reading, caption)
+    return Figure("Similarity, layer by layer", canvas.figure(styles), meaning, reading, caption, data=data)
 
 
 def transforms(run: ConeRun) -> list[Figure]:
@@ -199,7 +217,7 @@ def _transforms(run: ConeRun, model: ConeModel) -> Figure | None:
     caption += "sentences fitted on. Bars: 95 % interval over resampled sentences or pairs, the fit held fixed. Fitted "
     caption += "on themselves, vectors have a mean cosine near 0 by construction."
     title, reading = f"What centring changes: {model.name}", _transforms_reading(run, model)
-    return Figure(title, canvas.figure(), meaning, reading, caption)
+    return Figure(title, canvas.figure(), meaning, reading, caption, data=pd.concat(panels.values()))
 
 
 def _transforms_reading(run: ConeRun, model: ConeModel) -> str:

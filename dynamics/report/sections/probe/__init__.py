@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dynamics.report import summary, tables
+from dynamics.report import effects, summary, tables
 from dynamics.report.arms import HISTORY, flatten, settings_of
-from dynamics.report.figure import Compared, Figure, PageBlock, Section, Table, Text
+from dynamics.report.blocks import Compared, Figure, PageBlock, Section, Table, Text
 from dynamics.report.names import Words, capital, number
 from dynamics.report.plot import heat, lines
 from dynamics.report.plot.canvas import Canvas
@@ -22,6 +22,7 @@ from dynamics.run_info import ProbeInfo
 DASHES = {"parallel": "dash", "opposed": "dot"}  # of lines that are to lie on another one
 SHARPNESS = ("score_variance", "normalized_entropy", "max_probability", "min_probability")
 AXIS = "norm of the bias, β"
+FOUND = 4  # designs that are among the findings
 LEAST = 1e-6  # where the axis of a probability that vanishes ends
 LAST = "output of the last block"
 COMPARED = (  # metric, layer (-1: the last), part, and where that is
@@ -49,7 +50,21 @@ def section(study: Study) -> Section | None:
     introduction += "through blocks whose weights have just been drawn."
     blocks: list[PageBlock] = [Text(introduction), *figures(study, members), settings(study)]
     compared = [Compared(design.name, runs=[design.run]) for design in members]
-    return Section("Untrained blocks", "probe", "Untrained blocks", blocks, compared) if len(blocks) > 2 else None
+    heading, findings = "What a shared bias does", [text for design in members[:FOUND] if (text := _finding(design))]
+    return Section(heading, "probe", "Shared bias", blocks, compared, findings) if len(blocks) > 2 else None
+
+
+def _finding(design: ProbeDesign) -> str:
+    """Return what attention alone does to the cone of its input, in a sentence; empty where that was not measured."""
+    at, blank = _half_bias(design), {"low": np.nan, "high": np.nan}
+    before = design.of(CONE[0], at=at, part="input").assign(**blank)
+    after = design.of(CONE[0], at=at, part="attention", layer=1).assign(**blank)
+    if before.empty or after.empty:
+        return ""
+    effect = effects.difference(before, after)
+    basis = effect.basis.replace("seeds", "draws") or "too few draws for an interval"
+    values = f"from {number(before['value'].mean())} to {number(after['value'].mean())}"
+    return f"{design.name}: at β = {at:g}, attention alone takes the mean cosine {values} ({effect.text}; {basis})."
 
 
 def settings(study: Study) -> Table:
@@ -80,7 +95,7 @@ def _cone(study: Study, design: ProbeDesign) -> Figure | None:
 
 def cone_reading(design: ProbeDesign) -> str:
     """Return the cone in numbers, near the norm at which half of an input is bias."""
-    at = float(min(design.rows["at"].unique(), key=lambda beta: abs(beta - design.width**0.5)))
+    at = _half_bias(design)
     places = {PARTS[part]: (part, min(1, i)) for i, part in enumerate(PARTS)}
     if design.layers > 1:
         places[f"output of block {design.layers}"] = "mlp", design.layers
@@ -90,6 +105,12 @@ def cone_reading(design: ProbeDesign) -> str:
         if np.isfinite(pooled):
             parts.append(f"{name} {number(pooled)}" + (f" ({number(within)})" if np.isfinite(within) else ""))
     return f"Mean cosine at β = {at:g} (within a sequence): {', '.join(parts)}." if parts else ""
+
+
+def _half_bias(design: ProbeDesign) -> float:
+    """Return the norm of a bias that is nearest, on a log scale, to that at which half of an input is bias."""
+    norms = [float(norm) for norm in design.rows["at"].unique() if norm > 0] or [0.0]
+    return min(norms, key=lambda norm: abs(np.log(norm / design.width**0.5)) if norm else 0.0)
 
 
 def _shape(study: Study, design: ProbeDesign) -> Figure | None:
@@ -123,7 +144,9 @@ def _by_part(
             beta = np.geomspace(scale.smallest, scale.largest, 60)
             square = beta**2 + design.width
             lines.dotted(axes, beta, np.sqrt(square) if metric == "mean_norm" else beta**2 / square, INK)
-    return Figure(title, canvas.figure(styles), meaning, reading, summary.join([_draws(design, rows), caption]))
+    return Figure(
+        title, canvas.figure(styles), meaning, reading, summary.join([_draws(design, rows), caption]), data=rows
+    )
 
 
 def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
@@ -132,10 +155,11 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
         return None
     rows = design.rows[design.rows["metric"].isin(metrics)]
     styles = {bias: look for bias, look in looks(list(BIASES)).items() if bias in set(rows["bias"])}
+    bare = [BIASES[bias] for bias in DASHES]
     styles = {BIASES[bias]: replace(look, dash=DASHES.get(bias, "solid")) for bias, look in styles.items()}
     arms, below = design.rows["bias"].map(BIASES), f"block 1 of {design.layers}"
     panels = [(study.words(metric), below, design.table(metric, 1, arms)) for metric in metrics]
-    canvas = _lines(panels, styles, panel=230)
+    canvas = _lines(panels, styles, bare=bare, panel=230)
     if "min_probability" in metrics:
         i = metrics.index("min_probability")
         ends = np.log10([LEAST, max(float(panels[i][2]["value"].max()), LEAST) * 3])
@@ -147,7 +171,7 @@ def _sharpness(study: Study, design: ProbeDesign) -> Figure | None:
     meaning = "How unequal a query's scores are and what softmax makes of them, as a bias grows that all tokens share."
     reading = sharpness_reading(study, design)
     caption = summary.join([_draws(design, rows), caption, end])
-    return Figure("Sharpness of attention", canvas.figure(styles), meaning, reading, caption)
+    return Figure("Sharpness of attention", canvas.figure(styles), meaning, reading, caption, data=rows)
 
 
 def sharpness_reading(study: Study, design: ProbeDesign) -> str:
@@ -181,7 +205,7 @@ def _maps(study: Study, design: ProbeDesign) -> Figure | None:
         axes.y(title={"text": "layer"}, dtick=-(-len(table) // 8), tickformat="d")
     meaning = "Every quantity after each block: down the cone's growth with depth, across its growth with the bias."
     caption = "Layer 0 = the input, 1..L = the block's output (attention: in the block). Mean over seeds."
-    return Figure("Depth by bias", canvas.figure(), meaning, caption=caption)
+    return Figure("Depth by bias", canvas.figure(), meaning, caption=caption, data=rows)
 
 
 def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
@@ -196,7 +220,8 @@ def _compared(study: Study, members: Sequence[ProbeDesign]) -> Figure | None:
     meaning = "Inputs of one kind, with biases of the same norms, through blocks of each design."
     draws = _draws(members[0], pd.concat(design.rows for design in members))
     caption, plot = summary.join([draws, "each design has its own layers"]), _lines(panels, styles, is_flat=True)
-    return Figure("The designs compared", plot.figure(styles), meaning, caption=caption)
+    data = pd.concat([table.assign(quantity=words.title, place=below) for words, below, table in panels])
+    return Figure("The designs compared", plot.figure(styles), meaning, caption=caption, data=data)
 
 
 def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.DataFrame:
@@ -210,10 +235,12 @@ def _of_design(design: ProbeDesign, metric: str, depth: int, part: str) -> pd.Da
     return design.table(metric, layer, design.short, bias="input", part=part, layer=layer)
 
 
-def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **sizes: int) -> Canvas:
+def _lines(
+    panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, bare: Sequence[str] = (), **sizes: int
+) -> Canvas:
     """Draw panels against the norm of the bias: for each look mean, band and a thin line for each seed.
 
-    Lines on one another stay visible: the first are broad (unless `is_flat`); dashed ones show their means alone.
+    Lines on one another stay visible: the first are broad (unless `is_flat`); those of `bare` are means alone.
     """
     canvas = Canvas.grid([panel_title(words.title, below) for words, below, _ in panels], **sizes)
     widths = [1.8] * len(styles) if is_flat else np.linspace(3.4, 1.4, len(styles)).tolist()
@@ -221,7 +248,7 @@ def _lines(panels: Sequence[LinePanel], styles: Looks, is_flat: bool = False, **
         scale = StepScale.of(table["at"])
         for (name, look), width in zip(styles.items(), widths, strict=True):
             if (table["arm"] == name).any():
-                lines.means(axes, scale, table, name, look, width, 2.6 + 1.4 * width, look.dash == "solid")
+                lines.means(axes, scale, table, name, look, width, 2.6 + 1.4 * width, name not in bare)
         axes.x(**scale.axis(AXIS))
         axes.y(**Values.of(words, table["value"]).axis())
     return canvas

@@ -1,11 +1,15 @@
 """What a page consists of: sections of blocks. Each kind of block has a template of that name."""
 
+import base64
+import gzip
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from dynamics.report.plot.style import Look
@@ -21,7 +25,7 @@ class PageBlock(Protocol):
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its words."""
+    """A figure with its words, and the rows that it shows."""
 
     kind: ClassVar[str] = "figure"
     title: str
@@ -32,6 +36,7 @@ class Figure:
     columns: int = 4  # of panels; they set the least width
     fold: Fold = ""  # whether it can be folded away, and is so at first
     detail: "Figure | None" = None  # a figure below it
+    data: pd.DataFrame | None = None
 
     def folded(self) -> "Figure":
         """Return the figure as one that waits for a click."""
@@ -42,6 +47,24 @@ class Figure:
         """Return the figure as plain JSON, without the template, which the page has once."""
         spec = self.plot.to_plotly_json()
         return as_json({**spec, "layout": {k: v for k, v in spec["layout"].items() if k != "template"}})
+
+    @property
+    def packed(self) -> str:
+        """Return the figure as the page holds it."""
+        return pack(json.dumps(self.spec, separators=(",", ":")))
+
+    @property
+    def csv(self) -> str:
+        """Return the rows that it shows as a packed CSV with five significant digits; empty columns are left out."""
+        if self.data is None:
+            return ""
+        rows = self.data.drop(columns=["least", "greatest"], errors="ignore").replace("", np.nan)
+        return pack(rows.dropna(axis="columns", how="all").to_csv(index=False, float_format="%.5g"))
+
+    @property
+    def file_name(self) -> str:
+        """Return the title as the name of a file, without its ending."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
     @property
     def alt(self) -> str:
@@ -98,6 +121,7 @@ class Section:
     link: str  # its name in the navigation
     blocks: Sequence[PageBlock]
     compared: Sequence[Compared] = ()  # what it adds to the list at the head of the page
+    findings: Sequence[str] = ()  # what it says, in sentences for the head of the page
 
 
 def as_json(value: Any) -> Any:
@@ -115,3 +139,12 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
+
+
+def pack(text: str) -> str:
+    """Return text compressed (gzip), in letters that a page may hold (base64): the browser unpacks it.
+
+    >>> gzip.decompress(base64.b64decode(pack("a" * 1000))) == b"a" * 1000, len(pack("a" * 1000)) < 60
+    (True, True)
+    """
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
