@@ -1,0 +1,186 @@
+"""What is sent to W&B, by a thread of its own: the rows of a journal, each once, whatever W&B has of them already."""
+
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import numpy as np
+import wandb
+
+from dynamics.errors import in_words
+from dynamics.loggers.journal import Entry, Journal
+from dynamics.loggers.profiles import Profiles
+
+STEP = "trainer/global_step"  # the x axis of every key
+PATIENCE = 600  # seconds that W&B's own process may take to start, or to write what it holds
+INIT_SECONDS, FINISH_SECONDS = 15, 30  # seconds that a server may take to begin a run, and to take what is left
+
+
+class Upload:
+    """A W&B run, fed by its own thread: nothing that W&B does keeps a training step waiting.
+
+    Online, the server says up to which step it has the run: earlier rows are left out and later ones sent, also those
+    from before this process. Offline, nobody knows what earlier processes have left: the journal is written anew, as
+    one log that replaces theirs. Where W&B fails, one sentence says so, and the run goes on.
+
+    Args:
+        journal: what has been logged.
+        options: of `wandb.init`, without the mode.
+        mode: `online` (then offline where there is no key, or no server) or `offline`.
+        pictured: quantities of which pictures are drawn.
+    """
+
+    def __init__(self, journal: Journal, options: Mapping[str, Any], mode: str, pictured: Iterable[str]) -> None:
+        self.run: Any = None
+        self._journal, self._options, self._mode, self._pictured = journal, dict(options), mode, tuple(pictured)
+        self._has_failed = False
+        self._reset()
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def _reset(self) -> None:
+        self._profiles, self._summary = Profiles(self._pictured), dict[str, Any]()
+        self._defined: set[str] = set()
+        self._open: dict[int, Entry] = {}  # rows that may still get values, by step
+
+    def begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
+        """Begin the run and send what the journal holds; its last row may still get values."""
+        self._submit(lambda: self._begin(entries, config))
+
+    def add(self, step: int, time: float, values: Mapping[str, Any]) -> None:
+        self._submit(lambda: self._add(Entry(step, time, dict(values))))
+
+    def complete(self, step: float) -> None:
+        self._submit(lambda: self._complete(step))
+
+    def end(self, exit_code: int, artifact: Callable[[], Any]) -> None:
+        """Send what is left and close the run; returns when that is done. `artifact` makes what is attached to it."""
+        self._submit(lambda: self._end(exit_code, artifact))
+        self._tasks.put(None)
+        self._thread.join()
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        self._tasks.put(task)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if self._has_failed:
+                continue
+            try:
+                task()
+            except Exception as error:  # W&B's are of many kinds, and none may end a run
+                self._has_failed = True
+                print(f"W&B failed ({in_words(error)}): the run goes on without it; what is missing is sent on resume.")
+
+    def _begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
+        self._config = dict(config)
+        if self._mode == "online" and (why := self._begin_online()):
+            print(f"W&B is logged offline ({why})")
+            self._mode = "offline"
+        if self._mode == "offline":
+            self._init("offline", init_timeout=PATIENCE, x_transaction_log_flush_interval=1)
+        self.run.config.update(self._config, allow_val_change=True)
+        self.run.define_metric(STEP)
+        for entry in entries[:-1]:
+            self._send(entry)
+        for entry in entries[-1:]:
+            self._add(entry)
+        if self._journal.is_whole:
+            self._discard_earlier()
+
+    def _begin_online(self) -> str:
+        """Begin the run, or resume it, on the server; returns why that is not possible."""
+        try:
+            self._set_up(silent=True)  # else the server would be asked for the name of the user
+            if not wandb.login(prompt=False, verify=False):
+                return "there is no key: wandb login"
+            wandb.setup().settings.silent = False
+            self._init("online", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
+            print(f"W&B: {self.run.url}")
+        except wandb.Error as error:
+            wandb.teardown()  # else W&B's process takes the id for one that is in use
+            return in_words(error)
+        return ""
+
+    def _init(self, mode: Literal["online", "offline"], **settings: Any) -> None:
+        self._set_up()
+        quiet = wandb.Settings(quiet=True, console="off", show_info=False, **settings)
+        self.run = wandb.init(**self._options, mode=mode, resume="allow", settings=quiet)
+
+    @staticmethod
+    def _set_up(silent: bool = False) -> None:
+        wandb.setup(wandb.Settings(show_info=False, silent=silent, x_service_wait=PATIENCE))
+
+    def _add(self, entry: Entry) -> None:
+        """Add values to the row of their step; where that is sent already, W&B warns that it ignores them."""
+        self._open.setdefault(entry.step, Entry(entry.step, entry.time, {})).values.update(entry.values)
+
+    def _complete(self, step: float) -> None:
+        for due in sorted(number for number in self._open if number <= step):
+            self._send(self._open.pop(due))
+
+    def _send(self, entry: Entry) -> None:
+        """Send a whole row, unless W&B has it."""
+        scalars = {key: value for key, value in entry.values.items() if not isinstance(value, dict)}
+        new = self._profiles.add(entry.step, scalars)
+        self._summary |= new
+        for key in entry.values.keys() - self._defined:
+            self._define(key)
+        if entry.step < self.run.starting_step:
+            return
+        bins = {key: value for key, value in entry.values.items() if isinstance(value, dict)}
+        row = {STEP: entry.step, "_timestamp": entry.time, **scalars}
+        for key, value in bins.items():
+            row[key] = wandb.Histogram(np_histogram=(np.array(value["counts"]), np.array(value["edges"])))
+        for name, picture in self._profiles.pictures(entry.step):
+            key = f"layer_by_step/{name}"
+            if key not in self._defined:
+                self._define(key)
+            row[key] = wandb.Image(picture)
+        self.run.log(row, step=entry.step, commit=True)
+        if any("/peak_layer" in key for key in new):
+            self._summarise()
+
+    def _define(self, key: str) -> None:
+        self.run.define_metric(key, step_metric=STEP)
+        self._defined.add(key)
+
+    def _summarise(self) -> None:
+        self.run.summary.update(self._summary)
+        self._summary = {}
+
+    def _discard_earlier(self) -> None:
+        """Delete the logs of earlier processes: this one holds all that they do, and a sync would repeat it."""
+        current = Path(self.run.dir).parent
+        for path in current.parent.glob(f"*run-*-{self._options['id']}"):
+            if path.name != current.name and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _end(self, exit_code: int, artifact: Callable[[], Any]) -> None:
+        self._complete(math.inf)
+        self._summarise()
+        if exit_code == 0 and (made := artifact()) is not None:
+            self.run.log_artifact(made)
+        folder = Path(self.run.dir).parent
+        try:
+            self.run.finish(exit_code=exit_code)
+        except TimeoutError:
+            print(f"W&B did not take everything within {FINISH_SECONDS} seconds", end="; ")
+            wandb.teardown()
+            if not self._journal.is_whole:
+                print("what is missing is sent when the run resumes")
+                return
+            print("all of it is logged offline")
+            self._mode = "offline"
+            self._reset()
+            self._begin(self._journal.read(), self._config)
+            self._end(exit_code, artifact)
+            return
+        if self._mode == "offline":
+            print(f"W&B was logged offline; send it: wandb sync {os.path.relpath(folder)}")
