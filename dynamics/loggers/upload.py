@@ -38,7 +38,8 @@ class Upload:
     def __init__(self, journal: Journal, options: Mapping[str, Any], mode: str, pictured: Iterable[str]) -> None:
         self.run: Any = None
         self._journal, self._options, self._mode, self._pictured = journal, dict(options), mode, tuple(pictured)
-        self._has_failed = False
+        self._has_failed, self._sent = False, -1  # the newest step whose row is sent
+        self._open: dict[int, Entry] = {}  # rows that may still get values, by step
         self._reset()
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -47,54 +48,66 @@ class Upload:
     def _reset(self) -> None:
         self._profiles, self._summary = Profiles(self._pictured), dict[str, Any]()
         self._defined: set[str] = set()
-        self._open: dict[int, Entry] = {}  # rows that may still get values, by step
 
     def begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
         """Begin the run and send what the journal holds; its last row may still get values."""
-        self._submit(lambda: self._begin(entries, config))
+        self._tasks.put(lambda: self._begin(entries, config))
 
     def add(self, step: int, time: float, values: Mapping[str, Any]) -> None:
-        self._submit(lambda: self._add(Entry(step, time, dict(values))))
+        self._tasks.put(lambda: self._add(Entry(step, time, dict(values))))
 
     def complete(self, step: float) -> None:
-        self._submit(lambda: self._complete(step))
+        self._tasks.put(lambda: self._complete(step))
 
     def end(self, exit_code: int, artifact: Callable[[], Any]) -> None:
         """Send what is left and close the run; returns when that is done. `artifact` makes what is attached to it."""
-        self._submit(lambda: self._end(exit_code, artifact))
+        self._tasks.put(lambda: self._end(exit_code, artifact))
         self._tasks.put(None)
         self._thread.join()
 
-    def _submit(self, task: Callable[[], None]) -> None:
-        self._tasks.put(task)
-
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            if self._has_failed:
-                continue
+            if not self._has_failed:
+                self._try(task)
+
+    def _try(self, task: Callable[[], None]) -> None:
+        """Do a task; where W&B's own process has died, or whatever else fails, do it once more with a new one."""
+        try:
             try:
                 task()
-            except Exception as error:  # W&B's are of many kinds, and none may end a run
-                self._has_failed = True
-                print(f"W&B failed ({in_words(error)}): the run goes on without it; what is missing is sent on resume.")
+            except Exception:  # W&B's are of many kinds, and none may end a run
+                if self.run is None:
+                    raise
+                wandb.teardown()
+                self._reset()
+                self._start([entry for entry in self._journal.read() if entry.step <= self._sent])
+                task()
+        except Exception as error:
+            self._has_failed = True
+            wandb.teardown()
+            print(f"W&B failed ({in_words(error)}): the run goes on without it; what is missing is sent on resume")
 
     def _begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
         self._config = dict(config)
-        if self._mode == "online" and (why := self._begin_online()):
+        self._start(entries[:-1])
+        for entry in entries[-1:]:
+            self._add(entry)
+
+    def _start(self, entries: list[Entry]) -> None:
+        """Begin or resume the W&B run, and send what it does not have."""
+        if self._mode == "online" and (why := self._start_online()):
             print(f"W&B is logged offline ({why})")
             self._mode = "offline"
         if self._mode == "offline":
             self._init("offline", init_timeout=PATIENCE, x_transaction_log_flush_interval=1)
         self.run.config.update(self._config, allow_val_change=True)
         self.run.define_metric(STEP)
-        for entry in entries[:-1]:
+        for entry in entries:
             self._send(entry)
-        for entry in entries[-1:]:
-            self._add(entry)
         if self._journal.is_whole:
             self._discard_earlier()
 
-    def _begin_online(self) -> str:
+    def _start_online(self) -> str:
         """Begin the run, or resume it, on the server; returns why that is not possible."""
         try:
             self._set_up(silent=True)  # else the server would be asked for the name of the user
@@ -103,7 +116,7 @@ class Upload:
             wandb.setup().settings.silent = False
             self._init("online", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
             print(f"W&B: {self.run.url}")
-        except wandb.Error as error:
+        except Exception as error:
             wandb.teardown()  # else W&B's process takes the id for one that is in use
             return in_words(error)
         return ""
@@ -123,29 +136,33 @@ class Upload:
 
     def _complete(self, step: float) -> None:
         for due in sorted(number for number in self._open if number <= step):
-            self._send(self._open.pop(due))
+            self._send(self._open[due])
+            del self._open[due]
 
     def _send(self, entry: Entry) -> None:
         """Send a whole row, unless W&B has it."""
-        scalars = {key: value for key, value in entry.values.items() if not isinstance(value, dict)}
-        new = self._profiles.add(entry.step, scalars)
+        new = self._profiles.add(entry.step, entry.values)
         self._summary |= new
         for key in entry.values.keys() - self._defined:
             self._define(key)
-        if entry.step < self.run.starting_step:
-            return
-        bins = {key: value for key, value in entry.values.items() if isinstance(value, dict)}
-        row = {STEP: entry.step, "_timestamp": entry.time, **scalars}
-        for key, value in bins.items():
-            row[key] = wandb.Histogram(np_histogram=(np.array(value["counts"]), np.array(value["edges"])))
+        if entry.step >= self.run.starting_step:
+            self.run.log(self._row(entry), step=entry.step, commit=True)
+            if any(key.endswith("/peak_layer") for key in new):
+                self._summarise()
+        self._sent = max(self._sent, entry.step)
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        """Return what is logged at a step: its values, and pictures of what was measured there."""
+        row = {STEP: entry.step, "_timestamp": entry.time, **entry.values}
+        for key, value in entry.values.items():
+            if isinstance(value, dict):
+                row[key] = wandb.Histogram(np_histogram=(np.array(value["counts"]), np.array(value["edges"])))
         for name, picture in self._profiles.pictures(entry.step):
             key = f"layer_by_step/{name}"
             if key not in self._defined:
                 self._define(key)
             row[key] = wandb.Image(picture)
-        self.run.log(row, step=entry.step, commit=True)
-        if any("/peak_layer" in key for key in new):
-            self._summarise()
+        return row
 
     def _define(self, key: str) -> None:
         self.run.define_metric(key, step_metric=STEP)
@@ -165,8 +182,8 @@ class Upload:
     def _end(self, exit_code: int, artifact: Callable[[], Any]) -> None:
         self._complete(math.inf)
         self._summarise()
-        if exit_code == 0 and (made := artifact()) is not None:
-            self.run.log_artifact(made)
+        if exit_code == 0:
+            self._attach(artifact)
         folder = Path(self.run.dir).parent
         try:
             self.run.finish(exit_code=exit_code)
@@ -179,8 +196,15 @@ class Upload:
             print("all of it is logged offline")
             self._mode = "offline"
             self._reset()
-            self._begin(self._journal.read(), self._config)
+            self._start(self._journal.read())
             self._end(exit_code, artifact)
             return
         if self._mode == "offline":
             print(f"W&B was logged offline; send it: wandb sync {os.path.relpath(folder)}")
+
+    def _attach(self, artifact: Callable[[], Any]) -> None:
+        try:
+            if (made := artifact()) is not None:
+                self.run.log_artifact(made)
+        except Exception as error:  # it is no reason to leave the run open
+            print(f"W&B gets no artifact of the record ({in_words(error)})")

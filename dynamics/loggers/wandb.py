@@ -32,8 +32,8 @@ class WandbLogger(Logger):
         name: the run's name; the command line fills it in.
         save_dir: the run's folder; the command line fills it in.
         id: under which W&B holds the run; the command line fills it in, the same when the run resumes.
-        log_heads: log heads too: `true` for all, or a regular expression that a key must match, such as
-            `entropy_head/.*`; the record always has them.
+        log_heads: `true` logs heads too, a regular expression those whose whole key matches it: `entropy_head/.*`.
+            The record always has them.
         pictures: quantities of which a picture, layers against steps, is drawn at every measured step.
         group: runs that W&B draws as one curve with a band; by default all that differ in their seed alone.
         job_type: W&B's word for the kind of run.

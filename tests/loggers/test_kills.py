@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -16,24 +17,33 @@ from dynamics import record, runs
 from dynamics.loggers.names import flat_name
 from dynamics.record import Row
 from tests.loggers.stand_in import StandIn
-from tests.runs import CONFIGS, TINY, arguments
+from tests.runs import fit
 
 STEPS = 60
 KILLS = int(os.environ.get("DYNAMICS_KILLS", "2"))
 LOGGER = {"class_path": "dynamics.loggers.wandb.WandbLogger", "init_args": {"log_heads": True}}
 
 
-def start(text_file, environment):
-    """`dynamics fit --resume auto` in a process of its own."""
-    settings = TINY | {
-        **{"trainer.max_steps": STEPS, "checkpoints.every": 7, "trainer.val_check_interval": 20},
-        **{"trainer.logger": json.dumps(LOGGER), "trainer.precision": "32-true", "metrics": "[mean_norm, entropy]"},
-        "trainer.callbacks+": "tests.loggers.slow.Slow",
+def train(folder, text_file, environment):
+    """`dynamics fit --resume auto`, in the process that runs this."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    settings = {"max_steps": STEPS, "val_check_interval": 20, "logger": json.dumps(LOGGER), "precision": "32-true"}
+    settings = {f"trainer__{key}": value for key, value in settings.items()}
+    settings |= {
+        "checkpoints__every": 7,
+        "metrics": "[mean_norm, entropy]",
+        "trainer__callbacks+": "tests.loggers.slow.Slow",
     }
-    words = ["fit", "--config", str(CONFIGS / "decoder.yaml"), "--data.corpus", str(text_file), "--run", "a"]
-    command = [sys.executable, "-m", "dynamics", *words, "--resume", "auto", *arguments(settings)]
-    paths = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": paths})
+    fit(text_file, "a", "--resume", "auto", **settings)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes that have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.loggers.test_kills", "dynamics.training.fit", "dynamics.loggers.wandb"])
+    return context
 
 
 def newest_step(journal):
@@ -44,37 +54,36 @@ def newest_step(journal):
 
 
 def expected(run):
-    """The values of every step that the record has, without those that depend on a clock."""
-    rows = {}
-    for values in record.read(run).itertuples(index=False):
-        row = Row(*values)
-        if row.site != "cost" and not math.isnan(row.value):
-            rows.setdefault(row.step, {})[flat_name(row)] = row.value
-    return rows
+    """The value of every step and key that the record has, without those that depend on a clock."""
+    rows = (Row(*values) for values in record.read(run).itertuples(index=False))
+    return {(r.step, flat_name(r)): r.value for r in rows if r.site != "cost" and not math.isnan(r.value)}
 
 
 def stored(history):
-    """The values of every row of a history, under its step, which must be that of the optimiser."""
+    """The value of every step, which must be that of the optimiser, and key of ours in a history."""
+    values = {}
     for row in history:
         assert row["_step"] == row["trainer/global_step"]
-    kept = ("train/", "validation/", "mean_norm/", "output_mean_norm/", "entropy/", "entropy_head/")
-    return {row["_step"]: {key: value for key, value in row.items() if key.startswith(kept)} for row in history}
+        ours = {key: value for key, value in row.items() if "/" in key and not key.startswith(("trainer/", "cost/"))}
+        values |= {(row["_step"], key): value for key, value in ours.items() if isinstance(value, int | float)}
+    return values
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
-def test_a_killed_run_is_one_run_with_each_step_once(workplace, text_file, mode):
+def test_a_killed_run_is_one_run_with_each_step_once(workplace, text_file, processes, mode):
     chosen = random.Random(int(os.environ.get("DYNAMICS_SEED", "1")))
     kills = sorted(chosen.sample(range(2, STEPS - 1), KILLS)) if mode == "online" else [chosen.randrange(20, 50)]
     journal = runs.CHECKPOINTS / "a" / "wandb" / "journal.jsonl"
     with StandIn() as server:
-        environment = {**server.environment, "WANDB_MODE": mode}
-        for step in kills:
-            process = start(text_file, environment)
-            while newest_step(journal) < step and process.poll() is None:
+        environment = {**server.environment, "WANDB_MODE": mode, "DYNAMICS_CACHE": str(workplace / "cache")}
+        for step in [*kills, math.inf]:
+            process = processes.Process(target=train, args=(workplace, text_file, environment))
+            process.start()
+            while newest_step(journal) < step and process.is_alive():
                 time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-        assert start(text_file, environment).wait() == 0
+            process.kill()
+            process.join()
+            assert process.exitcode == (0 if step == math.inf else -signal.SIGKILL)
         if mode == "offline":
             (log,) = (runs.CHECKPOINTS / "a" / "wandb").glob("*run-*/*.wandb")
             command = [Path(sys.executable).with_name("wandb"), "sync", str(log.parent)]
@@ -82,6 +91,11 @@ def test_a_killed_run_is_one_run_with_each_step_once(workplace, text_file, mode)
         assert list(server.runs) == [runs.read("a").wandb_id]
         (run,) = server.runs.values()
         assert [row["_step"] for row in run.history] == list(range(STEPS + 1))
-        assert stored(run.history) == expected("a")
+        sent, right = stored(run.history), expected("a")
+        assert {
+            key: (sent.get(key), right.get(key))
+            for key in sent.keys() | right.keys()
+            if sent.get(key) != right.get(key)
+        } == {}
         assert run.exit_code == 0
         assert server.artifacts["a-record"]["is_committed"]
