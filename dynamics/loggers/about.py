@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import wandb
 
@@ -11,6 +12,15 @@ from dynamics.report.arms import design, settings_of
 from dynamics.report.page import page
 from dynamics.report.study import load
 from dynamics.run_info import FitInfo, RunInfo
+
+
+def config(info: RunInfo) -> dict[str, Any]:
+    """Return what `run.json` says but the status, for which W&B has one of its own; {} as None, which W&B keeps."""
+
+    def kept(value: Any) -> Any:
+        return {key: kept(part) for key, part in value.items()} or None if isinstance(value, dict) else value
+
+    return {key: kept(value) for key, value in info.to_dict().items() if key != "status"}
 
 
 def group(info: RunInfo) -> str | None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -63,7 +64,9 @@ class Upload:
         """Send what is left and close the run; returns when that is done. `artifact` makes what is attached to it."""
         self._tasks.put(lambda: self._end(exit_code, artifact))
         self._tasks.put(None)
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            print(f"W&B does not end within {PATIENCE} seconds: what is missing is sent on resume")
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
@@ -78,13 +81,13 @@ class Upload:
             except Exception:  # W&B's are of many kinds, and none may end a run
                 if self.run is None:
                     raise
-                wandb.teardown()
+                _end_process()
                 self._reset()
                 self._start([entry for entry in self._journal.read() if entry.step <= self._sent])
                 task()
         except Exception as error:
             self._has_failed = True
-            wandb.teardown()
+            _end_process()
             print(f"W&B failed ({in_words(error)}): the run goes on without it; what is missing is sent on resume")
 
     def _begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
@@ -117,7 +120,7 @@ class Upload:
             self._init("online", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
             print(f"W&B: {self.run.url}")
         except Exception as error:
-            wandb.teardown()  # else W&B's process takes the id for one that is in use
+            _end_process()  # else W&B's process takes the id for one that is in use
             return in_words(error)
         return ""
 
@@ -189,7 +192,7 @@ class Upload:
             self.run.finish(exit_code=exit_code)
         except TimeoutError:
             print(f"W&B did not take everything within {FINISH_SECONDS} seconds", end="; ")
-            wandb.teardown()
+            _end_process()
             if not self._journal.is_whole:
                 print("what is missing is sent when the run resumes")
                 return
@@ -208,3 +211,10 @@ class Upload:
                 self.run.log_artifact(made)
         except Exception as error:  # it is no reason to leave the run open
             print(f"W&B gets no artifact of the record ({in_words(error)})")
+
+
+def _end_process() -> None:
+    """End W&B's own process, alive or not: the next run begins another one."""
+    with suppress(Exception):
+        wandb.teardown()
+    wandb.run = None  # it stays where the process had died, and `login` then looks for no key

@@ -98,8 +98,7 @@ class WandbLogger(Logger):
         options = {**self._options, "tags": self._options["tags"] or about.tags(info)}
         options["group"] = options["group"] or about.group(info)
         self._upload = Upload(self._journal, options, self.mode, self._pictures)
-        # W&B has a state of its own, which goes on when run.json is read no more.
-        self._upload.begin(entries, {key: value for key, value in info.to_dict().items() if key != "status"})
+        self._upload.begin(entries, about.config(info))
         for early in self._early:
             self._add(*early)
         self._early.clear()
@@ -118,7 +117,8 @@ class WandbLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log what Lightning and its callbacks hand over: they count the result of update s as step s - 1."""
-        self._add((step or 0) + 1, {key: float(value) for key, value in metrics.items()})
+        values = {key: value if isinstance(value, str) else float(value) for key, value in metrics.items()}
+        self._add((step or 0) + 1, values)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: W&B's config is `run.json`, which holds them."""

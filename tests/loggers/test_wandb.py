@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -61,10 +62,12 @@ def steps_of(run):
 
 def test_a_run_online(text_file, server, capfd):
     train(text_file, metrics="[anisotropy, drift, logit_max]")
-    info, (run,) = runs.read("a").to_dict(), server.runs.values()
+    (run,) = server.runs.values()
     assert steps_of(run) == [0, 1, 2, 3, 4, 5, 6]
     assert all(row["trainer/global_step"] == row["_step"] for row in run.history)
-    assert {key: info[key] for key in info if key not in ("status", "finished")} == run.config
+    assert run.config == {key: value for key, value in about.config(runs.read("a")).items() if key != "finished"}
+    assert run.config["metrics"]["residual"] == {"anisotropy": None}
+    assert run.config["data"]["sha256"]
     keys = {key for row in run.history for key in row if "/" in key}
     assert {run.defined[key] for key in keys - {"trainer/global_step"}} == {"trainer/global_step"}
     assert not [key for key in keys if "_head/" in key]
@@ -97,6 +100,35 @@ def test_an_outage_in_the_middle_of_a_run_loses_nothing(text_file, server):
     assert server.refused > 1
     assert steps_of(run) == list(range(61))
     assert run.exit_code == 0
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_where_the_process_of_wandb_dies_another_one_takes_over(text_file, server, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    row, killed = upload.Upload._row, []
+
+    def kill_at_step_3(self, entry):
+        if entry.step == 3 and not killed:
+            killed.extend(kill_client())
+        return row(self, entry)
+
+    monkeypatch.setattr(upload.Upload, "_row", kill_at_step_3)
+    train(text_file)
+    (log,) = logs()
+    assert len(killed) == 1
+    if mode == "offline":
+        sync(log.parent, server)
+    (run,) = server.runs.values()
+    assert steps_of(run) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def kill_client():
+    """Kill the processes of W&B's client that this one has started; yields their numbers."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        if name == "wandb-core" and int(rest.split()[1]) == os.getpid():
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            yield int(path.parent.name)
 
 
 def test_what_the_server_does_not_take_at_the_end_is_logged_offline(text_file, server, capsys, monkeypatch):
