@@ -8,6 +8,7 @@ from typing import Any
 import wandb
 
 from dynamics.errors import InputError
+from dynamics.files import write_text
 from dynamics.report.arms import design, settings_of
 from dynamics.report.page import page
 from dynamics.report.study import load
@@ -49,7 +50,7 @@ def artifact(folder: Path, name: str, last_step: int) -> wandb.Artifact:
         study = load([folder])
         for info in study.runs.values():  # it is written into run.json after the loggers have ended
             info.status = "done" if last_step >= (getattr(info, "max_steps", None) or 0) else "stopped"
-        (folder / "report.html").write_text(page(study))
+        write_text(folder / "report.html", page(study))
         parts.add_file(str(folder / "report.html"))
     except InputError as error:
         print(f"W&B gets the record without its page: {error}")

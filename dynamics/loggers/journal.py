@@ -28,12 +28,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_whole = False  # whether it goes back to the first step of its run
+        self.forgotten: dict[int, Entry] = {}  # what was cut when it was opened, by step
         self._file: IO[bytes] | None = None
 
     def begin(self, step: int) -> list[Entry]:
         """Forget what lies after `step`, open the journal for what follows, and return what it holds, by step."""
         self.close()
         exists = self.path.is_file()
+        self.forgotten = {entry.step: entry for entry in self.read() if entry.step > step}
         kept = [line for line, content in self._lines() if content["step"] <= step]
         write_atomically(self.path, lambda file: file.writelines(kept))
         self._file = self.path.open("ab", buffering=0)

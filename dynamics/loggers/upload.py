@@ -152,6 +152,12 @@ class Upload:
             self.run.log(self._row(entry), step=entry.step, commit=True)
             if any(key.endswith("/peak_layer") for key in new):
                 self._summarise()
+        elif (before := self._journal.forgotten.get(entry.step)) and (key := _differing(before.values, entry.values)):
+            print(
+                f"W&B keeps the values of before the resume up to step {self.run.starting_step - 1}: at step "
+                f"{entry.step} its {key} is {before.values[key]:.6g}, now {entry.values[key]:.6g} (the record has these)"
+            )
+            self._journal.forgotten.clear()
         self._sent = max(self._sent, entry.step)
 
     def _row(self, entry: Entry) -> dict[str, Any]:
@@ -211,6 +217,13 @@ class Upload:
                 self.run.log_artifact(made)
         except Exception as error:  # it is no reason to leave the run open
             print(f"W&B gets no artifact of the record ({in_words(error)})")
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a key whose values differ by more than rounding does, but not what depends on a clock; empty for none."""
+    pairs = {key: (value, before.get(key)) for key, value in now.items() if not key.startswith("cost/")}
+    numbers = {key: pair for key, pair in pairs.items() if all(isinstance(value, float) for value in pair)}
+    return next((key for key, (a, b) in numbers.items() if abs(a - b) > 1e-3 * max(abs(a), abs(b))), "")
 
 
 def _end_process() -> None:

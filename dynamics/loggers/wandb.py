@@ -64,6 +64,7 @@ class WandbLogger(Logger):
         self._options: dict[str, Any] = {"project": project, "entity": entity, "name": name, "job_type": job_type}
         self._options |= {"id": self._id, "group": group, "tags": tags, "dir": str(self._folder)}
         self._early: list[tuple[int, dict[str, Any]]] = []  # logged before the run began
+        self._has_begun = False
         self._last = 0  # newest step that was logged
         self._histogram_from = 0  # step from which attention logits are logged again
         self._journal = Journal(self._folder / "wandb" / "journal.jsonl")
@@ -91,6 +92,7 @@ class WandbLogger(Logger):
         """Begin the run, or resume it at `step`."""
         if self.mode == "disabled" or self._upload is not None:
             return
+        self._has_begun = True
         entries = self._journal.begin(step)
         steps = [entry.step for entry in entries if any(isinstance(value, dict) for value in entry.values.values())]
         self._histogram_from = 2 * max(steps, default=0)
@@ -131,8 +133,8 @@ class WandbLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Send what is left and close the run, so that the next one in this process is a new one."""
-        if self._upload is None and self._early:
-            self.begin(0)
+        if not self._has_begun and self._early and status == "success":
+            self.begin(0)  # nobody has said where the run begins
         if self._upload is not None:
             self._upload.end(0 if status == "success" else 1, self._artifact)
             self._journal.close()

@@ -115,7 +115,7 @@ def test_where_the_process_of_wandb_dies_another_one_takes_over(text_file, serve
     monkeypatch.setattr(upload.Upload, "_row", kill_at_step_3)
     train(text_file)
     (log,) = logs()
-    assert len(killed) == 1
+    assert killed
     if mode == "offline":
         sync(log.parent, server)
     (run,) = server.runs.values()
@@ -183,6 +183,18 @@ def test_a_finished_run_that_goes_on_continues_its_history(text_file, server):
     assert len(server.runs) == 1
     assert steps_of(run) == [0, 1, 2, 3, 4, 5]
     assert run.summary["train/loss_max_step"] == 1
+
+
+def test_steps_that_are_trained_again_with_other_values_are_named(text_file, server, capsys):
+    train(text_file, checkpoints__every=3)
+    state = runs.CHECKPOINTS / "a" / "state" / "step-0000000003.ckpt"
+    train(text_file, "a", "--resume", str(state), checkpoints__every=3)
+    assert "keeps the values" not in capsys.readouterr().out
+    state = runs.CHECKPOINTS / "a" / "state" / "step-0000000003.ckpt"
+    train(text_file, "a", "--resume", str(state), checkpoints__every=3, model__learning_rate=1.0)
+    assert "W&B keeps the values of before the resume up to step 6: at step " in capsys.readouterr().out
+    (run,) = server.runs.values()
+    assert steps_of(run) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_heads_are_logged_where_they_are_asked_for(text_file, workplace):
