@@ -155,7 +155,7 @@ class Upload:
         elif (before := self._journal.forgotten.get(entry.step)) and (key := _differing(before.values, entry.values)):
             print(
                 f"W&B keeps the values of before the resume up to step {self.run.starting_step - 1}: at step "
-                f"{entry.step} its {key} is {before.values[key]:.6g}, now {entry.values[key]:.6g} (the record has these)"
+                f"{entry.step} its {key} is {before.values[key]:.6g}, in the record {entry.values[key]:.6g}"
             )
             self._journal.forgotten.clear()
         self._sent = max(self._sent, entry.step)
