@@ -10,8 +10,6 @@ import wandb
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.report.arms import design, settings_of
-from dynamics.report.page import page
-from dynamics.report.study import load
 from dynamics.run_info import FitInfo, RunInfo
 
 
@@ -44,6 +42,9 @@ def tags(info: RunInfo) -> list[str]:
 
 def artifact(folder: Path, name: str, last_step: int) -> wandb.Artifact:
     """Return the record and the report page of a run that has made `last_step` steps; draw the page."""
+    from dynamics.report.page import page
+    from dynamics.report.study import load
+
     parts = wandb.Artifact(f"{name}-record", type="record", description="The record of the run, and its report page")
     parts.add_dir(str(folder / "record"), "record")
     try:

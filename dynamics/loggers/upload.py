@@ -116,7 +116,6 @@ class Upload:
             self._set_up(silent=True)  # else the server would be asked for the name of the user
             if not wandb.login(prompt=False, verify=False):
                 return "there is no key: wandb login"
-            wandb.setup().settings.silent = False
             self._init("online", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
             print(f"W&B: {self.run.url}")
         except Exception as error:

@@ -145,7 +145,7 @@ class WandbLogger(Logger):
 
     def _add(self, step: int, values: dict[str, Any]) -> None:
         """Write values to the journal, and hand them over."""
-        if self.mode == "disabled":
+        if self.mode == "disabled" or not values:
             return
         if self._upload is None:
             self._early.append((step, values))
