@@ -126,7 +126,9 @@ class Upload:
     def _init(self, mode: Literal["online", "offline"], **settings: Any) -> None:
         self._set_up()
         quiet = wandb.Settings(quiet=True, console="off", show_info=False, **settings)
-        self.run = wandb.init(**self._options, mode=mode, resume="allow", settings=quiet)
+        # The sync of a log that resumes would put it behind what the server has, with other steps.
+        resume: Literal["allow"] | None = "allow" if mode == "online" else None
+        self.run = wandb.init(**self._options, mode=mode, resume=resume, settings=quiet)
 
     @staticmethod
     def _set_up(silent: bool = False) -> None:
@@ -220,9 +222,12 @@ class Upload:
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return a key whose values differ by more than rounding does, but not what depends on a clock; empty for none."""
-    pairs = {key: (value, before.get(key)) for key, value in now.items() if not key.startswith("cost/")}
-    numbers = {key: pair for key, pair in pairs.items() if all(isinstance(value, float) for value in pair)}
-    return next((key for key, (a, b) in numbers.items() if abs(a - b) > 1e-3 * max(abs(a), abs(b))), "")
+    for key, a in now.items():
+        b = before.get(key)
+        if isinstance(a, float) and isinstance(b, float) and not key.startswith("cost/"):
+            if abs(a - b) > 1e-3 * max(abs(a), abs(b)):
+                return key
+    return ""
 
 
 def _end_process() -> None:
