@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 from dynamics.files import write_atomically
 
 
-class Entry(NamedTuple):
+class LoggedRow(NamedTuple):
     """All values of one step, and when the first of them was logged (seconds since 1970)."""
 
     step: int
@@ -28,10 +28,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_whole = False  # whether it goes back to the first step of its run
-        self.forgotten: dict[int, Entry] = {}  # what was cut when it was opened, by step
+        self.forgotten: dict[int, LoggedRow] = {}  # what was cut when it was opened, by step
         self._file: IO[bytes] | None = None
 
-    def begin(self, step: int) -> list[Entry]:
+    def begin(self, step: int) -> list[LoggedRow]:
         """Forget what lies after `step`, open the journal for what follows, and return what it holds, by step."""
         self.close()
         exists = self.path.is_file()
@@ -51,11 +51,11 @@ class Journal:
         self._file.write(json.dumps({"step": step, "time": round(now, 3), "values": values}).encode() + b"\n")
         return now
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[LoggedRow]:
         """Return all values by step, in order; of a key that was logged twice at a step, the newer value."""
-        entries: dict[int, Entry] = {}
+        entries: dict[int, LoggedRow] = {}
         for _, content in self._lines():
-            entry = entries.setdefault(content["step"], Entry(content["step"], content["time"], {}))
+            entry = entries.setdefault(content["step"], LoggedRow(content["step"], content["time"], {}))
             entry.values.update(content["values"])
         return [entries[step] for step in sorted(entries)]
 

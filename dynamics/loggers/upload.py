@@ -14,7 +14,7 @@ import numpy as np
 import wandb
 
 from dynamics.errors import in_words
-from dynamics.loggers.journal import Entry, Journal
+from dynamics.loggers.journal import Journal, LoggedRow
 from dynamics.loggers.profiles import Profiles
 
 STEP = "trainer/global_step"  # the x axis of every key
@@ -40,7 +40,7 @@ class Upload:
         self.run: Any = None
         self._journal, self._options, self._mode, self._pictured = journal, dict(options), mode, tuple(pictured)
         self._has_failed, self._sent = False, -1  # the newest step whose row is sent
-        self._open: dict[int, Entry] = {}  # rows that may still get values, by step
+        self._open: dict[int, LoggedRow] = {}  # rows that may still get values, by step
         self._reset()
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -50,12 +50,12 @@ class Upload:
         self._profiles, self._summary = Profiles(self._pictured), dict[str, Any]()
         self._defined: set[str] = set()
 
-    def begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
+    def begin(self, entries: list[LoggedRow], config: Mapping[str, Any]) -> None:
         """Begin the run and send what the journal holds; its last row may still get values."""
         self._tasks.put(lambda: self._begin(entries, config))
 
     def add(self, step: int, time: float, values: Mapping[str, Any]) -> None:
-        self._tasks.put(lambda: self._add(Entry(step, time, dict(values))))
+        self._tasks.put(lambda: self._add(LoggedRow(step, time, dict(values))))
 
     def complete(self, step: float) -> None:
         self._tasks.put(lambda: self._complete(step))
@@ -90,13 +90,13 @@ class Upload:
             _end_process()
             print(f"W&B failed ({in_words(error)}): the run goes on without it; what is missing is sent on resume")
 
-    def _begin(self, entries: list[Entry], config: Mapping[str, Any]) -> None:
+    def _begin(self, entries: list[LoggedRow], config: Mapping[str, Any]) -> None:
         self._config = dict(config)
         self._start(entries[:-1])
         for entry in entries[-1:]:
             self._add(entry)
 
-    def _start(self, entries: list[Entry]) -> None:
+    def _start(self, entries: list[LoggedRow]) -> None:
         """Begin or resume the W&B run, and send what it does not have."""
         if self._mode == "online" and (why := self._start_online()):
             print(f"W&B is logged offline ({why})")
@@ -134,16 +134,16 @@ class Upload:
     def _set_up(silent: bool = False) -> None:
         wandb.setup(wandb.Settings(show_info=False, silent=silent, x_service_wait=PATIENCE))
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: LoggedRow) -> None:
         """Add values to the row of their step; where that is sent already, W&B warns that it ignores them."""
-        self._open.setdefault(entry.step, Entry(entry.step, entry.time, {})).values.update(entry.values)
+        self._open.setdefault(entry.step, LoggedRow(entry.step, entry.time, {})).values.update(entry.values)
 
     def _complete(self, step: float) -> None:
         for due in sorted(number for number in self._open if number <= step):
             self._send(self._open[due])
             del self._open[due]
 
-    def _send(self, entry: Entry) -> None:
+    def _send(self, entry: LoggedRow) -> None:
         """Send a whole row, unless W&B has it."""
         new = self._profiles.add(entry.step, entry.values)
         self._summary |= new
@@ -161,7 +161,7 @@ class Upload:
             self._journal.forgotten.clear()
         self._sent = max(self._sent, entry.step)
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
+    def _row(self, entry: LoggedRow) -> dict[str, Any]:
         """Return what is logged at a step: its values, and pictures of what was measured there."""
         row = {STEP: entry.step, "_timestamp": entry.time, **entry.values}
         for key, value in entry.values.items():
@@ -224,9 +224,9 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return a key whose values differ by more than rounding does, but not what depends on a clock; empty for none."""
     for key, a in now.items():
         b = before.get(key)
-        if isinstance(a, float) and isinstance(b, float) and not key.startswith("cost/"):
-            if abs(a - b) > 1e-3 * max(abs(a), abs(b)):
-                return key
+        are_numbers = isinstance(a, float) and isinstance(b, float) and not key.startswith("cost/")
+        if are_numbers and abs(a - b) > 1e-3 * max(abs(a), abs(b)):
+            return key
     return ""
 
 
