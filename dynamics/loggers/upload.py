@@ -223,7 +223,7 @@ class Upload:
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return a key whose values differ by more than rounding does, but not what depends on a clock; empty for none."""
     for key, a in now.items():
-        b = before.get(key)
+        b: Any = before.get(key)
         are_numbers = isinstance(a, float) and isinstance(b, float) and not key.startswith("cost/")
         if are_numbers and abs(a - b) > 1e-3 * max(abs(a), abs(b)):
             return key
