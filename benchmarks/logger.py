@@ -3,10 +3,10 @@
     python benchmarks/logger.py [--steps 200] [--rounds 3] [--json FILE] [--text FILE]
 
 `dynamics fit` without a logger, offline, online (a stand-in for the server on loopback), and online with an outage
-from a tenth to nine tenths of the run, interleaved. Printed for each: seconds of the run between its first measurement
-and its last file, what the calls of the training thread took in all and at most, and the processor time of the thread
-that talks to W&B. A ratio is the time that both threads spend on logging over the time of the run: that of the run
-with over the run without a logger says the same, and how far the machine varies.
+from a tenth to nine tenths of the run, interleaved. Counted is processor time, which other work on the machine does not
+change: of the calls of the training thread, of the thread that talks to W&B, and of W&B's own process. The ratio is
+their sum over that of the whole run, from before its first measurement to after its last file. The longest call is
+also given as it was waited for.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -43,17 +44,14 @@ class Clock(L.Callback):
     """Times a run, set-up left out, and lets the server fail in its middle."""
 
     server: StandIn | None = None
-    took = 0.0
+    took = spent = 0.0
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        type(self).took = -time.perf_counter()
+        type(self).took, type(self).spent = -time.perf_counter(), -time.process_time()
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         if self.server is not None:
             self.server.outage = 0.1 <= trainer.global_step / trainer.max_steps < 0.9
-
-    def teardown(self, *_: object) -> None:
-        type(self).took += time.perf_counter()
 
 
 def watch() -> None:
@@ -61,11 +59,12 @@ def watch() -> None:
 
     def timed(call: Any) -> Any:
         def wrapper(*words: Any, **options: Any) -> Any:
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), time.thread_time()
             try:
                 return call(*words, **options)
             finally:
-                SPENT["calls"].append(time.perf_counter() - started)
+                SPENT["waits"].append(time.perf_counter() - started)
+                SPENT["calls"].append(time.thread_time() - spent)
 
         return wrapper
 
@@ -90,19 +89,30 @@ def run(name: str, mode: str, steps: int, text: str) -> dict[str, Any]:
     settings = SHAPE | {"data.corpus": text, "trainer.max_steps": str(steps)}
     settings |= {"trainer.logger": "false" if mode == "none" else json.dumps(logger)}
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    SPENT.update(calls=[], thread=0.0, keys=0)
+    SPENT.update(calls=[0.0], waits=[0.0], thread=0.0, keys=0)
+    before = children_seconds()
     with StandIn() as server, contextlib.redirect_stdout(io.StringIO()):
         os.environ.update(server.environment | {"WANDB_MODE": "offline" if mode == "offline" else "online"})
         from logger import Clock as Imported  # the class that the configuration names, not that of this script
 
         Imported.server = server if mode == "outage" else None
         dynamics(["fit", "--config", str(CONFIG), "--run", name, "--trainer.callbacks+", "logger.Clock", *words])
+        took, spent = Imported.took + time.perf_counter(), Imported.spent + time.process_time()
         upload.wandb.teardown()
         rows = sum(len(stored.history) for stored in server.runs.values())
     assert mode in ("none", "offline") or rows == steps + 1, f"{mode}: the server has {rows} rows"
-    calls = SPENT["calls"] or [0.0]
-    facts = {"seconds": Imported.took, "calls": sum(calls), "longest_call_ms": 1e3 * max(calls)}
-    return {**facts, "thread": SPENT["thread"], "keys": SPENT["keys"], "refused": server.refused}
+    facts = {
+        **{"seconds": took, "processor": spent, "thread": SPENT["thread"]},
+        **{"calls": sum(SPENT["calls"]), "client": children_seconds() - before, "keys": SPENT["keys"]},
+        **{"longest_call_ms": 1e3 * max(SPENT["calls"]), "longest_wait_ms": 1e3 * max(SPENT["waits"])},
+    }
+    return facts | {"refused": server.refused}
+
+
+def children_seconds() -> float:
+    """Return the processor time of processes that have been started and have ended: W&B's own, above all."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -124,10 +134,15 @@ def main() -> None:
                 print(f"round {number} {mode:8}", {key: round(x, 3) for key, x in runs[mode][-1].items()}, flush=True)
     result: dict[str, Any] = {"steps": arguments.steps, "runs": runs, "ratio": {}}
     for mode in (mode for mode in arguments.modes if mode != "none"):
-        shares = [(one["calls"] + one["thread"]) / one["seconds"] for one in runs[mode]]
+        shares = [
+            (one["calls"] + one["thread"] + one["client"]) / (one["processor"] + one["client"]) for one in runs[mode]
+        ]
         result["ratio"][mode] = statistics.median(shares)
-        longest = max(one["longest_call_ms"] for one in runs[mode])
-        print(f"{mode:8} logging {100 * statistics.median(shares):.2f} % of the run; longest call {longest:.1f} ms")
+        longest = [max(one[key] for one in runs[mode]) for key in ("longest_call_ms", "longest_wait_ms")]
+        print(
+            f"{mode:8} logging {100 * statistics.median(shares):.2f} % of the run; longest call {longest[0]:.1f} ms, "
+            f"{longest[1]:.1f} ms as waited for"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
