@@ -15,7 +15,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -88,12 +87,6 @@ def validation_follows(trainer: L.Trainer) -> bool:
 def training_state(trainer: L.Trainer) -> dict[str, Any]:
     """Return what `trainer.save_checkpoint` would write; every rank takes part."""
     return trainer._checkpoint_connector.dump_checkpoint()
-
-
-def detach_experiment(logger: WandbLogger) -> Any:
-    """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
-    experiment, logger._experiment = logger._experiment, None
-    return experiment
 
 
 def starts_processes_by_command(strategy: Strategy) -> bool:

@@ -29,7 +29,7 @@ BELOW = {
     "lightning_compat": {"errors"},
     "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
     "loading": {"errors", "runs", "capture", "data", "models"},
-    "loggers": {"errors", "record", "lightning_compat"},
+    "loggers": {"errors", "files", "run_info", "runs", "record", "report"},
     "report": {"errors", "files", "run_info", "runs", "record", "scales"},
     "watch": {"errors", "files", "run_info", "runs", "record", "report"},
     "training": {

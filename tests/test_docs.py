@@ -217,8 +217,9 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 
 def commands() -> list[str]:
-    """Command lines of the README (and of the page on watching), and the options in its tables."""
-    lines = [line for block in blocks(README + WATCHING, "sh") for line in block.splitlines() if line.strip()]
+    """Command lines of the README (and of the pages on watching and W&B), and the options in its tables."""
+    shown = README + WATCHING + (DOCS / "wandb.md").read_text()
+    lines = [line for block in blocks(shown, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
         for span in re.findall(r"`([^`]+)`", row):
             if span.startswith("dynamics "):

@@ -4,7 +4,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dynamics import lightning_compat as compat
@@ -19,7 +18,6 @@ PLACES = {
     "DDPStrategy._start_method": lambda: trainer(strategy="ddp").strategy._start_method,
     "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
     "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
-    "WandbLogger._experiment": lambda: WandbLogger(offline=True)._experiment,
     "Trainer._checkpoint_connector.dump_checkpoint": lambda: trainer()._checkpoint_connector.dump_checkpoint,
     "DDPStrategy.launcher.procs": lambda: trainer(strategy="ddp").strategy.launcher.procs,
     "LightningModule._trainer": lambda: BoringModel()._trainer,
@@ -152,13 +150,6 @@ def test_an_interval_over_all_epochs_stays():
 
 def test_a_data_module_is_found_where_there_is_one():
     assert compat.get_datamodule(trainer()) is None
-
-
-def test_a_logger_forgets_its_run():
-    logger = WandbLogger(offline=True)
-    logger._experiment = experiment = object()
-    assert compat.detach_experiment(logger) is experiment
-    assert compat.detach_experiment(logger) is None
 
 
 def test_the_only_process_is_the_first_rank(monkeypatch):

@@ -14,6 +14,7 @@ CLASSES = {
     "data": "dynamics.data.windows.CharData",
     "monitor": "dynamics.training.monitor.Monitor",
     "checkpoints": "dynamics.training.checkpoint.Checkpoints",
+    "trainer.logger": "dynamics.loggers.wandb.WandbLogger",
 }
 EXAMPLE = "configs/decoder.yaml"
 FIT_OPTIONS = {
@@ -37,6 +38,7 @@ KEYS = {  # keys that people set, with a help text where no class of ours has on
     "trainer.max_steps": "optimiser steps",
     "trainer.precision": "32-true or bf16-mixed (picked for the machine when missing)",
     "trainer.logger": "false: without W&B",
+    **dict.fromkeys(("trainer.logger.mode", "trainer.logger.log_heads"), ""),
     **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
 }
 TEXT_WIDTH = 76

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamics.files import Writer
-from dynamics.loggers.names import log_rows
+from dynamics.loggers.names import begin, complete, log_rows
 from dynamics.record import Record, Row
 
 CHUNK, DEVICE_CHUNK = 10, 50  # steps whose losses leave a CPU, and another device, together; divisors of the block
@@ -40,10 +40,11 @@ class Curves(L.Callback):
         self._seconds, self._flushed = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the record after the step that the run starts from, which is known now that its state is restored."""
+        """Cut what is recorded and logged after the step that the run starts from, known now that it is restored."""
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self._record.cut(self._step)
+            begin(trainer.loggers, self._step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._started = time.monotonic()
@@ -110,6 +111,7 @@ class Curves(L.Callback):
         for step, values in zip(steps, rows, strict=True):
             self._add(trainer, step, "train", describe(dict(zip(self._names, values, strict=True))))
         self._add(trainer, steps[-1], "cost", {"step_seconds": seconds})
+        complete(trainer.loggers, steps[-1] - 1)  # the last one may still be measured, or validated
         if now - self._flushed > FLUSH_SECONDS:
             self._record.flush()
             self._flushed = now

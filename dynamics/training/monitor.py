@@ -133,7 +133,7 @@ class Monitor(L.Callback):
         costs = {"measure_seconds": seconds, **{f"measure_seconds/{name}": x for name, x in result.seconds.items()}}
         cost_rows = [Row(folder.name, "", "", step, "cost", -1, -1, name, value) for name, value in costs.items()]
         self._record.write(step, [*result.recorded, *cost_rows], result.arrays)
-        log_rows(trainer.loggers, [*result.rows, *cost_rows], step)
+        log_rows(trainer.loggers, [*result.rows, *cost_rows], step, result.arrays)
         if self.max_overhead is not None and self.plan is None and step >= self._first + PLANNED_FROM:
             return self._make_plan(trainer, step, self.max_overhead)
         return self.plan

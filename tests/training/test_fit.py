@@ -1,11 +1,8 @@
 """`dynamics fit`: what a run leaves, how it resumes, what it refuses."""
 
-import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -260,67 +257,6 @@ def test_evaluating_a_run(here, text_file, capsys):
     test = frame[frame.site == "test"]
     assert set(test.metric) == {"loss", "bits_per_character"}
     assert (set(test.step), set(frame.condition)) == ({6}, {""})
-
-
-def test_a_resumed_run_is_one_run_in_wandb_and_prints_one_line_of_it(here, text_file, capfd):
-    logger = json.dumps({"class_path": "dynamics.loggers.wandb.WandbLogger"})
-    fit(text_file, "a", trainer__logger=logger, trainer__max_steps=3, model__final_learning_rate=1.0)
-    settings = {"trainer__logger": logger, "trainer__max_steps": 5, "model__final_learning_rate": 1.0}
-    fit(text_file, "a", "--resume", "auto", **settings)
-    fit(text_file, "b", trainer__logger=logger)
-    printed = capfd.readouterr()
-    lines = [line.partition(";")[0] for line in printed.out.splitlines() if "W&B" in line]
-    assert lines == ["W&B is logged offline"] * 3
-    assert not [line for line in printed.err.splitlines() if line.startswith("wandb: ") and "WARNING" not in line]
-    logs = [list((runs.CHECKPOINTS / run / "wandb").glob("offline-run-*/*.wandb")) for run in "ab"]
-    ids = [{path.stem.removeprefix("run-") for path in paths} for paths in logs]
-    assert ids == [{runs.read("a").wandb_id}, {runs.read("b").wandb_id}]
-    assert ids[0] != ids[1]
-    assert len(logs[0]) == 2
-    steps = [r["trainer/global_step"] for path in sorted(logs[0]) for r in histories(path) if "train/loss" in r]
-    assert steps == [1, 2, 3, 4, 5]
-
-
-def test_offline_wandb_holds_every_metric_at_every_measured_step(here, text_file):
-    config = {"class_path": "dynamics.loggers.wandb.WandbLogger"}
-    fit(text_file, "a", trainer__logger=json.dumps(config))
-    (log,) = (runs.CHECKPOINTS / "a" / "wandb").glob("offline-run-*/*.wandb")
-    records, rows = entries(log), histories(log)
-    for layer in (0, 1, 2):
-        steps = [r["trainer/global_step"] for r in rows if f"anisotropy/layer_{layer:02d}" in r]
-        assert steps == [0, 1, 2, 4, 6]
-    assert [r["trainer/global_step"] for r in rows if "train/loss" in r] == [1, 2, 3, 4, 5, 6]
-    keys = {key for r in rows for key in r}
-    defined = {r["metric"].get("name"): r["metric"].get("step_metric") for r in records if r["type"] == "metric"}
-    ours = {key for key in keys if "/" in key and not key.startswith("trainer/")}
-    assert "entropy_head/L01H01" in ours
-    assert all(defined[key] == "trainer/global_step" for key in ours)
-
-
-def entries(log):
-    inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", str(log), "--json"]
-    lines = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=600).stdout.splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def histories(log):
-    return [history(r["history"]) for r in entries(log) if r["type"] == "history"]
-
-
-def history(entry):
-    """A history record as {key: value}."""
-    items = entry.get("items", entry.get("item", entry)) if isinstance(entry, dict) else entry
-    if isinstance(items, dict):
-        return {key: _value(value) for key, value in items.items()}
-    values = {}
-    for item in items:
-        key = item.get("key") or "/".join(item.get("nested_key", []))
-        values[key] = _value(item.get("value_json", item.get("value")))
-    return values
-
-
-def _value(value):
-    return json.loads(value) if isinstance(value, str) else value
 
 
 @pytest.mark.parametrize(
