@@ -57,6 +57,12 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         raise InputError(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{path}: seeds must be a list of whole numbers.")
+    for where, values in {
+        "seeds": seeds,
+        **{f"vary.{kind}": option["values"] for kind, option in options.items()},
+    }.items():
+        if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            raise InputError(f"{path}: {where} holds {twice[0]} twice; leave one out.")
     points = []
     for seed, (fit, words), (kind, option) in product(seeds, fits.items(), options.items()):
         for value in option["values"]:
