@@ -5,9 +5,13 @@ file names is looked up here before anything is imported, and used only if it is
 What the user writes (the command line, a configuration of their own) is trusted.
 """
 
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +22,42 @@ from dynamics.errors import InputError
 
 PACKAGES = ("dynamics", "torch", "lightning", "torchmetrics", "transformers")
 T = TypeVar("T")
+
+
+class OwnModules(MetaPathFinder):
+    """Finds modules in the current folder: those that the user names, and what these import.
+
+    It is not searched for others: libraries try to import dozens of packages that may be missing, and the current
+    folder may be somebody else's.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()  # that the user has named
+        self._found: set[str] = set()  # in the current folder
+
+    def add(self, path: str) -> None:
+        """Allow the module that an import path begins with."""
+        self._names.add(path.partition(".")[0])
+        if self not in sys.meta_path:
+            sys.meta_path.append(self)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if path is not None or not (name in self._names or _importer() in self._found):
+            return None
+        if spec := PathFinder.find_spec(name, [str(Path.cwd())]):
+            self._found.add(name)
+        return spec
+
+
+def _importer() -> str:
+    """Return the name of the outermost package of the module whose import statement is at work."""
+    frame = sys._getframe(2)
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith("importlib"):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+own_modules = OwnModules()
 
 
 def refuse_foreign(path: str, where: str, packages: Sequence[str] = ()) -> None:
@@ -48,6 +88,7 @@ def import_class(path: str, kind: type[T], where: str, packages: Sequence[str] =
         packages: that are allowed besides our own.
     """
     refuse_foreign(path, where, packages)
+    own_modules.add(path)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -59,6 +100,12 @@ def import_class(path: str, kind: type[T], where: str, packages: Sequence[str] =
     return found
 
 
+def add_named(text: str) -> None:
+    """Let the modules be found that the user names in a configuration or in words of the command line."""
+    for name in re.findall(r"(?<![\w.-])([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+", text):
+        own_modules.add(name)
+
+
 @contextmanager
 def parsing(packages: Sequence[str] | None) -> Iterator[None]:
     """Parse with jsonargparse, which imports what values name: from the allowed packages and `packages` alone.
@@ -67,6 +114,8 @@ def parsing(packages: Sequence[str] | None) -> Iterator[None]:
     a class made where a plain value is expected.
     """
     before = dict(parsing_settings)
+    for package in packages or ():
+        own_modules.add(package)
     denied, allowed = ([], []) if packages is None else (["*"], [*PACKAGES, *packages])
     try:
         set_parsing_settings(

@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from dynamics import runs
+from dynamics import record, runs
 from dynamics.allowed import import_class, parsing
 from dynamics.cli.main import main
 from dynamics.cli.parser import Parser
@@ -309,6 +311,21 @@ def test_a_class_is_imported_only_from_an_allowed_package_and_of_the_right_kind(
             import_class(path, torch.nn.Module, "here")
     with pytest.raises(InputError, match="is not imported"):  # a module of ours holds it, but it is not ours
         import_class("dynamics.experiments.sweep.Path", object, "here")
+
+
+def test_modules_in_the_current_folder_are_not_taken_for_packages_that_libraries_miss(foreign):
+    """The folder of a foreign run or model, entered before it is scanned."""
+    for name in ("toml", "colorama", "pynvml", "kernels", "peft", "gmpy2", "h2", "sentencepiece", "tabulate", "snappy"):
+        Path(f"{name}.py").write_text(MODULE)
+    Path("my_own.py").write_text("import my_other\nfrom my_other import Mine\n")
+    Path("my_other.py").write_text(
+        "from dynamics.metrics.anisotropy import Anisotropy\nclass Mine(Anisotropy):\n    pass\n"
+    )
+    words = ["scan", str(foreign), "--revisions", "step2", "--metrics", "[anisotropy, my_own.Mine]", "--run", "s"]
+    code = f"from dynamics.cli.main import main; main({words})"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mine" in set(record.read("s")["metric"])
 
 
 def test_what_parsing_allows_ends_with_it():

@@ -158,7 +158,9 @@ def _words(folder: Path) -> dict[str, list[str]]:
 
 def _run(point: Point, log: Path) -> str:
     """Run a point; return nothing, or the last line that it printed before it failed."""
-    command = [sys.executable, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
+    # Without -P, Python would look for every module in the current folder first: needed where the package lies there.
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    command = [sys.executable, *safe, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
     with log.open("a") as file:
         start = file.tell()
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
+from dynamics.allowed import own_modules
 from dynamics.capture import input_device
 from dynamics.errors import InputError, in_words
 from dynamics.loading.inputs import Encode
@@ -224,6 +225,7 @@ def _has_decoder(model: nn.Module) -> bool:
 def _from_factory(name: str, device: torch.device, dtype: torch.dtype) -> Loaded:
     """Load what `package:factory` returns: a module, or a module and the function that encodes a list of inputs."""
     package, _, factory = name.partition(":")
+    own_modules.add(package)
     try:
         product = getattr(import_module(package), factory)()
     except InputError:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from dynamics import runs
-from dynamics.allowed import parsing, refuse_foreign, refuse_functions
+from dynamics.allowed import add_named, parsing, refuse_foreign, refuse_functions
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import Unprofiled, count_batches_before_shares
@@ -53,6 +53,8 @@ class RunCLI(LightningCLI):
 
     def __init__(self, folder: Path, args: list[str], allowed: Sequence[str] | None = None) -> None:
         self.folder, self.allowed = folder, allowed
+        if allowed is None:
+            add_named("\n".join(args))
         with parsing(allowed):
             super().__init__(
                 L.LightningModule,

@@ -178,7 +178,7 @@ class Acts:
             settings = {} if every is None else {"log_every_n_steps": every}
             logger = {**CSV, "init_args": {"save_dir": f"csv{every}", "version": 0}}
             tries.fit(f"r{every}", logger=json.dumps(logger), **settings)
-            frame = pd.read_csv(f"csv{every}/lightning_logs/version_0/metrics.csv")
+            frame = pd.read_csv(f"csv{every}/r{every}/version_0/metrics.csv")
             assert tries.steps(f"r{every}") == [1, 2, 3, 4, 5, 6]
             assert ([] if "train/loss" not in frame else frame.dropna(subset="train/loss").step.tolist()) == logged
 
