@@ -58,11 +58,14 @@ def honest(tmp_path_factory, text_file):
 
 
 @pytest.fixture
-def foreign(workplace, honest):
+def foreign(workplace, honest, monkeypatch):
     """The run of another, and a module `planted` that leaves MARK when it is imported, wherever it may be found."""
+    sys.modules.pop("planted", None)
+    monkeypatch.syspath_prepend(workplace / "path")
     shutil.copytree(honest, workplace, dirs_exist_ok=True)
     folder = runs.CHECKPOINTS / "a"
-    for place in (workplace, folder, folder / "weights" / "step-0000000002"):
+    (workplace / "path").mkdir()
+    for place in (workplace, workplace / "path", folder, folder / "weights" / "step-0000000002"):
         (place / "planted.py").write_text(MODULE)
     yield folder
     assert not list(workplace.rglob("MARK"))
