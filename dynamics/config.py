@@ -18,6 +18,7 @@ class RunOptions(NamedTuple):
     size: str | None
     run: str | None
     resume: str | None
+    allowed: list[str]
     rest: list[str]
 
 
@@ -25,46 +26,65 @@ def split_options(argv: Sequence[str]) -> RunOptions:
     """Split a command line into the options of `dynamics fit` itself and the rest.
 
     >>> split_options(["--run", "a", "--trainer.max_steps", "3", "--size=tiny"])
-    RunOptions(configs=[], size='tiny', run='a', resume=None, rest=['--trainer.max_steps', '3'])
+    RunOptions(configs=[], size='tiny', run='a', resume=None, allowed=[], rest=['--trainer.max_steps', '3'])
     """
-    values: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": []}
+    values: dict[str, list[str]] = {"config": [], "size": [], "run": [], "resume": [], "allow-classes": []}
     rest, words = [], iter(argv)
+    pattern = r"--(config|size|run|resume|allow[-_]classes)(?:=(.*))?"
     for word in words:
-        match = re.fullmatch(r"--(config|size|run|resume)(?:=(.*))?", "--config" if word == "-c" else word)
+        match = re.fullmatch(pattern, "--config" if word == "-c" else word)
         if match is None:
             rest.append(word)
             continue
         value = match[2] if match[2] is not None else next(words, None)
         if not value or value.startswith("--"):
             raise InputError(f"--{match[1]} needs a value.")
-        values[match[1]].append(value)
+        values[match[1].replace("_", "-")].append(value)
     last = {name: texts[-1] if texts else None for name, texts in values.items()}
-    return RunOptions(values["config"], last["size"], last["run"], last["resume"], rest)
+    return RunOptions(values["config"], last["size"], last["run"], last["resume"], values["allow-classes"], rest)
+
+
+class _Unique(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice, of which the standard one takes the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML configuration as nested dicts."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.load(path.read_text(), _Unique)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no settings: it must be a YAML mapping.")
+    if "config" in config:
+        raise InputError(f"{path}: config has no effect inside a configuration; give --config several times instead.")
     return config
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested settings, those of `over` winning.
+    """Merge nested settings, those of `over` winning; the settings of a class do not go to another one.
 
     >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
     {'a': {'b': 3, 'c': 2}}
+    >>> merge({"a": {"class_path": "A", "init_args": {"b": 1}}}, {"a": {"class_path": "B"}})
+    {'a': {'class_path': 'B'}}
     """
     merged = dict(base)
     for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if nested else value
+        before = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            was = before.get("class_path")
+            merged[key] = merge(before, value) if value.get("class_path", was) == was else value
+        else:
+            merged[key] = value
     return merged
 
 

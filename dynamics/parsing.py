@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
+from dynamics.allowed import refusal
 from dynamics.errors import InputError
 
 
@@ -52,6 +53,10 @@ def explain(message: str, options: Iterable[str] = (), dashes: str = "") -> str:
         return f"{match[1]} {'needs a value' if match[2] == 'expected' else 'takes no value'}."
     if match := re.search(r"arguments are required: (.+)", complaint):
         return f"{'.'.join(filter(None, [key, match[1]]))} is missing: see --help."
+    if match := re.search(r"Importing '(\S+)' is not allowed", complaint):
+        return f"{name}: {refusal(match[1])}"
+    if match := re.search(r"Unable to load config '(.+)'", message):
+        return f"{key} must be a mapping of settings (got {match[1]})."
     if match := re.search(r"import path string: (\S+)", complaint):
         return f"{name}: there is no class {match[1]}: give its full import path."
     if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", complaint):

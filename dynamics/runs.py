@@ -34,6 +34,8 @@ def new(name: str) -> Path:
     """
     if Path(name).name != name or name in ("", ".."):
         raise InputError(f"--run {name}: give a name, not a path; runs lie under {CHECKPOINTS}/.")
+    if name != name.strip() or name[0] in "-." or not name.isprintable():
+        raise InputError(f"--run {name!r}: a name begins with a letter, a digit or _, and holds no line break or tab.")
     return CHECKPOINTS / name
 
 

@@ -238,7 +238,7 @@ def fit_parser():
         def instantiate_classes(self) -> None:
             pass
 
-    known = config.RunOptions([str(ROOT / "configs" / "decoder.yaml")], None, None, None, [])
+    known = config.RunOptions([str(ROOT / "configs" / "decoder.yaml")], None, None, None, [], [])
     with torch.random.fork_rng():
         return Parsed(Path("run"), ["--config", yaml.safe_dump(config.gather_config(known))]).parser
 

@@ -191,6 +191,12 @@ def test_a_path_is_no_name(name):
         pass
 
 
+@pytest.mark.parametrize("name", [" ", "a ", "-a", "--run", ".a", "a\nb", "a\tb", "\x1b[31ma"])
+def test_a_name_that_no_command_line_could_hold_is_refused(name):
+    with pytest.raises(InputError, match="a name begins with"), runs.start(FitInfo(run=name)):
+        pass
+
+
 def test_a_run_that_exists_is_refused_and_stays_as_it_is():
     folder = finished(FitInfo(run="a"))
     before = (folder / "run.json").read_bytes()

@@ -28,8 +28,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
-    if "" not in sys.path:
-        sys.path.append("")  # a metric or a module of one's own may lie in the current folder
     # A shell has its background jobs ignore SIGINT, and Python keeps it so: `kill -INT` must end them as Ctrl-C does.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

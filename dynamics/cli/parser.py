@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from dynamics.allowed import parsing
 from dynamics.cli.docstrings import read_doc
 from dynamics.config import read_config, split_options
 from dynamics.errors import InputError
@@ -123,7 +124,8 @@ class Parser(OneSentenceErrors, ArgumentParser):
         words, others = self._split(words) if self.passes_on else (words, [])
         for config in split_options(words).configs if "--config" in self.options else []:
             read_config(Path(config))  # names the file where it is no configuration
-        values = {**vars(self.parse_args(list(words))), self.passes_on: tuple(others)}
+        with parsing([]):  # the options are plain values: none names a class
+            values = {**vars(self.parse_args(list(words))), self.passes_on: tuple(others)}
         try:
             self.verb(**{name: _argument(name, kind, values) for name, kind, *_ in self.parameters})
         except InputError as error:

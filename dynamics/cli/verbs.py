@@ -196,6 +196,23 @@ def watch(runs: list[str], once: Path | None = None, host: str = "127.0.0.1", po
     print(f"page: {serve.write_page(runs, once)}")
 
 
+def workspace(project: str = "dynamics", entity: str | None = None, print_spec: bool = False) -> None:
+    """Save a view of a W&B project: few panels in sections, layers overlaid, twins side by side, seeds as bands.
+
+    Args:
+        project: W&B project
+        entity: W&B user or team (the account's default when missing)
+        print_spec: print the view as JSON and send nothing
+
+    Examples:
+        dynamics workspace --project dynamics
+        dynamics workspace --project dynamics --entity my-team --print-spec
+    """
+    from dynamics.loggers import workspace as view
+
+    print(view.spec(project, entity) if print_spec else f"workspace: {view.save(project, entity)}")
+
+
 def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -> None:
     """Print a script for the shell that completes verbs, options, runs and configurations.
 
@@ -251,5 +268,8 @@ def _draw(runs: Sequence[str | Path], out: Path, kind: str = "html") -> None:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (fit, validate, test, data, scan, audit, cone, check, probe, sweep, report, watch, completion)
+    for verb in (
+        *(fit, validate, test, data, scan, audit, cone, check, probe, sweep),
+        *(report, watch, workspace, completion),
+    )
 }

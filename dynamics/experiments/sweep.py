@@ -57,6 +57,12 @@ def points(path: Path, name: str, more: Sequence[str] = ()) -> list[Point]:
         raise InputError(f"{path}: vary must hold for each name an option with {{}} in it, and a list of values.")
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{path}: seeds must be a list of whole numbers.")
+    for where, values in {
+        "seeds": seeds,
+        **{f"vary.{kind}": option["values"] for kind, option in options.items()},
+    }.items():
+        if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            raise InputError(f"{path}: {where} holds {twice[0]} twice; leave one out.")
     points = []
     for seed, (fit, words), (kind, option) in product(seeds, fits.items(), options.items()):
         for value in option["values"]:
@@ -152,7 +158,9 @@ def _words(folder: Path) -> dict[str, list[str]]:
 
 def _run(point: Point, log: Path) -> str:
     """Run a point; return nothing, or the last line that it printed before it failed."""
-    command = [sys.executable, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
+    # Without -P, Python would look for every module in the current folder first: needed where the package lies there.
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    command = [sys.executable, *safe, "-m", "dynamics", "fit", "--run", point.name, "--resume", "auto", *point.words]
     with log.open("a") as file:
         start = file.tell()
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 from transformers.utils.import_utils import is_accelerate_available
 
 import dynamics.models.transformer  # noqa: F401 (registers our own architecture)
+from dynamics.allowed import own_modules
 from dynamics.capture import input_device
 from dynamics.errors import InputError, in_words
 from dynamics.loading.inputs import Encode
@@ -180,10 +181,10 @@ def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     settings: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    config = _config(subject, options) if subject.kind == "run" else None
+    config = _config(subject, options)
     kind = _class(subject, config)
     if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
-        settings["device_map"] = _device_map(kind, config or _config(subject, options), dtype, device)
+        settings["device_map"] = _device_map(kind, config, dtype, device)
     model, info = _fetch(subject, options, kind.from_pretrained, **settings)
     unread = (*HEADS, "decoder.") if _has_decoder(model) else HEADS
     if missing := sorted(key for key in info["missing_keys"] if not any(part in key for part in unread)):
@@ -206,16 +207,12 @@ def _device_map(kind: Any, config: PreTrainedConfig, dtype: torch.dtype, device:
     return {"": device} if size <= WEIGHTS_SHARE * torch.cuda.mem_get_info(device)[0] else "auto"
 
 
-def _class(subject: Subject, config: PreTrainedConfig | None) -> Any:
+def _class(subject: Subject, config: PreTrainedConfig) -> Any:
     """Return the class that a subject is loaded by: of a run that is not fine-tuned, with its language-model head.
 
     Tied embeddings are saved once, under the name of the output: the trunk alone would not find them.
     """
-    if (
-        subject.kind != "run"
-        or config is None
-        or any("For" in name and "LM" not in name for name in config.architectures or ())
-    ):
+    if subject.kind != "run" or any("For" in name and "LM" not in name for name in config.architectures or ()):
         return AutoModel
     return AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
 
@@ -228,6 +225,7 @@ def _has_decoder(model: nn.Module) -> bool:
 def _from_factory(name: str, device: torch.device, dtype: torch.dtype) -> Loaded:
     """Load what `package:factory` returns: a module, or a module and the function that encodes a list of inputs."""
     package, _, factory = name.partition(":")
+    own_modules.add(package)
     try:
         product = getattr(import_module(package), factory)()
     except InputError:

@@ -58,6 +58,9 @@ class Suite(NamedTuple):
         block = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
         if not block:
             raise InputError("metrics is empty: name at least one, or leave the block out for the default suite.")
+        if len(block) < len(metrics):
+            twice = next(name for number, name in enumerate(metrics) if name in list(metrics)[:number])
+            raise InputError(f"metrics names {twice} twice: leave one out.")
         sites: dict[str, list[Entry]] = defaultdict(list)
         for name, settings in block.items():
             options = dict(settings or {})

@@ -16,6 +16,7 @@ from inspect import signature
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from dynamics.allowed import own_modules
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _named(name: str) -> tuple[type["Metric"], dict[str, Any]]:
 def _imported(path: str) -> tuple[type["Metric"], dict[str, Any]]:
     from dynamics.metrics.streaming.base import Metric
 
+    own_modules.add(path)
     module, _, attribute = path.rpartition(".")
     try:
         metric = getattr(import_module(module), attribute)

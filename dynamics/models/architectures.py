@@ -171,8 +171,6 @@ def _configure(
     """
     defaults, names = standard.to_dict(), standard.attribute_map
     width, depth, heads = (common[key] for key in OPTIONS)
-    if width % heads:
-        raise InputError(f"model.width {width} cannot be shared by {heads} heads: choose a number that divides it.")
     size = sizes(standard, width, depth, heads)
     special = [key for key, value in defaults.items() if key.endswith(SPECIAL) and isinstance(value, int)]
     dropouts = [key for key, value in defaults.items() if key.endswith(DROPOUT) and isinstance(value, float)]

@@ -1,11 +1,12 @@
 """Loading from the hub or a folder by transformers; what goes wrong becomes one sentence."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 
 from dynamics.errors import InputError
 
@@ -15,9 +16,16 @@ UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
 
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
     """Return `call(source, **settings)`, for a `from_pretrained` of transformers; errors say `name` for the source."""
-    name = name or source
+    name, can_trust = name or source, "trust_remote_code" in settings
+    if getattr(call, "__name__", "") == "from_pretrained":  # else transformers asks on a terminal whether to run code
+        settings = {"trust_remote_code": False} | settings
     try:
-        return call(source, **settings, **({"revision": revision} if revision else {}))
+        product = call(source, **settings, **({"revision": revision} if revision else {}))
+        if kernel := next(_kernels(product), ""):
+            raise InputError(
+                f"{name} names {kernel} for its attention, code that is not run: remove it from config.json."
+            )
+        return product
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -36,9 +44,18 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
-            hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in settings else ""
+            hint = ": add --trust_remote_code if you trust it" if can_trust else ""
             raise InputError(f"{name} brings its own code, which is not run by default{hint}.") from error
         raise InputError(_explain(message, source, name, revision)) from error
+
+
+def _kernels(config: Any) -> Iterator[str]:
+    """Yield the attentions that a configuration, or a part of it, names as repositories of compiled code."""
+    if isinstance(config, PreTrainedConfig):
+        if "/" in (implementation := str(config._attn_implementation)):
+            yield implementation
+        for part in config.sub_configs:
+            yield from _kernels(getattr(config, part, None))
 
 
 def _explain(message: str, source: str, name: str, revision: str) -> str:

@@ -96,6 +96,19 @@ class LanguageModel(RegularizedModule):
         super().__init__(regularizers)
         if objective not in OBJECTIVES:
             raise InputError(f"model.objective must be clm or mlm (got {objective}).")
+        for name, value in {"depth": depth, "width": width, "heads": heads}.items():
+            if value < 1:
+                raise InputError(f"model.{name} must be at least 1 (got {value}).")
+        if width % heads:
+            raise InputError(f"model.width {width} cannot be shared by {heads} heads: choose a number that divides it.")
+        if warmup_steps < 0:
+            raise InputError(f"model.warmup_steps must be at least 0 (got {warmup_steps}).")
+        if not 0 <= dropout < 1:
+            raise InputError(f"model.dropout must be at least 0 and less than 1 (got {dropout}).")
+        if not 0 <= final_learning_rate <= 1:
+            raise InputError(
+                f"model.final_learning_rate must be a share of the peak, 0 to 1 (got {final_learning_rate})."
+            )
         if objective == "clm" and not is_causal:
             raise InputError(
                 "a bidirectional model with objective clm sees the character that it must predict: "

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
 from dynamics import runs
+from dynamics.allowed import is_of_a_run
 from dynamics.config import RunOptions, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import (
@@ -111,9 +112,11 @@ def _incomparable(cli: RunCLI, verb: str) -> str:
 
 def _configure(folder: Path, options: RunOptions, *words: str) -> RunCLI:
     """Parse the configuration named on the command line, or else that of the run, and build what it describes."""
+    is_own = options.configs and not any(is_of_a_run(Path(path)) for path in options.configs)
     if not options.configs and (folder / "config.yaml").is_file():
         options = options._replace(configs=[str(folder / "config.yaml")])
-    return RunCLI(folder, ["--config", yaml.safe_dump(gather_config(options)), *options.rest, *words])
+    args = ["--config", yaml.safe_dump(gather_config(options)), *options.rest, *words]
+    return RunCLI(folder, args, None if is_own else options.allowed)
 
 
 def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:

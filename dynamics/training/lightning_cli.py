@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from dynamics import runs
+from dynamics.allowed import add_named, parsing, refuse_foreign, refuse_functions
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.lightning_compat import Unprofiled, count_batches_before_shares
@@ -45,23 +47,28 @@ class RunCLI(LightningCLI):
     Args:
         folder: the run's folder.
         args: words of the command line that Lightning and the classes of the configuration understand.
+        allowed: packages, besides our own, that the configuration may name classes of; None where it is the user's own,
+            which may name any.
     """
 
-    def __init__(self, folder: Path, args: list[str]) -> None:
-        self.folder = folder
-        super().__init__(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            run=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_class=RunParser,
-            parser_kwargs={"allow_abbrev": False},
-            args=args,
-        )
+    def __init__(self, folder: Path, args: list[str], allowed: Sequence[str] | None = None) -> None:
+        self.folder, self.allowed = folder, allowed
+        if allowed is None:
+            add_named("\n".join(args))
+        with parsing(allowed):
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                run=False,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_class=RunParser,
+                parser_kwargs={"allow_abbrev": False},
+                args=args,
+            )
 
     @property
     def monitor(self) -> Monitor:
@@ -89,9 +96,19 @@ class RunCLI(LightningCLI):
         assert isinstance(args, list)
         refuse_words(args)
         self.config = parser.parse_args(args)
+        if self.allowed is not None:
+            self._refuse_foreign(self.allowed)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise InputError(f"seed_everything must lie between 0 and {2**32 - 1} (got {seed}).")
+
+    def _refuse_foreign(self, allowed: Sequence[str]) -> None:
+        """Refuse what the parser leaves to others: metrics by class path, and functions."""
+        where = f"the configuration of {self.folder.name}"
+        for name in (*(self.config.metrics or ()), *(self.config.monitor.metrics or ())):
+            if "." in name:
+                refuse_foreign(name, where, allowed)
+        refuse_functions(self.config, where)
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot act, and fill in what depends on the machine and, unless it is saved, on the run."""
@@ -116,8 +133,8 @@ class RunCLI(LightningCLI):
         """Give a logger the run's folder and name and, for W&B, the id under which a resumed run continues."""
         if "save_dir" in logger and (logger.save_dir is None or is_run(logger.save_dir)):
             logger.save_dir = str(self.folder)
-        if "name" in logger:
-            logger.name = logger.name or self.folder.name
+        if "name" in logger and logger.name in (None, "", "lightning_logs"):  # the default of Lightning's own classes
+            logger.name = self.folder.name
         if "id" in logger:
             self.wandb_id = logger.id = logger.id or self.wandb_id or secrets.token_hex(4)
 
@@ -131,6 +148,8 @@ class RunCLI(LightningCLI):
                 cause = cause.__cause__ or cause.__context__
             if cause is None and (match := re.search(r"Problem with given class_path '(\S+)':\s*(.+)", str(error))):
                 cause = InputError(f"{match[1]}: {match[2].strip()}")  # a logger whose package is missing, for one
+            if cause is None and (match := re.search(r"(\w+)\.__init__\(\) (got an unexpected .+)", str(error))):
+                cause = InputError(f"{match[1]} {match[2]}: remove it.")
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -177,6 +177,12 @@ def each_once(name: str, seen: set[str]) -> Iterator[None]:
 def read_plan(path: Path) -> Plan:
     try:
         content = json.loads(path.read_text())
-        return {str(name): tuple(int(step) for step in steps) for name, steps in content.items()}
+        plan = {str(name): tuple(steps) for name, steps in content.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"monitor.plan: {path} is not the plan.json of a run ({error}).") from error
+    for name, steps in plan.items():
+        if not all(type(step) is int and step >= 0 for step in steps) or sorted(set(steps)) != list(steps):
+            raise InputError(
+                f"monitor.plan: {path} must hold ascending steps from 0 on for {name} (got {list(steps)})."
+            )
+    return plan

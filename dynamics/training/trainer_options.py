@@ -1,5 +1,6 @@
 """Lightning's options that cannot act in a run of ours: each is refused by name, with what to use instead."""
 
+import math
 import re
 from itertools import pairwise
 from typing import Any
@@ -69,7 +70,7 @@ def refuse_settings(settings: Any) -> None:
         if not any(type(value) is type(other) and value == other for other in idle):
             raise InputError(f"trainer.{name} {value} cannot act in a run: {why}.")
     for name, lowest in LOWEST.items():
-        if settings[name] is not None and settings[name] < lowest:
+        if settings[name] is not None and not settings[name] >= lowest:  # which NaN is not either
             raise InputError(f"trainer.{name} must be at least {lowest} (got {settings[name]}).")
     steps, epochs, interval = settings.max_steps, settings.max_epochs, settings.val_check_interval
     if steps < 1 and not (steps == -1 and (epochs or 0) > 0):
@@ -81,7 +82,7 @@ def refuse_settings(settings: Any) -> None:
             f"trainer.val_check_interval must be a number of batches or a share of the run (got {interval}): "
             "what is measured never depends on the clock."
         )
-    if interval is not None and interval <= 0:
+    if interval is not None and not 0 < interval < math.inf:
         raise InputError(f"trainer.val_check_interval must be positive (got {interval}).")
     if settings.gradient_clip_algorithm is not None and not settings.gradient_clip_val:
         raise InputError("trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val; set both.")

@@ -183,6 +183,8 @@ def test_a_dry_run_prints_commands_and_leaves_nothing(here, capsys):
         ({"vary": {"a": {"option": "--x={}", "values": []}}}, "a list of values"),
         ({"seeds": [0.5]}, "whole numbers"),
         ({"more": 1}, "nothing else"),
+        ({"seeds": [0, 1, 0]}, "seeds holds 0 twice"),
+        ({"vary": {"a": {"option": "--x={}", "values": [1, 1.0]}}}, "vary.a holds 1.0 twice"),
         ({"fit": {"a": "--run b"}}, "--run is set by the sweep"),
     ],
 )

@@ -274,6 +274,7 @@ def test_the_default_suite_measures_every_site():
         ({"anisotropy": {"schedule": {"always": 1}}}, "every"),
         ({"anisotropy": {"max_tokens": 0}}, "at least 1"),
         ([], "empty"),
+        (["anisotropy", "entropy", "anisotropy"], "metrics names anisotropy twice"),
     ],
 )
 def test_bad_suites_are_refused(spec, word):

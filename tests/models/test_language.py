@@ -136,6 +136,32 @@ def test_windows_too_short_to_mask_anything_are_refused():
         LanguageModel(depth=1, width=4, heads=1, objective="mlm").build(data(context=3))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 0}, r"model\.width must be at least 1 \(got 0\)"),
+        ({"depth": 0}, r"model\.depth must be at least 1"),
+        ({"heads": -1}, r"model\.heads must be at least 1"),
+        ({"width": 10, "heads": 3}, r"model\.width 10 cannot be shared by 3 heads"),
+        ({"warmup_steps": -1}, r"model\.warmup_steps must be at least 0"),
+        ({"dropout": 1.0}, r"model\.dropout must be at least 0 and less than 1"),
+        ({"dropout": math.nan}, r"model\.dropout"),
+        ({"final_learning_rate": -0.1}, r"model\.final_learning_rate must be a share"),
+        ({"architecture": "llama", "heads": 0}, r"model\.heads must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused_by_the_name_that_the_user_wrote(settings, words):
+    with pytest.raises(InputError, match=words):
+        LanguageModel(**settings)
+
+
+@pytest.mark.parametrize("setting", [{"norm": "odd"}, {"positions": "odd"}])
+def test_an_unknown_choice_is_refused_by_the_name_that_the_user_wrote(setting):
+    (name,) = setting
+    with pytest.raises(InputError, match=rf"model\.{name} must be one of"):
+        LanguageModel(depth=1, width=4, heads=1, **setting).build(data())
+
+
 def test_an_unknown_objective_is_refused():
     with pytest.raises(InputError, match="clm or mlm"):
         LanguageModel(objective="rtd")

@@ -12,7 +12,7 @@ from dynamics.errors import InputError
 from dynamics.measure import Measurement
 from dynamics.measure.suite import Suite
 from dynamics.schedule import Every
-from dynamics.training.monitor import Monitor
+from dynamics.training.monitor import Monitor, read_plan
 from dynamics.training.plan import plan
 from tests.runs import fit
 
@@ -122,6 +122,14 @@ def test_a_plan_may_hold_more_metrics_than_the_run(workplace, text_file):
     path.write_text(json.dumps({"anisotropy": [0, 4, 6], "kurtosis": [0, 3, 6]}))
     fit(text_file, "a", metrics="[anisotropy]", monitor__plan=path)
     assert measured("a", "anisotropy") == [0, 4, 6]
+
+
+@pytest.mark.parametrize("steps", [[-1, 2], [0, 1.5], [2, 1], [1, 1], ["2"], [True]])
+def test_a_plan_with_other_than_ascending_steps_is_refused(tmp_path, steps):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"anisotropy": steps}))
+    with pytest.raises(InputError, match="must hold ascending steps from 0 on for anisotropy"):
+        read_plan(path)
 
 
 @pytest.mark.parametrize("settings", [{"monitor__max_overhead": 0}, {"monitor__plan": "nowhere.json"}])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from dynamics.experiments.cone.resampling import Interval, interval
 
@@ -70,7 +70,7 @@ def resampled(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
         covariance = centred.T @ centred
         leading = None
         if len(covariance) > 8:
-            with suppress(ArpackNoConvergence):
+            with suppress(ArpackError):  # no convergence, or a covariance of lower rank than it can work with
                 _, leading = eigsh(covariance, k=1, v0=start, tol=1e-8)
         if leading is None:
             _, leading = eigh(covariance, subset_by_index=[len(covariance) - 1] * 2)

@@ -115,7 +115,7 @@ class Scan:
 
     def _batches(self, subject: Subject, loaded: Loaded) -> Batches:
         if own_windows.applies(subject, self.options):
-            return own_windows.batches(subject.run, loaded)
+            return own_windows.batches(subject.run, loaded, self.options.allow_classes)
         self._refuse_untextual(subject, loaded.modality)
         if loaded.encode is not None and loaded.modality == "text":
             self.options.refuse_unused(("protocol",), "on a module that encodes its texts itself")

@@ -1,6 +1,6 @@
 """Options of `dynamics scan`. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynamics.loading.options import READING, InputOptions
 
@@ -14,10 +14,12 @@ class ScanOptions(InputOptions):
     Args:
         protocol: shape-of-learning (2311.05928) or inherent (2401.12143)
         audit: first check that the checkpoints are what their steps say, as dynamics audit does
+        allow_classes: another package whose classes the config.yaml of a run may name
     """
 
     protocol: str | None = None
     audit: bool = False
+    allow_classes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,13 +1,16 @@
 """The windows that a run was measured on in training: a scan of it takes them where --text is not given."""
 
+from collections.abc import Sequence
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import yaml
 from transformers import AutoTokenizer
 
 from dynamics import runs
+from dynamics.allowed import import_class
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.loading.inputs import Batches, InputSource
@@ -28,15 +31,25 @@ def applies(subject: Subject, options: ScanOptions) -> bool:
     return True
 
 
-def batches(run: Path, loaded: Loaded) -> Batches:
-    """Return the windows of a run, built again from its data for one of its models; refuse data that has changed."""
+def batches(run: Path, loaded: Loaded, allowed: Sequence[str] = ()) -> Batches:
+    """Return the windows of a run, built again from its data for one of its models; refuse data that has changed.
+
+    Args:
+        allowed: packages, besides our own, that the data may be of.
+    """
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())["data"]
-        package, _, name = config["class_path"].rpartition(".")
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        name, settings = str(config["class_path"]), dict(config.get("init_args") or {})
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path} does not say what {run.name} was measured on: give --text.") from error
-    data = getattr(import_module(package), name)(**config.get("init_args", {}))
+    kind: Any = import_class(name, L.LightningDataModule, f"{path} (data)", allowed)
+    try:
+        data = kind(**settings)
+    except TypeError as error:
+        raise InputError(f"{path} (data): {name} does not take its settings ({error}): give --text.") from error
+    if not hasattr(data, "evaluation_batches"):
+        raise InputError(f"{path} (data): {name} has no windows to measure on: give --text.")
     data.prepare_data()
     data.setup("fit")
     if hasattr(data, "encode"):  # the examples of a task

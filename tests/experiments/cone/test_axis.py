@@ -110,3 +110,10 @@ def test_an_axis_that_resampling_turns_has_no_interval(long, steady):
     for one in (axes.agreement(found, certain, drawn, sure), axes.agreement(certain, found, sure, drawn)):
         assert one.value == pytest.approx(abs(found[0]))
         assert np.isfinite([one.low, one.high]).all() == steady
+
+
+def test_two_different_sentences_have_an_axis_in_every_resample():
+    """Resamples of them are of rank one, which ARPACK gives up on."""
+    x = np.repeat(np.random.default_rng(0).normal(size=(2, 16)), 10, axis=0)
+    drawn = axes.resampled(x, resampling.weights(len(x), draws=20))
+    assert axes.cosine(drawn, axes.axis(x).direction) == pytest.approx(np.ones(20))
