@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from transformers import PreTrainedModel
 
+from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.files import Writer, write_text
 from dynamics.lightning_compat import get_datamodule
@@ -83,6 +84,12 @@ class Monitor(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._references, self.seconds = state_dict["references"], state_dict["seconds"]
         self.plan = state_dict["plan"] or self.plan
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Learn where weights lie before the network goes to a GPU, on which that is thousands of launches."""
+        is_first = stage == "fit" and trainer.is_global_zero
+        if is_first and "weight" in self.suite.sites and trainer.strategy.root_device.type == "cuda":
+            find_weights(cast(PreTrainedModel, pl_module.network), get_datamodule(trainer).evaluation_batches()[0])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""
