@@ -4,8 +4,9 @@
                                [--lines 12] [--json FILE]
 
 No GPU is needed: `dynamics fit` runs on the simulated device of the tests (`tests/gpu/device.py`), eagerly, in bf16.
-The counts of a step are means over 50 steady ones, in which losses are read once. The first measurement of a run also
-learns where weights lie; the default suite is measured. Below each phase stand the lines that cause most.
+The counts of a step are means over 50 steady ones, in which losses are read once. The first measurement of a model of
+transformers also learns where weights lie; the default suite is measured. Below each phase stand the lines that cause
+most.
 """
 
 import argparse

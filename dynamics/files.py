@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and the folder of those that are kept between runs. No torch here."""
 
 import os
+import zipfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file of `torch.save` is whole: each of its parts has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 class Writer:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from hashlib import blake2b
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,6 +24,7 @@ from dynamics.files import write_text
 from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
+UNFINISHED = "unfinished-"
 Info = TypeVar("Info", bound=RunInfo)
 
 
@@ -107,9 +109,13 @@ class Run(Generic[Info]):
 
     @property
     def has_record(self) -> bool:
-        """Whether anything has been measured; of a sweep, whether any of its runs has begun."""
+        """Whether anything has been measured, be it in part; of a sweep, whether any of its runs has begun."""
         begun = isinstance(self.info, SweepInfo) and bool(self.info.runs)
-        return begun or any((self.folder / "record").glob("*.parquet"))
+        return begun or any((*self.folder.glob("record/*.parquet"), *self.folder.glob(f"{UNFINISHED}*.pt")))
+
+    def unfinished(self, subject: str) -> Path:
+        """Return the file for the states of a subject's measurement, from which it goes on when it was stopped."""
+        return self.folder / f"{UNFINISHED}{blake2b(subject.encode(), digest_size=8).hexdigest()}.pt"
 
 
 @contextmanager

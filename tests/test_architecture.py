@@ -35,7 +35,7 @@ BELOW = {
     "watch": {"errors", "files", "run_info", "runs", "record", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
-        *("lightning_compat", "run_info", "allowed"),
+        *("lightning_compat", "run_info", "allowed", "capture", "metrics"),
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),

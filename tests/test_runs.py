@@ -177,6 +177,12 @@ def test_a_new_run_that_measured_nothing_leaves_nothing(monkeypatch):
     assert not break_off(FitInfo(run="a"), RuntimeError()).exists()
 
 
+def test_a_new_run_that_has_measured_a_part_is_kept(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.measure", lambda run: run.unfinished("a/model@main").touch())
+    assert break_off(FitInfo(run="a"), KeyboardInterrupt()).exists()
+    assert content()["status"] == "interrupted"
+
+
 @pytest.mark.parametrize("resume", [None, "auto"])
 def test_a_discarded_run_leaves_nothing_unless_it_was_resumed(resume):
     if resume:

@@ -1,12 +1,15 @@
 """A token budget: a group of metrics that takes whole windows until it has seen enough tokens."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
 from dynamics.capture import AttentionCall
-from dynamics.metrics.streaming import Attention, Group, Pair, States, Weights
+from dynamics.metrics.streaming import Attention, Group, Metric, Pair, States, Weights
+
+_BARE = vars(Metric()).keys() - {"_modules"}  # what a metric holds that accumulates nothing
 
 
 @dataclass
@@ -29,6 +32,15 @@ class Budgeted:
                 batch = type(batch)(*(part[:tokens] for part in batch))
             self.seen += tokens
             self.group.update(batch)
+
+    def states(self) -> tuple[int, dict[str, Any]]:
+        """Return the tokens seen, and all that the group keeps."""
+        return self.seen, {name: value for name, value in vars(self.group.states).items() if name not in _BARE}
+
+    def load(self, states: tuple[int, dict[str, Any]]) -> None:
+        """Take what `states` returned."""
+        self.seen = states[0]
+        vars(self.group.states).update(states[1])
 
 
 def _cut_call(batch: Attention, room: int) -> tuple[Attention, int]:

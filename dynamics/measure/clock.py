@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,10 @@ MOST = 4096  # spans that are kept before they are added up
 class Clock:
     """Seconds by name, from events on a GPU and from the host's clock elsewhere."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, seconds: Mapping[str, float] | None = None) -> None:
         self._device = device
         self._spans: list[tuple[list[str], Any, Any]] = []
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float, seconds or {})
 
     @contextmanager
     def booked(self, names: list[str]) -> Iterator[None]:

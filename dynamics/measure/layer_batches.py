@@ -64,11 +64,7 @@ class LayerBatches:
                 kind = list(map(_likeness, batches))
                 alike[repr((self._suite.sites[place[1]], kind))].append(place)
         for places in alike.values():
-            groups = [(group, budget) for group, budget in self._suite.build(places[0][1]) if _is_joint(group)]
-            for group, _ in groups:
-                group.states.layers = len(places)
-            layers = LayerBatch(places, [Budgeted(*pair) for pair in groups])
-            self._of.update(dict.fromkeys(places, layers))
+            self._gather(places)
         for layers in dict.fromkeys(map(self._of.__getitem__, self._waiting)):
             fed = [self._waiting[place] for place in layers.places]
             if len({tuple(map(_likeness, own)) for own in fed}) == 1:
@@ -82,6 +78,29 @@ class LayerBatches:
                         for member in self._members[place]:
                             self._update(member, batch)
         self._waiting.clear()
+
+    def _gather(self, places: list[Place]) -> LayerBatch:
+        """Give layers that are to be fed together their common groups."""
+        groups = [(group, budget) for group, budget in self._suite.build(places[0][1]) if _is_joint(group)]
+        for group, _ in groups:
+            group.states.layers = len(places)
+        layers = LayerBatch(places, [Budgeted(*pair) for pair in groups])
+        self._of.update(dict.fromkeys(places, layers))
+        return layers
+
+    def states(self) -> dict[str, Any]:
+        """Return all common states, after a `flush`, for `load`."""
+        together = dict.fromkeys(self._of.values())
+        common = [(layers.places, [member.states() for member in layers.members]) for layers in together]
+        return {"alone": list(self._alone), "common": common}
+
+    def load(self, states: dict[str, Any], members: dict[Place, list[Budgeted]]) -> None:
+        """Take what `states` returned; `members` are each layer's own groups."""
+        self._alone = set(states["alone"])
+        for places, common in states["common"]:
+            for member, kept in zip(self._gather(places).members, common, strict=True):
+                member.load(kept)
+            self._members |= {place: [m for m in members[place] if _is_joint(m.group)] for place in places}
 
     def _split(self, place: Place) -> None:
         """Give the layers that are fed together with `place` their own states: from now on each is fed alone."""

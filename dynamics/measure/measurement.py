@@ -4,6 +4,8 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,10 @@ from dynamics.capture import ATTENTION_SITES, capture, input_device
 from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
+from dynamics.measure.identity import of_states
 from dynamics.measure.meter import PAIR, Measurement, Meter
 from dynamics.measure.suite import Metrics, Suite
+from dynamics.measure.unfinished import Unfinished
 from dynamics.metrics.streaming import Weights
 from dynamics.metrics.streaming.arithmetic import WITHOUT_FLOAT64, full_precision
 
@@ -63,6 +67,7 @@ def measure(
     dtype: torch.dtype | None = torch.float32,
     all_ranks: bool = True,
     mask: str | None = None,
+    unfinished: Path | None = None,
 ) -> Measurement:
     """Measure a model on batches.
 
@@ -82,6 +87,8 @@ def measure(
             Known without it are, true at real tokens, `attention_mask` (per query too, 4-D), `input_mask`, `valid_mask`
             and `token_mask`; true at padding `key_padding_mask`, `src_key_padding_mask`, `tgt_key_padding_mask`,
             `padding_mask` (in models of transformers: at real tokens), `encoder_padding_mask` and `pad_mask`.
+        unfinished: a file in which the states are saved every so often, from a minute on, and from which the same
+            measurement goes on where it was stopped; `batches` are then read again. Delete it once the rows are safe.
 
     Raises:
         InputError: the model captures nothing of what the metrics need, there is no batch, or one is unusable; a metric
@@ -100,10 +107,16 @@ def measure(
         meter = Meter(suite, device, batched=device.type == "cuda" and alone)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
+        read, kept = partial(arguments, network, batches), None
+        if unfinished is not None and isinstance(batches, Iterator):
+            raise InputError("batches that can be read only once cannot be gone on with: give a list of them.")
+        if unfinished is not None and sites and alone:
+            size, of = sum(x.nbytes for x in network.parameters()), partial(of_states, network, suite, device, mask)
+            kept = Unfinished(unfinished, subject or type(network).__name__, meter, size, of)
         # Weights alone need no forward pass over the batches, only one to learn where they lie.
         hear = meter.on_states, meter.on_attention, meter.on_stack
         with capture(network, sites, *hear, mask=mask) if sites else nullcontext() as tap:
-            for batch in arguments(network, batches):
+            for batch in read() if kept is None else kept.left(read):
                 if sites:
                     meter.begin_batch(batch, mask)
                     network(**to_device(batch, device))
@@ -134,5 +147,6 @@ def measure(
             for *_, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
         result = meter.compute(run, subject, condition, step, references)
-        forward = time.perf_counter() - started - sum(result.seconds.values())
+        spent = time.perf_counter() - started + (kept.before if kept else 0)
+        forward = spent - sum(result.seconds.values())
     return result._replace(seconds={"forward": forward, **result.seconds})

@@ -145,10 +145,38 @@ class Meter:
             return
         place = self._stack, site, layer
         if place not in self._members:
-            self._members[place] = [Budgeted(group, budget) for group, budget in self._suite.build(site)]
+            self._members[place] = self._build(site)
         members = self._members[place]
         for member in members if self._batches is None else self._batches.hold(place, batch, members):
             self._update(member, batch)
+
+    def _build(self, site: str) -> list[Budgeted]:
+        return [Budgeted(group, budget) for group, budget in self._suite.build(site)]
+
+    def states(self) -> dict[str, Any]:
+        """Return what was made of all batches so far, for `load`: plain values, and tensors as they lie."""
+        if self._batches is not None:
+            self._batches.flush()
+        return {
+            "common": self._batches and self._batches.states(),
+            "own": [(place, [member.states() for member in members]) for place, members in self._members.items()],
+            "copies": torch.tensor([*self._copies.items()]),
+            "absent": dict(self._absent),
+            "seconds": self._clock.seconds(),
+        }
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Go on from what `states` returned, instead of what was fed since this meter was made."""
+        members = {place: self._build(place[1]) for place, _ in states["own"]}
+        for place, own in states["own"]:
+            for member, kept in zip(members[place], own, strict=True):
+                member.load(kept)
+        if self._batches is not None:
+            batches = LayerBatches(self._suite, self._update)
+            batches.load(states["common"], members)
+            self._batches = batches
+        self._copies, self._absent = Counter(dict(states["copies"].tolist())), defaultdict(dict, states["absent"])
+        self._members, self._clock = members, Clock(self._device, states["seconds"])
 
     def _update(self, member: Budgeted, batch: States | Pair | Attention | Weights) -> None:
         with self._clock.booked(names_of(member.group)):

@@ -120,7 +120,7 @@ class LanguageModel(RegularizedModule):
             for key, default in OURS_ALONE.items():
                 if self.hparams[key] != default:
                     raise InputError(f"model.{key} has no effect on architecture {architecture}; remove it.")
-        self._mean = MeanMetric()
+        self._mean = MeanMetric(nan_strategy="disable")  # which would ask the device at every batch
 
     def build(self, data: CharData) -> None:
         """Build the network for the data module's vocabulary and context, from `seed` alone."""
@@ -255,7 +255,8 @@ class LanguageModel(RegularizedModule):
         return {**values, **self._bits(values.get("task_loss", values["loss"]))}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        self._mean.update(self._loss(batch, EVALUATION_STREAM, self._cross_entropy), weight=len(batch.windows))
+        loss = self._loss(batch, EVALUATION_STREAM, self._cross_entropy)
+        self._mean.update(loss, weight=torch.full((), float(len(batch.windows)), device=loss.device))
 
     test_step = validation_step
 

@@ -33,7 +33,7 @@ class Quality(nn.Module):
         metrics = {"squad": SQuAD()} if task.is_span else {m: MAKERS[m](len(task.labels)) for m in task.metrics}
         self.metrics: Any = nn.ModuleDict(metrics)  # whose items are typed as plain modules
         # Not left to `self.log`, which truncates the mean number of rows a rank to an integer.
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # which would ask the device at every batch
         self._best: dict[int, tuple[float, int, int]] = {}
 
     def update(self, loss: Tensor, prediction: Tensor, labels: Tensor, owners: Tensor, covered: Tensor | None) -> None:
@@ -45,7 +45,7 @@ class Quality(nn.Module):
             owners: numbers (B,) of the examples.
             covered: for answers, the characters (B, T, 2) of the context that each token covers, else -1.
         """
-        self.loss.update(loss, weight=len(labels))
+        self.loss.update(loss, weight=torch.full((), float(len(labels)), device=loss.device))
         if covered is not None:
             for owner, score, start, end in zip(owners.tolist(), *best_spans(prediction, covered), strict=True):
                 self._best[owner] = max(self._best.get(owner, (-float("inf"), 0, 0)), (score, start, end))

@@ -4,24 +4,28 @@ import io
 import logging
 import os
 import shutil
-import zipfile
 from copy import deepcopy
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from safetensors.torch import save as serialized
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.files import Writer, write_atomically
+from dynamics.files import Writer, is_intact, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
+from dynamics.metrics.streaming.transfer import to_host
 from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
 KEPT = 2  # newest states kept, so that a damaged one has a predecessor
+PACKED = 1 << 26  # bytes that leave a device in one copy, about
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -45,25 +49,17 @@ def resolve_resume(resume: str, folder: Path) -> Path | None:
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"--resume {resume}: there is no such file; auto takes the newest state of the run.")
-        if not _is_intact(path):
+        if not is_intact(path):
             raise InputError(f"--resume {resume}: the file is damaged, or not a training state; name another one.")
         return path
     paths = states(folder)
     for path in paths:
-        if _is_intact(path):
+        if is_intact(path):
             return path
         log.warning("%s is damaged and left out", path)
     if paths:
         raise InputError(f"all states in {folder / 'state'}/ are damaged: delete them to start again.")
     return None
-
-
-def _is_intact(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
@@ -83,13 +79,26 @@ def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
     return state
 
 
+def on_host(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state with its tensors on the host: they leave a device many together, since every copy is a wait."""
+    tensors = [x for x in tree_leaves(state) if isinstance(x, Tensor)]
+    if all(x.device.type == "cpu" for x in tensors):
+        return state
+    once = {(x.data_ptr(), x.shape, x.stride()): x for x in tensors}  # tied ones are one
+    ends, host = accumulate(x.nbytes for x in once.values()), dict[Any, Tensor]()
+    for _, pack in groupby(zip(once, ends, strict=True), lambda item: item[1] // PACKED):
+        keys = [key for key, _ in pack]
+        host |= zip(keys, (x.clone() for x in to_host([once[key] for key in keys])), strict=True)
+    return deepcopy(state, {id(x): host[x.data_ptr(), x.shape, x.stride()] for x in tensors})
+
+
 def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
     """Save config and weights as they are now (safetensors) into the folder `path`, all of it or nothing."""
     temporary, config = path.with_name(f".{path.name}.{os.getpid()}.tmp"), deepcopy(network.config)
     # Tied weights are written once, under the name that they also have in the trunk without its head.
     tied = network.all_tied_weights_keys
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
-    content = serialized(weights, metadata={"format": "pt"})
+    content = serialized(on_host(weights), metadata={"format": "pt"})
 
     def write() -> None:
         try:
@@ -154,7 +163,7 @@ class Checkpoints(L.Callback):
     def _write(self, state: dict[str, Any], path: Path) -> None:
         """Serialise the state at once, since training goes on, and have it written."""
         content = io.BytesIO()
-        torch.save(state, content)
+        torch.save(on_host(state), content)
 
         def write() -> None:
             write_atomically(path, lambda file: file.write(content.getbuffer()))

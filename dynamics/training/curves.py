@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dynamics.files import Writer
 from dynamics.loggers.names import begin, complete, log_rows
+from dynamics.metrics.streaming.transfer import to_host
 from dynamics.record import Record, Row
 
 CHUNK, DEVICE_CHUNK = 10, 50  # steps whose losses leave a CPU, and another device, together; divisors of the block
@@ -75,8 +76,9 @@ class Curves(L.Callback):
         if trainer.state.fn != "fit" or is_part:
             return
         self._collect(trainer)
-        metrics = ((key.partition("/"), value) for key, value in trainer.callback_metrics.items())
-        values = {name: float(value) for (site, _, name), value in metrics if site == "validation"}
+        metrics = trainer.callback_metrics
+        read = zip(metrics, to_host(list(metrics.values())), strict=True)
+        values = {key.removeprefix("validation/"): float(x) for key, x in read if key.startswith("validation/")}
         self._add(trainer, trainer.global_step, "validation", values)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

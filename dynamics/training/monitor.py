@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from transformers import PreTrainedModel
 
+from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.files import Writer, write_text
 from dynamics.lightning_compat import get_datamodule
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 # The plan of `max_overhead` is made at the first measured step from the second on, counted from where the run starts;
 # steps are timed from the first: before it they compile, and measuring learns where layers lie.
 TIMED_FROM, PLANNED_FROM = 8, 16
+FEW = 13  # tokens that tell where weights lie in our own network, which takes a text of any length
 
 
 class Monitor(L.Callback):
@@ -83,6 +85,12 @@ class Monitor(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._references, self.seconds = state_dict["references"], state_dict["seconds"]
         self.plan = state_dict["plan"] or self.plan
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Learn where weights lie before the network, if it is ours, goes to a GPU, on which that is many launches."""
+        network, is_first = cast(PreTrainedModel, pl_module.network), stage == "fit" and trainer.is_global_zero
+        if is_first and "weight" in self.suite.sites and type(network).__module__.startswith("dynamics."):
+            find_weights(network, {"input_ids": get_datamodule(trainer).evaluation_batches()[0]["input_ids"][:1, :FEW]})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""

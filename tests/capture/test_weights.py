@@ -399,3 +399,18 @@ def test_stacks_have_weights_of_their_own():
         attention = getattr(model, stack).block[layer - 1].layer[0].SelfAttention
         assert torch.equal(query.flatten(0, 1), attention.q.weight)
     assert list(pairs) == [("encoder", 1), ("encoder", 2), ("decoder", 1), ("decoder", 2)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"norm": "post", "bias": True}, {"positions": "rope", "qk_norm": True}],
+    ids=["plain", "bias", "rope"],
+)
+def test_a_few_tokens_tell_what_whole_rows_tell(settings):
+    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    models = [CharTransformer(CharTransformerConfig(**shape, **settings)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ids = torch.randint(40, (3, 48), generator=torch.Generator().manual_seed(0))
+    few, whole = (layer_weights(model, {"input_ids": x}) for model, x in zip(models, (ids[:1, :13], ids), strict=True))
+    assert list(few) == list(whole) == [1, 2]
+    assert all(torch.equal(x, y) for layer in few for x, y in zip(few[layer], whole[layer], strict=True))

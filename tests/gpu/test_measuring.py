@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from dynamics.measure import checked
+from dynamics.measure import checked, unfinished
 from dynamics.measure.compare import compare
 from dynamics.measure.difference import differences
 from dynamics.measure.measurement import measure
@@ -105,3 +105,33 @@ def test_one_default_measurement_at_tiny():
     assert counts["kernel"] <= 1_000
     assert counts["wait"] <= 20
     assert counts["float64"] <= 350
+
+
+def test_a_measurement_that_was_stopped_goes_on_on_the_device(monkeypatch, tmp_path):
+    ids = torch.randint(60, (18, 12), generator=torch.Generator().manual_seed(0))
+    batches = [{"input_ids": part} for part in ids.split(3)]
+    shape = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    metrics = {name: {} for name in METRICS} | {"entropy": {"windows": 8}, "intrinsic_dimension": {"size": 40}}
+    load = torch.load  # a simulated tensor is saved as one of the CPU, a real one comes back to its GPU
+    move = partial(tree_map, lambda x: x.to("cuda") if isinstance(x, torch.Tensor) and x.ndim else x)
+    monkeypatch.setattr(torch, "load", lambda *args, **options: move(load(*args, **options)))
+    monkeypatch.setattr(unfinished, "LEAST", 0)
+    monkeypatch.setattr(unfinished, "REST", 0)
+
+    def stopping():
+        yield from batches[:4]
+        raise InterruptedError
+
+    class Stopping:
+        def __iter__(self):
+            return stopping()
+
+    with Device():
+        torch.manual_seed(0)
+        model = CharTransformerLM(CharTransformerConfig(**shape)).to("cuda")
+        whole = measure(model, batches, metrics, references={})
+        with pytest.raises(InterruptedError):
+            measure(model, Stopping(), metrics, references={}, unfinished=tmp_path / "states.pt")
+        monkeypatch.setattr(unfinished, "LEAST", 1e9)
+        again = measure(model, batches, metrics, references={}, unfinished=tmp_path / "states.pt")
+    assert repr(again.recorded) == repr(whole.recorded)

@@ -5,7 +5,7 @@ import torch
 
 from dynamics import runs
 from dynamics.training.checkpoint import states
-from tests.gpu.runs import ARMS, STEADY, train, train_steps
+from tests.gpu.runs import ARMS, STEADY, train, train_and_measure, train_steps
 
 SMALL = {"model__width": 32, "model__depth": 1, "data__context": 32, "data__probe_tokens": 256}
 
@@ -43,3 +43,14 @@ def test_a_run_resumes_on_the_device(workplace):
     again, resumed = weights()
     assert again == last
     assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
+
+
+def test_what_is_measured_validated_and_saved_takes_few_waits(workplace):
+    device = train_and_measure("decoder", "tiny", workplace, **SMALL)
+    first, later = (device.count("kernel", phase) for phase in ("first measure", "measure"))
+    assert first <= later + 10
+    assert device.count("wait", "first measure") <= 20
+    assert (
+        device.count("wait", "validate") <= 6
+    )  # two passes: one each, four of Lightning's and of the text at the start
+    assert device.count("wait", "save") == 1

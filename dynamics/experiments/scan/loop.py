@@ -132,7 +132,7 @@ class Scan:
         where = condition(**batches.condition, **({"protocol": options.protocol} if options.protocol else {}))
         measure_model = partial(measure, loaded.model, metrics=self.suite, dtype=None)
         measure_batches = partial(measure_model, run=run.info.run, subject=name, condition=where, step=step)
-        started = time.perf_counter()
+        started, unfinished = time.perf_counter(), run.unfinished(name)
         with out_of_memory(name, options.batch_size):
             first = next(iter(batches))
             facts = describe(loaded, {key: value[:1] for key, value in first.items()})
@@ -143,12 +143,14 @@ class Scan:
                 result, facts["groups"] = protocols.over_groups(groups, options.batch_size, code.pad, measure_batches)
                 batches.inputs, batches.tokens = protocols.WINDOWS, max(row.n for row in result.rows)
             else:
-                result = measure_batches(batches, references=references.of(subject, batches))
+                compared = references.of(subject, batches)
+                result = measure_batches(batches, references=compared, unfinished=unfinished)
                 references.keep(subject, result.references)
-        seconds = time.perf_counter() - started
+        seconds = max(time.perf_counter() - started, sum(result.seconds.values()))  # with those before it was stopped
         spent = {"measure_seconds": seconds} | {f"measure_seconds/{key}": part for key, part in result.seconds.items()}
         costs = [Row(run.info.run, name, where, step, "cost", -1, -1, key, part) for key, part in spent.items()]
         Record(run.folder).write(step, [*result.recorded, *costs], result.arrays, f"{name}|{where}")
+        unfinished.unlink(missing_ok=True)
         # Models of images and sound make as many tokens as the residual stream has.
         tokens = batches.tokens or max((row.n for row in result.rows if row.site in ("residual", "output")), default=0)
         about = {**subject.facts, "modality": loaded.modality, "dtype": options.dtype}
