@@ -90,6 +90,12 @@ def training_state(trainer: L.Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint()
 
 
+def leave_signals(trainer: L.Trainer) -> None:
+    """Keep Lightning from SIGTERM: it saves nothing, and has the ranks ask one another, and a GPU wait, every step."""
+    trainer._signal_connector._sigterm_notifier_fn = lambda signum, _: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
 def detach_experiment(logger: WandbLogger) -> Any:
     """Return the W&B run that a logger has begun (None: none yet) and have the logger forget it."""
     experiment, logger._experiment = logger._experiment, None

@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -32,6 +33,11 @@ def state_path(folder: Path, step: int) -> Path:
 def weights_path(folder: Path, step: int) -> Path:
     """Return where the run in `folder` keeps the weights measured at `step`, as transformers saves them."""
     return folder / "weights" / f"step-{step:010d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a training state, or of kept weights, of a run."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def states(folder: Path) -> list[Path]:
@@ -95,7 +101,7 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
         try:
             config.save_pretrained(temporary)
             # Not `save_file`: its error on a full disk is not an OSError.
-            write_atomically(temporary / "model.safetensors", lambda file: file.write(content))
+            write_atomically(temporary / "model.safetensors", lambda file: file.write(content), len(content))
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
         finally:
@@ -111,14 +117,23 @@ class Checkpoints(L.Callback):
 
     Args:
         every: steps between states.
+        keep: states that stay: the two `newest`; these and those of every `measured` step from the first on, which are
+            saved too, with the optimiser's; or `all` of them.
     """
 
     priority: ClassVar[int] = 20  # after `Curves` and `Monitor`, whose work on the step belongs to its state
 
-    def __init__(self, every: int = 500) -> None:
+    def __init__(self, every: int = 500, keep: Literal["newest", "measured", "all"] = "newest") -> None:
         if every < 1:
             raise InputError(f"checkpoints.every must be at least 1 step (got {every}).")
-        self.every, self._waits, self.writer = every, False, Writer()
+        self.every, self.keep, self._waits, self.writer = every, keep, False, Writer()
+        self.is_measured: Callable[[int], bool] = lambda step: False
+
+    def kept(self, measured: set[int], last: int) -> int:
+        """Return how many states a run of `last` steps leaves."""
+        steps = set() if self.keep == "newest" else measured - {0}
+        steps |= {*range(self.every, last, self.every), last} if self.keep == "all" else set()
+        return len(steps) + KEPT * (self.keep != "all")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, and delete what lies beyond or is half written."""
@@ -127,12 +142,13 @@ class Checkpoints(L.Callback):
             self.writer.finish()  # what the first measurement leaves is not half written
             folder = Path(trainer.default_root_dir)
             for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
-                if path.suffix == ".tmp" or int(path.stem.removeprefix("step-")) > self._saved:
+                if path.suffix == ".tmp" or step_of(path) > self._saved:
                     path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
+        is_kept = self.keep != "newest" and self.is_measured(step)
+        if step % self.every == 0 or step == trainer.max_steps or (is_kept and step > self._saved):
             self._waits = validation_follows(trainer)
             if not self._waits:
                 self.save(trainer)
@@ -157,8 +173,10 @@ class Checkpoints(L.Callback):
         torch.save(state, content)
 
         def write() -> None:
-            write_atomically(path, lambda file: file.write(content.getbuffer()))
-            for old in states(path.parent.parent)[KEPT:]:
-                old.unlink()
+            write_atomically(path, lambda file: file.write(content.getbuffer()), content.getbuffer().nbytes)
+            for old in states(folder := path.parent.parent)[KEPT:]:
+                measured = folder / "record" / f"geometry-{step_of(old):010d}.parquet"
+                if self.keep == "newest" or (self.keep == "measured" and not measured.is_file()):
+                    old.unlink()
 
         self.writer.submit(write)

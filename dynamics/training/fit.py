@@ -21,17 +21,14 @@ from dynamics.lightning_compat import (
     quiet,
 )
 from dynamics.record import Record, Row
-from dynamics.run_info import FitInfo, RunInfo
+from dynamics.run_info import FitInfo
 from dynamics.runs import Run
+from dynamics.training import continuation
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
-from dynamics.training.describe import announce, describe
+from dynamics.training.describe import announce, describe, require_room
 from dynamics.training.lightning_cli import RunCLI
 from dynamics.training.ranks import agree_on
 from dynamics.training.trainer_options import refuse_training_options
-
-# Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
-FIXED = ("objective", "is_causal", "task", "seed", "context", "batch_size")
-FIXED_DATA = ("sha256", "recipe", "vocabulary")
 
 
 def main(verb: str, argv: Sequence[str]) -> None:
@@ -55,8 +52,12 @@ def fit(options: RunOptions) -> None:
     if options.resume is None and is_first_rank():
         runs.refuse_existing(folder)
     cli = _configure(folder, options)
+    if options.resume is not None:
+        continuation.refuse_configuration(cli)
     state = resolve_resume(options.resume, folder) if options.resume else None
     info = _prepare(cli, state)
+    if options.resume is not None:
+        continuation.refuse_shorter(cli)
     if is_first_rank():
         _train_in_folder(cli, info, options.resume, state)
     else:
@@ -125,25 +126,15 @@ def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:
         read_state(state, cli.model.network)
     count_steps(cli.trainer, getattr(cli.datamodule, "steps_per_epoch", None))
     info = describe(cli)
-    if state is not None and (cli.folder / "run.json").is_file():
-        _refuse_changes(runs.read(cli.folder), info)
+    if state is not None:
+        continuation.refuse_contents(cli, info)
     return info
-
-
-def _refuse_changes(before: RunInfo, now: FitInfo) -> None:
-    old, new = before.to_dict(), now.to_dict()
-    pairs = [(key, old, new) for key in FIXED] + [(key, old.get("data", {}), new["data"]) for key in FIXED_DATA]
-    for key, old_facts, new_facts in pairs:
-        if key in old_facts and old_facts[key] != new_facts.get(key):
-            raise InputError(
-                f"the run {before.run} was made with {key} {old_facts[key]} (now {new_facts.get(key)}): give the same "
-                "again, or choose another --run."
-            )
 
 
 def _train_in_folder(cli: RunCLI, info: FitInfo, resume: str | None, state: Path | None) -> None:
     """Train as the rank that owns the run's folder."""
     folder = cli.folder
+    require_room(cli, state)
     try:
         with runs.start(info, resume, update=True) as run:
             announce(cli, info, state)
@@ -188,8 +179,9 @@ def _train(cli: RunCLI, state: Path | None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the exit by which Lightning answers to Ctrl-C, and to nothing else, back into a `KeyboardInterrupt`."""
+    """Turn the exit by which Lightning answers to a `KeyboardInterrupt`, and to nothing else, back into that."""
     try:
         yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
+    except SystemExit as exit_:
+        asked = exit_.__context__
+        raise (asked if isinstance(asked, KeyboardInterrupt) else KeyboardInterrupt()) from None

@@ -131,19 +131,6 @@ def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
 
 
-def test_a_sweep_of_an_older_version_continues(here, monkeypatch):
-    path = config(here / "s.yaml")
-    first = sweep.points(path, "s")[0]
-    folder = runs.CHECKPOINTS / "s"
-    folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text(json.dumps({first.name: list(first.words)}))
-    with pytest.raises(InputError, match="made with other options"):
-        sweep.sweep(path, "s", more=["--trainer.max_steps", "3"])
-    replace_fit(monkeypatch, run(0))
-    complete, _ = sweep.sweep(path, "s")
-    assert len(complete) == len(runs.read("s").runs) == 4
-
-
 def test_the_name_of_another_run_is_refused(here, monkeypatch):
     replace_fit(monkeypatch, run(0))
     runs.CHECKPOINTS.mkdir()
