@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def refuse_configuration(cli: RunCLI) -> None:
         name = key.replace(".init_args", "").removesuffix(".class_path")
         if _same(old.get(key), now.get(key)) or any(fnmatch(name, pattern) for pattern in MAY_CHANGE):
             continue
-        # An option that one of the two versions does not have yet, or any more, is no change while it asks for nothing.
-        if (key in now and key in old) or old.get(key) or key in _chosen(cli):
+        # An option that one of the two versions lacks is no change where it asks for nothing.
+        if (key in now and key in old) or old.get(key) or (key in now and not _same(now[key], _default(cli, name))):
             raise _refusal(before, name, old.get(key), now.get(key))
     _refuse_fewer(before, cli, read_config(path))
     metrics = json.loads(json.dumps(cli.monitor.suite.describe(), default=str))
@@ -108,8 +109,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     >>> dict(_flat({"a": {"b": 1, "c": [{"d": 2}, 3]}}))
     {'a.b': 1, 'a.c.0.d': 2, 'a.c.1': 3}
     """
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not value or not isinstance(value, dict | list):
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    if not value or not isinstance(value, dict | list | tuple):
         yield name, value
     for key, part in parts:
         yield from _flat(part, f"{name}.{key}" if name else str(key))
@@ -120,9 +121,13 @@ def _same(old: Any, now: Any) -> bool:
     return (old == now and isinstance(old, bool) == isinstance(now, bool)) or (old in NOTHING and now in NOTHING)
 
 
-def _chosen(cli: RunCLI) -> set[str]:
-    """Return the keys that are not at their default."""
-    return set(dict(_flat(yaml.safe_load(cli.parser.dump(cli.config, skip_default=True, skip_link_targets=False)))))
+def _default(cli: RunCLI, name: str) -> Any:
+    """Return the default of an option of the model, the data, the trainer or the monitor; None where there is none."""
+    section, _, rest = name.partition(".")
+    kinds = {"model": cli.model, "data": cli.datamodule, "trainer": cli.trainer, "monitor": cli.monitor}
+    option = rest.partition(".")[0]
+    parameter = signature(type(kinds[section])).parameters.get(option) if section in kinds else None
+    return None if parameter is None else dict(_flat(parameter.default, f"{section}.{option}")).get(name)
 
 
 def _refuse_fewer(before: RunInfo, cli: RunCLI, old: dict[str, Any]) -> None:
