@@ -39,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
     if before is not None:
         print(f"the run {folder.name} was open in process {before.pid} on {_host(before.hostname)}, which has ended")
     try:
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         yield
     finally:
         lease.release()
@@ -116,7 +116,7 @@ def is_alive(number: int) -> bool:
     return True
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Delete the hidden siblings (`.NAME.PID.tmp`) that processes of this host have not lived to rename."""
     for path in list(folder.rglob(".*.tmp")):
         number = path.name.split(".")[-2]

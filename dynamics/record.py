@@ -141,6 +141,7 @@ class Record:
 
     def newest(self, site: str, metric: str, step: int, count: int) -> list[float]:
         """Return the last `count` finite values of a curve up to `step` that are written, oldest first."""
+        self._writer.finish()
         values: list[float] = []
         for path in sorted(self.folder.glob("curves-*.parquet"), reverse=True):
             rows = [row for row in _rows(_part(path)) if (row.site, row.metric) == (site, metric) and row.step <= step]

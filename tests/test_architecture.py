@@ -25,7 +25,7 @@ BELOW = {
     "scales": set(),
     "metrics": {"errors", "scales"},
     "capture": {"errors"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "lock"},
     "measure": {"errors", "files", "schedule", "record", "capture", "metrics"},
     "lightning_compat": {"errors"},
     "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
@@ -35,7 +35,7 @@ BELOW = {
     "watch": {"errors", "files", "run_info", "runs", "record", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
-        *("lightning_compat", "run_info"),
+        *("lightning_compat", "lock", "run_info"),
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),

@@ -101,7 +101,7 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
         try:
             config.save_pretrained(temporary)
             # Not `save_file`: its error on a full disk is not an OSError.
-            write_atomically(temporary / "model.safetensors", lambda file: file.write(content), len(content))
+            write_atomically(temporary / "model.safetensors", lambda file: file.write(content), size=len(content))
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
         finally:
@@ -144,6 +144,7 @@ class Checkpoints(L.Callback):
             for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
                 if path.suffix == ".tmp" or step_of(path) > self._saved:
                     path.unlink() if path.is_file() else shutil.rmtree(path)
+            self._prune(folder)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
@@ -173,10 +174,13 @@ class Checkpoints(L.Callback):
         torch.save(state, content)
 
         def write() -> None:
-            write_atomically(path, lambda file: file.write(content.getbuffer()), content.getbuffer().nbytes)
-            for old in states(folder := path.parent.parent)[KEPT:]:
-                measured = folder / "record" / f"geometry-{step_of(old):010d}.parquet"
-                if self.keep == "newest" or (self.keep == "measured" and not measured.is_file()):
-                    old.unlink()
+            write_atomically(path, lambda file: file.write(content.getbuffer()), size=content.getbuffer().nbytes)
+            self._prune(path.parent.parent)
 
         self.writer.submit(write)
+
+    def _prune(self, folder: Path) -> None:
+        """Delete the states that are not to be kept; what is measured has a part in the record."""
+        for old in states(folder)[KEPT:] if self.keep != "all" else ():
+            if self.keep == "newest" or not (folder / "record" / f"geometry-{step_of(old):010d}.parquet").is_file():
+                old.unlink()

@@ -20,6 +20,7 @@ from dynamics.lightning_compat import (
     leave_group,
     quiet,
 )
+from dynamics.lock import locked
 from dynamics.record import Record, Row
 from dynamics.run_info import FitInfo
 from dynamics.runs import Run
@@ -89,11 +90,12 @@ def evaluate(verb: str, options: RunOptions) -> None:
     step = read_state(state, cli.model.network)["global_step"]
     note = _incomparable(cli, verb)
     for name, value in trainer.callback_metrics.items():
-        metric = name.split("/")[1]
-        if not note:
-            record.add_curves([Row(folder.name, "", "", step, site, -1, -1, metric, float(value))])
         print(f"{name} at step {step}: {value:.4f}{note}")
-    record.flush()
+    if not note:
+        values = ((name.split("/")[1], float(value)) for name, value in trainer.callback_metrics.items())
+        with locked(folder):  # the run may be training: it would write over these rows, or they over its own
+            record.add_curves(Row(folder.name, "", "", step, site, -1, -1, metric, value) for metric, value in values)
+            record.flush()
 
 
 def _incomparable(cli: RunCLI, verb: str) -> str:

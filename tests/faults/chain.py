@@ -19,7 +19,7 @@ OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.
 """Events of Python before an operation on a file; of `open`, those that may write."""
 
 
-def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0) -> int:
+def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0, quiet: bool = False) -> int:
     """Train in a process that is killed before one of its file operations, or after some seconds (0: never).
 
     Returns:
@@ -29,6 +29,9 @@ def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0
     sys.stderr.flush()
     if (child := os.fork()) == 0:
         try:
+            if quiet:
+                for stream in (1, 2):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             if operations:
                 sys.addaudithook(Countdown(operations))
             train()
@@ -90,14 +93,14 @@ def differences(one: str, other: str) -> Iterator[str]:
         if first.read_bytes() != second.read_bytes():
             yield f"weights at {step}"
     for folder in folders:
-        if left := [str(path) for path in folder.rglob(".*") if path.name != ".lock"] or (folder / ".lock").exists():
+        if left := [str(path) for path in (*folder.rglob(".*.tmp"), *folder.glob(".lock"))]:
             yield f"leftovers {left}"
         if runs.read(folder).status != "done":
             yield f"status {runs.read(folder).status}"
 
 
 def _different(first: Path, second: Path) -> Iterator[str]:
-    """Name the entries of two training states that differ; times, and the name of the run, may."""
+    """Name the entries of two training states that differ; times may."""
     trees = [dict(tree_flatten_with_path(torch.load(path, weights_only=True))[0]) for path in (first, second)]
     for key in trees[0].keys() | trees[1].keys():
         old, new = (tree.get(key) for tree in trees)

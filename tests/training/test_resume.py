@@ -178,10 +178,10 @@ def test_a_write_that_fails_ends_the_run_with_its_sentence_and_nothing_is_writte
 ):
     write, folder = files.write_atomically, runs.CHECKPOINTS / "full"
 
-    def fail(path, content):
+    def fail(path, content, **settings):
         if path == folder / name:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, content)
+        write(path, content, **settings)
 
     for module in (checkpoint, record):
         monkeypatch.setattr(module, "write_atomically", fail)
@@ -228,3 +228,18 @@ def test_a_damaged_part_of_the_curves_is_named(text_file, run, capsys):
 def test_resuming_needs_a_name(here, text_file, capsys):
     assert "--run NAME" in refusal(capsys, text_file, None, "--resume", "auto")
     assert not runs.CHECKPOINTS.exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [("newest", [6, 3]), ("measured", [6, 4, 2, 1]), ("all", [6, 5, 4, 3, 2, 1])]
+)
+def test_states_are_kept_as_asked_and_their_volume_is_printed(here, text_file, capsys, keep, left):
+    every = 1 if keep == "all" else 3
+    fit(text_file, "a", checkpoints__keep=keep, checkpoints__every=every)
+    kept = [int(path.stem.removeprefix("step-")) for path in states(runs.CHECKPOINTS / "a")]
+    assert kept == left
+    most = len(left) + 2 * (keep == "measured")  # the two newest may not be measured
+    assert f"training states {most} x 0.0843 MB" in capsys.readouterr().out
+    if keep == "measured":
+        fit(text_file, "b", "--resume", str(state_path(runs.CHECKPOINTS / "a", 1)))
+        assert all(torch.equal(tensor, weights("b")[name]) for name, tensor in weights("a").items())
