@@ -81,6 +81,15 @@ def read(run: str | Path) -> RunInfo:
     return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
 
 
+def read_begun(folder: Path) -> RunInfo:
+    """Read the `run.json` of a run that is to go on; refuse one that has lost it."""
+    if not (folder / "run.json").is_file():
+        raise InputError(
+            f"{folder / 'run.json'} is missing, which says what the run was: put it back, or choose another --run."
+        )
+    return read(folder)
+
+
 @dataclass
 class Run(Generic[Info]):
     """A run that is under way in this process; change `info`, the content of its `run.json`, and call `save`."""
@@ -155,11 +164,7 @@ def refuse_existing(folder: Path) -> None:
 
 def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Info:
     """Return what `run.json` is to say, if the run may be resumed as `info`."""
-    if not (folder / "run.json").is_file():
-        raise InputError(
-            f"{folder / 'run.json'} is missing, which says what the run was: put it back, or choose another --run."
-        )
-    before = read(folder)
+    before = read_begun(folder)
     if type(before) is not type(info):
         raise InputError(f"the run {folder.name} is no {info.kind}: choose another --run.")
     refuse_changes(folder.name, before, info, same)

@@ -129,11 +129,12 @@ class Checkpoints(L.Callback):
         self.every, self.keep, self._waits, self.writer = every, keep, False, Writer()
         self.is_measured: Callable[[int], bool] = lambda step: False
 
-    def kept(self, measured: set[int], last: int) -> int:
-        """Return how many states a run of `last` steps leaves."""
-        steps = set() if self.keep == "newest" else measured - {0}
+    def count(self, measured: set[int], done: int, last: int) -> int:
+        """Return how many states a run writes and keeps from the step after `done` (-1: it is new) to its `last`."""
+        steps = measured - {0} if self.keep != "newest" else set()
         steps |= {*range(self.every, last, self.every), last} if self.keep == "all" else set()
-        return len(steps) + KEPT * (self.keep != "all")
+        newest = KEPT if done < 0 else 1  # the others are there; one is deleted once its successor is written
+        return sum(step > done for step in steps) + newest * (self.keep != "all" and last > done)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, and delete what lies beyond or is half written."""
@@ -149,7 +150,7 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
         is_kept = self.keep != "newest" and self.is_measured(step)
-        if step % self.every == 0 or step == trainer.max_steps or (is_kept and step > self._saved):
+        if step % self.every == 0 or step == trainer.max_steps or is_kept:
             self._waits = validation_follows(trainer)
             if not self._waits:
                 self.save(trainer)

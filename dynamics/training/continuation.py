@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -57,7 +56,7 @@ def refuse_configuration(cli: RunCLI) -> None:
     folder, path = cli.folder, cli.folder / "config.yaml"
     if not runs.exists(folder):
         return
-    before = _read_info(folder)
+    before = runs.read_begun(folder)
     if not path.is_file():
         if states(folder) or any((folder / "record").glob("*.parquet")):
             raise InputError(f"{path} is missing, without which the run cannot resume: put it back.")
@@ -79,10 +78,10 @@ def refuse_configuration(cli: RunCLI) -> None:
 
 
 def refuse_contents(cli: RunCLI, now: FitInfo) -> None:
-    """Refuse a run that is set up on another text, or to be shorter, than the run in `cli.folder`, if there is one."""
+    """Refuse another text or task than the run in `cli.folder` had, if there is one."""
     if not runs.exists(cli.folder):
         return
-    before = _read_info(cli.folder)
+    before = runs.read_begun(cli.folder)
     old, new = before.to_dict(), now.to_dict()
     pairs = [(key, old, new) for key in FIXED] + [(key, old.get("data", {}), new["data"]) for key in FIXED_DATA]
     for key, old_facts, new_facts in pairs:
@@ -92,15 +91,9 @@ def refuse_contents(cli: RunCLI, now: FitInfo) -> None:
 
 def refuse_shorter(cli: RunCLI) -> None:
     """Refuse fewer steps than the run had: its learning rate has followed them."""
-    before = _read_info(cli.folder) if runs.exists(cli.folder) else None
+    before = runs.read_begun(cli.folder) if runs.exists(cli.folder) else None
     if isinstance(before, FitInfo) and before.max_steps and cli.trainer.max_steps < before.max_steps:
         raise _refusal(before, "trainer.max_steps", before.max_steps, cli.trainer.max_steps)
-
-
-def _read_info(folder: Path) -> RunInfo:
-    if not (folder / "run.json").is_file():
-        raise InputError(f"{folder / 'run.json'} is missing, which says what the run was: put it back.")
-    return runs.read(folder)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -66,7 +66,7 @@ def _volumes(cli: RunCLI, done: int) -> tuple[Volume, Volume]:
     ahead = {step for steps in cli.monitor.steps(last).values() for step in steps if step > done}
     copies = {"all": len(ahead), "last": 1, "none": 0}[cli.monitor.keep_weights]
     # A state has the two moments of AdamW besides.
-    return Volume(copies, 4 * parameters), Volume(cli.checkpoints.kept(ahead, last), 12 * parameters)
+    return Volume(copies, 4 * parameters), Volume(cli.checkpoints.count(ahead, done, last), 12 * parameters)
 
 
 def require_room(cli: RunCLI, state: Path | None) -> None:

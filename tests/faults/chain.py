@@ -41,8 +41,13 @@ def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0
             sys.excepthook(*sys.exc_info())
             os._exit(70)
         os._exit(0)
+    until = time.monotonic() + seconds
+    while seconds and time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
     if seconds:
-        time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
