@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,6 +115,18 @@ def is_alive(number: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Return whether no process holds a run's lock, as far as this host can tell; nothing is written."""
+    path = folder / NAME
+    try:
+        holder, idle = SoftFileLease(path, lease_duration=LEASE).owner, time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    if holder is None:  # it is being written
+        return False
+    return not is_alive(holder.pid) if _host(holder.hostname) == socket.gethostname() else idle > LEASE
 
 
 def remove_leftovers(folder: Path) -> None:

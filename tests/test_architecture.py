@@ -32,7 +32,7 @@ BELOW = {
     "loading": {"errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "record", "lightning_compat"},
     "report": {"errors", "files", "run_info", "runs", "record", "scales"},
-    "watch": {"errors", "files", "run_info", "runs", "record", "report"},
+    "watch": {"errors", "files", "lock", "run_info", "runs", "record", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
         *("lightning_compat", "lock", "run_info"),

@@ -78,6 +78,7 @@ def test_a_run_that_is_open_elsewhere_is_refused_with_host_and_number_until_that
         with pytest.raises(InputError, match=words):
             resume()
         assert runs.read("a").status == "running"
+        assert not lock.is_abandoned(runs.CHECKPOINTS / "a")
     finally:
         process.communicate(timeout=600)
     assert process.returncode == 0
@@ -89,6 +90,7 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over_and_its_leftovers_g
     process.kill()
     process.communicate(timeout=600)
     folder = runs.CHECKPOINTS / "a"
+    assert lock.is_abandoned(folder)
     half = [
         folder / f".run.json.{process.pid}.tmp",
         folder / "record" / f".curves-0000000000.parquet.{process.pid}.tmp",
@@ -109,7 +111,9 @@ def test_the_lock_of_another_host_or_container_is_respected_until_its_heartbeat_
     with pytest.raises(InputError, match=rf"number {DEAD} on {host.partition('?')[0]}"):
         resume()
     assert path.exists()
+    assert not lock.is_abandoned(path.parent) or "pidns" in host
     os.utime(path, (0, path.stat().st_mtime - lock.LEASE))
+    assert lock.is_abandoned(path.parent)
     resume()
     assert f"was open in process {DEAD}" in capsys.readouterr().out
 
