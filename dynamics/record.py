@@ -144,7 +144,9 @@ class Record:
         self._writer.finish()
         values: list[float] = []
         for path in sorted(self.folder.glob("curves-*.parquet"), reverse=True):
-            rows = [row for row in _rows(_part(path)) if (row.site, row.metric) == (site, metric) and row.step <= step]
+            rows = [
+                row for row in _rows(read_part(path)) if (row.site, row.metric) == (site, metric) and row.step <= step
+            ]
             values[:0] = [row.value for row in sorted(rows, key=lambda row: row.step) if math.isfinite(row.value)]
             if len(values) >= count:
                 break
