@@ -144,10 +144,9 @@ class Record:
         self._writer.finish()
         values: list[float] = []
         for path in sorted(self.folder.glob("curves-*.parquet"), reverse=True):
-            rows = [
-                row for row in _rows(read_part(path)) if (row.site, row.metric) == (site, metric) and row.step <= step
-            ]
-            values[:0] = [row.value for row in sorted(rows, key=lambda row: row.step) if math.isfinite(row.value)]
+            rows = (row for row in _rows(read_part(path)) if (row.site, row.metric) == (site, metric))
+            steps = sorted((row.step, row.value) for row in rows if row.step <= step and math.isfinite(row.value))
+            values[:0] = [value for _, value in steps]
             if len(values) >= count:
                 break
         return values[-count:]

@@ -14,6 +14,7 @@ CLASSES = {
     "data": "dynamics.data.windows.CharData",
     "monitor": "dynamics.training.monitor.Monitor",
     "checkpoints": "dynamics.training.checkpoint.Checkpoints",
+    "health": "dynamics.training.health.Health",
 }
 EXAMPLE = "configs/decoder.yaml"
 FIT_OPTIONS = {
@@ -38,6 +39,7 @@ KEYS = {  # keys that people set, with a help text where no class of ours has on
     "trainer.precision": "32-true or bf16-mixed (picked for the machine when missing)",
     "trainer.logger": "false: without W&B",
     **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
+    **dict.fromkeys(("checkpoints.keep", "health.skip"), ""),
 }
 TEXT_WIDTH = 76
 

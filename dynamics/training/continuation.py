@@ -57,6 +57,8 @@ def refuse_configuration(cli: RunCLI) -> None:
     if not runs.exists(folder):
         return
     before = runs.read_begun(folder)
+    if not isinstance(before, FitInfo):
+        raise InputError(f"the run {folder.name} is no fit: choose another --run.")
     if not path.is_file():
         if states(folder) or any((folder / "record").glob("*.parquet")):
             raise InputError(f"{path} is missing, without which the run cannot resume: put it back.")
