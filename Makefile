@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint calibrate gpu clean
+.PHONY: setup demo test faults lint calibrate gpu clean
 
 setup: .venv/installed
 
@@ -18,6 +18,11 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n auto
+
+# What breaks runs, on purpose (docs/reliability.md), and an hour of kills at random.
+faults: setup
+	$(BIN)/python -m pytest tests/faults tests/test_lock.py tests/test_runs.py tests/training
+	$(BIN)/python benchmarks/kills.py --chains 50
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,5 +1,10 @@
 """The exceptions that the command line prints as one sentence, without a traceback."""
 
+import signal
+
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+"""Signals by which schedulers and shells end a process."""
+
 
 class InputError(ValueError):
     """Bad input: one sentence that names the file or parameter, what is wrong, and how to fix it; exit code 2."""
@@ -7,6 +12,14 @@ class InputError(ValueError):
 
 class Failure(Exception):
     """A run that began well and cannot continue: one sentence on what happened, when, and what is left; exit code 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends a run as Ctrl-C does; the exit code is 128 + its `number`, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def in_words(error: BaseException, most: int = 200) -> str:

@@ -89,6 +89,12 @@ def training_state(trainer: L.Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint()
 
 
+def leave_signals(trainer: L.Trainer) -> None:
+    """Keep Lightning from SIGTERM: it saves nothing, and has the ranks ask one another, and a GPU wait, every step."""
+    trainer._signal_connector._sigterm_notifier_fn = lambda signum, _: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
 def starts_processes_by_command(strategy: Strategy) -> bool:
     """Return whether a strategy starts its other ranks by the command of the first (not by a fork of the process)."""
     return getattr(strategy, "_start_method", "popen") == "popen"

@@ -6,6 +6,7 @@ written to a hidden sibling and renamed, so a kill leaves no half part and a res
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -137,6 +138,18 @@ class Record:
         """Write the block of curves that is being filled."""
         if self._curves:
             self._write(self._curves_name(self._block), _ROWS, list(self._curves.values()))
+
+    def newest(self, site: str, metric: str, step: int, count: int) -> list[float]:
+        """Return the last `count` finite values of a curve up to `step` that are written, oldest first."""
+        self._writer.finish()
+        values: list[float] = []
+        for path in sorted(self.folder.glob("curves-*.parquet"), reverse=True):
+            rows = (row for row in _rows(read_part(path)) if (row.site, row.metric) == (site, metric))
+            steps = sorted((row.step, row.value) for row in rows if row.step <= step and math.isfinite(row.value))
+            values[:0] = [value for _, value in steps]
+            if len(values) >= count:
+                break
+        return values[-count:]
 
     def cut(self, step: int) -> None:
         """Forget everything after `step`: what a run that resumes from there will write again."""

@@ -5,11 +5,9 @@ way to begin or resume a run.
 """
 
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -17,10 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from filelock import SoftFileLock, Timeout
-
 from dynamics.errors import InputError, in_words
 from dynamics.files import write_text
+from dynamics.lock import locked
 from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
@@ -88,6 +85,15 @@ def read(run: str | Path) -> RunInfo:
     return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
 
 
+def read_begun(folder: Path) -> RunInfo:
+    """Read the `run.json` of a run that is to go on; refuse one that has lost it."""
+    if not (folder / "run.json").is_file():
+        raise InputError(
+            f"{folder / 'run.json'} is missing, which says what the run was: put it back, or choose another --run."
+        )
+    return read(folder)
+
+
 @dataclass
 class Run(Generic[Info]):
     """A run that is under way in this process; change `info`, the content of its `run.json`, and call `save`."""
@@ -136,7 +142,7 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
     if existed := exists(folder):
         info = _resumed(folder, info, same, update)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         run = Run(folder, info, existed)
         run.save()
         try:
@@ -144,11 +150,11 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
         except BaseException as error:
             if not existed and (run.is_discarded or not run.has_record):
                 shutil.rmtree(folder)
-            elif isinstance(error, KeyboardInterrupt):
-                run.finish("interrupted")
             else:
-                run.info.error = in_words(error)
-                run.finish("failed")
+                is_asked = isinstance(error, KeyboardInterrupt)
+                run.info.error = "" if is_asked else in_words(error)
+                with suppress(OSError):  # of a full disk: what has ended the run says more
+                    run.finish("interrupted" if is_asked else "failed")
             raise
         run.finish(run.ends_as)
 
@@ -166,9 +172,7 @@ def refuse_existing(folder: Path) -> None:
 
 def _resumed(folder: Path, info: Info, same: Sequence[str], update: bool) -> Info:
     """Return what `run.json` is to say, if the run may be resumed as `info`."""
-    if update and not (folder / "run.json").is_file():
-        return info
-    before = read(folder)
+    before = read_begun(folder)
     if type(before) is not type(info):
         raise InputError(f"the run {folder.name} is no {info.kind}: choose another --run.")
     refuse_changes(folder.name, before, info, same)
@@ -189,33 +193,3 @@ def refuse_changes(name: str, before: RunInfo, now: RunInfo, same: Sequence[str]
             raise InputError(
                 f"the run {name} was made with other {differing[0]}: choose another --run, or give the same again."
             )
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Whether no process holds a run's lock, as far as this machine can tell."""
-    try:
-        number, host, *_ = (folder / ".lock").read_text().splitlines()
-        if host.partition("?")[0] == socket.gethostname():
-            os.kill(int(number), 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    except (OSError, ValueError, OverflowError):  # another user's process, or a lock that is being written
-        return False
-    return False
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; that of a process that no longer lives is taken over."""
-    lock = SoftFileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"the run {folder.name} is open in another process (number {lock.pid}): wait for it, or delete "
-            f"{folder / '.lock'} if it ended on another machine."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

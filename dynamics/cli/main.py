@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
+from typing import NoReturn
 
 import dynamics
 from dynamics.cli.verbs import VERBS
-from dynamics.errors import Failure, InputError
+from dynamics.errors import ENDING, Failure, InputError, Interrupted
 
 UNUSABLE = {  # what the user can do something about among the errors of a file or folder
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -27,13 +30,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed."""
-    # A shell has its background jobs ignore SIGINT, and Python keeps it so: `kill -INT` must end them as Ctrl-C does.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Run one verb. Exit code 0: done; 2: refused with one sentence; 1: failed; 128 + N: ended by signal N."""
     try:
         try:
-            _run(list(sys.argv[1:] if argv is None else argv))
+            with _interruptible():
+                _run(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of what is printed has left: keep the interpreter's end from writing to it
@@ -48,8 +49,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         _exit(2, str(error))
     except Failure as failure:
         _exit(1, str(failure))
+    except Interrupted as signal_:
+        _exit(128 + signal_.number, "interrupted.")
     except KeyboardInterrupt:
         _exit(1, "interrupted.")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have the signals that end a process raise, so that a run says how it ended; those that are ignored stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A shell has its background jobs ignore SIGINT, and Python keeps it so: `kill -INT` must end them as Ctrl-C does.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    taken = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
 
 
 def _run(argv: list[str]) -> None:

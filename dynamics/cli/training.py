@@ -15,6 +15,7 @@ CLASSES = {
     "monitor": "dynamics.training.monitor.Monitor",
     "checkpoints": "dynamics.training.checkpoint.Checkpoints",
     "trainer.logger": "dynamics.loggers.wandb.WandbLogger",
+    "health": "dynamics.training.health.Health",
 }
 EXAMPLE = "configs/decoder.yaml"
 FIT_OPTIONS = {
@@ -40,6 +41,7 @@ KEYS = {  # keys that people set, with a help text where no class of ours has on
     "trainer.logger": "false: without W&B",
     **dict.fromkeys(("trainer.logger.mode", "trainer.logger.log_heads"), ""),
     **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
+    **dict.fromkeys(("checkpoints.keep", "health.skip"), ""),
 }
 TEXT_WIDTH = 76
 

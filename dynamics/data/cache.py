@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from dynamics.errors import InputError
 from dynamics.files import cache_folder
+from dynamics.lock import remove_leftovers
 
 T = TypeVar("T")
 Advance = Callable[[int], None]  # moves a progress bar by some bytes
@@ -36,6 +37,7 @@ def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             if (content := read()) is None:
+                remove_leftovers(folder)
                 write()
                 content = read()
     assert content is not None

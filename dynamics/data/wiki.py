@@ -6,10 +6,14 @@ left out; the schema of 2006 marks neither, so both are recognised by their text
 """
 
 import html
+import os
 import re
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, islice
 from xml.etree import ElementTree
 
@@ -57,7 +61,8 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
     names = {html.unescape(name.decode("utf-8", "replace")).lower(): int(key) for key, name in declared}
     # joblib starts its workers afresh (nothing is forked under torch's threads) and needs no __main__ guard.
     pool = Parallel(max(1, min(workers, len(head))), return_as="generator", batch_size=1)
-    yield from pool(delayed(_clean_chunk)(chunk, NAMESPACES | names) for chunk in chain(head, chunks))
+    one, known = os.getpid(), NAMESPACES | names
+    yield from pool(delayed(_clean_chunk)(chunk, known, one) for chunk in chain(head, chunks))
     if _LAST not in end:
         yield Part(counts=Counter({"breaks off": 1}))
 
@@ -77,7 +82,21 @@ def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield [rest]
 
 
-def _clean_chunk(pages: list[bytes], namespaces: dict[str, int]) -> Part:
+@cache
+def _end_with(parent: int) -> None:
+    """Have this worker end soon after the process that started it: one that is killed cannot tell its workers."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _clean_chunk(pages: list[bytes], namespaces: dict[str, int], parent: int = 0) -> Part:
+    _end_with(parent)
     part = Part(size=sum(len(page) + len(_END) for page in pages))
     for page in pages:
         part.counts["pages"] += 1

@@ -1,6 +1,5 @@
 """`dynamics sweep`: many runs of `dynamics fit` that differ in one option and in their seed, then one page of them."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 from dynamics import runs
 from dynamics.config import read_config
-from dynamics.errors import InputError
+from dynamics.errors import InputError, Interrupted
 from dynamics.experiments.progress import progress
 from dynamics.run_info import SweepInfo
 
@@ -149,11 +148,8 @@ def _run_waiting(all_points: Sequence[Point], current: runs.Run[SweepInfo]) -> d
 
 def _words(folder: Path) -> dict[str, list[str]]:
     """Return the words of every run that the sweep has begun."""
-    if (folder / "run.json").is_file():
-        info = runs.read(folder)
-        return info.runs if isinstance(info, SweepInfo) else {}
-    path = folder / "sweep.json"  # of an older version
-    return json.loads(path.read_text()) if path.is_file() else {}
+    info = runs.read(folder) if (folder / "run.json").is_file() else None
+    return info.runs if isinstance(info, SweepInfo) else {}
 
 
 def _run(point: Point, log: Path) -> str:
@@ -167,13 +163,15 @@ def _run(point: Point, log: Path) -> str:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
             code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # a terminal interrupts the run as well, which then saves itself
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):  # a terminal interrupts the run as well, which then saves itself
+                process.send_signal(error.number)
+            process.wait()
             raise
     if code == 0:
         return ""
-    if code == 1 and point.status == "interrupted":
-        raise KeyboardInterrupt  # whoever stopped it did not mean the others to begin
+    if point.status == "interrupted" and (code == 1 or code > 128):
+        raise KeyboardInterrupt if code == 1 else Interrupted(code - 128)  # nobody meant the others to begin
     if code < 0:
         return f"killed by signal {-code}"
     lines = [line for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]

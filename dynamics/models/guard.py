@@ -1,9 +1,11 @@
 """The check before every update: the gradient is clipped and a bad update skipped, without waiting for the device.
 
 Fused AdamW divides gradients by `optimizer.grad_scale` and skips an update where `optimizer.found_inf` is not 0. Both
-are computed on the device; what was bad is read some steps later, and the run then ends with the first bad step.
+are computed on the device; what was bad is read some steps later, and the run then ends with the first bad step, unless
+it may skip some.
 """
 
+import logging
 from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
@@ -13,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dynamics.errors import Failure
+
+log = logging.getLogger(__name__)
 
 READ_EVERY = 50  # updates after which a device is asked, if nobody fetches; a CPU, which has no queue, is asked at once
 TASK = "task_loss"
@@ -28,9 +32,11 @@ class _Check(NamedTuple):
 
 
 class Guard:
-    """Skips updates that are not finite, and ends the run with the first of them once it has been read."""
+    """Skips updates that are not finite, and ends the run with the first that it may not skip, once that is read."""
 
     def __init__(self) -> None:
+        self.allowed = 0  # updates that a run may skip
+        self.skipped: dict[int, str] = {}  # by step, what was wrong with it
         self._checks: list[_Check] = []
         self._norm: Tensor | None = None
 
@@ -60,7 +66,7 @@ class Guard:
         optimizer.grad_scale = scale  # type: ignore[attr-defined]
 
     def read(self) -> None:
-        """Raise `Failure` for the first update since the last call that was skipped; waits for the device."""
+        """Raise `Failure` for an update that was skipped and not allowed to; waits for the device."""
         if self._checks:
             self.fetch(self._checks[0].values[:0])
 
@@ -68,8 +74,12 @@ class Guard:
         """Return float32 values on the host, after a `read`: one wait for both."""
         checks, self._checks = self._checks, []
         host = torch.cat([values.flatten(), *(check.is_bad[None] for check in checks)]).cpu()
-        if len(bad := host[values.numel() :].nonzero()):
-            raise _failure(checks[int(bad[0])])
+        for bad in host[values.numel() :].nonzero().flatten().tolist():
+            failure = _failure(checks[bad])
+            if len(self.skipped) >= self.allowed:
+                raise failure
+            self.skipped[checks[bad].step] = str(failure)
+            log.warning("%s (%d of %d that may be skipped)", failure, len(self.skipped), self.allowed)
         return host[: values.numel()].view(values.shape)
 
 

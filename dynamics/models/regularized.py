@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from dynamics import lightning_compat
 from dynamics.capture.listener import Listener
-from dynamics.errors import InputError
+from dynamics.errors import Failure, InputError
 from dynamics.models.guard import TASK, Guard
 from dynamics.models.regularizers import Regularizer
 
@@ -168,15 +168,28 @@ class RegularizedModule(L.LightningModule):
         self.guard.read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the regularisers, and of the first rank's generators; a failed run saves nothing."""
+        """Add the state of the regularisers, and of the first rank's generators; a failed run saves nothing.
+
+        Raises:
+            Failure: weights are not finite, or an update was not: the newest state stays the last good one.
+        """
         self.guard.read()
+        self._refuse_weights()
+        checkpoint["skipped"] = self.guard.skipped
         checkpoint["rng"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
         checkpoint["regularizers"] = {name: r.state_dict() for name, r in self.regularizers.items()}
 
+    def _refuse_weights(self) -> None:
+        weights = [weight.detach() for weight in self.network.parameters()]
+        if not torch.nn.utils.get_total_norm(weights).isfinite():
+            name = next((name for name, x in self.network.named_parameters() if not x.isfinite().all()), "(their norm)")
+            raise Failure(f"the weights {name} are not finite at step {self.trainer.global_step}: no state is saved.")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them, last of all, since building draws; a regulariser that is new starts from nothing."""
+        self.guard.skipped = checkpoint.get("skipped", {})
         torch.set_rng_state(checkpoint["rng"].cpu())
         if "cuda_rng" in checkpoint and torch.cuda.is_available():
             torch.cuda.set_rng_state(checkpoint["cuda_rng"].cpu())

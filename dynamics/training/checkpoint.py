@@ -4,10 +4,11 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -36,6 +37,11 @@ def state_path(folder: Path, step: int) -> Path:
 def weights_path(folder: Path, step: int) -> Path:
     """Return where the run in `folder` keeps the weights measured at `step`, as transformers saves them."""
     return folder / "weights" / f"step-{step:010d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a training state, or of kept weights, of a run."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def states(folder: Path) -> list[Path]:
@@ -104,7 +110,7 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
         try:
             config.save_pretrained(temporary)
             # Not `save_file`: its error on a full disk is not an OSError.
-            write_atomically(temporary / "model.safetensors", lambda file: file.write(content))
+            write_atomically(temporary / "model.safetensors", lambda file: file.write(content), size=len(content))
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
         finally:
@@ -120,14 +126,24 @@ class Checkpoints(L.Callback):
 
     Args:
         every: steps between states.
+        keep: states that stay: the two `newest`; these and those of every `measured` step from the first on, which are
+            saved too, with the optimiser's; or `all` of them.
     """
 
     priority: ClassVar[int] = 20  # after `Curves` and `Monitor`, whose work on the step belongs to its state
 
-    def __init__(self, every: int = 500) -> None:
+    def __init__(self, every: int = 500, keep: Literal["newest", "measured", "all"] = "newest") -> None:
         if every < 1:
             raise InputError(f"checkpoints.every must be at least 1 step (got {every}).")
-        self.every, self._waits, self.writer = every, False, Writer()
+        self.every, self.keep, self._waits, self.writer = every, keep, False, Writer()
+        self.is_measured: Callable[[int], bool] = lambda step: False
+
+    def count(self, measured: set[int], done: int, last: int) -> int:
+        """Return how many states a run writes and keeps from the step after `done` (-1: it is new) to its `last`."""
+        steps = measured - {0} if self.keep != "newest" else set()
+        steps |= {*range(self.every, last, self.every), last} if self.keep == "all" else set()
+        newest = KEPT if done < 0 else 1  # the others are there; one is deleted once its successor is written
+        return sum(step > done for step in steps) + newest * (self.keep != "all" and last > done)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run starts, and delete what lies beyond or is half written."""
@@ -136,12 +152,14 @@ class Checkpoints(L.Callback):
             self.writer.finish()  # what the first measurement leaves is not half written
             folder = Path(trainer.default_root_dir)
             for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
-                if path.suffix == ".tmp" or int(path.stem.removeprefix("step-")) > self._saved:
+                if path.suffix == ".tmp" or step_of(path) > self._saved:
                     path.unlink() if path.is_file() else shutil.rmtree(path)
+            self._prune(folder)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
+        is_kept = self.keep != "newest" and self.is_measured(step)
+        if step % self.every == 0 or step == trainer.max_steps or is_kept:
             self._waits = validation_follows(trainer)
             if not self._waits:
                 self.save(trainer)
@@ -166,8 +184,13 @@ class Checkpoints(L.Callback):
         torch.save(on_host(state), content)
 
         def write() -> None:
-            write_atomically(path, lambda file: file.write(content.getbuffer()))
-            for old in states(path.parent.parent)[KEPT:]:
-                old.unlink()
+            write_atomically(path, lambda file: file.write(content.getbuffer()), size=content.getbuffer().nbytes)
+            self._prune(path.parent.parent)
 
         self.writer.submit(write)
+
+    def _prune(self, folder: Path) -> None:
+        """Delete the states that are not to be kept; what is measured has a part in the record."""
+        for old in states(folder)[KEPT:] if self.keep != "all" else ():
+            if self.keep == "newest" or not (folder / "record" / f"geometry-{step_of(old):010d}.parquet").is_file():
+                old.unlink()

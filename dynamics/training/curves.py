@@ -1,7 +1,8 @@
 """The learning curves and the cost of a run, written to the record and passed to the loggers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,23 +14,29 @@ from dynamics.files import Writer
 from dynamics.loggers.names import begin, complete, log_rows
 from dynamics.metrics.streaming.transfer import to_host
 from dynamics.record import Record, Row
+from dynamics.training.health import Health
 
 CHUNK, DEVICE_CHUNK = 10, 50  # steps whose losses leave a CPU, and another device, together; divisors of the block
 FLUSH_SECONDS = 3.0
+NOTICES = {"loss_spike", "skipped_updates"}  # they go to the loggers at whatever step they happen
+NOT_FINITE = "what the network computed is not finite"
 
 
 class Curves(L.Callback):
     """Training loss at every step, validation loss at every pass, and what a step costs.
 
     The row at step s (after s updates) is the loss that produced update s, averaged over ranks and accumulated
-    shares. With regularisers there are also `task_loss`, each term, and the quantity behind it (`isoscore_star`).
+    shares. With regularisers there are also `task_loss`, each term, and the quantity behind it (`isoscore_star`). A
+    spike of the loss has a row `loss_spike` (standard deviations), an update that was skipped one of `skipped_updates`
+    (their number so far).
     """
 
     # First: the clock of a step stops before measuring starts, and training is ended (below) before anyone asks
     # whether a validation follows.
     priority: ClassVar[int] = 40
 
-    def __init__(self) -> None:
+    def __init__(self, health: Health | None = None) -> None:
+        self._health = health or Health()
         self.latest: dict[str, float] = {}  # newest values by flat name, for the progress bar
         self.writer = Writer()
 
@@ -46,6 +53,9 @@ class Curves(L.Callback):
         if trainer.is_global_zero:
             self._record.cut(self._step)
             begin(trainer.loggers, self._step)
+            self._health.begin(self._record.newest("train", "loss", self._step, self._health.window))
+        if guard := getattr(pl_module, "guard", None):
+            guard.allowed = self._health.skip
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._started = time.monotonic()
@@ -101,8 +111,8 @@ class Curves(L.Callback):
         started = time.monotonic()
         steps = [step for step, _ in self._values]
         values = trainer.strategy.reduce(torch.stack([values for _, values in self._values]))
-        guard = None if is_failing else getattr(trainer.lightning_module, "guard", None)
-        rows = (guard.fetch(values) if guard else values).tolist()
+        guard = getattr(trainer.lightning_module, "guard", None)
+        rows = (guard.fetch(values) if guard and not is_failing else values).tolist()
         self._values.clear()
         if not trainer.is_global_zero:
             return
@@ -111,17 +121,26 @@ class Curves(L.Callback):
         seconds, self._seconds = (self._seconds + now - started) / len(steps), 0.0
         describe = getattr(trainer.lightning_module, "train_values", dict)
         for step, values in zip(steps, rows, strict=True):
-            self._add(trainer, step, "train", describe(dict(zip(self._names, values, strict=True))))
+            named = describe(dict(zip(self._names, values, strict=True)))
+            notices = self._notices(step, named["loss"], guard.skipped if guard else ())
+            self._add(trainer, step, "train", {**named, **notices})
         self._add(trainer, steps[-1], "cost", {"step_seconds": seconds})
         complete(trainer.loggers, steps[-1] - 1)  # the last one may still be measured, or validated
         if now - self._flushed > FLUSH_SECONDS:
             self._record.flush()
             self._flushed = now
 
+    def _notices(self, step: int, loss: float, skipped: Collection[int]) -> dict[str, float]:
+        spike, count = self._health.spike(step, loss), sum(at <= step for at in skipped)
+        notices = {} if spike is None else {"loss_spike": spike}
+        return notices | ({"skipped_updates": float(count)} if step in skipped else {})
+
     def _add(self, trainer: L.Trainer, step: int, site: str, values: Mapping[str, float]) -> None:
         if trainer.is_global_zero:
-            rows = [Row(self._run, "", "", step, site, -1, -1, name, value) for name, value in values.items()]
+            about = (self._run, "", "", step, site, -1, -1)
+            reasons = {name: "" if isfinite(value) else NOT_FINITE for name, value in values.items()}
+            rows = [Row(*about, name, value, reason=reasons[name]) for name, value in values.items()]
             self._record.add_curves(rows)
             often: int = getattr(trainer, "log_every_n_steps", 1)
-            is_logged = site == "validation" or (often > 0 and step % often == 0)
+            is_logged = site == "validation" or (often > 0 and step % often == 0) or not NOTICES.isdisjoint(values)
             self.latest |= log_rows(trainer.loggers if is_logged else [], rows, step)

@@ -2,11 +2,14 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dynamics.errors import InputError
+from dynamics.files import free_bytes
 from dynamics.measure.checked import checked
 from dynamics.provenance import provenance
 from dynamics.run_info import SCHEMA, FitInfo
+from dynamics.training.checkpoint import read_state
 from dynamics.training.lightning_cli import RunCLI
 
 Facts = dict[str, Any]
@@ -47,17 +50,47 @@ def _describe_tokens(batches: Any) -> Facts:
     }
 
 
+class Volume(NamedTuple):
+    """Files of one size."""
+
+    number: int
+    size: int  # bytes, about
+
+    def __str__(self) -> str:
+        return f"{self.number} x {self.size / 1e6:.3g} MB"
+
+
+def _volumes(cli: RunCLI, done: int) -> tuple[Volume, Volume]:
+    """Return the weights and the states that a run leaves on the disk from the step after `done` on."""
+    last, parameters = cli.trainer.max_steps, cli.model.network.num_parameters()
+    ahead = {step for steps in cli.monitor.steps(last).values() for step in steps if step > done}
+    copies = {"all": len(ahead), "last": 1, "none": 0}[cli.monitor.keep_weights]
+    # A state has the two moments of AdamW besides.
+    return Volume(copies, 4 * parameters), Volume(cli.checkpoints.count(ahead, done, last), 12 * parameters)
+
+
+def require_room(cli: RunCLI, state: Path | None) -> None:
+    """Refuse to train where the disk does not hold what the run will leave there."""
+    done = -1 if state is None else read_state(state, cli.model.network)["global_step"]
+    needed, free = sum(number * size for number, size in _volumes(cli, done)), free_bytes(cli.folder)
+    if needed > free:
+        raise InputError(
+            f"the run needs {needed:,} bytes for weights and training states, and {cli.folder.parent} has {free:,}: "
+            "make room, or keep less (monitor.keep_weights, checkpoints.keep)."
+        )
+
+
 def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
     """Print what is about to be trained, on what, and what it leaves on the disk."""
     last, parameters = cli.trainer.max_steps, cli.model.network.num_parameters()
     measured = {step for steps in cli.monitor.steps(last).values() for step in steps}
-    copies = {"all": len(measured), "last": 1, "none": 0}[cli.monitor.keep_weights]
+    weights, kept_states = _volumes(cli, -1)
     print(
         f"run {info.run}: {info.label}, {info.layers} x {info.width}, {info.heads} heads, "
         f"{parameters / 1e6:.1f} M parameters, seed {info.seed}\n"
         f"{cli.datamodule.headline()}\n"
         f"{last} steps; measured at {len(measured)} of them on {info.probe['tokens']} tokens; "
-        f"weights kept: {copies} x {parameters * 4 / 1e6:.0f} MB; capture {info.capture}"
+        f"kept: weights {weights}, training states {kept_states}; capture {info.capture}"
     )
     if (cli.trainer.max_epochs or -1) > 0 and cli.config.trainer.max_steps != -1:
         print(f"trainer.max_steps {last} decides, trainer.max_epochs {cli.trainer.max_epochs} does not")

@@ -21,18 +21,16 @@ from dynamics.lightning_compat import (
     leave_group,
     quiet,
 )
+from dynamics.lock import locked
 from dynamics.record import Record, Row
-from dynamics.run_info import FitInfo, RunInfo
+from dynamics.run_info import FitInfo
 from dynamics.runs import Run
+from dynamics.training import continuation
 from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
-from dynamics.training.describe import announce, describe
+from dynamics.training.describe import announce, describe, require_room
 from dynamics.training.lightning_cli import RunCLI
 from dynamics.training.ranks import agree_on
 from dynamics.training.trainer_options import refuse_training_options
-
-# Keys of `run.json`, and of its `data`, that a run keeps when it resumes: the same text in the same order.
-FIXED = ("objective", "is_causal", "task", "seed", "context", "batch_size")
-FIXED_DATA = ("sha256", "recipe", "vocabulary")
 
 
 def main(verb: str, argv: Sequence[str]) -> None:
@@ -56,8 +54,12 @@ def fit(options: RunOptions) -> None:
     if options.resume is None and is_first_rank():
         runs.refuse_existing(folder)
     cli = _configure(folder, options)
+    if options.resume is not None:
+        continuation.refuse_configuration(cli)
     state = resolve_resume(options.resume, folder) if options.resume else None
     info = _prepare(cli, state)
+    if options.resume is not None:
+        continuation.refuse_shorter(cli)
     if is_first_rank():
         _train_in_folder(cli, info, options.resume, state)
     else:
@@ -89,11 +91,12 @@ def evaluate(verb: str, options: RunOptions) -> None:
     step = read_state(state, cli.model.network)["global_step"]
     note = _incomparable(cli, verb)
     for name, value in trainer.callback_metrics.items():
-        metric = name.split("/")[1]
-        if not note:
-            record.add_curves([Row(folder.name, "", "", step, site, -1, -1, metric, float(value))])
         print(f"{name} at step {step}: {value:.4f}{note}")
-    record.flush()
+    if not note:
+        values = ((name.split("/")[1], float(value)) for name, value in trainer.callback_metrics.items())
+        with locked(folder):  # the run may be training: it would write over these rows, or they over its own
+            record.add_curves(Row(folder.name, "", "", step, site, -1, -1, metric, value) for metric, value in values)
+            record.flush()
 
 
 def _incomparable(cli: RunCLI, verb: str) -> str:
@@ -128,25 +131,15 @@ def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:
         read_state(state, cli.model.network)
     count_steps(cli.trainer, getattr(cli.datamodule, "steps_per_epoch", None))
     info = describe(cli)
-    if state is not None and (cli.folder / "run.json").is_file():
-        _refuse_changes(runs.read(cli.folder), info)
+    if state is not None:
+        continuation.refuse_contents(cli, info)
     return info
-
-
-def _refuse_changes(before: RunInfo, now: FitInfo) -> None:
-    old, new = before.to_dict(), now.to_dict()
-    pairs = [(key, old, new) for key in FIXED] + [(key, old.get("data", {}), new["data"]) for key in FIXED_DATA]
-    for key, old_facts, new_facts in pairs:
-        if key in old_facts and old_facts[key] != new_facts.get(key):
-            raise InputError(
-                f"the run {before.run} was made with {key} {old_facts[key]} (now {new_facts.get(key)}): give the same "
-                "again, or choose another --run."
-            )
 
 
 def _train_in_folder(cli: RunCLI, info: FitInfo, resume: str | None, state: Path | None) -> None:
     """Train as the rank that owns the run's folder."""
     folder = cli.folder
+    require_room(cli, state)
     try:
         with runs.start(info, resume, update=True) as run:
             announce(cli, info, state)
@@ -191,8 +184,9 @@ def _train(cli: RunCLI, state: Path | None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the exit by which Lightning answers to Ctrl-C, and to nothing else, back into a `KeyboardInterrupt`."""
+    """Turn the exit by which Lightning answers to a `KeyboardInterrupt`, and to nothing else, back into that."""
     try:
         yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
+    except SystemExit as exit_:
+        asked = exit_.__context__
+        raise (asked if isinstance(asked, KeyboardInterrupt) else KeyboardInterrupt()) from None

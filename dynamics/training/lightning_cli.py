@@ -14,13 +14,15 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from dynamics import runs
 from dynamics.allowed import add_named, parsing, refuse_foreign, refuse_functions
+from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.files import write_text
-from dynamics.lightning_compat import Unprofiled, count_batches_before_shares
+from dynamics.lightning_compat import Unprofiled, count_batches_before_shares, leave_signals
 from dynamics.parsing import OneSentenceErrors
 from dynamics.training.background import Background
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
+from dynamics.training.health import Health
 from dynamics.training.monitor import Monitor
 from dynamics.training.progress import ProgressBar
 from dynamics.training.signals import Interrupt
@@ -74,6 +76,10 @@ class RunCLI(LightningCLI):
     def monitor(self) -> Monitor:
         return self.config_init["monitor"]
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return self.config_init["checkpoints"]
+
     def save_config(self) -> None:
         """Save the configuration from which the run resumes, and with which another run can be made."""
         write_text(self.folder / "config.yaml", self.saved)
@@ -87,6 +93,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--metrics", type=metrics, help="what to measure: names, or names with options")
         parser.add_lightning_class_args(Monitor, "monitor")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_class_arguments(Health, "health")
         parser.link_arguments("metrics", "monitor.metrics")
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -119,8 +126,10 @@ class RunCLI(LightningCLI):
         if not re.fullmatch(r"auto|-?\d+|\[?\d+(, ?\d+)*,?\]?", str(trainer.devices)):
             raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
         if trainer.precision is None and "Precision" not in str(plugins):
-            trainer.precision = pick_precision(str(trainer.accelerator))
-            print(f"precision {trainer.precision} (picked for this machine; trainer.precision overrides it)")
+            before = read_config(path) if (path := self.folder / "config.yaml").is_file() else {}
+            trainer.precision = before.get("trainer", {}).get("precision") or pick_precision(str(trainer.accelerator))
+            why = "that of the run" if before else "picked for this machine; trainer.precision overrides it"
+            print(f"precision {trainer.precision} ({why})")
         if isinstance(trainer.val_check_interval, float):
             trainer.check_val_every_n_epoch = 1  # the run is a single epoch, of which it is a share
         self.saved = self.parser.dump(self.config, skip_link_targets=False, skip_none=False)
@@ -159,9 +168,10 @@ class RunCLI(LightningCLI):
             config["log_every_n_steps"] = 1
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        background, curves, checkpoints = Background(), Curves(), self.config_init["checkpoints"]
+        background, curves, checkpoints = Background(), Curves(self.config_init["health"]), self.checkpoints
+        checkpoints.is_measured = self.monitor.is_due
         self.monitor.writer = checkpoints.writer = curves.writer = background.writer
-        callbacks = [background, curves, self.monitor, checkpoints, Interrupt(checkpoints)]
+        callbacks: list[Any] = [background, curves, self.monitor, checkpoints, Interrupt(checkpoints)]
         has_bar = any(isinstance(callback, LightningProgressBar) for callback in given)
         if config["enable_progress_bar"] is not False and not has_bar:
             callbacks.append(ProgressBar(curves, self.monitor))
@@ -169,6 +179,7 @@ class RunCLI(LightningCLI):
         config["callbacks"] = [*given, *callbacks]
         trainer: Any = self._build({**config, "profiler": config["profiler"] or Unprofiled()})
         refuse_trainer(trainer, config["precision"])
+        leave_signals(trainer)
         if (
             config["profiler"] is not None and trainer.profiler.filename is None
         ):  # else it would report to a logger that is silent

@@ -113,6 +113,10 @@ class Monitor(L.Callback):
         if step == self._first + TIMED_FROM > self._timed_from[1]:
             self._timed_from = self._now(), step, self.seconds
 
+    def is_due(self, step: int) -> bool:
+        """Return whether anything is measured at a step of the run."""
+        return step in self._due
+
     def _follow(self, steps: Plan) -> None:
         """Take the steps of every metric, and what is due at each step: looked up after every update."""
         self._steps = steps

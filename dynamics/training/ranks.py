@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from dynamics.errors import Failure, InputError, in_words
@@ -67,6 +68,39 @@ def on_first_rank(work: Callable[[], T]) -> T:
             dist.barrier(group)
         raise outcome[1]
     return outcome[0]
+
+
+class Agreement:
+    """What any rank asks for, known to all of them at the same step: the next one, so that no device has to wait."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[Any, torch.Tensor] | None = None
+
+    def on(self, asked: int) -> int:
+        """Tell the others what this rank asks for (0: nothing); return the greatest that any asked for a call ago.
+
+        Of a single rank: what it asks for.
+
+        Raises:
+            Failure: a rank has ended.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return asked
+        before = self.finish()
+        mine, group = torch.tensor([asked]), _patient_group(dist.group.WORLD)
+        self._sent = dist.all_reduce(mine, dist.ReduceOp.MAX, group=group, async_op=True), mine
+        return before
+
+    def finish(self) -> int:
+        """Wait for what is on its way, on the host; return what any rank asked for with it."""
+        if self._sent is None:
+            return 0
+        (work, greatest), self._sent = self._sent, None
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise Failure("another rank has ended; see what it reports.") from error
+        return int(greatest)
 
 
 @lru_cache(maxsize=1)

@@ -1,59 +1,71 @@
-"""Ctrl-C in training: the current step is finished and the training state saved."""
+"""Ctrl-C and the signals of schedulers in training: the current step is finished and the training state saved."""
 
 import signal
 import sys
 import threading
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 
+from dynamics.errors import ENDING, Interrupted
 from dynamics.lightning_compat import validation_follows
 from dynamics.training.checkpoint import Checkpoints
+from dynamics.training.ranks import Agreement
 
 
 class Interrupt(L.Callback):
-    """Stops a run at the first Ctrl-C between two steps, so that nothing is lost; the second one stops it at once.
+    """Stops a run at the first Ctrl-C, or signal, between two steps, so that nothing is lost; a second Ctrl-C at once.
 
-    With several ranks Ctrl-C stops at once: agreeing on a step would cost time at every step.
+    Of several ranks any may get it: all stop at the same step, the one after that.
     """
 
     # After all that works on the step: it ends the step by an exception, which skips the callbacks after it.
     priority: ClassVar[int] = 10
 
     def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
-        self._asked = self._listening = False
+        self._checkpoints, self._agreement = checkpoints, Agreement()
+        self._asked = 0  # number of the signal
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over Ctrl-C (Python allows that in the main thread only)."""
-        self._step, self._asked = trainer.global_step, False
-        self._listening = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
-        if self._listening:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        """Take over the signals that are not ignored, as under nohup (Python allows that in the main thread only)."""
+        self._step, self._asked = trainer.global_step, 0
+        if threading.current_thread() is threading.main_thread():
+            heard = [number for number in (signal.SIGINT, *ENDING) if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._ask) for number in heard}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
-        print("\nstopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+        if not self._asked:
+            self._asked = number
+            print("\nstopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save and stop if asked to, once an optimiser step and its validation are complete."""
         moved, self._step = trainer.global_step > self._step, trainer.global_step
         if moved and not validation_follows(trainer):
-            self.on_validation_end(trainer, pl_module)
+            self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._asked:
+        if not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if number := self._agreement.on(self._asked):
             self._checkpoints.save(trainer)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
-        if self._listening:
-            signal.signal(signal.SIGINT, self._before)
-            self._listening = False
+        """Give the signals back."""
+        self._agreement.finish()
+        self._give_back()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamics.errors import in_words
+from dynamics.lock import is_abandoned
 from dynamics.report.names import CORE, QUALITY, number, words
 from dynamics.run_info import Facts, FitInfo, ModelsInfo, RunInfo, SweepInfo
-from dynamics.runs import is_abandoned
 from dynamics.watch.store import Store, WatchedRun
 
 STEPS_A_WRITE = 50  # about the most after which training writes its curves

@@ -1,7 +1,6 @@
 """A sweep: its points, what is skipped, what fails, what is refused."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -94,11 +93,13 @@ def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypat
     assert (runs.read("s").status, runs.read("s").failed) == ("done", {})
 
 
-def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch):
-    stopped = run(1, status="interrupted")
+@pytest.mark.parametrize("code", [1, 143])
+def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch, code):
+    stopped = run(code, status="interrupted")
     replace_fit(monkeypatch, stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as error:
         sweep.sweep(config(here / "s.yaml"), "s")
+    assert getattr(error.value, "number", 0) == (15 if code == 143 else 0)
     assert len(stopped.calls) == 1
     info = runs.read("s")
     assert (info.kind, info.status, len(info.runs)) == ("sweep", "interrupted", 1)
@@ -115,9 +116,9 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
     folder = runs.CHECKPOINTS / "s-plain-rate_0.1-seed_0"
     while not states(folder) and process.poll() is None:  # training, at last
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as a scheduler does; a terminal interrupts the run as well
     _, printed = process.communicate(timeout=600)
-    assert (process.returncode, printed.strip()) == (1, "dynamics: interrupted.")
+    assert (process.returncode, printed.strip()) == (143, "dynamics: interrupted.")
     assert runs.read(folder).to_dict()["status"] == "interrupted"
     frame = record.read(folder)
     last = frame[frame.metric == "loss"].step.max()
@@ -129,19 +130,6 @@ def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
     sweep.sweep(config(here / "s.yaml"), "s")
     with pytest.raises(InputError, match="made with other options"):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
-
-
-def test_a_sweep_of_an_older_version_continues(here, monkeypatch):
-    path = config(here / "s.yaml")
-    first = sweep.points(path, "s")[0]
-    folder = runs.CHECKPOINTS / "s"
-    folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text(json.dumps({first.name: list(first.words)}))
-    with pytest.raises(InputError, match="made with other options"):
-        sweep.sweep(path, "s", more=["--trainer.max_steps", "3"])
-    replace_fit(monkeypatch, run(0))
-    complete, _ = sweep.sweep(path, "s")
-    assert len(complete) == len(runs.read("s").runs) == 4
 
 
 def test_the_name_of_another_run_is_refused(here, monkeypatch):

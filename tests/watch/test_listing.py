@@ -35,7 +35,8 @@ def ended_process():
 
 
 def lock(folder, pid):
-    (folder / ".lock").write_text(f"{pid}\n{socket.gethostname()}\n")
+    facts = {"pid": pid, "host": socket.gethostname(), "mode": "lease", "token": "0", "duration": 120.0}
+    (folder / ".lock").write_text("filelock/2\n" + "".join(f"{key}={value}\n" for key, value in facts.items()))
 
 
 def test_a_run_that_is_done(row, make):

@@ -1,0 +1,107 @@
+"""Kill runs at random moments and compare what they end as with what nobody touched, to the bit.
+
+    python benchmarks/kills.py --chains 10 --kills 5
+    python benchmarks/kills.py --chains 2 --kills 150 --kinds decoder --folder /another/disk
+
+Every chain trains one run to its end through several kills, each before a random operation on its files or at a random
+moment, and then compares losses, measurements, weights, optimiser and generators of every state with those of a run of
+the same kind that was not killed. After every kill the newest state must load. The last line counts; the exit code is 1
+where anything differs. The control resumes without the generators: it must be told from the others.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dynamics import runs  # noqa: E402
+from dynamics.training.checkpoint import resolve_resume  # noqa: E402
+from tests import tuning  # noqa: E402
+from tests.faults import chain as faults  # noqa: E402
+from tests.faults.chain import differences, without_generators  # noqa: E402
+from tests.runs import fit  # noqa: E402
+
+ISTAR = ("--model.regularizers+=IStar", "--model.regularizers.weight=-2")
+DROPOUT = {"config": "encoder", "model__dropout": 0.1}
+attempt = partial(faults.attempt, quiet=True)
+OPERATIONS = 120  # about as many as a run of six steps has
+
+
+def kinds(folder: Path) -> dict[str, Callable[..., object]]:
+    """What is trained, by name: a function of the run's name and further words."""
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "quietly"], size=6000)
+    text = folder / "text.txt"
+    text.write_text(" ".join(words))
+    for name in ("bert", "sst2"):
+        (folder / name).mkdir()
+    bert, task = tuning.checkpoint(folder / "bert"), tuning.sst2(folder / "sst2")
+    return {
+        "decoder": lambda run, *more: fit(text, run, *more),
+        "encoder": lambda run, *more: fit(text, run, *more, **DROPOUT),
+        "accumulation": lambda run, *more: fit(text, run, *more, **DROPOUT, trainer__accumulate_grad_batches=2),
+        "istar": lambda run, *more: fit(text, run, *more, *ISTAR),
+        "fine-tuning": lambda run, *more: tuning.finetune(bert, task, run, *more, checkpoints__every=2),
+    }
+
+
+def chain(train: Callable[..., object], run: str, kills: int, rng: random.Random, seconds: float) -> int:
+    """Kill a run often, then let it end; return the kills that met it."""
+    met = 0
+    for _ in range(kills):
+        by_file = rng.random() < 0.5
+        operations, moment = rng.randint(1, OPERATIONS) * by_file, rng.uniform(0, seconds) * (not by_file)
+        met += attempt(lambda: train(run, "--resume", "auto"), operations, moment) == -9
+        if runs.exists(runs.CHECKPOINTS / run):
+            resolve_resume("auto", runs.CHECKPOINTS / run)
+        if runs.exists(runs.CHECKPOINTS / run) and runs.read(run).status == "done":
+            break
+    if attempt(lambda: train(run, "--resume", "auto")) != 0:
+        raise SystemExit(f"{run} does not resume")
+    return met
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--kinds", nargs="*")
+    parser.add_argument("--folder", type=Path, help="where the runs lie (a temporary folder when missing)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        os.chdir(place)
+        os.environ["DYNAMICS_CACHE"] = str(Path(place) / "cache")
+        made = kinds(Path(place))
+        rng, met, differing, wholes = random.Random(options.seed), 0, 0, dict[str, float]()
+        for number in range(options.chains):
+            kind = rng.choice(options.kinds or list(made))
+            if kind not in wholes:
+                started = time.monotonic()
+                assert attempt(lambda kind=kind: made[kind](f"whole-{kind}")) == 0
+                wholes[kind] = time.monotonic() - started
+            run = f"{kind}-{number}"
+            met += chain(made[kind], run, options.kills, rng, wholes[kind])
+            found = list(differences(f"whole-{kind}", run))
+            differing += bool(found)
+            print(f"{run}: {'; '.join(found) or 'the same'}", flush=True)
+        kind = "encoder"
+        if kind in wholes and attempt(lambda: made[kind]("control"), operations=90) == -9:
+            with without_generators():
+                attempt(lambda: made[kind]("control", "--resume", "auto"))
+            print("control:", next(differences(f"whole-{kind}", "control"), "NOT TOLD"), flush=True)
+        print(f"{options.chains} chains, {met} kills, {differing} of the runs differ")
+    sys.exit(bool(differing))
+
+
+if __name__ == "__main__":
+    main()
