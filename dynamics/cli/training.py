@@ -122,7 +122,9 @@ def read_keys() -> dict[str, tuple[Any, str]]:
     values: dict[str, tuple[Any, str]] = {}
     for key, text in KEYS.items():
         room, _, name = key.rpartition(".")
-        settings = config.get(room, {}) if room else config
+        settings = config
+        for part in filter(None, room.split(".")):
+            settings = settings.get(part, {})
         settings = settings.get("init_args", settings)
         default, help_text = parameters.get(room, {}).get(name.rstrip("+"), (None, ""))
         first_clause = re.split(r"; |: | \(|\. ", help_text)[0]
