@@ -31,7 +31,7 @@ BELOW = {
     "lightning_compat": {"errors"},
     "models": {"errors", "runs", "data", "capture", "metrics", "lightning_compat"},
     "loading": {"allowed", "errors", "runs", "capture", "data", "models"},
-    "loggers": {"errors", "files", "run_info", "runs", "record", "report", "lightning_compat"},
+    "loggers": {"errors", "files", "run_info", "runs", "record", "report"},
     "report": {"errors", "files", "run_info", "runs", "record", "scales"},
     "watch": {"errors", "files", "lock", "run_info", "runs", "record", "report"},
     "training": {
