@@ -6,9 +6,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from dynamics.errors import InputError
+from dynamics.readers import read_yaml
 
 
 class RunOptions(NamedTuple):
@@ -44,14 +43,9 @@ def split_options(argv: Sequence[str]) -> RunOptions:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML configuration as nested dicts."""
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no settings: it must be a YAML mapping.")
+    config = read_yaml(path, "fix it, or give another --config")
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise InputError(f"{path} holds no settings: it must be a YAML mapping, its keys text.")
     return config
 
 

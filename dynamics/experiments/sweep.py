@@ -1,6 +1,5 @@
 """`dynamics sweep`: many runs of `dynamics fit` that differ in one option and in their seed, then one page of them."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ from dynamics import runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.experiments.progress import progress
+from dynamics.readers import read_json
 from dynamics.run_info import SweepInfo
 
 LAUNCHERS = ("local",)
@@ -147,7 +147,8 @@ def _words(folder: Path) -> dict[str, list[str]]:
         info = runs.read(folder)
         return info.runs if isinstance(info, SweepInfo) else {}
     path = folder / "sweep.json"  # of an older version
-    return json.loads(path.read_text()) if path.is_file() else {}
+    advice = "restore it from a copy, or give this sweep another name with --run"
+    return read_json(path, dict[str, list[str]], advice) if path.is_file() else {}
 
 
 def _run(point: Point, log: Path) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dynamics.errors import InputError
+from dynamics.files import damaged
+from dynamics.readers import refuse_damaged
 
 # What the hub's errors say of a model that is neither on this machine nor within reach.
 UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
@@ -16,6 +18,8 @@ UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
 def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: str = "", **settings: Any) -> Any:
     """Return `call(source, **settings)`, for a `from_pretrained` of transformers; errors say `name` for the source."""
     name = name or source
+    for path in damaged(Path(source)):
+        refuse_damaged(path, f"restore it from a copy: {name} is not loaded")
     try:
         return call(source, **settings, **({"revision": revision} if revision else {}))
     except InputError:
@@ -33,8 +37,8 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
         raise InputError(
             f"the weights of {name} have other sizes than its config.json states: fix one of the two."
         ) from error
-    except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
-        message = " ".join(str(error).split())
+    except Exception as error:  # transformers trips over whatever its files make it trip over, or lacks a package
+        message = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in message:
             hint = ": add --trust_remote_code if you trust it" if "trust_remote_code" in settings else ""
             raise InputError(f"{name} brings its own code, which is not run by default{hint}.") from error

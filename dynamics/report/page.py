@@ -31,7 +31,7 @@ def write(runs: Sequence[str | Path], out: Path) -> Path:
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
     html = page(load(runs))
     try:
-        files.write_text(out, html)
+        files.write_text(out, html, digest=False)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out

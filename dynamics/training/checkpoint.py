@@ -15,13 +15,19 @@ from safetensors.torch import save as serialized
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.files import Writer, write_atomically
+from dynamics.files import Writer, is_damaged, remember, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
 from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
 KEPT = 2  # newest states kept, so that a damaged one has a predecessor
+CONTENTS = {  # of a training state
+    **dict.fromkeys(("epoch", "global_step"), int),
+    **dict.fromkeys(("state_dict", "loops", "callbacks"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    "pytorch-lightning_version": str,
+}
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -52,17 +58,21 @@ def resolve_resume(resume: str, folder: Path) -> Path | None:
     for path in paths:
         if _is_intact(path):
             return path
-        log.warning("%s is damaged and left out", path)
+        log.warning("%s is damaged, or not a state of ours, and left out", path)
     if paths:
         raise InputError(f"all states in {folder / 'state'}/ are damaged: delete them to start again.")
     return None
 
 
 def _is_intact(path: Path) -> bool:
+    """Whether a file is what was written, each of its parts has its checksum, and it holds what a state holds."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            if is_damaged(path) or archive.testzip() is not None:
+                return False
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in CONTENTS.items())
+    except Exception:  # torch and zipfile raise whatever the content makes them trip over
         return False
 
 
@@ -94,6 +104,8 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
     def write() -> None:
         try:
             config.save_pretrained(temporary)
+            for file in list(temporary.iterdir()):
+                remember(file)
             # Not `save_file`: its error on a full disk is not an OSError.
             write_atomically(temporary / "model.safetensors", lambda file: file.write(content))
             shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
+from pydantic import NonNegativeInt
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
@@ -18,6 +19,7 @@ from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
 from dynamics.measure import Meter, measure
 from dynamics.measure.suite import Suite
+from dynamics.readers import read_json
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights, weights_path
@@ -176,7 +178,7 @@ def each_once(name: str, seen: set[str]) -> Iterator[None]:
 
 def read_plan(path: Path) -> Plan:
     try:
-        content = json.loads(path.read_text())
-        return {str(name): tuple(int(step) for step in steps) for name, steps in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"monitor.plan: {path} is not the plan.json of a run ({error}).") from error
+        content = read_json(path, dict[str, list[NonNegativeInt]], "name the plan.json of a run")
+    except InputError as error:
+        raise InputError(f"monitor.plan: {error}") from error
+    return {name: tuple(sorted(set(steps))) for name, steps in content.items()}

@@ -4,10 +4,10 @@ from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
-import yaml
 from transformers import AutoTokenizer
 
 from dynamics import runs
+from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.loading.inputs import Batches, InputSource
@@ -32,9 +32,9 @@ def batches(run: Path, loaded: Loaded) -> Batches:
     """Return the windows of a run, built again from its data for one of its models; refuse data that has changed."""
     path = run / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())["data"]
+        config = read_config(path)["data"]
         package, _, name = config["class_path"].rpartition(".")
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} does not say what {run.name} was measured on: give --text.") from error
     data = getattr(import_module(package), name)(**config.get("init_args", {}))
     data.prepare_data()
