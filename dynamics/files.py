@@ -51,20 +51,23 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], digest: b
 
 def remember(path: Path, content: Path | None = None) -> None:
     """Add the digest of what `path` holds, or is about to hold: that of the file `content`."""
-    text = f"{_digest(content or path)} {path.name}"
     folder = path.parent
     with (folder / DIGESTS).open("ab", buffering=0) as file:
-        # The first line end closes a line that a full disk or a kill has cut off.
-        file.write(f"\n{zlib.crc32(text.encode()):08x} {text}\n".encode())
+        file.write(_line(f"{_digest(content or path)} {path.name}").encode())
         os.fsync(file.fileno())
         if file.tell() > LONGEST:
             kept = "".join(
-                f"\n{zlib.crc32(text.encode()):08x} {text}\n"
+                _line(f"{digest} {name}")
                 for name, known in digests(folder).items()
                 if name == path.name or (folder / name).exists()
-                for text in [f"{digest} {name}" for digest in known[-2:]]
+                for digest in known[-2:]
             )
             write_text(folder / DIGESTS, kept, digest=False)
+
+
+def _line(text: str) -> str:
+    """Return a line with its checksum; its first line end closes a line that a full disk or a kill has cut off."""
+    return f"\n{zlib.crc32(text.encode()):08x} {text}\n"
 
 
 def digests(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -80,9 +83,9 @@ def digests(folder: Path) -> dict[str, tuple[str, ...]]:
 def _read_digests(path: Path, *_: int) -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
     for line in path.read_bytes().split(b"\n"):
-        check, space, text = line.partition(b" ")
-        if space and check == f"{zlib.crc32(text):08x}".encode():
-            digest, _, name = text.decode().partition(" ")
+        check, space, content = line.partition(b" ")
+        if space and check == f"{zlib.crc32(content):08x}".encode():
+            digest, name = content.decode().split(" ", 1)
             found.setdefault(name, {}).pop(digest, None)  # the newest stands last
             found[name][digest] = None
     return {name: tuple(known) for name, known in found.items()}

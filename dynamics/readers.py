@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dynamics.errors import InputError
-from dynamics.files import is_damaged
+from dynamics.files import DIGESTS, is_damaged
 
 LARGEST, LARGEST_YAML = 1 << 28, 1 << 18  # bytes of a file that is read whole; YAML is read slowly
 MOST_VALUES = 100_000  # in a YAML file: aliases may refer to one another, and stand for any number of values
@@ -46,7 +46,8 @@ def refuse_wrong_type(content: Any, kind: Any, what: str, advice: str) -> None:
 def refuse_damaged(path: Path, advice: str) -> None:
     """Refuse a file whose content is not what was written, by the digest beside it."""
     if is_damaged(path):
-        raise InputError(f"{path} is damaged, or was changed by hand: it is not what was written; {advice}.")
+        own = f"if you changed it yourself, delete {path.parent / DIGESTS}"
+        raise InputError(f"{path} is damaged: it is not what was written; {advice}, or, {own}.")
 
 
 def refuse_special(path: Path) -> None:

@@ -26,6 +26,8 @@ INFOS = [
 HOLD = """
 import sys
 from dynamics import run_info, runs
+from tests.runs import forget_digests
+from tests.runs import forget_digests
 
 with runs.start(run_info.ScanInfo(run="a"), sys.argv[1] if sys.argv[1:] else None) as run:
     print("open", flush=True)
@@ -132,7 +134,7 @@ def test_the_newest_run_is_that_which_wrote_last():
     assert runs.newest() == runs.CHECKPOINTS / "b"
 
 
-@pytest.mark.parametrize(("text", "word"), [("[]", "one JSON object"), ("{", "cannot be read")])
+@pytest.mark.parametrize(("text", "word"), [("[]", "should be an object"), ("{", "Invalid JSON")])
 def test_a_damaged_file_is_named(text, word):
     folder = runs.new("a")
     folder.mkdir(parents=True)
@@ -154,7 +156,8 @@ def test_a_new_run_says_that_it_runs_and_how_it_ended():
     assert content()["status"] == "done"
     assert content()["finished"]
     assert content()["subjects"] == {"gpt2": {"layers": 12}}
-    assert [path.name for path in run.folder.iterdir()] == ["run.json"]  # the lock is gone
+    assert [path.name for path in run.folder.glob("[!.]*")] == ["run.json"]
+    assert not (run.folder / ".lock").exists()  # the lock is gone
 
 
 def test_a_run_may_end_as_stopped():
@@ -238,6 +241,7 @@ def test_an_old_run_is_resumed():
     folder = finished(ScanInfo(run="a", settings={"seed": 0}))
     old = {key: value for key, value in content().items() if key not in ("schema", "metrics")}
     (folder / "run.json").write_text(json.dumps(old))
+    forget_digests(folder)
     with runs.start(ScanInfo(run="a", settings={"seed": 0}), "auto", same=("settings", "metrics")):
         pass
     assert content()["schema"] == run_info.SCHEMA

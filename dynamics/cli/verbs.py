@@ -203,7 +203,8 @@ def verify(runs: list[str]) -> None:
         runs: names under checkpoints/, or paths (the newest run where none is named)
 
     Examples:
-        dynamics verify decoder
+        dynamics verify
+        dynamics verify decoder encoder
     """
     from dynamics.runs import newest
     from dynamics.verify import verify as check_files
