@@ -13,6 +13,7 @@ from dynamics import run_info, runs
 from dynamics.errors import InputError
 from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
 from tests.report.conftest import write_run
+from tests.runs import forget_digests
 
 INFOS = [
     RunInfo(run="a"),
@@ -26,7 +27,6 @@ INFOS = [
 HOLD = """
 import sys
 from dynamics import run_info, runs
-from tests.runs import forget_digests
 from tests.runs import forget_digests
 
 with runs.start(run_info.ScanInfo(run="a"), sys.argv[1] if sys.argv[1:] else None) as run:
