@@ -114,6 +114,9 @@ def load(
             write = partial(_write_ids, npy, characters, path, vocab, progress)
             ids = once(partial(_read_ids, npy, characters), write, path.parent)
     notes = source.notes
+    if cut := facts["removed"].get("articles that are cut"):
+        notes += (f"{cut} articles of {source.path} are cut: they open more than they close, and would take minutes",)
+        log.warning(notes[-1])
     if facts["counts"].get("breaks off") and not source.official:  # enwik8 is the beginning of a dump
         notes += (f"{source.path} breaks off before its end: what follows its last page is missing",)
         log.warning(notes[-1])
