@@ -67,8 +67,6 @@ _TABLE_MARK = re.compile(
     r"[ \t:*#]*(?:\{\||\|(?:\}|[-+](?![\d.])|\s*$|\s*+(?:[\w.-][\w .-]*+|(?<= ))="
     r"|(?=[^|]*\|(?!\|))[^|]*=\s*[\"']))"
 )
-    r"[ \t:*#]*(?:\{\||\|(?:\}|[-+](?![\d.])|\s*$|\s*+(?:[\w.-][\w .-]*+|(?<= ))=|(?=[^|]*\|(?!\|))[^|]*=\s*[\"']))"
-)
 _BAR_LINE = re.compile(r"^[ \t:*#]*\{?\|", re.MULTILINE)
 _OPEN_CELL = re.compile(r"[ \t]*\|[^|>]*$")
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
