@@ -79,7 +79,10 @@ class Corpus:
     def text(self, split: str = "") -> str:
         """Return the clean text of one split, or all of it."""
         utf8 = np.memmap(self.path, dtype=np.uint8, mode="r")
-        return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
+        try:
+            return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
+        except UnicodeDecodeError as error:  # of an older version, without a digest
+            raise InputError(f"{self.path} is damaged: delete {self.path.parent}, and it is made again.") from error
 
 
 def load(
