@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint calibrate gpu clean
+.PHONY: setup demo test faults lint calibrate gpu clean
 
 setup: .venv/installed
 
@@ -18,6 +18,10 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n auto
+
+# Damage, kills and hostile inputs, far more of them than `make test` has.
+faults: setup
+	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data/test_bounds.py
 
 lint: setup
 	$(BIN)/ruff check
