@@ -21,7 +21,7 @@ from filelock import SoftFileLock, Timeout
 from dynamics.errors import InputError, in_words
 from dynamics.files import damaged, write_text
 from dynamics.readers import read_json, refuse_damaged, refuse_wrong_type
-from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
+from dynamics.run_info import INSIDE, KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
 WITHOUT = "restore it from a copy, or delete it (`dynamics verify` says what can be measured again)"
@@ -82,7 +82,7 @@ def read(run: str | Path) -> RunInfo:
     kind = KINDS.get(str(content.get("kind")), RunInfo)
     for key, expected in get_type_hints(kind).items():
         if key in content and key not in ("kind", "unknown"):
-            refuse_wrong_type(content[key], expected, f"{key} in {path}", UNREADABLE)
+            refuse_wrong_type(content[key], INSIDE.get(key, expected), f"{key} in {path}", UNREADABLE)
     return kind.from_dict(content)
 
 
