@@ -19,9 +19,10 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest -n auto
 
-# What breaks runs, on purpose (docs/reliability.md), and an hour of kills at random.
+# What breaks runs, on purpose (docs/reliability.md): far more of it than `make test` has, and an hour of kills at random.
 faults: setup
-	$(BIN)/python -m pytest tests/faults tests/test_lock.py tests/test_runs.py tests/training
+	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data/test_bounds.py \
+	  tests/test_lock.py tests/test_runs.py tests/training
 	$(BIN)/python benchmarks/kills.py --chains 50
 
 lint: setup

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dynamics.errors import InputError
+from dynamics.readers import read_yaml
 
 
 class RunOptions(NamedTuple):
@@ -56,14 +57,9 @@ class _Unique(yaml.SafeLoader):
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML configuration as nested dicts."""
-    try:
-        config = yaml.load(path.read_text(), _Unique)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no settings: it must be a YAML mapping.")
+    config = read_yaml(path, "fix it, or give another --config", lambda text: yaml.load(text, _Unique))
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise InputError(f"{path} holds no settings: it must be a YAML mapping, its keys text.")
     if "config" in config:
         raise InputError(f"{path}: config has no effect inside a configuration; give --config several times instead.")
     return config

@@ -18,9 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dynamics.errors import InputError
-from dynamics.files import Writer, write_atomically
-from dynamics.runs import resolve
+from dynamics.errors import InputError, in_words
+from dynamics.files import Writer, digests, is_damaged, write_atomically
+from dynamics.runs import WITHOUT, resolve
 
 BLOCK = 100  # steps in one part of the curves
 
@@ -159,6 +159,8 @@ class Record:
         for path in [*self.folder.glob("geometry-*.parquet"), *self.folder.glob("arrays-*.parquet")]:
             if int(path.stem.split("-")[1]) > step:
                 path.unlink()
+            elif path.name not in digests(self.folder):
+                read_part(path)  # of an older version: what is damaged is named now, not by the report
         for path in self.folder.glob("curves-*.parquet"):
             rows = _rows(read_part(path))
             kept = [row for row in rows if row.step <= step]
@@ -192,7 +194,9 @@ class DamagedPart(InputError):
 
 
 def read_part(path: Path, filters: Filters = None) -> pa.Table:
-    """Return one part as a table; refuse one that cannot be read, or has a newer schema."""
+    """Return one part as a table; refuse one that is damaged, cannot be read, or has a newer schema."""
+    if is_damaged(path):
+        raise DamagedPart(f"{path} is damaged: it is not what was written; {WITHOUT}.")
     try:
         if filters:
             table = pq.read_table(path, filters=filters)
@@ -210,11 +214,16 @@ def read_part(path: Path, filters: Filters = None) -> pa.Table:
                 default = pa.scalar(Row._field_defaults[name], kind)
                 table = table.append_column(name, pa.repeat(default, len(table)))
         table = table.select(schema.names).replace_schema_metadata(None)
-        return table if table.schema.equals(schema) else table.cast(schema)
+        table = table if table.schema.equals(schema) else table.cast(schema)
+        if any(column.null_count for column in table.itercolumns()):
+            raise ValueError("a value is missing in it")
+        if path.name not in digests(path.parent):
+            table.validate(full=True)
+        return table
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise DamagedPart(f"{path} is not a readable Parquet part ({error}): delete it.") from error
+    except Exception as error:  # arrow trips over whatever the content makes it trip over
+        raise DamagedPart(f"{path} is not a readable Parquet part ({in_words(error)}): {WITHOUT}.") from error
 
 
 def _parts(runs: Runs, pattern: str, filters: Filters = None, damaged: list[Path] | None = None) -> Iterator[pa.Table]:
@@ -295,6 +304,8 @@ def read_arrays(runs: Runs, filters: Filters = None, damaged: list[Path] | None 
     arrays = []
     for table in _parts(runs, "arrays-*.parquet", filters, damaged):
         for row in table.to_pylist():
-            values = np.asarray(row.pop("values"), dtype=float).reshape(row.pop("shape"))
-            arrays.append(Array(**row, values=values))
+            values, shape = np.asarray(row.pop("values"), dtype=float), row.pop("shape")
+            if values.size != math.prod(shape):
+                raise InputError(f"an array of {row['run']} (step {row['step']}) is damaged: {WITHOUT}.")
+            arrays.append(Array(**row, values=values.reshape(shape)))
     return arrays

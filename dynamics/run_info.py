@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 SCHEMA = 1  # version of the keys of `run.json`; 0 are the files that do not say one
 
@@ -141,6 +144,58 @@ class SweepInfo(RunInfo):
     runs: dict[str, list[str]] = field(default_factory=dict)
 
 
+class Description(TypedDict, total=False):
+    """What a page reads of the description of a metric."""
+
+    title: str
+    unit: str
+    meaning: str
+    estimator: str
+    source: str
+    range: Annotated[list[float | None], Len(2, 2)]
+    signed: bool
+
+
+class SubjectFacts(TypedDict, total=False):
+    """What a page reads of the facts about a model."""
+
+    model: str
+    revision: str
+    series: str
+    step: int
+    layers: int
+    heads: list[int]
+    modality: Literal["text", "images", "audio"]
+
+
+class AuditVerdict(TypedDict):
+    """What a page reads of the verdict on a checkpoint."""
+
+    model: str
+    step: int
+    suspect: bool
+    reasons: list[str]
+    notes: list[str]
+    equal: dict[str, str]
+
+
+class DesignFacts(TypedDict):
+    """What a page reads of a design of the probe."""
+
+    subject: str
+    condition: str
+    label: str
+    width: int
+    layers: int
+
+
+# What lies inside the facts of `run.json`, where something reads it by its key.
+INSIDE = {
+    "descriptions": dict[str, Description],
+    "subjects": dict[str, SubjectFacts],
+    "audit": dict[str, AuditVerdict],
+    "designs": list[DesignFacts],
+}
 KINDS: dict[str, type[RunInfo]] = {
     kind.kind: kind for kind in (FitInfo, ScanInfo, AuditInfo, ConeInfo, ProbeInfo, SweepInfo)
 }

@@ -13,15 +13,18 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from dynamics.errors import InputError, in_words
-from dynamics.files import write_text
+from dynamics.files import damaged, write_text
 from dynamics.lock import locked
-from dynamics.run_info import KINDS, SCHEMA, RunInfo, SweepInfo
+from dynamics.readers import read_json, refuse_damaged, refuse_wrong_type
+from dynamics.run_info import INSIDE, KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
 UNFINISHED = "unfinished-"
+WITHOUT = "restore it from a copy, or delete it (`dynamics verify` says what can be measured again)"
+UNREADABLE = "restore it from a copy, or delete it: what the run was made of is then not known"
 Info = TypeVar("Info", bound=RunInfo)
 
 
@@ -76,13 +79,12 @@ def newest() -> Path:
 def read(run: str | Path) -> RunInfo:
     """Read the `run.json` of a run given by name or by path; of a kind that is not known, as a `RunInfo`."""
     path = resolve(run) / "run.json"
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): the run's provenance is missing.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold one JSON object (found {type(content).__name__}).")
-    return KINDS.get(str(content.get("kind")), RunInfo).from_dict(content)
+    content = read_json(path, dict[str, Any], UNREADABLE)
+    kind = KINDS.get(str(content.get("kind")), RunInfo)
+    for key, expected in get_type_hints(kind).items():
+        if key in content and key not in ("kind", "unknown"):
+            refuse_wrong_type(content[key], INSIDE.get(key, expected), f"{key} in {path}", UNREADABLE)
+    return kind.from_dict(content)
 
 
 def read_begun(folder: Path) -> RunInfo:
@@ -141,6 +143,8 @@ def start(info: Info, resume: str | None = None, same: Sequence[str] = (), updat
         refuse_existing(folder)
     if existed := exists(folder):
         info = _resumed(folder, info, same, update)
+        for path in damaged(folder / "record"):
+            refuse_damaged(path, WITHOUT)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         run = Run(folder, info, existed)

@@ -9,6 +9,7 @@ from dynamics import run_info, runs
 from dynamics.errors import InputError
 from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
 from tests.report.conftest import write_run
+from tests.runs import forget_digests
 
 INFOS = [
     RunInfo(run="a"),
@@ -106,7 +107,7 @@ def test_the_newest_run_is_that_which_wrote_last():
     assert runs.newest() == runs.CHECKPOINTS / "b"
 
 
-@pytest.mark.parametrize(("text", "word"), [("[]", "one JSON object"), ("{", "cannot be read")])
+@pytest.mark.parametrize(("text", "word"), [("[]", "should be an object"), ("{", "Invalid JSON")])
 def test_a_damaged_file_is_named(text, word):
     folder = runs.new("a")
     folder.mkdir(parents=True)
@@ -128,7 +129,8 @@ def test_a_new_run_says_that_it_runs_and_how_it_ended():
     assert content()["status"] == "done"
     assert content()["finished"]
     assert content()["subjects"] == {"gpt2": {"layers": 12}}
-    assert [path.name for path in run.folder.iterdir()] == ["run.json"]  # the lock is gone
+    assert [path.name for path in run.folder.glob("[!.]*")] == ["run.json"]
+    assert not (run.folder / ".lock").exists()  # the lock is gone
 
 
 def test_a_run_may_end_as_stopped():
@@ -226,6 +228,7 @@ def test_an_old_run_is_resumed():
     folder = finished(ScanInfo(run="a", settings={"seed": 0}))
     old = {key: value for key, value in content().items() if key not in ("schema", "metrics")}
     (folder / "run.json").write_text(json.dumps(old))
+    forget_digests(folder)
     with runs.start(ScanInfo(run="a", settings={"seed": 0}), "auto", same=("settings", "metrics")):
         pass
     assert content()["schema"] == run_info.SCHEMA

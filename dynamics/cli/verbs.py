@@ -213,6 +213,27 @@ def workspace(project: str = "dynamics", entity: str | None = None, print_spec: 
     print(view.spec(project, entity) if print_spec else f"workspace: {view.save(project, entity)}")
 
 
+def verify(runs: list[str]) -> None:
+    """Check that the files of runs are what was written, and say what can be measured again.
+
+    Exit code 1: some are damaged.
+
+    Args:
+        runs: names under checkpoints/, or paths (the newest run where none is named)
+
+    Examples:
+        dynamics verify
+        dynamics verify decoder encoder
+    """
+    from dynamics.runs import newest
+    from dynamics.verify import verify as check_files
+
+    found = [check_files(run) for run in runs or [newest().name]]
+    print("\n".join(map(str, found)))
+    if count := sum(len(findings.damaged) for findings in found):
+        raise Failure(f"{count} {'files are' if count > 1 else 'file is'} damaged.")
+
+
 def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -> None:
     """Print a script for the shell that completes verbs, options, runs and configurations.
 
@@ -270,6 +291,6 @@ VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(fit, validate, test, data, scan, audit, cone, check, probe, sweep),
-        *(report, watch, workspace, completion),
+        *(report, watch, workspace, verify, completion),
     )
 }

@@ -1,6 +1,6 @@
 """Files that are fetched or made once, in the cache folder, and progress bars over bytes. No torch here."""
 
-import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from dynamics.errors import InputError
 from dynamics.files import cache_folder
 from dynamics.lock import remove_leftovers
+from dynamics.readers import read_json
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Advance = Callable[[int], None]  # moves a progress bar by some bytes
@@ -44,13 +47,13 @@ def once(read: Callable[[], T | None], write: Callable[[], object], folder: Path
     return content
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None where it is missing, damaged, or lacks one of the keys."""
+def read_cached(path: Path, kind: Any) -> Any:
+    """Return the content of a JSON file of the type `kind`; None where it is missing, damaged or another one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_json(path, kind, "it is made again") if path.is_file() else None
+    except InputError as refusal:
+        log.warning("%s", refusal)
         return None
-    return content if isinstance(content, dict) and content.keys() >= set(keys) else None
 
 
 @contextmanager

@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from dynamics.data.cache import Advance, bar, once, read_json, writable_cache
+from dynamics.data.cache import Advance, bar, once, read_cached, writable_cache
 from dynamics.data.sources import CorpusFile, Identity, locate
 from dynamics.data.vocabulary import KINDS, Vocabulary
 from dynamics.data.wiki import SEPARATOR, clean_dump
 from dynamics.data.wikitext import RECIPE as WIKI_RECIPE
 from dynamics.data.wikitext import plain
 from dynamics.errors import InputError
-from dynamics.files import write_atomically, write_text
+from dynamics.files import is_damaged, write_atomically, write_text
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,21 @@ SPLITS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}  # per ce
 PLAIN_RECIPE = f"plain text 1, Unicode {unicodedata.unidata_version}"
 LAYOUT = "cache 1"  # changes with the format of the files in the cache
 _CHARACTERS = 1 << 22  # characters of text that are processed at a time
+
+
+class _Splits(TypedDict):
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+
+class _Facts(TypedDict):
+    """What `facts.json` says of a clean text: see `_survey`."""
+
+    counts: dict[str, int]
+    removed: dict[str, int]
+    splits: dict[str, _Splits]
+    alphabet: dict[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +79,10 @@ class Corpus:
     def text(self, split: str = "") -> str:
         """Return the clean text of one split, or all of it."""
         utf8 = np.memmap(self.path, dtype=np.uint8, mode="r")
-        return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
+        try:
+            return utf8[self.byte_splits[split] if split else slice(None)].tobytes().decode()
+        except UnicodeDecodeError as error:  # of an older version, without a digest
+            raise InputError(f"{self.path} is damaged: delete {self.path.parent}, and it is made again.") from error
 
 
 def load(
@@ -93,11 +112,14 @@ def load(
         if vocabulary == "bytes":
             vocab, ids = Vocabulary.bytes(), cast(np.ndarray, np.memmap(path, dtype=np.uint8, mode="r"))
         else:
-            vocab = Vocabulary.characters({int(k): n for k, n in facts["alphabet"].items()}, vocabulary_size)
+            vocab = Vocabulary.characters(facts["alphabet"], vocabulary_size)
             npy, characters = path.with_name(f"characters-{vocabulary_size}.npy"), facts["counts"]["characters"]
             write = partial(_write_ids, npy, characters, path, vocab, progress)
             ids = once(partial(_read_ids, npy, characters), write, path.parent)
     notes = source.notes
+    if cut := facts["removed"].get("articles that are cut"):
+        notes += (f"{cut} articles of {source.path} are cut: they open more than they close, and would take minutes",)
+        log.warning(notes[-1])
     if facts["counts"].get("breaks off") and not source.official:  # enwik8 is the beginning of a dump
         notes += (f"{source.path} breaks off before its end: what follows its last page is missing",)
         log.warning(notes[-1])
@@ -119,8 +141,18 @@ def load(
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    facts = read_json(path.with_name("facts.json"), "counts", "removed", "splits", "alphabet")
-    return facts if facts and path.exists() and path.stat().st_size == facts["counts"]["bytes"] else None
+    facts = read_cached(path.with_name("facts.json"), _Facts)
+    if not facts or not facts["counts"].keys() >= {"bytes", "characters"} or not facts["splits"].keys() >= set(KINDS):
+        return None
+    is_whole = path.is_file() and path.stat().st_size == facts["counts"]["bytes"]
+    return None if not is_whole or _is_wrong(path) else facts
+
+
+def _is_wrong(path: Path) -> bool:
+    """Whether a file of the cache has another content than it was given; said, for it is made again."""
+    if wrong := is_damaged(path):
+        log.warning("%s is damaged: it is made again", path)
+    return wrong
 
 
 def _write_text(source: CorpusFile, raw: Identity, path: Path, processes: int | None, progress: bool) -> None:
@@ -204,7 +236,7 @@ def _read_ids(path: Path, characters: int) -> np.ndarray | None:
         ids = cast(np.ndarray, np.load(path, mmap_mode="r"))
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    return ids if ids.shape == (characters,) else None
+    return None if ids.shape != (characters,) or _is_wrong(path) else ids
 
 
 def _write_ids(path: Path, characters: int, text: Path, vocabulary: Vocabulary, progress: bool) -> None:

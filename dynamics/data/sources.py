@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from typing_extensions import TypedDict
+
 from dynamics.data import download
-from dynamics.data.cache import bar, once, read_json
+from dynamics.data.cache import bar, once, read_cached
 from dynamics.errors import InputError
 from dynamics.files import cache_folder, write_text
+from dynamics.readers import refuse_special
 
 CHOICES = "choose enwik8, sample, auto, or a path that ends in .xml or .txt (also with .xz .bz2 .gz .zip)"
 # A shortened dump of the English Wikipedia, inside the package gensim.
@@ -45,6 +48,13 @@ class Identity(NamedTuple):
     sha256: str
     size: int
     dump: bool
+
+
+class _Memory(TypedDict):
+    """What is remembered of a file: its stamp, and the fields of `Identity`."""
+
+    stamp: list[str | int]
+    identity: Identity
 
 
 def _zip_member(path: Path) -> str:
@@ -121,7 +131,7 @@ class CorpusFile:
         stat, name = self.path.stat(), str(self.path.resolve())
         stamp = [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         memory = cache_folder() / "inputs" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
-        entry = read_json(memory, "stamp", "identity")
+        entry = read_cached(memory, _Memory)
         if entry is None or entry["stamp"] != stamp:
             try:
                 entry = {"stamp": stamp, "identity": self._read_through(progress)}
@@ -171,6 +181,7 @@ def locate(corpus: str, progress: bool = True) -> CorpusFile:
         raise InputError(f"{corpus} is a directory: name one file inside it.")
     if not os.path.exists(path):  # noqa: PTH110
         raise InputError(f"there is no corpus and no file called {corpus}: {CHOICES}.")
+    refuse_special(path)
     return CorpusFile(path.name, path)
 
 

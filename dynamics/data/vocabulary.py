@@ -12,12 +12,26 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from typing_extensions import TypedDict
 
 from dynamics.errors import InputError
 from dynamics.files import write_text
+from dynamics.readers import read_json
 
 KINDS = ("characters", "bytes")
 UNKNOWN, MASK, PAD = "<unk>", "<mask>", "<pad>"
+
+
+class _Model(TypedDict):
+    vocab: dict[str, int]
+    unk_token: str | None
+    merges: list[object]
+
+
+class _File(TypedDict):
+    """What is read of `tokenizer.json`."""
+
+    model: _Model
 
 
 def _byte_letters() -> list[str]:
@@ -115,13 +129,10 @@ class Vocabulary:
     def load(cls, folder: Path) -> "Vocabulary":
         """Read what `save` wrote into `folder`."""
         path = Path(folder) / "tokenizer.json"
-        try:
-            model = json.loads(path.read_text(encoding="utf-8"))["model"]
-            tokens = sorted(model["vocab"], key=model["vocab"].get)
-            vocabulary = cls("characters" if model["unk_token"] else "bytes", tuple(tokens[:-2]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a vocabulary of characters or bytes ({error}).") from error
+        model = read_json(path, _File, "it must be a vocabulary of characters or bytes")["model"]
+        tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        vocabulary = cls("characters" if model["unk_token"] else "bytes", tuple(tokens[:-2]))
         expected = tokens[-3:-2] == [UNKNOWN] if model["unk_token"] else vocabulary == cls.bytes()
-        if tokens[-2:] != [MASK, PAD] or not expected or model.get("merges"):
+        if tokens[-2:] != [MASK, PAD] or not expected or model["merges"]:
             raise InputError(f"{path} is not a vocabulary of characters or bytes but another tokenizer.")
         return vocabulary

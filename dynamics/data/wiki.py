@@ -23,6 +23,7 @@ from dynamics.data.wikitext import NAMESPACES, clean
 
 SEPARATOR = "\n\n"  # between two articles, and nowhere else in the text
 CHUNK = 1 << 20  # bytes of XML that a worker gets at a time
+LONGEST = 1 << 24  # bytes of a page; MediaWiki stops at 2 MiB of wikitext
 _END, _LAST = b"</page>", b"</mediawiki>"
 _NAMESPACE = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)<')
 _REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
@@ -68,10 +69,15 @@ def clean_dump(dump: Iterable[bytes], processes: int | None = None) -> Iterator[
 
 
 def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield lists of pages, each with what precedes it and without its `</page>`, which the very last may lack."""
+    """Yield lists of pages, each with what precedes it and without its `</page>`, which the very last may lack.
+
+    What is too long to be a page is cut, and its parts count as damaged pages.
+    """
     chunk, rest = list[bytes](), b""
     for block in dump:
         *pages, rest = (rest + block).split(_END)
+        if len(rest) > LONGEST:
+            pages, rest = [*pages, rest], b""
         chunk += pages
         if sum(map(len, chunk)) >= CHUNK:
             yield chunk

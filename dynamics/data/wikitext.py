@@ -22,6 +22,7 @@ from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Tag
 from mwparserfromhell.parser import ParserError, use_c
 from mwparserfromhell.wikicode import Wikicode
 
+from dynamics.data.bounds import bounded
 from dynamics.errors import InputError
 
 if not use_c:
@@ -29,6 +30,7 @@ if not use_c:
 
 # Changes whenever the text of an article may change; caches are keyed by it.
 RECIPE = f"wikitext 3, mwparserfromhell {mwparserfromhell.__version__}, Unicode {unicodedata.unidata_version}"
+PASSES = 100  # over what the parser left; three are enough for real articles
 PROSE = 300  # characters from which a line of a table counts as prose
 # Namespaces that every wiki has, by their English names in lower case; a dump may declare more.
 NAMESPACES = {
@@ -57,11 +59,14 @@ _SHOWN = {hidden: sign for sign, hidden in _LITERAL.items()}
 _NODES = {Template: "templates", Argument: "templates", Comment: "comments", ExternalLink: "addresses"}
 
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|nostalgia|tokipona|minnan)(?:-[a-z]+)*:")
-_INNERMOST = re.compile(r"\{\{[^{}]*\}\}")
+_BRACE = re.compile(r"([{}])")
 _ADDRESS = re.compile(r"(?:https?|ftp|gopher|news|telnet)://[^\s\[\]<>|{}\"]*", re.IGNORECASE)
 # Lines of a table, and what shows that there is one: its marks, attributes, or parameters of a template.
 _CELL_LINE = re.compile(r"[ \t:*#]*(?:\{\||[|!])")
-_TABLE_MARK = re.compile(r"[ \t:*#]*(?:\{\||\|(?:\}|[-+](?![\d.])|\s*$|\s*[\w .-]+=|[^|]*=\s*[\"'][^|]*\|(?!\|)))")
+_TABLE_MARK = re.compile(
+    r"[ \t:*#]*(?:\{\||\|(?:\}|[-+](?![\d.])|\s*$|\s*+(?:[\w.-][\w .-]*+|(?<= ))="
+    r"|(?=[^|]*\|(?!\|))[^|]*=\s*[\"']))"
+)
 _BAR_LINE = re.compile(r"^[ \t:*#]*\{?\|", re.MULTILINE)
 _OPEN_CELL = re.compile(r"[ \t]*\|[^|>]*$")
 _BROKEN_FILE = re.compile(r"\[\[\s*(?:image|file|media|category)\s*:.*", re.IGNORECASE)
@@ -75,6 +80,7 @@ _STRAY = re.compile(rf"<!--|-->|__(?:{_SWITCHES})__| \([\s,;]*\)|\[\[|\]\]|\{{\{
 _LIST_MARKS = re.compile(r"^[ \t]*[*#:;]+", re.MULTILINE)
 _QUOTES = re.compile(r"('{2,})")
 _UNUSUAL = re.compile(r"[^\n\t -~]")
+_NUMBER = re.compile(r"&#\d{4000,};?")  # longer than Python reads
 _BLANKS = re.compile(r"[ \t]{2,}|\t")
 _LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
@@ -89,14 +95,18 @@ def clean(wikitext: str, namespaces: dict[str, int] = NAMESPACES, removed: Count
     """
     removed = Counter() if removed is None else removed
     visible: list[str] = []
+    wikitext = plain(wikitext)
+    parsed = bounded(wikitext)
+    if parsed != wikitext:
+        removed["articles that are cut"] += 1
     try:
-        _walk(mwparserfromhell.parse(plain(wikitext), skip_style_tags=True), visible, namespaces, removed)
+        _walk(mwparserfromhell.parse(parsed, skip_style_tags=True), visible, namespaces, removed)
     except (ParserError, RecursionError):
         removed["unparsed articles"] += 1
         return ""
     text = _remove_unpaired("".join(visible), removed).translate(_SHOWN)
     if "&" in text:
-        text = plain(html.unescape(text))
+        text = plain(html.unescape(_NUMBER.sub("\ufffd", text)))
     return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 
@@ -107,11 +117,12 @@ def plain(text: str) -> str:
     'ab\\nc \\td'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    shown: dict[int, str] = {}
     for character in set(_UNUSUAL.findall(text)):
         category = unicodedata.category(character)
         if category[0] == "Z" or category in ("Cc", "Cf", "Co", "Cs"):
-            text = text.replace(character, " " if category[0] == "Z" else "")
-    return text
+            shown[ord(character)] = " " if category[0] == "Z" else ""
+    return text.translate(shown) if shown else text
 
 
 def residue(text: str) -> dict[str, float]:
@@ -195,11 +206,12 @@ def _walk_tag(tag: Tag, visible: list[str], namespaces: dict[str, int], removed:
 def _remove_unpaired(text: str, removed: Counter[str]) -> str:
     """Remove the markup that the parser left as text because its other half is missing."""
     before = ""
-    while text != before:  # a removal may join what was apart, as in `{'''{`
-        before, count = text, 1
-        while count:
-            text, count = _INNERMOST.subn("", text)
-            removed["templates"] += count
+    for _ in range(PASSES):  # a removal may join what was apart, as in `{'''{`
+        if text == before:
+            break
+        before = text
+        if "}}" in text:
+            text = _without_templates(text, removed)
         text = _TAG.sub("", text)
         if "://" in text:
             text, count = _ADDRESS.subn("", text)
@@ -212,6 +224,25 @@ def _remove_unpaired(text: str, removed: Counter[str]) -> str:
         if "''" in text:
             text = "\n".join(_unquote(line) if "''" in line else line for line in text.split("\n"))
     return text
+
+
+def _without_templates(text: str, removed: Counter[str]) -> str:
+    """Remove `{{a}}` until none is left, from the innermost outwards, in one pass.
+
+    >>> _without_templates("a{{b|{{c}}}}d{{{e}}}", Counter())
+    'ad{}'
+    """
+    parts: list[str] = []
+    for piece in filter(None, _BRACE.split(text)):
+        parts.append(piece)
+        if parts[-2:] == ["}", "}"]:
+            start = len(parts) - 3
+            while start >= 0 and parts[start] not in ("{", "}"):
+                start -= 1
+            if start > 0 and parts[start - 1 : start + 1] == ["{", "{"]:
+                del parts[start - 1 :]
+                removed["templates"] += 1
+    return "".join(parts)
 
 
 def _without_cells(text: str) -> str:

@@ -20,6 +20,7 @@ from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive,
 from dynamics.data.summary import bits_per_character
 from dynamics.errors import InputError
 
+MOST_PASSES = 10  # over the text, in one step
 COMPRESSED = 1_000_000  # characters of the test split that the compressors are tried on, for the record
 
 
@@ -107,6 +108,12 @@ class CharData(L.LightningDataModule):
                     f"the {name} split of {text.name} has {size} characters, less than one window "
                     f"of data.context + 1 = {self.hparams.context + 1}: give more text or a shorter context."
                 )
+        train, size = text.splits["train"], self.hparams.batch_size
+        if size * self.hparams.context > MOST_PASSES * (train.stop - train.start):
+            raise InputError(
+                f"data.batch_size {size} windows of {self.hparams.context} are more than {MOST_PASSES} times the "
+                f"{train.stop - train.start} characters to train on, in one step: give fewer."
+            )
         # Copied: torch wants memory that it may write to. One byte a character.
         ids = torch.from_numpy(np.array(text.ids))
         self._tokens, self.text = ids if ids.dtype == torch.uint8 else ids.to(torch.int32), text

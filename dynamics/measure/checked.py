@@ -14,6 +14,7 @@ from dynamics.files import cache_folder, write_text
 from dynamics.measure.batches import to_device
 from dynamics.measure.identity import of_capture
 from dynamics.measure.measurement import exact
+from dynamics.readers import read_json
 
 _VERDICTS: dict[str, Verdict] = {}
 
@@ -44,10 +45,13 @@ def checked(
 
 
 def _read(path: Path) -> Verdict | None:
-    try:
-        return Verdict(tuple(Comparison(*row) for row in json.loads(path.read_text())))
-    except (OSError, ValueError, TypeError):
+    if not path.is_file():
         return None
+    try:
+        rows = read_json(path, list[tuple[str, str, float, str, str]], "")
+    except InputError:
+        return None  # the check is made again
+    return Verdict(tuple(Comparison(*row) for row in rows))
 
 
 def _write(path: Path, verdict: Verdict) -> None:

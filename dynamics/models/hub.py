@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from dynamics.errors import InputError
+from dynamics.files import damaged
+from dynamics.readers import refuse_damaged
 
 # What the hub's errors say of a model that is neither on this machine nor within reach.
 UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
@@ -19,6 +21,8 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     name, can_trust = name or source, "trust_remote_code" in settings
     if getattr(call, "__name__", "") == "from_pretrained":  # else transformers asks on a terminal whether to run code
         settings = {"trust_remote_code": False} | settings
+    for path in damaged(Path(source)):
+        refuse_damaged(path, f"restore it from a copy: {name} is not loaded")
     try:
         product = call(source, **settings, **({"revision": revision} if revision else {}))
         if kernel := next(_kernels(product), ""):
@@ -41,8 +45,8 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
         raise InputError(
             f"the weights of {name} have other sizes than its config.json states: fix one of the two."
         ) from error
-    except (OSError, ValueError, ImportError, KeyError) as error:  # also of packages that it needs
-        message = " ".join(str(error).split())
+    except Exception as error:  # transformers trips over whatever its files make it trip over, or lacks a package
+        message = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in message:
             hint = ": add --trust_remote_code if you trust it" if can_trust else ""
             raise InputError(f"{name} brings its own code, which is not run by default{hint}.") from error

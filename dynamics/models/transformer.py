@@ -56,7 +56,7 @@ class CharTransformerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(self, key) < 1:
+            if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
         width, heads = self.hidden_size, self.num_attention_heads
         if width % heads:

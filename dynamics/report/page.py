@@ -56,7 +56,7 @@ def write(runs: Sequence[str | Path], out: Path, kind: str = "html") -> Path:
     html = page(load(runs))
     made = html.encode() if kind == "html" else browser.convert(html, kind)
     try:
-        files.write_atomically(out, lambda file: file.write(made))
+        files.write_atomically(out, lambda file: file.write(made), digest=False)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out

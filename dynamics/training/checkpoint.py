@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from dynamics.errors import InputError
-from dynamics.files import Writer, is_intact, write_atomically
+from dynamics.files import Writer, is_intact, remember, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
 from dynamics.metrics.streaming.transfer import to_host
 from dynamics.training.ranks import on_first_rank
@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 
 KEPT = 2  # newest states kept, so that a damaged one has a predecessor
 PACKED = 1 << 26  # bytes that leave a device in one copy, about
+CONTENTS = {  # of a training state
+    **dict.fromkeys(("epoch", "global_step"), int),
+    **dict.fromkeys(("state_dict", "loops", "callbacks"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    "pytorch-lightning_version": str,
+}
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -55,17 +61,28 @@ def resolve_resume(resume: str, folder: Path) -> Path | None:
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"--resume {resume}: there is no such file; auto takes the newest state of the run.")
-        if not is_intact(path):
+        if not is_state(path):
             raise InputError(f"--resume {resume}: the file is damaged, or not a training state; name another one.")
         return path
     paths = states(folder)
     for path in paths:
-        if is_intact(path):
+        if is_state(path):
             return path
-        log.warning("%s is damaged and left out", path)
+        log.warning("%s is damaged, or not a state of ours, and left out", path)
     if paths:
         raise InputError(f"all states in {folder / 'state'}/ are damaged: delete them to start again.")
     return None
+
+
+def is_state(path: Path) -> bool:
+    """Return whether a file is what was written, and holds what a state holds."""
+    if not is_intact(path):
+        return False
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in CONTENTS.items())
+    except Exception:  # torch raises whatever the content makes it trip over
+        return False
 
 
 def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
@@ -109,6 +126,8 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
     def write() -> None:
         try:
             config.save_pretrained(temporary)
+            for file in list(temporary.iterdir()):
+                remember(file)
             # Not `save_file`: its error on a full disk is not an OSError.
             write_atomically(temporary / "model.safetensors", lambda file: file.write(content), size=len(content))
             shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
+from pydantic import NonNegativeInt
 from transformers import PreTrainedModel
 
 from dynamics.capture.weights import find_weights
@@ -19,6 +20,7 @@ from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
 from dynamics.measure import Meter, measure
 from dynamics.measure.suite import Suite
+from dynamics.readers import read_json
 from dynamics.record import Record, Row
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights, weights_path
@@ -188,13 +190,10 @@ def each_once(name: str, seen: set[str]) -> Iterator[None]:
 
 def read_plan(path: Path) -> Plan:
     try:
-        content = json.loads(path.read_text())
-        plan = {str(name): tuple(steps) for name, steps in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"monitor.plan: {path} is not the plan.json of a run ({error}).") from error
-    for name, steps in plan.items():
-        if not all(type(step) is int and step >= 0 for step in steps) or sorted(set(steps)) != list(steps):
-            raise InputError(
-                f"monitor.plan: {path} must hold ascending steps from 0 on for {name} (got {list(steps)})."
-            )
-    return plan
+        content = read_json(path, dict[str, list[NonNegativeInt]], "name the plan.json of a run")
+    except InputError as error:
+        raise InputError(f"monitor.plan: {error}") from error
+    for name, steps in content.items():
+        if sorted(set(steps)) != steps:
+            raise InputError(f"monitor.plan: {path} must hold ascending steps from 0 on for {name} (got {steps}).")
+    return {name: tuple(steps) for name, steps in content.items()}

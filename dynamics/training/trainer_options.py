@@ -1,11 +1,13 @@
 """Lightning's options that cannot act in a run of ours: each is refused by name, with what to use instead."""
 
 import math
+import os
 import re
 from itertools import pairwise
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
@@ -93,6 +95,11 @@ def refuse_settings(settings: Any) -> None:
 def refuse_trainer(trainer: L.Trainer, precision: Any) -> None:
     """Refuse a trainer that keeps weights, ranks or states as a run of ours cannot; `precision` was asked for."""
     strategy = trainer.strategy
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (most := 4 * (os.cpu_count() or 1)):
+        raise InputError(
+            f"trainer.devices {trainer.num_devices}: each is a process here, and {os.cpu_count()} cores can run {most} "
+            "at most; give fewer."
+        )
     if trainer.precision not in PRECISIONS:
         raise InputError(
             f"trainer.precision must be one of {', '.join(PRECISIONS)} (got {trainer.precision}): the weights are "

@@ -83,7 +83,10 @@ def test_the_help_of_every_verb_shows_examples(verb, capsys):
         ("scan a --metrics 3", "--metrics must be dict or list (got 3)."),
         ("cone a --normalize perhaps --sentences x", "--normalize must be bool (got perhaps)."),
         ("probe --widht 3", "there is no option --widht: did you mean --width?"),
-        ("probe --config missing.yaml", "cannot read the configuration missing.yaml: No such file or directory."),
+        (
+            "probe --config missing.yaml",
+            "missing.yaml cannot be read (No such file or directory): fix it, or give another --config.",
+        ),
         ("probe --run", "--run needs a value."),
         ("data", "corpus is missing: see --help."),
         ("data sample enwik8", "enwik8 is one word too many: see --help."),

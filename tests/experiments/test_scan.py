@@ -21,7 +21,7 @@ from dynamics.experiments.scan import loop
 from dynamics.measure.measurement import measure
 from tests import tuning
 from tests.capture.zoo import ZOO, build
-from tests.runs import fit
+from tests.runs import fit, forget_digests
 
 FEW = "[mean_cosine, norm_of_mean]"
 WHOLE = ZOO["bert"].part
@@ -134,6 +134,7 @@ def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monke
     shutil.copytree(trained / "checkpoints" / "tiny", workplace / "tiny")
     told = runs.read("tiny").to_dict()
     (workplace / "tiny" / "run.json").write_text(json.dumps(told | {"probe": {"sha256": "another"}}))
+    forget_digests(workplace / "tiny")
     assert "is not what it was in training" in refused(capsys, "tiny", run="changed")
     (workplace / "tiny" / "config.yaml").unlink()
     assert "config.yaml does not say" in refused(capsys, "tiny", run="changed")

@@ -15,7 +15,7 @@ from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.experiments import sweep
 from dynamics.training.checkpoint import states
-from tests.runs import CONFIGS, TINY, arguments
+from tests.runs import CONFIGS, TINY, arguments, forget_digests
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +137,7 @@ def test_the_name_of_another_run_is_refused(here, monkeypatch):
     runs.CHECKPOINTS.mkdir()
     (runs.CHECKPOINTS / "s").mkdir()
     (runs.CHECKPOINTS / "s" / "run.json").write_text('{"run": "s", "kind": "fit"}')
+    forget_digests(runs.CHECKPOINTS)
     with pytest.raises(InputError, match="s is no sweep"):
         sweep.sweep(config(here / "s.yaml"), "s")
 

@@ -52,7 +52,7 @@ def here(workplace):
 def test_a_run_leaves_everything_under_its_name(here, text_file):
     fit(text_file, "a")
     folder = runs.CHECKPOINTS / "a"
-    assert {p.name for p in folder.iterdir()} == {
+    assert {p.name for p in folder.glob("[!.]*")} == {
         *("config.yaml", "run.json", "tokenizer.json", "tokenizer_config.json"),
         *("record", "weights", "state"),
     }

@@ -19,13 +19,13 @@ from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from dynamics.training import checkpoint
 from dynamics.training.checkpoint import save_weights, state_path, states, weights_path
-from tests.runs import fit
+from tests.runs import fit, forget_digests
 from tests.training.test_fit import geometry, refusal, weights
 
 STUCK = """
 import sys
 from dynamics.training.checkpoint import Checkpoints
-from tests.runs import fit
+from tests.runs import fit, forget_digests
 
 save = Checkpoints.save
 
@@ -104,6 +104,7 @@ def test_a_kill_after_a_state_loses_nothing_before_it_and_its_lock_is_taken_over
 def test_a_run_whose_file_has_no_schema_resumes(text_file, run):
     content = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({key: content[key] for key in content if key != "schema"}))
+    forget_digests(run)
     shutil.copytree(run, runs.CHECKPOINTS / "b")
     states(run)[0].unlink()
     fit(text_file, "a", "--resume", "auto")

@@ -1,7 +1,6 @@
 """The weights of a checkpoint: its files and their hashes, and its tensors, left on the disk until they are read."""
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,14 +12,23 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RevisionNotFoundError
 from safetensors import safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dynamics.errors import InputError
+from dynamics.files import damaged
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
+from dynamics.readers import read_json, refuse_damaged
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # the first that a checkpoint has, whole or in shards, is read
 
 Tensors = Mapping[str, Tensor]
+
+
+class _Index(TypedDict):
+    """The file that says in which shard a tensor lies."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,8 @@ def find(subject: Subject) -> Files:
         if whole in listed:
             return Files(subject, {whole: listed[whole]}, path)
         if f"{whole}.index.json" in listed:
-            shards = sorted(set(json.loads(path(f"{whole}.index.json").read_text())["weight_map"].values()))
+            index = read_json(path(f"{whole}.index.json"), _Index, f"fetch the files of {subject.name} again")
+            shards = sorted(set(index["weight_map"].values()))
             if missing := [name for name in shards if name not in listed]:
                 raise InputError(f"{subject.name} lacks {missing[0]}, which its {whole}.index.json names.")
             return Files(subject, {name: listed[name] for name in shards}, path)
@@ -75,6 +84,8 @@ def find(subject: Subject) -> Files:
 
 
 def _in_folder(folder: Path) -> tuple[dict[str, str], Callable[[str], Path]]:
+    for path in damaged(folder):
+        refuse_damaged(path, "restore it from a copy")
     # In the cache of the hub, a large file is a link to a blob that bears its SHA-256.
     blobs = {path.name: path.resolve().name for path in folder.iterdir()}
     return {name: blob if len(blob) == 64 else "" for name, blob in blobs.items()}, folder.joinpath

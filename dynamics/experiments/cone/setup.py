@@ -5,7 +5,6 @@ Sentence-transformers keeps `modules.json` (what follows the transformer), `1_Po
 weights. Older versions keep the transformer, with its length and case, in a folder of its own (`0_Transformer`).
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 from dynamics.errors import InputError
 from dynamics.experiments.cone.pooling import MODES, Dense, dense
+from dynamics.readers import read_json
 
 _NAMES = {
     "mean_tokens": "mean",
@@ -152,10 +152,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _json(path: Path | None) -> Any:
     """Return the content of a model's file; None where it has none."""
-    try:
-        return None if path is None else json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): fix it, or delete it and give --pooling.") from error
+    return None if path is None else read_json(path, Any, "fix it, or delete it and give --pooling")
 
 
 def _find(source: str, revision: str, name: str) -> Path | None:

@@ -19,6 +19,7 @@ from dynamics.experiments.cone.resampling import Interval
 from dynamics.experiments.cone.sentences import MAIN, PAIRS
 from dynamics.files import write_atomically
 from dynamics.loading.subjects import Subject
+from dynamics.readers import refuse_damaged
 from dynamics.record import Row
 from dynamics.run_info import Facts
 
@@ -66,7 +67,9 @@ def load(folder: Path, subject: Subject, facts: Facts, seed: int) -> ModelVector
     """Return the vectors and axes of a model from its file and its facts; `seed` is that of the resamples."""
     vectors, turning = {}, {}
     final, normalize = Depth(*facts["final"]), facts["setup"]["normalize"]
-    with np.load(path(folder, subject.name)) as arrays:
+    file = path(folder, subject.name)
+    refuse_damaged(file, f"restore it from a copy, or give another --run: {subject.name} is compared by its vectors")
+    with np.load(file) as arrays:
         for key, x in arrays.items():
             kind, _, name = key.partition("/")
             if kind == "vectors":

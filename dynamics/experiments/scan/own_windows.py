@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from transformers import AutoTokenizer
 
 from dynamics import runs
 from dynamics.allowed import import_class
+from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.experiments.scan.options import SHAPE_OF_LEARNING, ScanOptions
 from dynamics.loading.inputs import Batches, InputSource
@@ -39,9 +39,9 @@ def batches(run: Path, loaded: Loaded, allowed: Sequence[str] = ()) -> Batches:
     """
     path = run / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())["data"]
+        config = read_config(path)["data"]
         name, settings = str(config["class_path"]), dict(config.get("init_args") or {})
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path} does not say what {run.name} was measured on: give --text.") from error
     kind: Any = import_class(name, L.LightningDataModule, f"{path} (data)", allowed)
     try:
