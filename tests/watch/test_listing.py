@@ -66,17 +66,17 @@ def test_a_run_under_way_says_how_long_it_needs(row, make, small):
 
 
 @pytest.mark.parametrize(
-    ("holder", "seconds", "state", "says"),
+    ("is_held", "seconds", "state", "says"),
     [
-        (os.getpid(), 30, "running", ""),
-        (os.getpid(), 3600, "stalled", "its process is there, but writes nothing"),
-        (None, 5, "running", ""),
-        (None, 3600, "stalled", "its process is gone"),
+        (True, 30, "running", ""),
+        (True, 3600, "stalled", "its process is there, but writes nothing"),
+        (False, 5, "running", ""),
+        (False, 3600, "stalled", "its process is gone"),
     ],
 )
-def test_a_run_that_writes_nothing_is_stalled(row, make, holder, seconds, state, says):
+def test_a_run_that_writes_nothing_is_stalled(row, make, is_held, seconds, state, says):
     folder = make("d0", status="running")
-    lock(folder, holder or ended_process())
+    lock(folder, os.getpid() if is_held else ended_process())
     age(folder, seconds)
     one = row("d0")
     assert (one["state"], one["says"]) == (state, says)
