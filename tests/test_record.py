@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -213,22 +212,3 @@ def test_duckdb_and_polars_read_the_record_as_documented(workplace):
         frame = eval(compile(ast.Expression(last.value), "record.md", "eval"), scope)
         assert list(frame["step"]) == [0, 4]
         assert list(frame["value"]) == [0.5, 0.5]
-
-
-def test_what_was_not_measured_is_named_once_with_its_reason():
-    nan = float("nan")
-    rows = [
-        *(Row("r", "m@a", "", step, "attention", layer, head, "entropy", nan, reason="no softmax")
-          for step in (0, 4) for layer in (1, 2) for head in (0, 1, -1)),
-        Row("r", "m@a", "", 0, "residual", 0, -1, "anisotropy", nan, reason="all states are equal"),
-        Row("r", "m@a", "", 4, "residual", 0, -1, "anisotropy", 0.5),
-        Row("r", "m@a", "stack=encoder", 0, "key", 3, 1, "drift", nan, reason="no reference"),
-        Row("r", "", "", 0, "output", 2, -1, "mean_norm", 1.0, reason="fewer than 8 windows"),
-    ]  # fmt: skip
-    missing = record.not_measured(pd.DataFrame(rows, columns=record.COLUMNS), ["entropy", "kurtosis"])
-    assert missing == {
-        "entropy at attention, layers 1, 2 of m@a": "no softmax",
-        "anisotropy at residual, layer 0, step 0 of m@a": "all states are equal",
-        "drift at key, layer 3, head 1, (stack=encoder) of m@a": "no reference",
-        "kurtosis": "no part of what was measured has it",
-    }

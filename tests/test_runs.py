@@ -16,7 +16,17 @@ INFOS = [
     FitInfo(run="a", label="causal, clm", is_causal=False, layers=2, commit=None, data={"sha256": "0", "notes": []}),
     ScanInfo(run="a", settings={"batch_size": 8}, subjects={"gpt2@main": {"layers": 12}}),
     ConeInfo(run="a", corpora={"main": {"sentences": 9}}, pairs=0),
-    ProbeInfo(run="a", beta=[0.0, 64.0], seeds=2, designs=[{"width": 16}]),
+    ProbeInfo(
+        run="a",
+        beta=[0.0, 64.0],
+        seeds=2,
+        designs=[{"subject": "", "condition": "", "label": "a", "width": 16, "layers": 2}],
+    ),
+        run="a",
+        beta=[0.0, 64.0],
+        seeds=2,
+        designs=[{"subject": "", "condition": "", "label": "a", "width": 16, "layers": 2}],
+    ),
     SweepInfo(run="a", runs={"a-0": ["--seed_everything", "0"]}),
 ]
 

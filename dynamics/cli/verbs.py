@@ -270,12 +270,13 @@ def _fail_on_suspects(folder: Path) -> None:
 def _draw_run(folder: Path, strict: bool = False) -> None:
     """Draw a run; fail if a model or input could not be measured, with `strict` also if a metric has no value."""
     from dynamics import record, runs
+    from dynamics.missing import not_measured
 
     _draw([folder], folder / "report.html")
     info = runs.read(folder)
     missing = dict(info.failed)
     if strict:
-        missing |= record.not_measured(record.read(folder), info.descriptions)
+        missing |= not_measured(record.read(folder), info.descriptions)
     if missing:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise Failure(f"{folder.name} lacks {len(missing)} of what was asked for ({reasons}).")

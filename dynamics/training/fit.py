@@ -22,7 +22,7 @@ from dynamics.lightning_compat import (
     quiet,
 )
 from dynamics.lock import locked
-from dynamics.record import Record, Row
+from dynamics.record import Record, Row, require_intact
 from dynamics.run_info import FitInfo
 from dynamics.runs import Run
 from dynamics.training import continuation
@@ -59,6 +59,7 @@ def fit(options: RunOptions) -> None:
     state = resolve_resume(options.resume, folder) if options.resume else None
     info = _prepare(cli, state)
     if options.resume is not None:
+        require_intact(folder)
         continuation.refuse_shorter(cli)
     if is_first_rank():
         _train_in_folder(cli, info, options.resume, state)

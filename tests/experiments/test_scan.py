@@ -19,6 +19,7 @@ from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.experiments.scan import loop
 from dynamics.measure.measurement import measure
+from dynamics.missing import not_measured
 from tests import tuning
 from tests.capture.zoo import ZOO, build
 from tests.runs import fit, forget_digests
@@ -436,7 +437,7 @@ def test_what_was_asked_for_and_not_delivered(workplace, capsys):
         "{image_size: 64}",
     )
     frame, _ = scan(*words, metrics="[mean_norm, entropy]")
-    missing = record.not_measured(frame)
+    missing = not_measured(frame)
     assert {name.partition(",")[0] for name in missing} == {
         *("entropy at attention", "mean_norm at query", "mean_norm at key"),
     }
@@ -447,7 +448,7 @@ def test_what_was_asked_for_and_not_delivered(workplace, capsys):
     said = refused(capsys, *words, "--strict", run="strict", metrics="[mean_norm, entropy]", code=1)
     assert "strict lacks 3 of what was asked for (entropy at attention, layers" in said
     frame, _ = scan(*words[1:], "--strict", run="whole", metrics="[mean_norm, entropy]")
-    assert record.not_measured(frame) == {}
+    assert not_measured(frame) == {}
     assert "Not measured" not in Path("checkpoints/whole/report.html").read_text()
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dynamics.record import not_measured as not_in_record
+from dynamics.missing import not_measured as not_in_record
 from dynamics.report.arms import HISTORY, Settings, flatten, settings_of
 from dynamics.report.blocks import Section, Table, TableRow
 from dynamics.report.names import DASH, number
