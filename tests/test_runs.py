@@ -22,11 +22,6 @@ INFOS = [
         seeds=2,
         designs=[{"subject": "", "condition": "", "label": "a", "width": 16, "layers": 2}],
     ),
-        run="a",
-        beta=[0.0, 64.0],
-        seeds=2,
-        designs=[{"subject": "", "condition": "", "label": "a", "width": 16, "layers": 2}],
-    ),
     SweepInfo(run="a", runs={"a-0": ["--seed_everything", "0"]}),
 ]
 
