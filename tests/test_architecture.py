@@ -21,7 +21,7 @@ BELOW = {
     "parsing": {"errors"},
     "run_info": set(),
     "runs": {"errors", "files", "readers", "run_info"},
-    "record": {"errors", "files", "readers", "runs"},
+    "record": {"errors", "files", "runs"},
     "verify": {"errors", "files", "config", "runs", "record"},
     "scales": set(),
     "metrics": {"errors", "scales"},

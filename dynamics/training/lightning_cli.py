@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from dynamics import runs
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.files import write_text
 from dynamics.lightning_compat import Unprofiled, count_batches_before_shares
 from dynamics.parsing import OneSentenceErrors
@@ -131,6 +131,8 @@ class RunCLI(LightningCLI):
                 cause = cause.__cause__ or cause.__context__
             if cause is None and (match := re.search(r"Problem with given class_path '(\S+)':\s*(.+)", str(error))):
                 cause = InputError(f"{match[1]}: {match[2].strip()}")  # a logger whose package is missing, for one
+            if cause is None and isinstance(error, TypeError):
+                cause = InputError(f"the configuration has a value of a wrong type ({in_words(error)}): correct it.")
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
