@@ -95,6 +95,8 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot act, and fill in what depends on the machine and, unless it is saved, on the run."""
+        if "plugins" not in self.config.trainer:
+            raise InputError("trainer must be a mapping of settings (got null): leave it out, or give some.")
         trainer, plugins = self.config.trainer, self.config.trainer.plugins
         if trainer.default_root_dir is not None and is_run(trainer.default_root_dir):
             trainer.default_root_dir = None  # in the config.yaml of an older run
