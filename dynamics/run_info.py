@@ -166,6 +166,13 @@ class SubjectFacts(TypedDict, total=False):
     layers: int
     heads: list[int]
     modality: Literal["text", "images", "audio"]
+    is_causal: bool | None
+
+
+class DataFacts(TypedDict, total=False):
+    """What a page reads of the facts about the data of a training run."""
+
+    gzip_bits_per_character: float | None
 
 
 class AuditVerdict(TypedDict):
@@ -193,6 +200,7 @@ class DesignFacts(TypedDict):
 INSIDE = {
     "descriptions": dict[str, Description],
     "subjects": dict[str, SubjectFacts],
+    "data": DataFacts,
     "audit": dict[str, AuditVerdict],
     "designs": list[DesignFacts],
 }

@@ -11,17 +11,13 @@ from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, S
 from tests.report.conftest import write_run
 from tests.runs import forget_digests
 
+DESIGN = {"subject": "", "condition": "", "label": "blocks", "width": 16, "layers": 2}
 INFOS = [
     RunInfo(run="a"),
     FitInfo(run="a", label="causal, clm", is_causal=False, layers=2, commit=None, data={"sha256": "0", "notes": []}),
     ScanInfo(run="a", settings={"batch_size": 8}, subjects={"gpt2@main": {"layers": 12}}),
     ConeInfo(run="a", corpora={"main": {"sentences": 9}}, pairs=0),
-    ProbeInfo(
-        run="a",
-        beta=[0.0, 64.0],
-        seeds=2,
-        designs=[{"subject": "", "condition": "", "label": "a", "width": 16, "layers": 2}],
-    ),
+    ProbeInfo(run="a", beta=[0.0, 64.0], seeds=2, designs=[DESIGN]),
     SweepInfo(run="a", runs={"a-0": ["--seed_everything", "0"]}),
 ]
 

@@ -92,6 +92,9 @@ class CharData(L.LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         require_positive(self.hparams, "context", "batch_size", "validation_windows", "probe_tokens")
+        for name in ("corpus", "context", "batch_size", "probe_tokens"):
+            if self.hparams[name] is None:
+                raise InputError(f"data.{name} must be given (got null).")
 
     def prepare_data(self) -> None:
         """Fetch, clean and encode the corpus once; every rank reads it from the cache."""

@@ -24,6 +24,7 @@ from dynamics.models.casting import AS_THEY_ARE, Matrices, linear, training_matr
 
 UNMASKED = ("sdpa", "flash_attention_2", "flash_attention_3")  # attention functions that are told `is_causal`
 CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
+LIMIT = 1 << 24  # of sizes: what is beyond is a slip
 
 
 class CharTransformerConfig(PreTrainedConfig):
@@ -56,8 +57,8 @@ class CharTransformerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
-                raise InputError(f"{key} must be at least 1 (got {getattr(self, key)}).")
+            if not isinstance(getattr(self, key), int) or not 1 <= getattr(self, key) < LIMIT:
+                raise InputError(f"{key} must be at least 1 and less than {LIMIT:,} (got {getattr(self, key)}).")
         width, heads = self.hidden_size, self.num_attention_heads
         if width % heads:
             raise InputError(

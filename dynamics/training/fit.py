@@ -104,6 +104,10 @@ def _incomparable(cli: RunCLI, verb: str) -> str:
     """Return why results are not recorded; empty where they are those of the whole split, as the run was set up."""
     counts = cli.trainer.num_test_batches if verb == "test" else cli.trainer.num_val_batches
     loader: Any = cli.trainer.test_dataloaders if verb == "test" else cli.trainer.val_dataloaders
+    if loader is None:
+        raise InputError(
+            f"there is nothing to {verb}: trainer.limit_{'test' if verb == 'test' else 'val'}_batches is 0; remove it."
+        )
     if sum(counts) < len(loader):
         return f" (not recorded: {sum(counts)} of {len(loader)} batches)"
     windows = cli.datamodule.hparams.get("validation_windows")

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from dynamics import runs
 from dynamics.allowed import add_named, parsing, refuse_foreign, refuse_functions
 from dynamics.config import read_config
-from dynamics.errors import InputError
+from dynamics.errors import InputError, in_words
 from dynamics.files import write_text
 from dynamics.lightning_compat import Unprofiled, count_batches_before_shares, leave_signals
 from dynamics.parsing import OneSentenceErrors
@@ -119,6 +119,8 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot act, and fill in what depends on the machine and, unless it is saved, on the run."""
+        if "plugins" not in self.config.trainer:
+            raise InputError("trainer must be a mapping of settings (got null): leave it out, or give some.")
         trainer, plugins = self.config.trainer, self.config.trainer.plugins
         if trainer.default_root_dir is not None and is_run(trainer.default_root_dir):
             trainer.default_root_dir = None  # in the config.yaml of an older run
@@ -159,6 +161,8 @@ class RunCLI(LightningCLI):
                 cause = InputError(f"{match[1]}: {match[2].strip()}")  # a logger whose package is missing, for one
             if cause is None and (match := re.search(r"(\w+)\.__init__\(\) (got an unexpected .+)", str(error))):
                 cause = InputError(f"{match[1]} {match[2]}: remove it.")
+            if cause is None and isinstance(error, TypeError):
+                cause = InputError(f"the configuration has a value of a wrong type ({in_words(error)}): correct it.")
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
