@@ -60,7 +60,7 @@ class FitInfo(RunInfo):
     model_class: str = ""
     layers: int | None = None
     width: int | None = None
-    heads: int | None = None
+    heads: int | list[int] | None = None
     parameters: int | None = None
     context: int | None = None
     batch_size: int | None = None
@@ -179,7 +179,7 @@ class AuditVerdict(TypedDict):
     """What a page reads of the verdict on a checkpoint."""
 
     model: str
-    step: int
+    step: int | None  # None: of main, whose name says none
     suspect: bool
     reasons: list[str]
     notes: list[str]

@@ -22,7 +22,7 @@ from dynamics.config import split_options
 from dynamics.errors import InputError
 from dynamics.training.checkpoint import states
 from dynamics.training.fit import _configure
-from tests.runs import CONFIGS, fit
+from tests.runs import CONFIGS, fit, forget_digests
 
 MODULE = "from pathlib import Path\nPath('MARK').touch()\nclass Thing:\n    pass\n"
 CODE = "__import__('pathlib').Path('MARK').touch()"
@@ -141,6 +141,7 @@ def test_a_package_is_allowed_by_name(foreign, text_file, capsys):
     (foreign / "config.yaml").write_text(
         (foreign / "config.yaml").read_text().replace("dynamics.data.windows.CharData", "my_windows.Mine")
     )
+    forget_digests(foreign)
     Path("my_windows.py").write_text("from dynamics.data.windows import CharData\nclass Mine(CharData):\n    pass\n")
     words = ["scan", foreign, "--metrics", "[anisotropy]", "--revisions", "step2", "--run", "s"]
     assert run(*words) == 2
@@ -273,6 +274,7 @@ def naming(value):
 def test_compiled_code_for_an_attention_is_refused(model, key, capsys):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {key: "evil/kernels"}))
+    forget_digests(model)
     assert run("scan", model, "--text", "lines.txt", "--lines", "--metrics", "[anisotropy]", "--run", "s") == 2
     assert "evil/kernels for its attention" in capsys.readouterr().err
 
@@ -334,6 +336,8 @@ def test_modules_in_the_current_folder_are_not_taken_for_packages_that_libraries
 def test_what_parsing_allows_ends_with_it():
     from jsonargparse._common import parsing_settings
 
+    with parsing([]):  # what is decided at the first use
+        pass
     before = dict(parsing_settings)
     with pytest.raises(InputError, match="--allow-classes"), parsing(["not a package"]):
         pass

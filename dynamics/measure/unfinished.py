@@ -110,7 +110,7 @@ class Unfinished:
                 raise InputError("the disk has too little room")
             saved = {"identity": self._identity, "inputs": self._inputs.hexdigest(), "batches": self._batches}
             saved |= {"seconds": self.before + started - self._started, "states": states}
-            write_atomically(self._path, lambda file: torch.save(saved, file))
+            write_atomically(self._path, lambda file: torch.save(saved, file), digest=False)
             if code := get_unsafe_globals_in_checkpoint(self._path):
                 self._path.unlink()
                 raise InputError(f"a metric keeps {', '.join(sorted(code))}, which is not read from a file")

@@ -12,6 +12,7 @@ from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.experiments.probe import run as probe_run
 from dynamics.experiments.probe.design import ProbeSettings
+from tests.report.test_page import figures
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "probe.yaml"
 SMALL = {"width": 16, "heads": 2, "length": 8, "batch": 2, "seeds": 2, "beta": "[0,4]", "device": "cpu"}
@@ -48,7 +49,7 @@ def test_the_page_shows_the_probe(workplace):
     probe("--run", "p")
     html = Path("checkpoints/p/report.html").read_text()
     assert "<h1>Untrained blocks</h1>" in html
-    assert html.count('"heatmap"') >= 8
+    assert sum(trace["type"] == "heatmap" for figure in figures(html) for trace in figure["data"]) >= 8
     assert "random blocks, lecun" in html
 
 

@@ -192,11 +192,12 @@ def test_a_finished_run_that_goes_on_continues_its_history(text_file, server):
     assert run.summary["train/loss_max_step"] == 1
 
 
-def test_steps_that_are_trained_again_with_other_values_are_named(text_file, server, capsys):
+def test_steps_that_are_trained_again_with_other_values_are_named(text_file, server, capsys, monkeypatch):
     train(text_file, checkpoints__every=3)
     state = runs.CHECKPOINTS / "a" / "state" / "step-0000000003.ckpt"
     train(text_file, "a", "--resume", str(state), checkpoints__every=3)
     assert "keeps the values" not in capsys.readouterr().out
+    monkeypatch.setattr("dynamics.training.continuation.refuse_configuration", lambda cli: None)
     train(text_file, "a", "--resume", str(state), checkpoints__every=3, data__validation_windows=1)
     assert "keeps the values of before the resume up to step 6: at step 6 its validation/" in capsys.readouterr().out
     (run,) = server.runs.values()

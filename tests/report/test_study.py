@@ -10,6 +10,7 @@ from dynamics.record import Row
 from dynamics.report import summary, tables
 from dynamics.report.study import load
 from tests.report.conftest import cells, write_run
+from tests.runs import forget_digests
 
 
 def swept(folder, conditions):
@@ -147,7 +148,7 @@ def test_conditions_that_are_no_sweep_are_arms(tmp_path):
         ([], "name at least one run"),
         (["nothing"], "no run named"),
         (["fresh"], "fresh has no rows"),
-        (["odd"], "one JSON object"),
+        (["odd"], "Input should be an object"),
         (["newer"], "schema version 99"),
     ],
 )
@@ -157,5 +158,6 @@ def test_refuses_what_cannot_be_reported_on(make, tmp_path, runs, message):
     part = make("newer") / "record" / "geometry-0000000008.parquet"
     table = pq.read_table(part)
     pq.write_table(table.replace_schema_metadata({"dynamics.schema": "99"}), part)
+    forget_digests(tmp_path)
     with pytest.raises(InputError, match=message):
         load([tmp_path / run for run in runs])

@@ -217,7 +217,7 @@ def test_a_run_does_not_resume_with_another_text(here, text_file, run, capsys):
 def test_a_file_that_is_not_a_state_is_refused(here, text_file, run, capsys):
     other = here / "other.ckpt"
     torch.save({"weights": torch.zeros(2)}, other)
-    assert "not a training state of dynamics" in refusal(capsys, text_file, "a", "--resume", str(other))
+    assert "not a training state" in refusal(capsys, text_file, "a", "--resume", str(other))
 
 
 def test_a_damaged_part_of_the_curves_is_named(text_file, run, capsys):

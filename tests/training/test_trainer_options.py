@@ -15,7 +15,7 @@ from dynamics.cli.main import main
 from dynamics.models.language import LanguageModel
 from dynamics.training.lightning_cli import RunCLI
 from dynamics.training.trainer_options import IDLE, INSTEAD
-from tests.runs import CONFIGS, TINY, arguments, fit
+from tests.runs import CONFIGS, TINY, arguments, fit, forget_digests
 from tests.training.test_fit import refusal, weights
 
 ENVIRONMENT = "lightning.pytorch.plugins.environments.LightningEnvironment"
@@ -345,6 +345,7 @@ def test_a_configuration_of_another_run_gives_a_run_of_its_own(tries):
     config = runs.CHECKPOINTS / "a" / "config.yaml"
     older = config.read_text().replace("default_root_dir: null", "default_root_dir: checkpoints/a")
     config.write_text(older.replace("save_dir: null", "save_dir: checkpoints/a"))
+    forget_digests(config.parent)
     main(["fit", "--config", str(config), "--run", "b"])
     first, second = (list((runs.CHECKPOINTS / run / "wandb").glob("offline-run-*")) for run in "ab")
     assert len(first) == len(second) == 1

@@ -125,7 +125,7 @@ def test_empty_and_foreign_runs_have_a_row(row, small, place):
     (place / "checkpoints" / "empty").mkdir()
     (place / "checkpoints" / "empty" / "run.json").write_text('{"kind": "fit", "status": "running"}')
     small("bare")
-    assert "cannot be understood" in row("foreign")["problem"]
+    assert "is not what it must be" in row("foreign")["problem"]
     assert row("bare")["state"] == "unknown"
     assert row("empty")["numbers"] == []
     assert (row("empty")["state"], row("empty")["step"]) == ("running", 0)

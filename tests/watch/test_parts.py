@@ -51,7 +51,7 @@ def test_training_is_thinned_in_a_long_run_and_validation_is_not(tmp_path):
         Row("r", "", "", step, site, -1, -1, "loss", 1 / step) for step in steps for site in ("train", "validation")
     )
     out.flush()
-    (path,) = (tmp_path / "record").iterdir()
+    (path,) = (tmp_path / "record").glob("*.parquet")
     whole = {group["site"]: group for group in parts.curves(path, 1)}
     assert whole["train"]["steps"] == whole["validation"]["steps"] == [*steps]
     thinned = {group["site"]: group for group in parts.curves(path, 300)}

@@ -122,7 +122,7 @@ def test_what_cannot_be_followed_is_said(tmp_path):
         read_setup(path)
     assert read_setup(path, pooling="mean").mode == "mean"
     (tmp_path / "modules.json").write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match=r"modules\.json is not the JSON"):
         read_setup(path)
     with pytest.raises(InputError, match="median"):
         read_setup("", pooling="median")
