@@ -260,8 +260,8 @@ def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path, monkeypatch):
     """A batch takes ten seconds by a clock of ours, and saving two."""
     now, saved = [0.0], []
 
-    def write(path, fill):
-        write_atomically(path, fill)
+    def write(path, fill, digest):
+        write_atomically(path, fill, digest)
         saved.append(now[0])
         now[0] += 2
 
