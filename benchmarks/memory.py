@@ -15,12 +15,11 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from training import SIZES, Size
+from training import SIZES, Size, configuration
 
 from dynamics.data.windows import WindowBatch
 from dynamics.models import architectures, cross_entropy
 from dynamics.models.language import LanguageModel, Tokens
-from dynamics.models.transformer import CharTransformerConfig
 
 
 def peak(size: Size, vocabulary: int, is_kept: bool, precision: str) -> float:
@@ -28,13 +27,7 @@ def peak(size: Size, vocabulary: int, is_kept: bool, precision: str) -> float:
     autocast: Any = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     module = LanguageModel(activation_checkpointing=not is_kept)
     with FakeTensorMode():
-        config = CharTransformerConfig(
-            vocab_size=vocabulary,
-            hidden_size=size.width,
-            num_hidden_layers=size.depth,
-            num_attention_heads=size.heads,
-            max_position_embeddings=size.context,
-        )
+        config = configuration(size, vocabulary)
         module._take(architectures.draw(config, 0), Tokens(0, vocabulary, 1.0))
         tracker = MemTracker()
         tracker.track_external(module.network)

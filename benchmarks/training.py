@@ -76,17 +76,22 @@ SIZES = {  # for comparisons: those of configs/sizes have other widths
 }
 
 
-def ours(size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
-    module = LanguageModel(
-        depth=size.depth, width=size.width, heads=size.heads, compile=is_compiled, warmup_steps=10**9
-    )
-    config = CharTransformerConfig(
-        vocab_size=VOCABULARY,
+def configuration(size: Size, vocabulary: int) -> CharTransformerConfig:
+    """Return the configuration of our model of a size."""
+    return CharTransformerConfig(
+        vocab_size=vocabulary,
         hidden_size=size.width,
         num_hidden_layers=size.depth,
         num_attention_heads=size.heads,
         max_position_embeddings=size.context,
     )
+
+
+def ours(size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
+    module = LanguageModel(
+        depth=size.depth, width=size.width, heads=size.heads, compile=is_compiled, warmup_steps=10**9
+    )
+    config = configuration(size, VOCABULARY)
     module._take(architectures.draw(config, 0).to(device), Tokens(205, 205, 1.0))
     configured = module.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]

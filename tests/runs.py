@@ -1,6 +1,9 @@
 """Runs so small that a test can make several."""
 
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from dynamics.cli.main import main
 from dynamics.files import DIGESTS
@@ -23,6 +26,16 @@ TINY = {
     "checkpoints.every": 3,
     "metrics": "[anisotropy, drift, entropy]",
 }
+
+
+@contextmanager
+def working_in(folder):
+    """Work in a folder, with a cache of its own, where runs land in checkpoints/: for runs that several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DYNAMICS_CACHE", str(folder / "cache"))
+        patch.setenv("WANDB_MODE", "offline")
+        yield folder
 
 
 def forget_digests(folder):

@@ -22,7 +22,7 @@ from dynamics.config import split_options
 from dynamics.errors import InputError
 from dynamics.training.checkpoint import states
 from dynamics.training.fit import _configure
-from tests.runs import CONFIGS, fit, forget_digests
+from tests.runs import CONFIGS, fit, forget_digests, working_in
 
 MODULE = "from pathlib import Path\nPath('MARK').touch()\nclass Thing:\n    pass\n"
 CODE = "__import__('pathlib').Path('MARK').touch()"
@@ -50,9 +50,7 @@ class Planted:
 def honest(tmp_path_factory, text_file):
     """A workplace with a tiny run in it."""
     folder = tmp_path_factory.mktemp("honest")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DYNAMICS_CACHE", str(folder / "cache"))
+    with working_in(folder):
         fit(text_file, "a", trainer__max_steps=2, checkpoints__every=2, metrics="[anisotropy]")
     return folder
 

@@ -22,7 +22,7 @@ from dynamics.measure.measurement import measure
 from dynamics.missing import not_measured
 from tests import tuning
 from tests.capture.zoo import ZOO, build
-from tests.runs import fit, forget_digests
+from tests.runs import fit, forget_digests, working_in
 
 FEW = "[mean_cosine, norm_of_mean]"
 WHOLE = ZOO["bert"].part
@@ -74,9 +74,7 @@ def geometry(frame):
 def trained(tmp_path_factory, text_file):
     """A tiny run with kept weights, and the folder it was made in."""
     place = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(place):
         fit(text_file, "tiny")
     return place
 

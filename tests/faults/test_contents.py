@@ -12,7 +12,7 @@ from dynamics.config import read_config
 from dynamics.errors import InputError
 from dynamics.files import remember
 from tests.faults.damage import COUNT, kept, make_run
-from tests.runs import forget_digests
+from tests.runs import forget_digests, working_in
 
 TEXTS = [
     *("", "null", "[]", "[1]", '"x"', "3", "true", "{}", "{", '{"a": ', '{"a": NaN}'),
@@ -24,10 +24,7 @@ VALUES = [None, [], {}, "x", "", -1, 0, 10**30, 1.5, float("nan"), True, [None],
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, text_file):
     """A finished run, as of an older version: without digests."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("contents")
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(tmp_path_factory.mktemp("contents")):
         folder = make_run(text_file)
         forget_digests(folder)
         yield folder

@@ -8,16 +8,13 @@ import pytest
 
 from dynamics.files import DIGESTS, digests
 from tests.faults.damage import COUNT, NOTICED, SILENT, kept, kinds, make_run
-from tests.runs import forget_digests
+from tests.runs import forget_digests, working_in
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, text_file):
     """A run and a cache, which every test leaves as they were."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("faults")
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(tmp_path_factory.mktemp("faults")) as place:
         yield kinds(make_run(text_file), text_file), place
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from dynamics import runs
 from tests.faults.chain import attempt, chain, differences, without_generators
-from tests.runs import fit
+from tests.runs import fit, working_in
 
 DROPOUT = {"config": "encoder", "model__dropout": 0.1, "trainer__accumulate_grad_batches": 2}
 MOMENTS = [32, 3, 94, 17]
@@ -15,10 +15,7 @@ FROM_STATE = 90  # one of the 127 operations, between the two states
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, text_file):
     """A folder with a run called whole, and the function that makes others like it."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("kills")
-        patch.chdir(folder)
-        patch.setenv("DYNAMICS_CACHE", str(folder / "cache"))
+    with working_in(tmp_path_factory.mktemp("kills")):
 
         def train(run, *words):
             fit(text_file, run, *words, **DROPOUT)

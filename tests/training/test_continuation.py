@@ -9,7 +9,7 @@ from dynamics.files import write_text
 from dynamics.training import continuation
 from dynamics.training.describe import describe
 from dynamics.training.lightning_cli import RunCLI
-from tests.runs import CONFIGS, TINY, arguments
+from tests.runs import CONFIGS, TINY, arguments, working_in
 
 BEGUN = TINY | {"trainer.precision": "32-true"}
 
@@ -17,10 +17,7 @@ BEGUN = TINY | {"trainer.precision": "32-true"}
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, text_file):
     """The folder of a run that has been begun: its `run.json` and `config.yaml`."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("begun")
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(tmp_path_factory.mktemp("begun")) as place:
         cli = configure(text_file, "decoder", {})
         cli.datamodule.setup("fit")
         cli.model.build(cli.datamodule)

@@ -19,13 +19,13 @@ from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from dynamics.training import checkpoint
 from dynamics.training.checkpoint import save_weights, state_path, states, weights_path
-from tests.runs import fit, forget_digests
+from tests.runs import fit, forget_digests, working_in
 from tests.training.test_fit import geometry, refusal, weights
 
 STUCK = """
 import sys
 from dynamics.training.checkpoint import Checkpoints
-from tests.runs import fit, forget_digests
+from tests.runs import fit
 
 save = Checkpoints.save
 
@@ -48,10 +48,7 @@ def here(workplace):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, text_file):
     """A run that all tests start from; none of them writes to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("finished")
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(tmp_path_factory.mktemp("finished")) as place:
         fit(text_file, "a")
     return place / runs.CHECKPOINTS / "a"
 

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.experiments.audit.loop import series_of
-from tests.runs import fit
+from tests.runs import fit, working_in
 
 STEPS = 50
 EVERY_STEP = {
@@ -28,9 +28,7 @@ EVERY_STEP = {
 def trained(tmp_path_factory, text_file):
     """Two runs that keep their weights at each of 50 steps."""
     place = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(place):
         fit(text_file, "first", **EVERY_STEP)
         fit(text_file, "second", **EVERY_STEP, seed_everything=1)
     return place / "checkpoints"

@@ -14,7 +14,7 @@ from dynamics import record, runs
 from dynamics.cli.main import main
 from tests.capture.zoo import build
 from tests.experiments.cone.factories import AXIS, TANH, TURN, WIDTH, Letters, dense_layer, encoder, rotation
-from tests.runs import fit
+from tests.runs import fit, working_in
 
 HERE = "tests.experiments.cone.factories"
 
@@ -195,9 +195,7 @@ def test_a_real_encoder_agrees_with_transformers_and_numpy(workplace, shared_dat
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, text_file):
     place = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("DYNAMICS_CACHE", str(place / "cache"))
+    with working_in(place):
         fit(text_file, "tiny")
     return place
 
