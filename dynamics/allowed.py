@@ -88,6 +88,13 @@ def import_class(path: str, kind: type[T], where: str, packages: Sequence[str] =
         packages: that are allowed besides our own.
     """
     refuse_foreign(path, where, packages)
+    found = load_class(path, kind, where)
+    refuse_foreign(f"{found.__module__}.{found.__qualname__}", where, packages)  # a module also holds what it imports
+    return found
+
+
+def load_class(path: str, kind: type[T], where: str) -> type[T]:
+    """Return the subclass of `kind` at a path that the user has named; `InputError` about `where` for anything else."""
     own_modules.add(path)
     module, _, name = path.rpartition(".")
     try:
@@ -96,7 +103,6 @@ def import_class(path: str, kind: type[T], where: str, packages: Sequence[str] =
         raise InputError(f"{where}: {path} cannot be imported ({error}).") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(f"{where}: {path} is no {kind.__name__}.")
-    refuse_foreign(f"{found.__module__}.{found.__qualname__}", where, packages)  # a module also holds what it imports
     return found
 
 

@@ -16,7 +16,7 @@ from inspect import signature
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from dynamics.allowed import own_modules
+from dynamics.allowed import load_class
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def resolve(name: str, **options: Any) -> "Metric":
 
     Raises: InputError: an unknown name, or options that the metric does not take.
     """
-    metric, fixed = _imported(name) if "." in name else _named(name)
+    from dynamics.metrics.streaming.base import Metric
+
+    metric, fixed = (load_class(name, Metric, "metrics"), {}) if "." in name else _named(name)
     try:
         signature(metric).bind(**fixed, **options)
     except TypeError as error:
@@ -91,17 +93,3 @@ def _named(name: str) -> tuple[type["Metric"], dict[str, Any]]:
                 return metric, options
     near = get_close_matches(name, names(), n=3) or names()
     raise InputError(f"no metric named {name}: did you mean {', '.join(near)}? (A class path works too.)")
-
-
-def _imported(path: str) -> tuple[type["Metric"], dict[str, Any]]:
-    from dynamics.metrics.streaming.base import Metric
-
-    own_modules.add(path)
-    module, _, attribute = path.rpartition(".")
-    try:
-        metric = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"metric {path} cannot be imported: {error}.") from error
-    if not (isinstance(metric, type) and issubclass(metric, Metric)):
-        raise InputError(f"metric {path} is not a Metric (dynamics.metrics.streaming.Metric).")
-    return metric, {}
