@@ -5,7 +5,6 @@ They are saved between two batches, just as they are: neither when nor being sto
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -106,11 +105,9 @@ class Unfinished:
                 if started < self._due:
                     return
                 self._identity = self._identify()
-            if shutil.disk_usage(self._path.parent).free < 2 * size:
-                raise InputError("the disk has too little room")
             saved = {"identity": self._identity, "inputs": self._inputs.hexdigest(), "batches": self._batches}
             saved |= {"seconds": self.before + started - self._started, "states": states}
-            write_atomically(self._path, lambda file: torch.save(saved, file), digest=False)
+            write_atomically(self._path, lambda file: torch.save(saved, file), digest=False, size=2 * size)
             if code := get_unsafe_globals_in_checkpoint(self._path):
                 self._path.unlink()
                 raise InputError(f"a metric keeps {', '.join(sorted(code))}, which is not read from a file")

@@ -231,7 +231,7 @@ def full(*_):
     ("owner", "name", "stand_in", "metrics", "said"),
     [
         (os, "fsync", full, SOME, "No space left on device"),
-        (shutil, "disk_usage", lambda _: SimpleNamespace(free=10), SOME, "the disk has too little room"),
+        (shutil, "disk_usage", lambda _: SimpleNamespace(free=10), SOME, "10 are free"),
         (unfinished, "REST", 0, [f"{__name__}.Gathered"], f"a metric keeps {__name__}.Place, which is not read"),
         (unfinished, "REST", 0, [f"{__name__}.Nested"], "a metric keeps tests.measure.test_layer_batches.Largest"),
     ],
@@ -260,8 +260,8 @@ def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path, monkeypatch):
     """A batch takes ten seconds by a clock of ours, and saving two."""
     now, saved = [0.0], []
 
-    def write(path, fill, digest):
-        write_atomically(path, fill, digest)
+    def write(path, fill, digest, size):
+        write_atomically(path, fill, digest, size)
         saved.append(now[0])
         now[0] += 2
 
