@@ -217,8 +217,8 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 
 def commands() -> list[str]:
-    """Command lines of the README (and of the pages on watching and W&B), and the options in its tables."""
-    shown = README + WATCHING + (DOCS / "wandb.md").read_text()
+    """Command lines of the README (and of the pages on watching, W&B and loggers), and the options in its tables."""
+    shown = README + WATCHING + "".join((DOCS / name).read_text() for name in ("wandb.md", "loggers.md"))
     lines = [line for block in blocks(shown, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
         for span in re.findall(r"`([^`]+)`", row):

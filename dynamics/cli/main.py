@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have the signals that end a process raise, so that a run says how it ended; those that are ignored stay so."""
+    """Have the signals that end a process raise, so that a run says how it ended; of ignored ones SIGINT alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # A shell has its background jobs ignore SIGINT, and Python keeps it so: `kill -INT` must end them as Ctrl-C does.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    if is_ignored := signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     taken = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
     for number in taken:
@@ -72,6 +72,8 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+        if is_ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

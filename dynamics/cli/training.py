@@ -23,11 +23,13 @@ FIT_OPTIONS = {
     "size tiny|small|base": "a configuration from the folder sizes beside the first --config; it wins over --config",
     "run NAME": "name of the run under checkpoints/ (made up when missing)",
     "resume auto|PATH": "resume the run from its newest training state, or from this one",
+    "allow-classes PACKAGE": "another package that the config.yaml of a run may name",
 }
 EVALUATION_OPTIONS = {
     "run NAME": "the run to evaluate",
     "resume PATH": "training state to evaluate (the newest of the run when missing)",
     "config FILE": "other settings than the config.yaml of the run",
+    "allow-classes PACKAGE": "another package that the config.yaml of the run may name",
 }
 KEYS = {  # keys that people set, with a help text where no class of ours has one
     "seed_everything": "decides initial weights, windows and masks",

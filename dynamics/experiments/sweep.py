@@ -164,8 +164,8 @@ def _run(point: Point, log: Path) -> str:
         try:
             code = process.wait()
         except KeyboardInterrupt as error:
-            if isinstance(error, Interrupted):  # a terminal interrupts the run as well, which then saves itself
-                process.send_signal(error.number)
+            if isinstance(error, Interrupted):
+                process.send_signal(error.number)  # Ctrl-C in a terminal reaches the run by itself
             process.wait()
             raise
     if code == 0:

@@ -181,7 +181,7 @@ def _fetch(subject: Subject, options: ModelOptions, call: Callable[..., Any], **
 
 def _pretrained(subject: Subject, options: ModelOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     settings: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    config = _config(subject, options)
+    config = _config(subject, options)  # refused here where it names code, before any weight is read
     kind = _class(subject, config)
     if options.device == "auto" and device.type == "cuda" and is_accelerate_available():
         settings["device_map"] = _device_map(kind, config, dtype, device)

@@ -51,7 +51,7 @@ def artifact(folder: Path, name: str, last_step: int) -> wandb.Artifact:
         study = load([folder])
         for info in study.runs.values():  # it is written into run.json after the loggers have ended
             info.status = "done" if last_step >= (getattr(info, "max_steps", None) or 0) else "stopped"
-        write_text(folder / "report.html", page(study))
+        write_text(folder / "report.html", page(study), digest=False)
         parts.add_file(str(folder / "report.html"))
     except InputError as error:
         print(f"W&B gets the record without its page: {error}")

@@ -8,6 +8,7 @@ from dynamics.record import Array, Row
 
 # Sites that are not put before a metric's name: its name alone is unique, or the site leads it anyway.
 PLAIN_SITES = ("residual", "attention", "weight", "train", "validation", "cost")
+STEP = "trainer/global_step"  # the x axis of every key: updates made
 OF_LAYER = re.compile(r"(.+)/layer_(\d+)")
 OF_HEAD = re.compile(r".+_head/L\d+H\d+")
 HISTOGRAM, EDGES = "logit_max/logit_histogram", "logit_max/logit_edges"  # arrays of the record that are logged

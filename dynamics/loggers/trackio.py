@@ -50,8 +50,8 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is None:
-            about = {"config": self._config, "resume": "allow", "embed": False}
-            self._run = self._trackio.init(self._project, self._name, **about, auto_log_gpu=False, auto_log_cpu=False)
+            quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+            self._run = self._trackio.init(self._project, self._name, config=self._config, resume="allow", **quiet)
         self._run.log(dict(metrics), step)
 
     @rank_zero_only

@@ -15,9 +15,9 @@ import wandb
 
 from dynamics.errors import in_words
 from dynamics.loggers.journal import Journal, LoggedRow
+from dynamics.loggers.names import OF_LAYER, STEP
 from dynamics.loggers.profiles import Profiles
 
-STEP = "trainer/global_step"  # the x axis of every key
 PATIENCE = 600  # seconds that W&B's own process may take to start, or to write what it holds
 INIT_SECONDS, FINISH_SECONDS = 15, 30  # seconds that a server may take to begin a run, and to take what is left
 
@@ -33,7 +33,7 @@ class Upload:
         journal: what has been logged.
         options: of `wandb.init`, without the mode.
         mode: `online` (then offline where there is no key, or no server) or `offline`.
-        pictured: quantities of which pictures are drawn.
+        pictured: quantities that are drawn as pictures.
     """
 
     def __init__(self, journal: Journal, options: Mapping[str, Any], mode: str, pictured: Iterable[str]) -> None:
@@ -151,7 +151,7 @@ class Upload:
             self._define(key)
         if entry.step >= self.run.starting_step:
             self.run.log(self._row(entry), step=entry.step, commit=True)
-            if any(key.endswith("/peak_layer") for key in new):
+            if any(map(OF_LAYER.fullmatch, entry.values)):
                 self._summarise()
         elif (before := self._journal.forgotten.get(entry.step)) and (key := _differing(before.values, entry.values)):
             print(

@@ -1,4 +1,4 @@
-"""Weights & Biases as a view of the record: one row a step, under exact names, whatever dies when."""
+"""Weights & Biases as a view of the record: one row a step, under exact names, however a process ends."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from dynamics.run_info import RunInfo
 
 
 class WandbLogger(Logger):
-    """A run in W&B, online where a key is configured and its server answers, else offline; docs/wandb.md has the rest.
+    """A run in W&B, online where a key is configured and its server answers, else offline; see docs/wandb.md.
 
     Args:
         project: W&B project.

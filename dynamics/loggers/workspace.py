@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dynamics.errors import InputError, in_words
-from dynamics.loggers.names import flat_name
+from dynamics.loggers.names import STEP, flat_name
 from dynamics.record import Row
 
 TITLE, NAME = "Geometry", "dynamicsgeo"  # on the page, and in its address: the same in every project
-STEP = "trainer/global_step"  # each panel names it: the page does not look at what the keys were bound to
 LAYERS = r"(0[1-9]|[1-9]\d+)"  # without layer 0, the embeddings, which would take the scale of all others
 MOST = 30  # runs in a panel
 
@@ -150,7 +149,7 @@ def _panels(section: str, views: Iterable[View]) -> Iterator[Any]:
     for number, view in enumerate(views):
         panel = LinePlot(
             title=view.title,
-            x=STEP,
+            x=STEP,  # named by each panel: the page does not look at what the keys were bound to
             metric_regex=view.pattern,
             log_x=not view.curves,
             title_x="optimiser step",

@@ -136,7 +136,7 @@ def test_windows_that_cannot_be_made_again_are_refused(trained, workplace, monke
     forget_digests(workplace / "tiny")
     assert "is not what it was in training" in refused(capsys, "tiny", run="changed")
     (workplace / "tiny" / "config.yaml").unlink()
-    assert "config.yaml does not say" in refused(capsys, "tiny", run="changed")
+    assert "config.yaml cannot be read" in refused(capsys, "tiny", run="changed")
     assert not Path("checkpoints/changed").exists()
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dynamics.loggers.journal import Journal
 
 
@@ -30,10 +32,17 @@ def test_a_resume_forgets_what_lies_after_its_step(tmp_path):
     assert journal.is_whole
 
 
-def test_a_line_that_is_half_written_is_left_out(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"step": 3, "time": 0, "values": {"a": 1.0}})[:-5],
+        *("3\n", "null\n", '{"stap": 3, "time": 0, "values": {}}\n', '{"step": 3, "time": 0, "values": 5}\n'),
+    ],
+)
+def test_a_line_that_is_half_written_or_damaged_is_left_out(tmp_path, line):
     journal = filled(tmp_path)
     with journal.path.open("ab") as file:
-        file.write(json.dumps({"step": 3, "time": 0, "values": {"a": 1.0}}).encode()[:-5])
+        file.write(line.encode())
     assert [entry.step for entry in journal.read()] == [0, 1, 2]
     again = Journal(journal.path)
     again.begin(3)

@@ -38,8 +38,9 @@ def batches(run: Path, loaded: Loaded, allowed: Sequence[str] = ()) -> Batches:
         allowed: packages, besides our own, that the data may be of.
     """
     path = run / "config.yaml"
+    content = read_config(path)
     try:
-        config = read_config(path)["data"]
+        config = content["data"]
         name, settings = str(config["class_path"]), dict(config.get("init_args") or {})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path} does not say what {run.name} was measured on: give --text.") from error
