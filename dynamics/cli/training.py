@@ -41,7 +41,7 @@ KEYS = {  # keys that people set, with a help text where no class of ours has on
     "trainer.max_steps": "optimiser steps",
     "trainer.precision": "32-true or bf16-mixed (picked for the machine when missing)",
     "trainer.logger": "false: without W&B",
-    **dict.fromkeys(("trainer.logger.mode", "trainer.logger.log_heads"), ""),
+    "trainer.logger.log_heads": "",
     **dict.fromkeys(("monitor.schedule", "monitor.keep_weights", "checkpoints.every"), ""),
     **dict.fromkeys(("checkpoints.keep", "health.skip"), ""),
 }
