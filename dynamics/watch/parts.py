@@ -58,9 +58,7 @@ def curves(path: Path, parts: int) -> Groups:
     groups: dict[tuple[str, str], Facts] = {}
     rows = sorted(_rows(record.read_part(path)), key=lambda row: row[2])
     last = rows[-1][2] if rows else 0
-    for subject, condition, step, site, metric, _, _, value, *_ in rows:
-        if condition == "split=test":  # where older runs have what is at the site `test` now
-            site = "test"
+    for subject, _, step, site, metric, _, _, value, *_ in rows:
         if site == "train" and step % every and step != last:
             continue
         key = {"subject": subject, "condition": "", "site": site, "metric": metric}
