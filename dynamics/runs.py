@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -81,10 +82,15 @@ def read(run: str | Path) -> RunInfo:
     path = resolve(run) / "run.json"
     content = read_json(path, dict[str, Any], UNREADABLE)
     kind = KINDS.get(str(content.get("kind")), RunInfo)
-    for key, expected in get_type_hints(kind).items():
+    for key, expected in _types(kind).items():
         if key in content and key not in ("kind", "unknown"):
             refuse_wrong_type(content[key], INSIDE.get(key, expected), f"{key} in {path}", UNREADABLE)
     return kind.from_dict(content)
+
+
+@cache
+def _types(kind: type[RunInfo]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def read_begun(folder: Path) -> RunInfo:

@@ -12,7 +12,6 @@ from dynamics.report.arms import Arm, ArmEntry, arms_of, entries, flatten, setti
 from dynamics.report.names import APART, CORE, QUALITY, Words, site, words
 from dynamics.report.plot.style import DEPTH, MAGNITUDE, SIGNED, looks
 from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo
-from dynamics.watch.listing import Listing
 from dynamics.watch.store import Store, WatchedRun
 
 SCALES = {"magnitude": MAGNITUDE, "signed": SIGNED, "depth": DEPTH}
@@ -44,10 +43,9 @@ def heads(store: Store, keys: Sequence[str], since: int = 0) -> Facts:
         return {"version": version, "runs": {key: _run(run, since, heads=True) for key, run in runs.items()}}
 
 
-def everything(store: Store, keys: Sequence[str]) -> Facts:
-    """Return all that a page in one file needs: the list of all runs, and everything of those chosen."""
-    chosen, their_heads = view(store, keys), heads(store, keys)
-    return {"at": time.time(), "rows": Listing(store).rows(), "view": chosen, "heads": their_heads}
+def everything(store: Store, keys: Sequence[str], rows: list[Facts]) -> Facts:
+    """Return all that a page in one file needs: the rows of the list, and everything of the chosen runs."""
+    return {"at": time.time(), "rows": rows, "view": view(store, keys), "heads": heads(store, keys)}
 
 
 def _chosen(store: Store, keys: Sequence[str]) -> dict[str, WatchedRun]:

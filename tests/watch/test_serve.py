@@ -103,6 +103,7 @@ def test_one_file_holds_the_runs(make, place, capsys):
     main(["watch", "d0", "--once", "page.html"])
     assert "page: page.html" in capsys.readouterr().out
     data = data_in((place / "page.html").read_text())
+    assert {path.name for path in place.iterdir()} == {"checkpoints", "page.html"}
     assert [row["key"] for row in data["rows"]] == ["d0"]
     assert list(data["view"]["runs"]) == list(data["heads"]["runs"]) == ["d0"]
     assert abs(data["at"] - time.time()) < 600
