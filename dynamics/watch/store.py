@@ -129,7 +129,7 @@ class WatchedRun:
             return none, str(error)
         except Exception as error:  # of a foreign file: anything, such as a list a thousand levels deep
             return none, f"run.json cannot be understood ({in_words(error)})."
-        if isinstance(info.schema, int) and info.schema > SCHEMA:
+        if info.schema > SCHEMA:
             return (
                 info,
                 f"run.json has schema version {info.schema}, this dynamics knows {SCHEMA}: install a newer one.",

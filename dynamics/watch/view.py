@@ -3,13 +3,12 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
 from dynamics.record import parse_condition
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries, flatten, settings_of
-from dynamics.report.names import APART, CORE, QUALITY, Words, site, words
+from dynamics.report.names import APART, AUDIT, CORE, QUALITY, Words, site, words
 from dynamics.report.plot.style import DEPTH, MAGNITUDE, SIGNED, looks
 from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo
 from dynamics.watch.store import Store, WatchedRun
@@ -101,11 +100,12 @@ def _owners(frames: Mapping[str, pd.DataFrame], infos: Mapping[str, RunInfo]) ->
 
 
 def _places(run: WatchedRun) -> pd.DataFrame:
-    """Return the subjects, conditions, sites and steps of a run's rows."""
-    names = ("subject", "condition", "site", "step")
-    groups = (group for name in sorted(run.files) for group in run.part(name).groups)
-    places = dict.fromkeys(tuple(group.get(name, 0) for name in names) for group in groups)
-    return pd.DataFrame(list(places), columns=list(names))
+    """Return the subjects, conditions, sites and steps of the rows that a report has arms for, in its order."""
+    names = ("subject", "condition", "step", "site")
+    aside = () if isinstance(run.info, AuditInfo) else AUDIT
+    groups = (group for name in run.files for group in run.part(name).groups if group["metric"] not in aside)
+    places = {tuple(group.get(name, 0) for name in names) for group in groups}
+    return pd.DataFrame(sorted(places), columns=list(names))
 
 
 def _words(runs: Iterable[WatchedRun]) -> dict[str, Facts]:
@@ -115,11 +115,11 @@ def _words(runs: Iterable[WatchedRun]) -> dict[str, Facts]:
         for group in (group for name in run.files for group in run.part(name).groups):
             key = (group["site"], group["metric"])
             if key not in found:
-                found[key] = _meaning(group["metric"], run.info.descriptions)
+                found[key] = words(group["metric"], run.info.descriptions)
     return {
         f"{place}/{metric}": {
             **{"title": meaning.title, "unit": meaning.unit, "meaning": meaning.meaning, "site": site(place)},
-            **{"wide": bool(meaning.wide), "signed": bool(meaning.signed)},
+            **{"wide": meaning.wide, "signed": meaning.signed},
             "core": _place_in_core(place, metric),
         }
         for (place, metric), meaning in found.items()
@@ -131,12 +131,3 @@ def _place_in_core(place: str, metric: str) -> int | None:
     if place in APART:
         return QUALITY.index(metric) if metric in QUALITY else None
     return CORE.index((place, metric)) if (place, metric) in CORE else None
-
-
-def _meaning(metric: str, descriptions: Any) -> Words:
-    try:
-        meaning = words(metric, descriptions)
-    except Exception:  # of a foreign run.json: anything
-        meaning = words(metric)
-    texts = (meaning.title, meaning.unit, meaning.meaning)
-    return meaning if all(isinstance(text, str) for text in texts) else words(metric)

@@ -93,6 +93,20 @@ def test_arms_names_and_looks_are_those_of_the_report(store, make):
     assert [member[3] for member in arms[0]["members"]] == ["0", "1"]
 
 
+def test_looks_and_names_are_those_of_the_report_for_a_scan_whose_checkpoints_were_audited(store, place):
+    out = record.Record(place / "checkpoints" / "s")
+    for subject in ("m@step8", "a@main", "m@step0", "m@step4"):
+        step = int(subject.partition("step")[2] or 0)
+        rows = [Row("s", subject, "", step, "residual", layer, -1, "anisotropy", 0.5) for layer in (0, 1)]
+        audited = [Row("s", subject, "to=main", step, "weight", -1, -1, "weight_distance", 0.5)]
+        out.write(step, [*audited, *rows], part=subject)
+    subjects = {"m@step8": {"series": "m"}, "a@main": {}, "m@step0": {"series": "m"}, "m@step4": {"series": "m"}}
+    write_run(place / "checkpoints" / "s", {"run": "s", "kind": "scan", "subjects": subjects})
+    arms, study = view.view(store, ["s"])["arms"], load(["s"])
+    assert [arm["name"] for arm in arms] == study.arm_names == ["a", "m"]
+    assert [arm["look"] for arm in arms] == [asdict(look) for look in looks(study.arm_names).values()]
+
+
 def test_conditions_are_followed_along_what_varies(store, place):
     out = record.Record(place / "checkpoints" / "p")
     for beta in (0, 1, 4):
@@ -116,11 +130,15 @@ def test_quantities_have_the_words_of_the_report_and_of_the_run(store, small, pl
     }
 
 
-@pytest.mark.parametrize("descriptions", [[1], {"anisotropy": 3}, {"anisotropy": {"title": ["a"], "wide": "x"}}])
+@pytest.mark.parametrize(
+    "descriptions",
+    [[1], {"anisotropy": 3}, {"anisotropy": {"title": ["a"], "wide": "x"}}, {"anisotropy": {"wide": "x"}}],
+)
 def test_a_foreign_run_json_leaves_the_record_to_be_drawn(store, small, place, descriptions):
     small("a")
     write_run(place / "checkpoints" / "a", {"kind": "fit", "run": "a", "descriptions": descriptions, "subjects": 3})
     answer = json.loads(json.dumps(view.view(store, ["a"]), allow_nan=False))
+    assert "is not what it must be" in answer["runs"]["a"]["problems"][0]
     assert len(answer["arms"]) == 1
     assert isinstance(answer["words"]["residual/anisotropy"]["title"], str)
 
