@@ -89,7 +89,7 @@ def read(run: str | Path) -> RunInfo:
 
 
 @cache
-def _types(kind: type[RunInfo]) -> dict[str, Any]:
+def _types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 

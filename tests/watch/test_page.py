@@ -4,6 +4,7 @@ import asyncio
 import json
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 pytest.importorskip("aiohttp", reason="no websocket client to drive a browser with")
@@ -11,6 +12,7 @@ pytest.importorskip("aiohttp", reason="no websocket client to drive a browser wi
 from dynamics import record
 from dynamics.cli.main import main
 from dynamics.record import Row
+from dynamics.report.names import compact, number
 from tests.report.conftest import write_run
 from tests.watch.browser import CHROMIUM, in_browser
 from tests.watch.test_serve import serving
@@ -160,6 +162,22 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
 
     with serving() as address:
         in_browser(tmp_path_factory.mktemp("profile"), visit)
+
+
+def test_numbers_and_steps_are_written_as_in_the_report(small, place, tmp_path_factory):
+    small("a")
+    main(["watch", "--once", "page.html"])
+    values = [0, 0.61234, -0.5, 12.345, 99.96, -123.4, 123456.0, 3.4e6, 0.00123, 0.0999951, 4.99e-4, 2e-6, -3.21e-12]
+    places = [0, 0.25, 512, 1000, 1024, 2300, 2500, 16384, 65536, 131072, 143000, 1234567, 2300000, 3e6]
+
+    async def visit(browser):
+        await browser.open((place / "page.html").as_uri())
+        await browser.until("globalThis.compact && document.querySelectorAll('#rows tr').length")
+        for name, given, rule in (("number", values, number), ("compact", places, compact)):
+            assert await browser.run(f"{given}.map((value) => {name}(value))") == [rule(value) for value in given]
+        assert await browser.run("number(null)") == number(np.nan)
+
+    in_browser(tmp_path_factory.mktemp("profile"), visit)
 
 
 def test_one_file_works_from_the_disk(make, small, place, tmp_path_factory):

@@ -140,18 +140,26 @@ function meanOver(group, isChosen) {
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
+// As `number` of the report: three significant digits, at most four decimals.
 function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 5e-4 || size >= 1e6)) return value.toExponential(2).replace("-", "−").replace("e−", "e-");
-  return (size >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
+  const rounded = Number(value.toPrecision(3));
+  const size = Math.abs(rounded);
+  if (size >= 100 || size === 0) return rounded.toFixed(0).replace("-", "−");
+  const text =
+    size < 5e-4
+      ? value.toExponential(1).replace(/e-(\d)$/, "e-0$1")
+      : value.toFixed(Math.min(4, 2 - Math.floor(Math.log10(size))));
+  return text.replace(/^-/, "−");
 }
 
+// As `compact` of the report: from 1000 on no digit is lost.
 function compact(value) {
-  const size = Math.abs(value);
-  if (size >= 1e6 && value % 1e4 === 0) return `${value / 1e6}M`;
-  if (size >= 1e3 && value % 10 === 0 && size !== 1024) return `${value / 1e3}k`;
-  return `${Number(value.toPrecision(4))}`;
+  const shortened = (part, digits) => `${Number(part.toPrecision(digits))}`;
+  if (Math.abs(value) < 1e3) return shortened(value, 4);
+  const [size, letter] = Math.abs(value) >= 1e6 ? [1e6, "M"] : [1e3, "k"];
+  const [short, whole] = [shortened(value / size, 4), shortened(value, 10)];
+  return Number(short) === value / size && short.length < whole.length ? short + letter : whole;
 }
 
 function duration(seconds) {
