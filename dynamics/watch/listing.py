@@ -143,14 +143,14 @@ def _curve_numbers(run: WatchedRun, curves: list[Facts]) -> list[Facts]:
 
 
 def _geometry_numbers(run: WatchedRun, geometry: list[Facts]) -> list[Facts]:
-    """Return means over the layers 1..L of the two quantities to know first."""
+    """Return means over the layers 1..L of the two quantities to know first; none where a layer has no value."""
     groups = sorted((g for g in geometry if g["site"] != "cost"), key=lambda group: len(group["condition"]))
     core = [group for quantity in CORE for group in groups if (group["site"], group["metric"]) == quantity]
     numbers = []
     for group in (core or groups)[:2]:
         pairs = list(zip(group["layers"], group["values"], strict=True))
-        values = [value for layer, value in pairs if value is not None and (layer > 0 or len(pairs) == 1)]
-        mean = math.fsum(values) / len(values) if values else None
+        values = [value for layer, value in pairs if layer > 0 or len(pairs) == 1]
+        mean = None if None in values or not values else math.fsum(values) / len(values)
         title = words(group["metric"], run.info.descriptions).title
         subject = " ".join(filter(None, (group["subject"], group["condition"])))
         numbers.append(_named(f"{title} ({_short(subject, 40)})" if subject else title, mean, group["step"]))

@@ -7,13 +7,17 @@ from dataclasses import asdict
 import pandas as pd
 
 from dynamics.record import parse_condition
-from dynamics.report.arms import Arm, ArmEntry, arms_of, entries, flatten, settings_of
+from dynamics.report.arms import HISTORY, Arm, ArmEntry, arms_of, entries, flatten, settings_of
 from dynamics.report.names import APART, AUDIT, CORE, QUALITY, Words, site, words
-from dynamics.report.plot.style import DEPTH, MAGNITUDE, SIGNED, looks
+from dynamics.report.plot.style import DARK, DEPTH, MAGNITUDE, SIGNED, looks
+from dynamics.report.plot.values import NEGATIVE, SPAN
 from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo
 from dynamics.watch.store import Store, WatchedRun
 
-SCALES = {"magnitude": MAGNITUDE, "signed": SIGNED, "depth": DEPTH}
+SCALES = {
+    **{"magnitude": MAGNITUDE, "signed": SIGNED, "depth": DEPTH},
+    **{"depth_dark": [(place, DARK[colour]) for place, colour in DEPTH], "span": SPAN, "negative": NEGATIVE},
+}
 ASIDE = ("metrics", "descriptions", "versions.", "command")  # settings that would say the same again, or nothing
 
 
@@ -31,6 +35,7 @@ def view(store: Store, keys: Sequence[str], since: int = 0) -> Facts:
             "arms": _arms(runs),
             "words": _words(runs.values()),
             "scales": SCALES,
+            "history": [key for key in HISTORY if key != "seed"],
         }
 
 
@@ -81,7 +86,8 @@ def _arms(runs: Mapping[str, WatchedRun]) -> list[Facts]:
     arms: dict[str, Facts] = {}
     styles = looks(list(dict.fromkeys(arm.name for arm in owners.values())))
     for entry, arm in owners.items():
-        about = {"name": arm.name, "about": arm.about, "along": arm.along, "look": asdict(styles[arm.name])}
+        look = asdict(styles[arm.name]) | {"dark": DARK[styles[arm.name].colour]}
+        about = {"name": arm.name, "about": arm.about, "along": arm.along, "look": look}
         members = arms.setdefault(arm.name, {**about, "members": []})["members"]
         members.append([entry.run, entry.subject, entry.condition, entry.seed, entry.at])
     return list(arms.values())

@@ -7,7 +7,7 @@ import pytest
 
 from dynamics import record
 from dynamics.record import Row
-from dynamics.report.plot.style import looks
+from dynamics.report.plot.style import DARK, looks
 from dynamics.report.study import load
 from dynamics.watch import view
 from tests.report.conftest import write_run
@@ -44,6 +44,11 @@ def expected(run, heads=False):
 
 def same(a, b):
     pd.testing.assert_frame_equal(a, b, check_dtype=False, check_exact=True)
+
+
+def looks_of(study):
+    """The looks of a report's arms, each with the colour that it has on a dark page."""
+    return [asdict(look) | {"dark": DARK[look.colour]} for look in looks(study.arm_names).values()]
 
 
 def test_what_the_page_gets_is_what_the_record_has(store, make):
@@ -88,7 +93,7 @@ def test_arms_names_and_looks_are_those_of_the_report(store, make):
     arms = view.view(store, [folder.name for folder in folders])["arms"]
     study = load(folders)
     assert [arm["name"] for arm in arms] == study.arm_names
-    assert [arm["look"] for arm in arms] == [asdict(look) for look in looks(study.arm_names).values()]
+    assert [arm["look"] for arm in arms] == looks_of(study)
     assert [[member[0] for member in arm["members"]] for arm in arms] == [["d0", "d1"], ["e0"], ["m0"]]
     assert [member[3] for member in arms[0]["members"]] == ["0", "1"]
 
@@ -104,7 +109,7 @@ def test_looks_and_names_are_those_of_the_report_for_a_scan_whose_checkpoints_we
     write_run(place / "checkpoints" / "s", {"run": "s", "kind": "scan", "subjects": subjects})
     arms, study = view.view(store, ["s"])["arms"], load(["s"])
     assert [arm["name"] for arm in arms] == study.arm_names == ["a", "m"]
-    assert [arm["look"] for arm in arms] == [asdict(look) for look in looks(study.arm_names).values()]
+    assert [arm["look"] for arm in arms] == looks_of(study)
 
 
 def test_conditions_are_followed_along_what_varies(store, place):
