@@ -16,8 +16,8 @@ Groups = list[Facts]
 `heads`, a list of heads for each value); of learning curves the values of their steps (`steps`)."""
 
 COLUMNS = ("subject", "condition", "step", "site", "metric", "layer", "head", "value", "low", "high", "reason")
-# Of a learning curve of training that the page gets, about: a part of a long run gives every k-th step. Of a run that is
-# followed from its start the first parts stay as dense as they were, which makes it a few times as many.
+# Of a learning curve of training that the page gets, about: a part of a long run gives every k-th step. Of a run that
+# is followed from its start the first parts stay as dense as they were, which makes it a few times as many.
 POINTS = 1000
 
 
