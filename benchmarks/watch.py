@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from dynamics.files import write_atomically  # noqa: E402
 from dynamics.metrics import names  # noqa: E402
 from dynamics.record import BLOCK, Record, Row, read_part  # noqa: E402
 
@@ -53,14 +55,15 @@ def write_runs(checkpoints: Path, runs: int, steps: int, layers: int, metrics: i
             for layer in range(layers)
         ]
         out.write(int(measured[0]), rows)
-        (first,) = (folder / "record").iterdir()
+        (first,) = (folder / "record").glob("*.parquet")
         part = read_part(first)
         for step in measured:  # as `Record.write` does, but for the step and the values
             values = noise.random(len(rows))
             columns = {"step": np.full(len(rows), step), "value": values, "low": values - 0.1, "high": values + 0.1}
             for name, column in columns.items():
                 part = part.set_column(part.column_names.index(name), name, pa.array(column))
-            pq.write_table(part, folder / "record" / f"geometry-{step:010d}.parquet")
+            path = folder / "record" / f"geometry-{step:010d}.parquet"
+            write_atomically(path, partial(pq.write_table, part))
         last = int(measured[-1])
         for start in range(0, last, BLOCK):
             losses = [(step, 2 + 3 / np.sqrt(step)) for step in range(start + 1, min(start + BLOCK, last) + 1)]

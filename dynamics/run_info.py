@@ -154,6 +154,7 @@ class Description(TypedDict, total=False):
     source: str
     range: Annotated[list[float | None], Len(2, 2)]
     signed: bool
+    wide: bool
 
 
 class SubjectFacts(TypedDict, total=False):
@@ -179,6 +180,8 @@ class AuditVerdict(TypedDict):
     """What a page reads of the verdict on a checkpoint."""
 
     model: str
+    revision: str
+    sha256: str
     step: int | None  # None: of main, whose name says none
     suspect: bool
     reasons: list[str]

@@ -25,6 +25,7 @@ CHECKPOINTS = Path("checkpoints")
 UNFINISHED = "unfinished-"
 WITHOUT = "restore it from a copy, or delete it (`dynamics verify` says what can be measured again)"
 UNREADABLE = "restore it from a copy, or delete it: what the run was made of is then not known"
+TYPES = {kind: get_type_hints(kind) for kind in (RunInfo, *KINDS.values())}  # of what `run.json` says
 Info = TypeVar("Info", bound=RunInfo)
 
 
@@ -81,7 +82,7 @@ def read(run: str | Path) -> RunInfo:
     path = resolve(run) / "run.json"
     content = read_json(path, dict[str, Any], UNREADABLE)
     kind = KINDS.get(str(content.get("kind")), RunInfo)
-    for key, expected in get_type_hints(kind).items():
+    for key, expected in TYPES[kind].items():
         if key in content and key not in ("kind", "unknown"):
             refuse_wrong_type(content[key], INSIDE.get(key, expected), f"{key} in {path}", UNREADABLE)
     return kind.from_dict(content)

@@ -117,7 +117,7 @@ def changes(study: Study) -> list[ArmComparison]:
 
 
 def _quantities(study: Study) -> Iterator[tuple[pd.DataFrame, str, str]]:
-    """Yield a row for each arm, seed and position of every quantity, its metric and its title."""
+    """Yield a row for each arm, seed and position that all its seeds have reached, of every quantity; metric, title."""
     for metric in (name for name in tables.curve_metrics(study.rows) if name in QUALITY):
         curve = tables.curves(study.rows, metric)
         curve = curve[curve["site"] == "validation"]
@@ -125,11 +125,12 @@ def _quantities(study: Study) -> Iterator[tuple[pd.DataFrame, str, str]]:
         for covered in dict.fromkeys(map(summary.objective, study.arms)):  # different objectives do not compare
             names = [arm.name for arm in study.arms if summary.objective(arm) == covered]
             title = f"validation {words.unit or words.title}, {covered}"
-            yield curve[curve["arm"].isin(names)].assign(along="step"), metric, title
+            yield tables.reached(curve[curve["arm"].isin(names)]).assign(along="step"), metric, title
     for along, site, metric in tables.quantities(study.rows):
         if (site, metric) in CORE:
             table = tables.without_heads(tables.geometry(study.rows, site, metric, along))
-            yield tables.over_layers(table).assign(along=along), metric, study.heading(site, metric)
+            means = tables.reached(tables.over_layers(table))
+            yield means.assign(along=along), metric, study.heading(site, metric)
 
 
 def _compared(study: Study, table: pd.DataFrame, metric: str, title: str) -> ArmComparison | None:

@@ -109,15 +109,16 @@ def capital(text: str) -> str:
 
 
 def compact(value: float) -> str:
-    """Return a step or another position on an axis, short.
+    """Return a step or another position on an axis, short; from 1000 on no digit is lost.
 
-    >>> [compact(v) for v in (0, 0.25, 512, 1000, 1024, 2500, 143000, 3e6)]
-    ['0', '0.25', '512', '1k', '1024', '2.5k', '143k', '3M']
+    >>> [compact(v) for v in (0, 0.25, 512, 1000, 1024, 2500, 16384, 131072, 143000, 1234567, 3e6)]
+    ['0', '0.25', '512', '1k', '1024', '2.5k', '16384', '131072', '143k', '1234567', '3M']
     """
     if abs(value) < 1000:
         return f"{value:.4g}"
     size, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k")
-    return min(f"{value / size:.4g}{letter}", f"{value:.10g}", key=len)
+    short, whole = f"{value / size:.4g}", f"{value:.10g}"
+    return min(short + letter, whole, key=len) if float(short) == value / size else whole
 
 
 def number(value: float) -> str:

@@ -31,7 +31,7 @@ class Study:
     arms: tuple[Arm, ...]  # what is compared; probes and cones have none
     runs: dict[str, RunInfo]  # what `run.json` says of each, by name
     records: dict[str, pd.DataFrame]  # all rows of each run, with conditions as columns
-    skipped: tuple[str, ...] = ()  # a sentence for each part that could not be read, and for each run without rows
+    skipped: tuple[str, ...] = ()  # a sentence for each run without rows, or of which parts could not be read
 
     @property
     def arm_names(self) -> list[str]:
@@ -89,22 +89,37 @@ def load(names: Sequence[str | Path]) -> Study:
     infos: dict[str, RunInfo] = {}
     records: dict[str, pd.DataFrame] = {}
     arrays: list[dict[str, Any]] = []
-    damaged: list[Path] = []
-    empty = []
+    skipped, empty = [], []
     for folder, name in folders:
         run = next(text for text in (name or folder.name, str(folder)) if text not in infos)
         info = runs.read(folder) if (folder / "run.json").is_file() else RunInfo.from_dict({})
+        damaged: list[Path] = []
         rows = record.read(folder, conditions=True, damaged=damaged)
         if rows.empty:
-            empty.append(f"run {run} has no rows in {folder / 'record'}: nothing has been measured yet.")
+            why = (
+                "none of its parts can be read (`dynamics verify` names them)"
+                if damaged
+                else "nothing has been measured yet"
+            )
+            empty.append(f"run {run} has no rows in {folder / 'record'}: {why}.")
             continue
         infos[run] = _called(info, name) if name else info
-        records[run] = _with_test_site(rows.assign(run=run))
+        records[run] = rows.assign(run=run)
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS, damaged)]
+        if damaged:
+            skipped.append(_without(run, damaged))
     if not records:
         raise InputError(empty[0])
-    skipped = [f"{path} cannot be read and is left out: what it held is missing here." for path in damaged]
     return study_of(infos, records, arrays, (*skipped, *map(capital, empty)))
+
+
+def _without(run: str, damaged: Sequence[Path]) -> str:
+    """Return which parts of a run the page is made without, in a sentence."""
+    parts = (
+        f"{len(damaged)} part{'s' * (len(damaged) > 1)} cannot be read and {'are' if damaged[1:] else 'is'} left out"
+    )
+    more = f" and {len(damaged) - 1} more (`dynamics verify {run}` names them)" if damaged[1:] else ""
+    return f"Of run {run}, {parts}: {damaged[0].name}{more}."
 
 
 def _named(name: str | Path) -> tuple[Path, str]:
@@ -149,12 +164,6 @@ def study_of(
     table = pd.DataFrame(arrays, columns=[*record.KEY, "values"])
     arms = tuple({arm.name: arm for arm in owners.values()}.values())
     return Study(_label(rows, labels), _label(table, labels), arms, infos, records, skipped)
-
-
-def _with_test_site(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose results on the test split have a site of their own; older runs gave them a condition."""
-    rows.loc[rows["condition"] == "split=test", ["site", "condition"]] = "test", ""
-    return rows
 
 
 def _descriptions(infos: Mapping[str, RunInfo]) -> Descriptions:

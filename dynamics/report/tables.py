@@ -77,15 +77,18 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
     return means.assign(layer=-1, head=-1)[COLUMNS]
 
 
-def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over seeds with its interval; of a single seed, its own value and sampling interval.
+def reached(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what lies at positions that all seeds of an arm have reached; the column `seeds` says how many these are.
 
-    Only positions that all seeds of an arm have reached are kept: no mean changes its members along the steps.
+    So no mean over seeds changes its members along the steps.
     """
-    seeds = table.groupby("arm")["seed"].nunique()
-    reached = table.groupby(["arm", "at"])["seed"].nunique().reset_index(name="seeds")
-    reached = reached[reached["seeds"] == reached["arm"].map(seeds)]
-    table = table.merge(reached, on=["arm", "at"])
+    seeds = table.groupby("arm")["seed"].transform("nunique")
+    return table.assign(seeds=seeds)[table.groupby(["arm", "at"])["seed"].transform("nunique") == seeds]
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over seeds with its interval, where all are; of one seed, its value and sampling interval."""
+    table = reached(table)
     means = _average(table, [*SERIES, "seeds"], spread=("value", "std"), low=("low", "first"), high=("high", "first"))
     means.loc[means["members"] < means["seeds"], "value"] = np.nan
     low, high = seed_interval(means)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from dynamics.errors import in_words
@@ -34,7 +33,7 @@ class Listing:
             runs = self._store.runs()
             rows = {key: self._row(run) for key, run in runs.items()}
             for key, run in runs.items():
-                if isinstance(run.info, SweepInfo) and isinstance(run.info.runs, Mapping):
+                if isinstance(run.info, SweepInfo):
                     done = sum(rows[name]["state"] == "done" for name in run.info.runs if name in rows)
                     rows[key] |= {"step": done, "last": len(run.info.runs), "unit": "run"}
             return list(rows.values())
@@ -54,7 +53,8 @@ def _facts(run: WatchedRun) -> Facts:
     """Return what the files of a run say in short; of the record, the newest parts are read."""
     geometry, (curves, newest_step) = _newest_geometry(run), _newest_curves(run)
     measured = max((run.files[name].step for name in run.of_kind("geometry")), default=0)
-    step, last = max(newest_step, measured), _whole(getattr(run.info, "max_steps", None))
+    step, is_fit = max(newest_step, measured), isinstance(run.info, FitInfo)
+    last = run.info.max_steps if isinstance(run.info, FitInfo) and (run.info.max_steps or 0) > 0 else None
     step_seconds, measure_seconds = (_cost([*geometry, *curves], name) for name in COSTS)
     measuring = (measure_seconds or 0.0) * len(run.of_kind("geometry"))
     training = (step_seconds or 0.0) * step
@@ -63,9 +63,9 @@ def _facts(run: WatchedRun) -> Facts:
     return {
         "key": run.key,
         "kind": run.info.kind,
-        "created": str(run.info.created),
-        "step": step if isinstance(run.info, FitInfo) else len(run.of_kind("geometry")),
-        "unit": "step" if isinstance(run.info, FitInfo) else "part",
+        "created": run.info.created,
+        "step": step if is_fit else len(run.of_kind("geometry")),
+        "unit": "step" if is_fit else "part",
         "last": last,
         "left": left,  # seconds that it needs from its last write on, about
         "settings": settings(run.info),
@@ -80,9 +80,9 @@ def _facts(run: WatchedRun) -> Facts:
 def _state(run: WatchedRun, facts: Facts) -> Facts:
     """Return how a run is: `running`, `stalled`, `done`, `stopped`, `interrupted`, `failed`, or `unknown`."""
     written = run.written
-    status, says = str(run.info.status) or "unknown", ""
+    status, says = run.info.status or "unknown", ""
     if status == "failed":
-        says = str(run.info.error)
+        says = run.info.error
     elif status == "stopped":
         says = "a limit of time ended it"
     elif status == "running":
@@ -99,8 +99,8 @@ def settings(info: RunInfo) -> list[list[str]]:
     """Return the settings that tell runs from one another at a glance, as pairs of name and value; a label has none."""
     content = info.to_dict()
     pairs = [["" if key == "label" else key.replace("_", " "), content[key]] for key in SETTINGS if key in content]
-    if isinstance(data := content.get("data"), dict) and "corpus" in data:
-        pairs.append(["corpus", data["corpus"]])
+    if isinstance(info, FitInfo) and "corpus" in info.data:
+        pairs.append(["corpus", info.data["corpus"]])
     if isinstance(info, ModelsInfo) and info.subjects:
         names = list(info.subjects)
         pairs.append(["models", ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")])
@@ -143,14 +143,14 @@ def _curve_numbers(run: WatchedRun, curves: list[Facts]) -> list[Facts]:
 
 
 def _geometry_numbers(run: WatchedRun, geometry: list[Facts]) -> list[Facts]:
-    """Return means over the layers 1..L of the two quantities to know first."""
+    """Return means over the layers 1..L of the two quantities to know first; none where a layer has no value."""
     groups = sorted((g for g in geometry if g["site"] != "cost"), key=lambda group: len(group["condition"]))
     core = [group for quantity in CORE for group in groups if (group["site"], group["metric"]) == quantity]
     numbers = []
     for group in (core or groups)[:2]:
         pairs = list(zip(group["layers"], group["values"], strict=True))
-        values = [value for layer, value in pairs if value is not None and (layer > 0 or len(pairs) == 1)]
-        mean = math.fsum(values) / len(values) if values else None
+        values = [value for layer, value in pairs if layer > 0 or len(pairs) == 1]
+        mean = None if None in values or not values else math.fsum(values) / len(values)
         title = words(group["metric"], run.info.descriptions).title
         subject = " ".join(filter(None, (group["subject"], group["condition"])))
         numbers.append(_named(f"{title} ({_short(subject, 40)})" if subject else title, mean, group["step"]))
@@ -165,7 +165,3 @@ def _cost(groups: list[Facts], metric: str) -> float | None:
     """Return the newest value of a cost, in seconds."""
     values = (group["values"][-1] for group in groups if (group["site"], group["metric"]) == ("cost", metric))
     return next((value for value in values if value is not None), None)
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None

@@ -1,7 +1,8 @@
 """One part of a record as the page takes it: values by quantity, over layers or over steps. No torch here."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ Groups = list[Facts]
 `heads`, a list of heads for each value); of learning curves the values of their steps (`steps`)."""
 
 COLUMNS = ("subject", "condition", "step", "site", "metric", "layer", "head", "value", "low", "high", "reason")
-POINTS = 1000  # of a learning curve of training that the page gets at most: a part of a long run gives every k-th step
+# Of a learning curve of training that the page gets, about: a part of a long run gives every k-th step. Of a run that
+# is followed from its start the first parts stay as dense as they were, which makes it a few times as many.
+POINTS = 1000
 
 
 def geometry(path: Path, heads: bool = False) -> Groups:
@@ -26,8 +29,9 @@ def geometry(path: Path, heads: bool = False) -> Groups:
     """
     table = record.read_part(path)
     is_layer = pc.equal(table["head"], -1)
+    chosen = table.filter(pc.invert(is_layer) if heads else is_layer)
     groups: dict[tuple[Any, ...], Facts] = {}
-    for *key, layer, head, value, low, high, reason in _rows(table.filter(pc.invert(is_layer) if heads else is_layer)):
+    for *key, layer, head, value, low, high, reason in _rows(chosen, COLUMNS):
         group = groups.get(tuple(key))
         if group is None:
             names = ("subject", "condition", "step", "site", "metric")
@@ -56,11 +60,9 @@ def curves(path: Path, parts: int) -> Groups:
     """
     every = max(1, parts * record.BLOCK // POINTS)
     groups: dict[tuple[str, str], Facts] = {}
-    rows = sorted(_rows(record.read_part(path)), key=lambda row: row[2])
-    last = rows[-1][2] if rows else 0
-    for subject, condition, step, site, metric, _, _, value, *_ in rows:
-        if condition == "split=test":  # where older runs have what is at the site `test` now
-            site = "test"
+    rows = sorted(_rows(record.read_part(path), ("step", "subject", "site", "metric", "value")), key=itemgetter(0))
+    last = rows[-1][0] if rows else 0
+    for step, subject, site, metric, value in rows:
         if site == "train" and step % every and step != last:
             continue
         key = {"subject": subject, "condition": "", "site": site, "metric": metric}
@@ -70,8 +72,8 @@ def curves(path: Path, parts: int) -> Groups:
     return list(groups.values())
 
 
-def _rows(table: Any) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)
+def _rows(table: Any, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
 def _finite(value: float) -> float | None:

@@ -36,14 +36,15 @@ def write_page(names: Sequence[str], out: Path) -> Path:
     if not out.parent.is_dir():
         raise InputError(f"--once {out}: the folder {out.parent} does not exist; make it first.")
     store = Store(names)
-    written = {row["key"]: row["written"] or 0.0 for row in Listing(store).rows()}
+    rows = Listing(store).rows()
+    written = {row["key"]: row["written"] or 0.0 for row in rows}
     if not written:
         raise InputError(f"there is no run under {CHECKPOINTS}/ to show: make one, as with `dynamics fit`.")
     chosen = list(written) if names else sorted(written, key=lambda key: written[key], reverse=True)[:MOST_INSIDE]
     if len(chosen) < len(written):
         print(f"of {len(written)} runs, the file has the records of the {len(chosen)} written last: name others.")
     try:
-        files.write_text(out, document.single_file(everything(store, chosen)))
+        files.write_text(out, document.single_file(everything(store, chosen, rows)), digest=False)
     except OSError as error:
         raise InputError(f"--once {out} cannot be written ({error.strerror}): name a file elsewhere.") from error
     return out
@@ -63,8 +64,9 @@ def serve(names: Sequence[str], host: str = HOST, port: int = PORT) -> None:
         if host not in LOOPBACK:
             print(f"CAUTION: whoever reaches {host}, port {bound}, can read these runs: there is no password.")
         what = f"{len(names)} run{'s' * (len(names) > 1)}" if names else f"all runs under {CHECKPOINTS}/"
-        print(f"{what}: http://{f'[{host}]' if ':' in host else host}:{bound}/ (Ctrl-C ends it)", flush=True)
         server = make_server(store, host)
+        store.runs()  # the first look at all runs, before the first request
+        print(f"{what}: http://{f'[{host}]' if ':' in host else host}:{bound}/ (Ctrl-C ends it)", flush=True)
         try:
             server.run(sockets=[listening])
         except KeyboardInterrupt:  # the usual end

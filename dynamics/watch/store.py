@@ -129,7 +129,7 @@ class WatchedRun:
             return none, str(error)
         except Exception as error:  # of a foreign file: anything, such as a list a thousand levels deep
             return none, f"run.json cannot be understood ({in_words(error)})."
-        if isinstance(info.schema, int) and info.schema > SCHEMA:
+        if info.schema > SCHEMA:
             return (
                 info,
                 f"run.json has schema version {info.schema}, this dynamics knows {SCHEMA}: install a newer one.",
@@ -176,15 +176,20 @@ class Store:
 
     def _find(self) -> None:
         """Add the runs that are new under `checkpoints/`, and forget those that are gone."""
-        folders = {folder.name: folder for folder in _folders(runs.CHECKPOINTS.absolute())}
+        folders = {_text(folder.name): folder for folder in _folders(runs.CHECKPOINTS.absolute())}
         self._runs = {name: run for name, run in self._runs.items() if name in folders}
         for name in sorted(folders.keys() - self._runs.keys()):
             self._add(folders[name])
 
     def _add(self, folder: Path) -> None:
-        name, path = (text.encode(errors="replace").decode() for text in (folder.name, str(folder)))
+        name, path = _text(folder.name), _text(str(folder))
         key = name if name not in self._runs else path
         self._runs[key] = WatchedRun(key, folder, self._versions)
+
+
+def _text(name: str) -> str:
+    """Return a name as JSON can hold it, also one that is no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -3,19 +3,21 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
 from dynamics.record import parse_condition
-from dynamics.report.arms import Arm, ArmEntry, arms_of, entries, flatten, settings_of
-from dynamics.report.names import APART, CORE, QUALITY, Words, site, words
-from dynamics.report.plot.style import DEPTH, MAGNITUDE, SIGNED, looks
+from dynamics.report.arms import HISTORY, Arm, ArmEntry, arms_of, entries, flatten, settings_of
+from dynamics.report.names import APART, AUDIT, CORE, QUALITY, Words, site, words
+from dynamics.report.plot.style import DARK, DEPTH, MAGNITUDE, SIGNED, looks
+from dynamics.report.plot.values import NEGATIVE, SPAN
 from dynamics.run_info import AuditInfo, ConeInfo, Facts, ProbeInfo, RunInfo
-from dynamics.watch.listing import Listing
 from dynamics.watch.store import Store, WatchedRun
 
-SCALES = {"magnitude": MAGNITUDE, "signed": SIGNED, "depth": DEPTH}
+SCALES = {
+    **{"magnitude": MAGNITUDE, "signed": SIGNED, "depth": DEPTH},
+    **{"depth_dark": [(place, DARK[colour]) for place, colour in DEPTH], "span": SPAN, "negative": NEGATIVE},
+}
 ASIDE = ("metrics", "descriptions", "versions.", "command")  # settings that would say the same again, or nothing
 
 
@@ -33,6 +35,7 @@ def view(store: Store, keys: Sequence[str], since: int = 0) -> Facts:
             "arms": _arms(runs),
             "words": _words(runs.values()),
             "scales": SCALES,
+            "history": [key for key in HISTORY if key != "seed"],
         }
 
 
@@ -44,10 +47,9 @@ def heads(store: Store, keys: Sequence[str], since: int = 0) -> Facts:
         return {"version": version, "runs": {key: _run(run, since, heads=True) for key, run in runs.items()}}
 
 
-def everything(store: Store, keys: Sequence[str]) -> Facts:
-    """Return all that a page in one file needs: the list of all runs, and everything of those chosen."""
-    chosen, their_heads = view(store, keys), heads(store, keys)
-    return {"at": time.time(), "rows": Listing(store).rows(), "view": chosen, "heads": their_heads}
+def everything(store: Store, keys: Sequence[str], rows: list[Facts]) -> Facts:
+    """Return all that a page in one file needs: the rows of the list, and everything of the chosen runs."""
+    return {"at": time.time(), "rows": rows, "view": view(store, keys), "heads": heads(store, keys)}
 
 
 def _chosen(store: Store, keys: Sequence[str]) -> dict[str, WatchedRun]:
@@ -84,7 +86,8 @@ def _arms(runs: Mapping[str, WatchedRun]) -> list[Facts]:
     arms: dict[str, Facts] = {}
     styles = looks(list(dict.fromkeys(arm.name for arm in owners.values())))
     for entry, arm in owners.items():
-        about = {"name": arm.name, "about": arm.about, "along": arm.along, "look": asdict(styles[arm.name])}
+        look = asdict(styles[arm.name]) | {"dark": DARK[styles[arm.name].colour]}
+        about = {"name": arm.name, "about": arm.about, "along": arm.along, "look": look}
         members = arms.setdefault(arm.name, {**about, "members": []})["members"]
         members.append([entry.run, entry.subject, entry.condition, entry.seed, entry.at])
     return list(arms.values())
@@ -103,11 +106,12 @@ def _owners(frames: Mapping[str, pd.DataFrame], infos: Mapping[str, RunInfo]) ->
 
 
 def _places(run: WatchedRun) -> pd.DataFrame:
-    """Return the subjects, conditions, sites and steps of a run's rows."""
-    names = ("subject", "condition", "site", "step")
-    groups = (group for name in sorted(run.files) for group in run.part(name).groups)
-    places = dict.fromkeys(tuple(group.get(name, 0) for name in names) for group in groups)
-    return pd.DataFrame(list(places), columns=list(names))
+    """Return the subjects, conditions, sites and steps of the rows that a report has arms for, in its order."""
+    names = ("subject", "condition", "step", "site")
+    aside = () if isinstance(run.info, AuditInfo) else AUDIT
+    groups = (group for name in run.files for group in run.part(name).groups if group["metric"] not in aside)
+    places = {tuple(group.get(name, 0) for name in names) for group in groups}
+    return pd.DataFrame(sorted(places), columns=list(names))
 
 
 def _words(runs: Iterable[WatchedRun]) -> dict[str, Facts]:
@@ -117,11 +121,11 @@ def _words(runs: Iterable[WatchedRun]) -> dict[str, Facts]:
         for group in (group for name in run.files for group in run.part(name).groups):
             key = (group["site"], group["metric"])
             if key not in found:
-                found[key] = _meaning(group["metric"], run.info.descriptions)
+                found[key] = words(group["metric"], run.info.descriptions)
     return {
         f"{place}/{metric}": {
             **{"title": meaning.title, "unit": meaning.unit, "meaning": meaning.meaning, "site": site(place)},
-            **{"wide": bool(meaning.wide), "signed": bool(meaning.signed)},
+            **{"wide": meaning.wide, "signed": meaning.signed},
             "core": _place_in_core(place, metric),
         }
         for (place, metric), meaning in found.items()
@@ -133,12 +137,3 @@ def _place_in_core(place: str, metric: str) -> int | None:
     if place in APART:
         return QUALITY.index(metric) if metric in QUALITY else None
     return CORE.index((place, metric)) if (place, metric) in CORE else None
-
-
-def _meaning(metric: str, descriptions: Any) -> Words:
-    try:
-        meaning = words(metric, descriptions)
-    except Exception:  # of a foreign run.json: anything
-        meaning = words(metric)
-    texts = (meaning.title, meaning.unit, meaning.meaning)
-    return meaning if all(isinstance(text, str) for text in texts) else words(metric)

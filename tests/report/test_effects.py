@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from dynamics import record
 from dynamics.report import effects, summary
 from dynamics.report.effects import difference
-from dynamics.report.names import DASH
+from dynamics.report.names import DASH, number
 from dynamics.report.sections import geometry
 from dynamics.report.study import load
 
@@ -70,6 +71,17 @@ def test_a_difference_names_the_arm_that_it_is_from_where_that_is_not_the_first(
     (masked,) = (label for label in labels if label.startswith("Validation"))
     assert masked.endswith("masked characters only (mlm), step 200, from encoder (bidirectional, mlm)")
     assert labels[masked][0] == DASH
+
+
+def test_seeds_of_unequal_length_are_compared_where_all_are(make):
+    short, long = make("d0", seed=0), make("d1", seed=1)
+    record.Record(short).cut(64)
+    (one, *_) = [one for one in effects.changes(load([short, long])) if one.title.startswith("Anisotropy")]
+    assert one.place == "to step 64"
+    rows = record.read([short, long])
+    rows = rows[(rows["metric"] == "anisotropy") & (rows["site"] == "residual") & (rows["layer"] > 0)]
+    start, end = (number(rows.loc[rows["step"] == step, "value"].mean()) for step in (0, 64))
+    assert list(one.values.values()) == [f"{start} → {end}"]
 
 
 def test_one_arm_is_compared_with_its_own_start(make):

@@ -1,6 +1,7 @@
 from itertools import product
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -89,7 +90,21 @@ def test_a_damaged_part_is_left_out_and_named(make):
     broken.write_bytes(broken.read_bytes()[:100])
     study = load([run])
     assert 8 not in set(study.rows.loc[study.rows["site"] == "residual", "step"])
-    assert [text for text in summary.notes(study) if str(broken) in text and "left out" in text]
+    (note,) = [text for text in summary.notes(study) if "left out" in text]
+    assert note == "Of run d, 1 part cannot be read and is left out: geometry-0000000008.parquet."
+
+
+def test_many_damaged_parts_are_one_note_also_where_nothing_is_left(make):
+    run = make("d")
+    for path in run.glob("record/arrays-*"):  # intact as files, but of another size than their shape
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(8, "shape", pa.array([[7]] * len(table))), path)
+    forget_digests(run)
+    (note,) = [text for text in summary.notes(load([run])) if "left out" in text]
+    assert note.startswith("Of run d, 10 parts cannot be read and are left out: arrays-0000000000.parquet and 9 more (")
+    for path in run.glob("record/*.parquet"):
+        path.write_bytes(b"x")
+    assert any("none of its parts can be read" in text for text in summary.notes(load([make("e"), run])))
 
 
 def test_a_run_without_rows_is_left_out_beside_others(make, tmp_path):

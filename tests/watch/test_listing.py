@@ -4,12 +4,13 @@ import socket
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from dynamics import record, runs
 from dynamics.errors import Failure
 from dynamics.record import Row
-from dynamics.report.names import number
+from dynamics.report.names import DASH, number
 from dynamics.run_info import FitInfo
 from dynamics.watch.listing import Listing
 
@@ -89,6 +90,12 @@ def test_a_slow_run_may_be_silent_for_longer(row, make):
     lock(folder, os.getpid())
     age(folder, 3600)
     assert row("d0")["state"] == "running"
+
+
+def test_a_layer_without_a_value_leaves_no_mean(row, place):
+    rows = [Row("a", "", "", 0, "residual", i, -1, "anisotropy", value) for i, value in enumerate((0.9, 0.5, np.nan))]
+    record.Record(place / "checkpoints" / "a").write(0, rows)
+    assert [(entry["name"], entry["text"]) for entry in row("a")["numbers"]] == [("anisotropy", DASH)]
 
 
 def test_a_run_that_fails_says_why_and_one_that_is_stopped_does_not(row, place):

@@ -4,6 +4,7 @@ import asyncio
 import json
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 pytest.importorskip("aiohttp", reason="no websocket client to drive a browser with")
@@ -11,6 +12,9 @@ pytest.importorskip("aiohttp", reason="no websocket client to drive a browser wi
 from dynamics import record
 from dynamics.cli.main import main
 from dynamics.record import Row
+from dynamics.report.names import Words, compact, number
+from dynamics.report.plot.style import DARK
+from dynamics.report.plot.values import Values
 from tests.report.conftest import write_run
 from tests.watch.browser import CHROMIUM, in_browser
 from tests.watch.test_serve import serving
@@ -160,6 +164,64 @@ def test_list_and_overlay_of_runs_live(make, small, place, tmp_path_factory):
 
     with serving() as address:
         in_browser(tmp_path_factory.mktemp("profile"), visit)
+
+
+def test_numbers_and_steps_are_written_as_in_the_report(small, place, tmp_path_factory):
+    small("a")
+    main(["watch", "--once", "page.html"])
+    values = [0, 0.61234, -0.5, 12.345, 99.96, -123.4, 123456.0, 3.4e6, 0.00123, 0.0999951, 4.99e-4, 2e-6, -3.21e-12]
+    places = [0, 0.25, 512, 1000, 1024, 2300, 2500, 16384, 65536, 131072, 143000, 1234567, 2300000, 3e6]
+
+    async def visit(browser):
+        await browser.open((place / "page.html").as_uri())
+        await browser.until("globalThis.compact && document.querySelectorAll('#rows tr').length")
+        for name, given, rule in (("number", values, number), ("compact", places, compact)):
+            assert await browser.run(f"{given}.map((value) => {name}(value))") == [rule(value) for value in given]
+        assert await browser.run("number(null)") == number(np.nan)
+
+    in_browser(tmp_path_factory.mktemp("profile"), visit)
+
+
+def test_what_is_drawn_follows_the_rules_of_the_report(make, place, tmp_path_factory):
+    make("d0")
+    make("e1", "encoder", seed=1)
+    young = record.Record(place / "checkpoints" / "young")
+    young.add_curves([Row("young", "", "", 1, "train", -1, -1, "loss", 5.0)])
+    young.flush()
+    main(["watch", "--once", "page.html"])
+
+    async def visit(browser):
+        await browser.resize(1400, 1000, dark=True)
+        await browser.open(f"{(place / 'page.html').as_uri()}#run=d0&run=e1&run=young")
+        await browser.until(DRAWN)
+        assert await browser.run("drawn.series.length") == 3
+        drawn = await browser.run("channels(getComputedStyle(document.querySelector('#legend path.line')).stroke)")
+        dark = "#" + "".join(f"{channel:02x}" for channel in drawn)
+        assert dark == DARK[await browser.run("drawn.series[0].look.colour")]
+        # A run without geometry yet leaves the axis as it is, and history is no setting.
+        assert "over layer." in await browser.run("document.querySelector('#profiles svg').getAttribute('aria-label')")
+        names = await browser.run(
+            "[...document.querySelectorAll('#settings tbody th')].map((cell) => cell.textContent)"
+        )
+        assert {"seed", "label"} < {*names}
+        assert not {*names} & {"created", "finished", "status"}
+        # A layer that never has a value is left out of means, any other gap leaves a gap.
+        groups = "[[1, [1, 2, null]], [2, [3, null, null]]].map(([at, values]) => [at, {layers: [1, 2, 3], values}])"
+        assert await browser.run(f"[1, 2].map((at) => meanOver(new Map({groups}), at, () => true))") == [1.5, None]
+        # Colours diverge, and axes are logarithmic, where they are in the report.
+        key = "residual/norm_of_mean"
+        await browser.run(f"Object.assign(drawn.words['{key}'], {{signed: true, wide: true}})")
+        for values in ([-0.04, 1], [-0.06, 1], [-2, -1]):
+            is_signed = await browser.run(f"mapScale('{key}', {values}).stops === drawn.scales.signed")
+            assert is_signed == Values.of(Words("norm", signed=True), values).diverging
+        for most in (4.9, 5.1):
+            lines = f"[{{look: drawn.series[0].look, points: [{{x: 1, y: 1}}, {{x: 2, y: {most}}}]}}]"
+            chart = f"lineChart({{title: '', width: 400, x: {{label: ''}}, y: {{wide: true}}, lines: {lines}}})"
+            ticks = await browser.run(f"[...{chart}.querySelectorAll('text')].map((text) => text.textContent)")
+            assert ("4" not in ticks) == Values.of(Words("norm", wide=True), [1, most]).log
+        assert browser.troubles == []
+
+    in_browser(tmp_path_factory.mktemp("profile"), visit)
 
 
 def test_one_file_works_from_the_disk(make, small, place, tmp_path_factory):

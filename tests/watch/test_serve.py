@@ -65,6 +65,15 @@ def test_a_port_in_use_gives_way_to_the_next(capsys, monkeypatch, place):
     assert f"http://127.0.0.1:{port}/" not in out
 
 
+def test_all_runs_are_looked_at_before_the_address_is_said(capsys, monkeypatch, place):
+    said = []
+    monkeypatch.setattr(Store, "runs", lambda self: said.append(capsys.readouterr().out))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    main(["watch", "--port", "0"])
+    assert said == [""]
+    assert "http://127.0.0.1:" in capsys.readouterr().out
+
+
 def test_only_loopback_is_served_unless_one_asks_for_more(capsys, monkeypatch, place):
     bound = []
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: bound.append(sockets[0].getsockname()[0]))
@@ -103,6 +112,7 @@ def test_one_file_holds_the_runs(make, place, capsys):
     main(["watch", "d0", "--once", "page.html"])
     assert "page: page.html" in capsys.readouterr().out
     data = data_in((place / "page.html").read_text())
+    assert {path.name for path in place.iterdir()} == {"checkpoints", "page.html"}
     assert [row["key"] for row in data["rows"]] == ["d0"]
     assert list(data["view"]["runs"]) == list(data["heads"]["runs"]) == ["d0"]
     assert abs(data["at"] - time.time()) < 600

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pyarrow as pa
@@ -38,6 +39,16 @@ def test_runs_under_checkpoints_come_and_go(store, small):
     assert sorted(store.runs()) == ["a", "b"]
     shutil.rmtree(folder)
     assert sorted(store.runs()) == ["b"]
+
+
+def test_a_folder_whose_name_is_no_text_stays_the_same_run(store, small, place):
+    try:
+        small(os.fsdecode(b"a\xff"), run="a")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    ((key, run),) = store.runs().items()
+    assert key == "a\\udcff"
+    assert store.runs()[key] is run
 
 
 def test_named_runs_are_all_there_is_and_those_of_one_name_go_by_their_path(small, place):

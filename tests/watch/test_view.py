@@ -7,7 +7,7 @@ import pytest
 
 from dynamics import record
 from dynamics.record import Row
-from dynamics.report.plot.style import looks
+from dynamics.report.plot.style import DARK, looks
 from dynamics.report.study import load
 from dynamics.watch import view
 from tests.report.conftest import write_run
@@ -44,6 +44,11 @@ def expected(run, heads=False):
 
 def same(a, b):
     pd.testing.assert_frame_equal(a, b, check_dtype=False, check_exact=True)
+
+
+def looks_of(study):
+    """The looks of a report's arms, each with the colour that it has on a dark page."""
+    return [asdict(look) | {"dark": DARK[look.colour]} for look in looks(study.arm_names).values()]
 
 
 def test_what_the_page_gets_is_what_the_record_has(store, make):
@@ -88,9 +93,23 @@ def test_arms_names_and_looks_are_those_of_the_report(store, make):
     arms = view.view(store, [folder.name for folder in folders])["arms"]
     study = load(folders)
     assert [arm["name"] for arm in arms] == study.arm_names
-    assert [arm["look"] for arm in arms] == [asdict(look) for look in looks(study.arm_names).values()]
+    assert [arm["look"] for arm in arms] == looks_of(study)
     assert [[member[0] for member in arm["members"]] for arm in arms] == [["d0", "d1"], ["e0"], ["m0"]]
     assert [member[3] for member in arms[0]["members"]] == ["0", "1"]
+
+
+def test_looks_and_names_are_those_of_the_report_for_a_scan_whose_checkpoints_were_audited(store, place):
+    out = record.Record(place / "checkpoints" / "s")
+    for subject in ("m@step8", "a@main", "m@step0", "m@step4"):
+        step = int(subject.partition("step")[2] or 0)
+        rows = [Row("s", subject, "", step, "residual", layer, -1, "anisotropy", 0.5) for layer in (0, 1)]
+        audited = [Row("s", subject, "to=main", step, "weight", -1, -1, "weight_distance", 0.5)]
+        out.write(step, [*audited, *rows], part=subject)
+    subjects = {"m@step8": {"series": "m"}, "a@main": {}, "m@step0": {"series": "m"}, "m@step4": {"series": "m"}}
+    write_run(place / "checkpoints" / "s", {"run": "s", "kind": "scan", "subjects": subjects})
+    arms, study = view.view(store, ["s"])["arms"], load(["s"])
+    assert [arm["name"] for arm in arms] == study.arm_names == ["a", "m"]
+    assert [arm["look"] for arm in arms] == looks_of(study)
 
 
 def test_conditions_are_followed_along_what_varies(store, place):
@@ -116,11 +135,15 @@ def test_quantities_have_the_words_of_the_report_and_of_the_run(store, small, pl
     }
 
 
-@pytest.mark.parametrize("descriptions", [[1], {"anisotropy": 3}, {"anisotropy": {"title": ["a"], "wide": "x"}}])
+@pytest.mark.parametrize(
+    "descriptions",
+    [[1], {"anisotropy": 3}, {"anisotropy": {"title": ["a"], "wide": "x"}}, {"anisotropy": {"wide": "x"}}],
+)
 def test_a_foreign_run_json_leaves_the_record_to_be_drawn(store, small, place, descriptions):
     small("a")
     write_run(place / "checkpoints" / "a", {"kind": "fit", "run": "a", "descriptions": descriptions, "subjects": 3})
     answer = json.loads(json.dumps(view.view(store, ["a"]), allow_nan=False))
+    assert "is not what it must be" in answer["runs"]["a"]["problems"][0]
     assert len(answer["arms"]) == 1
     assert isinstance(answer["words"]["residual/anisotropy"]["title"], str)
 

@@ -10,6 +10,7 @@ from dynamics.report.names import Words, compact
 from dynamics.report.plot.style import MAGNITUDE, SIGNED, plain
 
 SPAN = 5.0  # wide quantities (`names.Words`) that span more than this factor have a logarithmic axis
+NEGATIVE = 0.05  # share of the largest value beyond which the lowest, below zero, makes a quantity take both signs
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Values:
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         log = words.wide and low > 0 and high > SPAN * low
         # A few slightly negative values leave a one-sided quantity one-sided.
-        diverging = words.signed and low < -0.05 * max(abs(low), abs(high))
+        diverging = words.signed and low < -NEGATIVE * max(abs(low), abs(high))
         return cls(words.axis + (" (log)" if log else ""), low, high, log, diverging)
 
     @property

@@ -75,8 +75,9 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
         ("detour", "", "detour", (-1, 1)),
     ]
     canvas = Canvas.grid([panel_title(title) for _, _, title, _ in panels], columns=3, panel=250)
-    steps = [int(verdicts[subject]["step"]) for subject in order]
-    is_suspect = pd.Series([bool(verdicts[subject]["suspect"]) for subject in order], order)
+    facts = [verdicts[subject] for subject in order]
+    steps = [str(one["revision"] if one["step"] is None else one["step"]) for one in facts]
+    is_suspect = pd.Series([one["suspect"] for one in facts], order)
     for axes, (metric, to, _, others) in zip(canvas.panels, panels, strict=True):
         values, words = _values(rows, metric, to).reindex(order), study.words(metric)
         is_beside = pd.Series(False, order)
@@ -88,7 +89,7 @@ def _figure(study: Study, rows: pd.DataFrame, verdicts: Verdicts) -> Figure | No
         _points(axes, pd.DataFrame({"step": steps, "true": values, "value": drawn}), is_suspect, is_beside)
         axes.y(**scale.axis(), title={"text": words.unit + (" (log)" if scale.log else "")})
         at = heat.spread(len(order), 6)
-        axes.x(title={"text": "step"}, tickvals=at, ticktext=[str(steps[i]) for i in at])
+        axes.x(title={"text": "step"}, tickvals=at, ticktext=[steps[i] for i in at])
         if metric == "detour":
             lines.dotted(axes, [0, len(order) - 1], [DETOUR, DETOUR])
     canvas.set(showlegend=True)
@@ -120,12 +121,12 @@ def _points(axes: Axes, points: pd.DataFrame, is_suspect: "pd.Series[bool]", is_
             lines.line(axes, part["place"], part["value"], hover, **spoken, **legend, **look, **label)
 
 
-def _runs(places: "pd.Series[int]", steps: "pd.Series[int]") -> list[str]:
+def _runs(places: "pd.Series[int]", steps: "pd.Series[str]") -> list[str]:
     """Return a label for the first of each run of neighbours, with both ends; the others have none."""
     run = (places.diff() != 1).cumsum()
     first, last = steps.groupby(run).transform("first"), steps.groupby(run).transform("last")
     return [
-        "" if step != start else f"{start}" if start == end else f"{start}\N{EN DASH}{end}"
+        "" if step != start else start if start == end else f"{start}\N{EN DASH}{end}"
         for step, start, end in zip(steps, first, last, strict=True)
     ]
 

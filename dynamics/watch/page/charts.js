@@ -27,10 +27,9 @@ function shape(name, attributes = {}, ...children) {
   return node;
 }
 
-// Colours are lighter where the page is dark, and black is its ink.
-function painted(node, property, colour) {
-  const lifted = colour === "none" ? colour : `color-mix(in srgb, ${colour}, white var(--lift))`;
-  node.style[property] = colour === "#000000" ? "var(--ink)" : lifted;
+// Paint with the colour of a look; without a look, not at all.
+function painted(node, property, look) {
+  node.style[property] = look ? `light-dark(${look.colour}, ${look.dark})` : "none";
   return node;
 }
 
@@ -95,8 +94,8 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, HEIGHT - MARGIN.bottom];
   const all = lines.flatMap((line) => line.points);
   const heights = all.flatMap((p) => (bands ? [p.y, p.low, p.high] : [p.y])).filter((v) => Number.isFinite(v));
-  const [lowest, highest] = extent(heights);
-  const isLog = y.wide && lowest > 0 && highest > 10 * lowest;
+  const [lowest, highest] = extent(all.map((p) => p.y).filter((v) => Number.isFinite(v)));
+  const isLog = y.wide && extent(heights)[0] > 0 && highest > drawn.scales.span * lowest;
   const across = axis(
     all.map((p) => p.x),
     left + 4,
@@ -145,7 +144,7 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
         ...bounded.map((p) => ({px: p.px, py: up.at(p.high)})),
         ...bounded.reverse().map((p) => ({px: p.px, py: up.at(p.low)})),
       ];
-      picture.append(painted(shape("path", {class: "band", d: `${pathOf(edge)}Z`}), "fill", line.look.colour));
+      picture.append(painted(shape("path", {class: "band", d: `${pathOf(edge)}Z`}), "fill", line.look));
     }
     if (!line.isMarks) {
       const attributes = {
@@ -153,15 +152,15 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
         d: pathOf(points),
         "stroke-dasharray": DASHES[line.look.dash] || "",
       };
-      picture.append(painted(shape("path", attributes), "stroke", line.look.colour));
+      picture.append(painted(shape("path", attributes), "stroke", line.look));
     }
     if (line.isMarks || (!line.isPlain && points.length <= 60)) {
       const attributes = {
         d: marksOf(points, line.look.symbol, line.isMarks ? 3.6 : 2.8),
         "stroke-width": line.look.symbol === "x" ? 1.8 : 0,
       };
-      const marks = painted(shape("path", attributes), "fill", line.look.symbol === "x" ? "none" : line.look.colour);
-      picture.append(painted(marks, "stroke", line.look.colour));
+      const marks = painted(shape("path", attributes), "fill", line.look.symbol === "x" ? null : line.look);
+      picture.append(painted(marks, "stroke", line.look));
     }
   }
   picture.setAttribute("aria-label", describe(title, x.label, lines));
@@ -233,9 +232,9 @@ function sample(look) {
   const line = painted(
     shape("path", {class: "line", d: "M1 7H43", "stroke-dasharray": DASHES[look.dash] || ""}),
     "stroke",
-    look.colour,
+    look,
   );
   const mark = shape("path", {d: `M22 7${MARKS[look.symbol](3.6)}`, "stroke-width": look.symbol === "x" ? 1.8 : 0});
-  painted(painted(mark, "fill", look.symbol === "x" ? "none" : look.colour), "stroke", look.colour);
+  painted(painted(mark, "fill", look.symbol === "x" ? null : look), "stroke", look);
   return shape("svg", {class: "sample", viewBox: "0 0 44 14", "aria-hidden": "true"}, line, mark);
 }

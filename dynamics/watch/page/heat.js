@@ -25,8 +25,9 @@ function coloursOf(scale) {
 function mapScale(quantity, values) {
   let [low, high] = extent(values.filter((value) => Number.isFinite(value)));
   const {signed, unit, title} = drawn.words[quantity];
-  const isSigned = signed && low < 0 && high > 0;
-  if (isSigned) [low, high] = [-Math.max(-low, high), Math.max(-low, high)];
+  const most = Math.max(Math.abs(low), Math.abs(high));
+  const isSigned = signed && low < -drawn.scales.negative * most;
+  if (isSigned) [low, high] = [-most, most];
   const stops = isSigned ? drawn.scales.signed : drawn.scales.magnitude;
   const colours = coloursOf(stops);
   return {

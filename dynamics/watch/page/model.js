@@ -13,6 +13,7 @@ const drawn = {
   headsVersion: 0,
   words: {},
   scales: {},
+  history: [],
   series: null,
 };
 let loads = 0; // how often runs were asked for
@@ -52,8 +53,8 @@ async function load(keys) {
   if (mine !== loads) return false;
   if (!isSame) Object.assign(drawn, {keys, runs: new Map(), heads: new Map(), headsVersion: 0});
   merge(drawn.runs, answer.runs);
-  const {version, arms, words, scales} = answer;
-  Object.assign(drawn, {version, words, scales, series: seriesOf(arms, drawn.runs)});
+  const {version, arms, words, scales, history} = answer;
+  Object.assign(drawn, {version, words, scales, history, series: seriesOf(arms, drawn.runs)});
   return true;
 }
 
@@ -99,9 +100,8 @@ function seriesOf(arms, runs) {
     const seedsDiffer = alike.some((other) => other.run === one.run && other.seed !== one.seed);
     one.label = [one.arm.name, runsDiffer && one.run, seedsDiffer && `seed ${one.seed}`].filter(Boolean).join(", ");
     for (const points of one.curves.values()) points.sort((a, b) => a.x - b.x);
-    one.depth = extent(
-      [...one.cells.values()].flatMap((places) => [...places.values()].flatMap((group) => group.layers)),
-    )[1];
+    const groups = [...one.cells.values()].flatMap((places) => [...places.values()]);
+    one.depth = extent([0, ...groups.flatMap((group) => group.layers)])[1]; // 0 of a run without geometry yet
   }
   return [...series.values()];
 }
@@ -133,25 +133,39 @@ function placeAtOrBefore(places, place) {
   return found;
 }
 
-function meanOver(group, isChosen) {
+// The mean over the chosen layers at a place. As in the report, a layer that has a value at no place is left out, and
+// any other gap leaves a gap in the mean.
+function meanOver(places, place, isChosen) {
+  const group = places.get(place);
+  const hasValues = (layer) =>
+    [...places.values()].some((other) => (other.values[other.layers.indexOf(layer)] ?? null) !== null);
   const values = group.values.filter(
-    (value, i) => value !== null && (group.layers[i] < 0 || isChosen(group.layers[i])),
+    (value, i) =>
+      (group.layers[i] < 0 || isChosen(group.layers[i])) && (value !== null || hasValues(group.layers[i])),
   );
-  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+  return values.length && !values.includes(null) ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
+// As `number` of the report: three significant digits, at most four decimals.
 function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 5e-4 || size >= 1e6)) return value.toExponential(2).replace("-", "−").replace("e−", "e-");
-  return (size >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
+  const rounded = Number(value.toPrecision(3));
+  const size = Math.abs(rounded);
+  if (size >= 100 || size === 0) return rounded.toFixed(0).replace("-", "−");
+  const text =
+    size < 5e-4
+      ? value.toExponential(1).replace(/e-(\d)$/, "e-0$1")
+      : value.toFixed(Math.min(4, 2 - Math.floor(Math.log10(size))));
+  return text.replace(/^-/, "−");
 }
 
+// As `compact` of the report: from 1000 on no digit is lost.
 function compact(value) {
-  const size = Math.abs(value);
-  if (size >= 1e6 && value % 1e4 === 0) return `${value / 1e6}M`;
-  if (size >= 1e3 && value % 10 === 0 && size !== 1024) return `${value / 1e3}k`;
-  return `${Number(value.toPrecision(4))}`;
+  const shortened = (part, digits) => `${Number(part.toPrecision(digits))}`;
+  if (Math.abs(value) < 1e3) return shortened(value, 4);
+  const [size, letter] = Math.abs(value) >= 1e6 ? [1e6, "M"] : [1e3, "k"];
+  const [short, whole] = [shortened(value / size, 4), shortened(value, 10)];
+  return Number(short) === value / size && short.length < whole.length ? short + letter : whole;
 }
 
 function duration(seconds) {

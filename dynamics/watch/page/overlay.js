@@ -133,7 +133,7 @@ function profilePoints(group, one, isShare) {
 }
 
 function drawProfiles(series, place) {
-  const isShare = new Set(series.map((one) => one.depth)).size > 1;
+  const isShare = new Set(series.map((one) => one.depth).filter((depth) => depth > 0)).size > 1;
   const width = widthIn(byId("profiles"));
   const bands = choice.bands ?? series.length <= BANDS_UNTIL;
   fill(
@@ -169,9 +169,12 @@ function drawProfiles(series, place) {
 function drawPaths(series, place) {
   const width = widthIn(byId("paths"));
   const isSingle = series.length === 1;
-  const colours = coloursOf(drawn.scales.depth);
+  const [colours, dark] = [drawn.scales.depth, drawn.scales.depth_dark].map((scale) => {
+    const channelsAt = coloursOf(scale);
+    return (share) => `rgb(${channelsAt(share).join(",")})`;
+  });
   byId("paths-note").textContent = isSingle
-    ? "A line for each chosen layer, from light (first) to dark (last)."
+    ? "A line for each chosen layer, from faint (first) to strong (last)."
     : "Means over the chosen layers.";
   fill(
     "paths",
@@ -183,19 +186,20 @@ function drawPaths(series, place) {
           const xs = ascending(places.keys());
           if (!isSingle)
             return [
-              {label: one.label, look: one.look, points: xs.map((x) => ({x, y: meanOver(places.get(x), isLayerOn)}))},
+              {label: one.label, look: one.look, points: xs.map((x) => ({x, y: meanOver(places, x, isLayerOn)}))},
             ];
           const layers = ascending([...places.values()].flatMap((group) => group.layers)).filter(
             (layer) => layer < 0 || isLayerOn(layer),
           );
           return layers.map((layer) => {
-            const colour = layer < 0 ? one.look.colour : `rgb(${colours(layer / Math.max(one.depth, 1)).join(",")})`;
+            const share = layer / Math.max(one.depth, 1);
+            const look = layer < 0 ? one.look : {...one.look, colour: colours(share), dark: dark(share)};
             const points = xs.map((x) => {
               const group = places.get(x);
               const i = group.layers.indexOf(layer);
               return {x, y: group.values[i], why: group.why?.[i]};
             });
-            return {label: layer < 0 ? one.label : `layer ${layer}`, look: {...one.look, colour}, points};
+            return {label: layer < 0 ? one.label : `layer ${layer}`, look, points};
           });
         });
       if (!shown.some((line) => line.points.length > 1)) return [];

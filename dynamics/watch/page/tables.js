@@ -17,7 +17,7 @@ function drawNumbers(series, place) {
     const found = quantities.map((quantity) => {
       const places = one.cells.get(quantity);
       const at = places ? placeAtOrBefore(places, place) : null;
-      return at === null ? null : {at, value: meanOver(places.get(at), isLayerOn)};
+      return at === null ? null : {at, value: meanOver(places, at, isLayerOn)};
     });
     const ats = [...new Set(found.filter(Boolean).map(({at}) => at))];
     return [one.label, ats.map(compact).join(", "), ...found.map((entry) => number(entry?.value))];
@@ -70,10 +70,12 @@ function drawCost() {
 }
 
 function drawSettings() {
-  const keys = [...new Set([...drawn.runs.values()].flatMap((run) => Object.keys(run.settings)))];
+  const all = [...drawn.runs.values()];
+  const isHistory = (key) => all.length > 1 && key !== "seed" && drawn.history.includes(key);
+  const keys = [...new Set(all.flatMap((run) => Object.keys(run.settings)))].filter((key) => !isHistory(key));
   const body = keys.map((key) => [
     key,
-    ...[...drawn.runs.values()].map((run) => (Object.hasOwn(run.settings, key) ? run.settings[key] : "–")),
+    ...all.map((run) => (Object.hasOwn(run.settings, key) ? run.settings[key] : "–")),
   ]);
   const differing = drawn.runs.size > 1 ? body.filter(([, ...cells]) => new Set(cells).size > 1) : body;
   byId("settings-section").querySelector("h2").textContent = drawn.runs.size > 1 ? "Settings that differ" : "Settings";

@@ -82,3 +82,9 @@ def test_curves_of_a_scan_say_what_is_suspect_and_an_audit_has_no_curves(study):
 def test_the_page_and_the_audit_agree_on_names_and_limits():
     assert audit.DETOUR == order.DETOUR
     assert np.isin(["weight_distance", "detour", "suspect", "initial_std_ratio"], AUDIT).all()
+
+
+def test_a_checkpoint_without_a_step_is_called_by_its_revision(study):
+    study.verdicts["a"]["m@step39"]["step"] = None
+    figure = next(block for block in audit.section(study).blocks if block.kind == "figure")
+    assert figure.plot.layout.xaxis.ticktext[-1] == "step39"
