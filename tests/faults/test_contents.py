@@ -104,7 +104,7 @@ def test_wrong_values_of_a_model_do_not_break_a_scan(name, run, capsys):
             assert run_verb(capsys, "scan", "a", *words) in (0, 1, 2)
 
 
-@pytest.mark.parametrize("name", ["sweep.json", "plan.json"])
+@pytest.mark.parametrize("name", ["run.json", "plan.json"])
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_what_a_sweep_and_a_plan_hold_is_checked(name, text, tmp_path, monkeypatch):
     from dynamics.experiments.sweep import _words
@@ -112,7 +112,7 @@ def test_what_a_sweep_and_a_plan_hold_is_checked(name, text, tmp_path, monkeypat
 
     (tmp_path / name).write_text(text)
     try:
-        content = _words(tmp_path) if name == "sweep.json" else read_plan(tmp_path / name)
+        content = _words(tmp_path) if name == "run.json" else read_plan(tmp_path / name)
     except InputError as error:
         content = str(error)
     assert content == {} or str(tmp_path / name) in content
