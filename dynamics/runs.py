@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from dynamics.errors import InputError, in_words
-from dynamics.files import damaged, write_text
+from dynamics.files import write_text
 from dynamics.lock import locked
-from dynamics.readers import read_json, refuse_damaged, refuse_wrong_type
+from dynamics.readers import read_json, refuse_damaged_in, refuse_wrong_type
 from dynamics.run_info import INSIDE, KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
@@ -156,8 +156,7 @@ def start(
         check()
         if existed := exists(folder):
             info = _resumed(folder, info, same, update)
-            for path in damaged(folder / "record"):
-                refuse_damaged(path, WITHOUT)
+            refuse_damaged_in(folder / "record", WITHOUT)
         run = Run(folder, info, existed)
         run.save()
         try:
