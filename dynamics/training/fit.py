@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynamics import runs
 from dynamics.allowed import is_of_a_run
-from dynamics.config import RunOptions, gather_config, read_config, split_options
+from dynamics.config import RunOptions, flat, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import (
     come_from_callbacks,
@@ -118,7 +118,7 @@ def _incomparable(cli: RunCLI, verb: str) -> str:
         return f" (not recorded: {sum(counts)} of {len(loader)} batches)"
     windows = cli.datamodule.hparams.get("validation_windows")
     saved = cli.folder / "config.yaml"
-    before = read_config(saved)["data"]["init_args"].get("validation_windows") if saved.is_file() else windows
+    before = flat(read_config(saved)).get("data.init_args.validation_windows") if saved.is_file() else windows
     if verb == "validate" and windows != before:
         return f" (not recorded: {windows} validation windows, {before} in the run)"
     return ""
