@@ -41,13 +41,14 @@ class Findings:
         """Return what can be made again, from what is whole."""
         broken = {path.parent for path in self.damaged}
         parts = [path.name for path in self.damaged if path.parent.name == "record"]
-        info = None if self.folder / "run.json" in self.damaged else runs.read(self.folder)
+        path = self.folder / "run.json"
+        info = runs.read(self.folder) if path.is_file() and path not in self.damaged else None
         if info is not None and not isinstance(info, FitInfo):
             has_command = parts and info.command
             return [f"can be measured again, under another --run, by: {info.command}"] if has_command else []
         found = (re.fullmatch(r"(?:geometry|arrays)-(\d+)\.parquet", name) for name in parts)
         lost = sorted({int(match[1]) for match in found if match})
-        again = [step for step in lost if (path := self._weights(step)).is_dir() and path not in broken]
+        again = [step for step in lost if self._weights(step).is_dir() and self._weights(step) not in broken]
         advice = []
         if again:
             steps, name = ",".join(map(str, again)), self.folder.name

@@ -227,8 +227,11 @@ def test_verify_names_the_command_of_what_is_no_training_run(run):
         (run / "run.json").write_text(json.dumps(info.to_dict()))
         (run / "record" / "geometry-0000000002.parquet").write_bytes(b"PAR1")
         found = str(verify("a"))
+        (run / "run.json").unlink()
+        without = str(verify("a"))
     assert "can be measured again, under another --run, by: dynamics scan gpt2 --run a" in found
     assert "cannot be measured again" not in found
+    assert "dynamics scan a --revisions 2 --run a-again" in without
 
 
 @pytest.mark.parametrize(
