@@ -19,10 +19,12 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest -n auto
 
-# What breaks runs, on purpose (docs/reliability.md): far more of it than `make test` has, and an hour of kills at random.
+# What breaks runs, on purpose (docs/reliability.md): far more of it than `make test` has, and 50 chains of kills.
 faults: setup
-	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data/test_bounds.py \
-	  tests/test_lock.py tests/test_runs.py tests/training
+	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data tests/training \
+	  tests/test_lock.py tests/test_runs.py tests/test_files.py tests/test_record.py tests/cli/test_interrupt.py \
+	  tests/models/test_guard.py tests/loggers/test_kills.py tests/measure/test_unfinished.py \
+	  tests/experiments/test_scan_unfinished.py
 	$(BIN)/python benchmarks/kills.py --chains 50
 
 lint: setup

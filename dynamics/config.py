@@ -1,7 +1,7 @@
 """The options of `dynamics fit` itself, and the merging of configurations. No torch here."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +50,12 @@ class _Unique(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} stands there twice", node.start_mark)
+        seen: set[Any] = set()
+        for key in keys:
+            if isinstance(key, Hashable):  # what is not is refused below
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.start_mark)
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -82,6 +86,23 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """Return the leaves of nested settings by their dotted names: they may be of any type.
+
+    >>> flat({"a": {"b": 1, "c": [{"d": 2}, 3], "e": {}}})
+    {'a.b': 1, 'a.c.0.d': 2, 'a.c.1': 3, 'a.e': {}}
+    """
+    return dict(_leaves(settings, ""))
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    if not parts:
+        yield name, value
+    for key, part in parts:
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))
 
 
 def gather_config(options: RunOptions) -> dict[str, Any]:

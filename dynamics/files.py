@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO
 
 RESERVE = 1 << 20  # bytes that stay free, so that `run.json` can still say how the run ended
-QUEUED = 4  # files that may wait to be written, whose contents are kept in memory
+QUEUED, HELD = 4, 1 << 30  # files that may wait to be written, and bytes of them in memory, when another one comes
 DIGESTS = ".digests"
-LONGEST = 1 << 20  # bytes of `.digests`, from which on old lines are left out
+LONGEST = 1 << 20  # bytes of `.digests`, at whose multiples old lines are left out
 
 
 def cache_folder() -> Path:
@@ -46,7 +46,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], digest: b
     Where it fails nothing is left of it, and `path` is as it was.
 
     Args:
-        digest: whether its digest is kept beside it; False for files that nothing reads again.
+        digest: whether its digest is kept beside it; False for files that nothing reads again, that grow, or that have
+            checksums of their own.
         size: bytes that will be written, if that is known: nothing is begun without room for them.
 
     Raises:
@@ -75,10 +76,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], digest: b
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file of `torch.save` is what was written: by its digest, and by the checksum of each part."""
+    """Return whether a file of `torch.save` is what was written: by its digest, else by the checksum of each part."""
+    if path.name in digests(path.parent):
+        return path.is_file() and not is_damaged(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return not is_damaged(path) and archive.testzip() is None
+            return archive.testzip() is None
     except Exception:  # zipfile raises whatever the content makes it trip over
         return False
 
@@ -92,9 +95,10 @@ def remember(path: Path, content: Path | None = None) -> None:
     """Add the digest of what `path` holds, or is about to hold: that of the file `content`."""
     folder = path.parent
     with (folder / DIGESTS).open("ab", buffering=0) as file:
-        file.write(_line(f"{_digest(content or path)} {path.name}").encode())
+        before = file.seek(0, os.SEEK_END)
+        file.write(_line(f"{sha256(content or path)} {path.name}").encode())
         os.fsync(file.fileno())
-        if file.tell() > LONGEST:
+        if file.tell() // LONGEST > before // LONGEST:  # not at every line where what is kept is longer
             kept = "".join(
                 _line(f"{digest} {name}")
                 for name, known in digests(folder).items()
@@ -134,7 +138,7 @@ def is_damaged(path: Path) -> bool:
     """Return whether a file is none of the contents that it was given; False where no digest of it is known."""
     if path.name not in digests(path.parent) or not path.is_file():
         return False
-    digest = _digest(path)  # before its digests are read again: it may be written anew just now
+    digest = sha256(path)  # before its digests are read again: it may be written anew just now
     return digest not in digests(path.parent)[path.name]
 
 
@@ -143,7 +147,8 @@ def damaged(folder: Path) -> list[Path]:
     return [path for name in sorted(digests(folder)) if is_damaged(path := folder / name)]
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
     status = path.stat()
     # Weights are opened several times; a small file may change twice within the resolution of its time.
     digest = _digest_of if status.st_size < 1 << 24 else _remembered_digest
@@ -161,8 +166,8 @@ _remembered_digest = lru_cache(maxsize=64)(_digest_of)
 class Writer:
     """Writes files at once."""
 
-    def submit(self, write: Callable[[], object]) -> None:
-        """Have `write` called; what an earlier one has raised may be raised here."""
+    def submit(self, write: Callable[[], object], size: int = 0) -> None:
+        """Have `write` called, which holds `size` bytes; what an earlier one has raised may be raised here."""
         write()
 
     def finish(self) -> None:
@@ -174,17 +179,20 @@ class BackgroundWriter(Writer):
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "writer")
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()
         self._has_failed = False
 
-    def submit(self, write: Callable[[], object]) -> None:
-        while self._pending and (self._pending[0].done() or len(self._pending) >= QUEUED):
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._write, write))
+    def submit(self, write: Callable[[], object], size: int = 0) -> None:
+        while self._pending and (self._pending[0][0].done() or self._is_full()):
+            self._pending.popleft()[0].result()
+        self._pending.append((self._thread.submit(self._write, write), size))
 
     def finish(self) -> None:
         while self._pending:
-            self._pending.popleft().result()
+            self._pending.popleft()[0].result()
+
+    def _is_full(self) -> bool:
+        return len(self._pending) >= QUEUED or sum(size for _, size in self._pending) > HELD
 
     def _write(self, write: Callable[[], object]) -> None:
         if self._has_failed:

@@ -50,9 +50,13 @@ def _acquire(lease: SoftFileLease, path: Path) -> None:
     try:
         lease.acquire()
     except Timeout as error:
-        judged, holder = path.stat(), lease.owner
-        if holder is not None and _is_gone(path, holder.pid, holder.hostname):
-            _set_aside(path, judged)
+        try:
+            judged, holder = path.stat(), lease.owner
+            if is_free := holder is not None and _is_gone(path, holder.pid, holder.hostname):
+                _set_aside(path, judged)
+        except FileNotFoundError:  # it was given back just now
+            is_free = True
+        if is_free:
             _acquire(lease, path)
             return
         number, host = (holder.pid, _host(holder.hostname)) if holder else ("unknown", "an unknown host")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dynamics.errors import InputError
-from dynamics.files import DIGESTS, is_damaged
+from dynamics.files import DIGESTS, damaged, is_damaged
 
 LARGEST, LARGEST_YAML = 1 << 28, 1 << 18  # bytes of a file that is read whole; YAML is read slowly
 MOST_VALUES = 100_000  # in a YAML file: aliases may refer to one another, and stand for any number of values
@@ -25,12 +25,14 @@ def read_json(path: Path, kind: Any, advice: str) -> Any:
     Raises:
         InputError: it cannot be read, is damaged, is no JSON, or holds something else.
     """
-    return _parsed(path, lambda text: _adapter(kind).validate_json(text, strict=True), advice)
+    return _parsed(
+        path, lambda text: _adapter(kind).validate_json(text, strict=True), advice, LARGEST, "the JSON that it must be"
+    )
 
 
 def read_yaml(path: Path, advice: str = "fix it", load: Callable[[str], Any] = yaml.safe_load) -> Any:
     """Return the content of a YAML file; `load` parses its text."""
-    content = _parsed(path, load, advice, LARGEST_YAML)
+    content = _parsed(path, load, advice, LARGEST_YAML, "valid YAML")
     _refuse_too_many(content, path)
     return content
 
@@ -50,6 +52,12 @@ def refuse_damaged(path: Path, advice: str) -> None:
         raise InputError(f"{path} is damaged: it is not what was written; {advice}, or, {own}.")
 
 
+def refuse_damaged_in(folder: Path, advice: str) -> None:
+    """Refuse a folder in which a file is damaged."""
+    for path in damaged(folder):
+        refuse_damaged(path, advice)
+
+
 def refuse_special(path: Path) -> None:
     """Refuse what is there but is no file of finite length: a folder, a device, a pipe."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
@@ -64,7 +72,7 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def _parsed(path: Path, parse: Callable[[str], Any], advice: str, largest: int = LARGEST) -> Any:
+def _parsed(path: Path, parse: Callable[[str], Any], advice: str, largest: int, what: str) -> Any:
     refuse_special(path)
     refuse_damaged(path, advice)
     try:
@@ -76,8 +84,7 @@ def _parsed(path: Path, parse: Callable[[str], Any], advice: str, largest: int =
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): {advice}.") from error
     except Exception as error:  # a parser trips over whatever the content makes it trip over
-        what = "not valid YAML" if largest == LARGEST_YAML else "not the JSON that it must be"
-        raise InputError(f"{path} is {what} ({_words(error)}): {advice}.") from error
+        raise InputError(f"{path} is not {what} ({_words(error)}): {advice}.") from error
 
 
 def _words(error: Exception) -> str:

@@ -6,7 +6,7 @@ way to begin or resume a run.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from dynamics.errors import InputError, in_words
-from dynamics.files import damaged, write_text
+from dynamics.files import write_text
 from dynamics.lock import locked
-from dynamics.readers import read_json, refuse_damaged, refuse_wrong_type
+from dynamics.readers import read_json, refuse_damaged_in, refuse_wrong_type
 from dynamics.run_info import INSIDE, KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
@@ -128,26 +128,36 @@ class Run(Generic[Info]):
 
 
 @contextmanager
-def start(info: Info, resume: str | None = None, same: Sequence[str] = (), update: bool = False) -> Iterator[Run[Info]]:
+def start(
+    info: Info,
+    resume: str | None = None,
+    same: Sequence[str] = (),
+    update: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Run[Info]]:
     """Begin the run that `info` describes, or resume it, and write how it ends.
 
-    Nothing is written before the run is known to be allowed. Its folder is locked against other processes. A new
-    run that ends before anything is in its record leaves nothing.
+    Its folder is locked against other processes, which may have changed it until then: only under the lock is it known
+    what it holds. Nothing else is written before the run is known to be allowed. A new run that ends before anything is
+    in its record leaves nothing.
 
     Args:
         info: what the `run.json` of a new run says; with `update`, also that of a resumed one.
         resume: anything but None to resume a run that exists.
         same: keys of `run.json` (mappings) whose entries must be what they were.
+        check: called under the lock before anything is written; it may change `info`, or refuse the run.
     """
     folder = new(info.run)
     if resume is None:
         refuse_existing(folder)
-    if existed := exists(folder):
-        info = _resumed(folder, info, same, update)
-        for path in damaged(folder / "record"):
-            refuse_damaged(path, WITHOUT)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        if resume is None:
+            refuse_existing(folder)
+        check()
+        if existed := exists(folder):
+            info = _resumed(folder, info, same, update)
+            refuse_damaged_in(folder / "record", WITHOUT)
         run = Run(folder, info, existed)
         run.save()
         try:

@@ -6,6 +6,8 @@ from itertools import count, takewhile
 
 from dynamics.errors import InputError
 
+MOST = 10_000  # steps in a factor of ten
+
 
 class Schedule(ABC):
     """Base: a set of optimiser steps; step 0 (before any update) and the last step always belong to it."""
@@ -53,7 +55,7 @@ class Every(Schedule):
     interval: int = 100
 
     def __post_init__(self) -> None:
-        if self.interval < 1:
+        if not isinstance(self.interval, int) or self.interval < 1:
             raise InputError(f"schedule interval must be at least 1 step (got {self.interval}).")
 
     def inner(self, last: int) -> set[int]:
@@ -71,8 +73,8 @@ class LogSpaced(Schedule):
     per_decade: int | None = None
 
     def __post_init__(self) -> None:
-        if self.per_decade is not None and self.per_decade < 1:
-            raise InputError(f"schedule per_decade must be at least 1 (got {self.per_decade}).")
+        if self.per_decade is not None and (not isinstance(self.per_decade, int) or not 1 <= self.per_decade <= MOST):
+            raise InputError(f"schedule per_decade must be at least 1 and at most {MOST} (got {self.per_decade}).")
 
     def inner(self, last: int) -> set[int]:
         ratio = 2.0 if self.per_decade is None else 10 ** (1 / self.per_decade)

@@ -273,6 +273,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_make_faults_runs_every_test_by_which_a_promise_is_held():
+    table = re.findall(r"`(tests/\S+?)`", (DOCS / "reliability.md").read_text())
+    target = (ROOT / "Makefile").read_text().split("\nfaults:")[1].split("\n\n")[0]
+    places = re.findall(r"tests/\S+", target)
+    assert len(table) > 30
+    assert [path for path in table if not any(Path(path).is_relative_to(place) for place in places)] == []
+    assert all((ROOT / path).exists() for path in (*table, *places))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from dynamics.files import QUEUED, BackgroundWriter
+from dynamics import files
+from dynamics.files import HELD, QUEUED, BackgroundWriter, write_atomically, write_text
 
 
 def fail():
@@ -33,6 +34,39 @@ def test_no_more_than_a_few_wait_to_be_written():
     may_write.set()
     one_more.join()
     writer.finish()
+
+
+def test_no_more_bytes_than_may_be_held_wait_to_be_written():
+    writer, may_write = BackgroundWriter(), threading.Event()
+    writer.submit(may_write.wait, HELD)
+    writer.submit(may_write.wait, 1)
+    one_more = threading.Thread(target=writer.submit, args=(may_write.wait, 0))
+    one_more.start()
+    one_more.join(timeout=0.05)
+    assert one_more.is_alive()
+    may_write.set()
+    one_more.join()
+    writer.finish()
+
+
+def test_old_lines_are_left_out_once_in_a_while_and_not_at_every_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LONGEST", 2000)
+    written = []
+
+    def noted(path, text, digest):
+        written.append(path)
+        write_text(path, text, digest)
+
+    monkeypatch.setattr(files, "write_text", noted)
+    for number in range(100):  # about 90 bytes a line, all of which are kept
+        write_atomically(tmp_path / f"{number}", lambda file: file.write(b"x"))
+    assert 3 <= len(written) <= 9000 // 2000
+    assert len(files.digests(tmp_path)) == 100
+    written.clear()
+    for number in range(100):
+        write_atomically(tmp_path / "0", lambda file, number=number: file.write(b"%d" % number))
+    assert written
+    assert len(files.digests(tmp_path)["0"]) < 50
 
 
 def test_nothing_is_written_after_a_failure_which_is_raised_once():

@@ -1,11 +1,9 @@
 """Files by somebody else: callables in every field of every file that is read, and none of them is run."""
 
 import json
-import pickle
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +178,7 @@ def test_what_run_json_and_its_kin_name_is_data(foreign, value):
         ["fit", "--run", "a", "--resume", "auto", "--monitor.plan", foreign / "plan.json"],
     ]
     for words in attempts:
-        with suppress(TypeError, ValueError, AttributeError, KeyError):  # a wrong type is another matter
-            run(*words)
+        assert run(*words) in (0, 1, 2)
 
 
 def test_states_and_weights_do_not_unpickle_code(foreign):
@@ -295,8 +292,7 @@ def test_the_cache_holds_data(honest, foreign):
             np.save(path, np.array([Planted()], dtype=object), allow_pickle=True)
         elif path.suffix == ".json":
             path.write_text(json.dumps(plant_everywhere(json.loads(path.read_text()), "os.system")))
-    with suppress(TypeError, ValueError, AttributeError, KeyError, pickle.UnpicklingError):
-        run("validate", "--run", "a")
+    assert run("validate", "--run", "a") in (0, 1, 2)
 
 
 def test_a_class_is_imported_only_from_an_allowed_package_and_of_the_right_kind(foreign):

@@ -140,6 +140,20 @@ def test_a_lock_that_has_changed_since_it_was_judged_is_put_back(left):
     assert not list(path.parent.glob(".lock*"))
 
 
+def test_a_lock_that_is_given_back_while_it_is_judged_is_taken(left, monkeypatch):
+    path, acquire, refused = left(None, 0, os.getppid()), SoftFileLease.acquire, []
+
+    def late(lease, *words, **settings):
+        if lease.lock_file == str(path) and not refused:
+            refused.append(path.unlink())
+            raise lock.Timeout(str(path))
+        return acquire(lease, *words, **settings)
+
+    monkeypatch.setattr(SoftFileLease, "acquire", late)
+    assert f"pid={os.getpid()}\n" in resume()
+    assert refused
+
+
 def test_a_process_whose_lock_is_taken_ends_without_another_write():
     process = hold(lease=0.3)
     path = runs.CHECKPOINTS / "a" / ".lock"

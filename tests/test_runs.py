@@ -7,6 +7,7 @@ import pytest
 
 from dynamics import run_info, runs
 from dynamics.errors import InputError
+from dynamics.lock import locked
 from dynamics.run_info import ConeInfo, FitInfo, ProbeInfo, RunInfo, ScanInfo, SweepInfo
 from tests.report.conftest import write_run
 from tests.runs import forget_digests
@@ -196,6 +197,49 @@ def test_a_folder_that_holds_anything_is_not_taken_for_a_new_run():
     (runs.CHECKPOINTS / "b" / "notes.txt").touch()
     with pytest.raises(InputError, match="a run named b exists"), runs.start(FitInfo(run="b")):
         pass
+
+
+@pytest.fixture
+def before_the_lock(monkeypatch):
+    """A function of what another process does until the next run has its lock."""
+
+    def does(work):
+        def late(folder):
+            monkeypatch.setattr(runs, "locked", locked)
+            work()
+            return locked(folder)
+
+        monkeypatch.setattr(runs, "locked", late)
+
+    return does
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_refused_and_stays_as_it_is(before_the_lock):
+    before_the_lock(lambda: finished(FitInfo(run="a", seed=1)))
+    with pytest.raises(InputError, match="a run named a exists"), runs.start(FitInfo(run="a", seed=2)):
+        pass
+    assert (content()["seed"], content()["status"]) == (1, "done")
+
+
+def test_a_run_is_resumed_as_what_it_is_by_then(before_the_lock):
+    finished(ScanInfo(run="a"))
+    there = ScanInfo(run="a", subjects={"x": {"layers": 1}})
+    before_the_lock(lambda: runs.Run(runs.CHECKPOINTS / "a", there, resumed=False).save())
+    with runs.start(ScanInfo(run="a"), "auto") as run:
+        assert run.info.subjects == there.subjects
+
+
+def test_a_check_refuses_a_run_under_its_lock_before_anything_is_written():
+    def check():
+        assert (folder / ".lock").exists()
+        raise InputError("no")
+
+    folder = finished(FitInfo(run="a"))
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(InputError, match="no"), runs.start(FitInfo(run="a"), "auto", update=True, check=check):
+        pass
+    assert (folder / "run.json").read_bytes() == before
+    assert not (folder / ".lock").exists()
 
 
 def test_a_resumed_run_keeps_what_it_says():

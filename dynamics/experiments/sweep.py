@@ -98,13 +98,7 @@ def sweep(
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher must be local (got {launcher}).")
     all_points, folder = points(path, name, more), runs.new(name)
-    words = _words(folder)
-    for point in all_points:
-        if words.get(point.name, list(point.words)) != list(point.words):
-            raise InputError(
-                f"the run {point.name} was made with other options: give this sweep another name with --run, or remove "
-                f"{folder} and its runs."
-            )
+    words = _words(folder, all_points)
     if dry_run:
         waiting = _waiting(all_points)
         for point in waiting:
@@ -114,7 +108,7 @@ def sweep(
     from dynamics.provenance import provenance  # loads torch
 
     info = SweepInfo(run=name, runs=words, **provenance())
-    with runs.start(info, resume="auto", update=True) as current:
+    with runs.start(info, "auto", update=True, check=lambda: words.update(_words(folder, all_points))) as current:
         failed = _run_waiting(all_points, current)
         current.ends_as = "failed" if failed else "done"
     return [point.name for point in all_points if point.status == "done"], failed
@@ -146,10 +140,17 @@ def _run_waiting(all_points: Sequence[Point], current: runs.Run[SweepInfo]) -> d
     return failed
 
 
-def _words(folder: Path) -> dict[str, list[str]]:
-    """Return the words of every run that the sweep has begun."""
+def _words(folder: Path, all_points: Sequence[Point] = ()) -> dict[str, list[str]]:
+    """Return the words of every run that the sweep has begun; refuse points with others."""
     info = runs.read(folder) if (folder / "run.json").is_file() else None
-    return info.runs if isinstance(info, SweepInfo) else {}
+    words = info.runs if isinstance(info, SweepInfo) else {}
+    for point in all_points:
+        if words.get(point.name, list(point.words)) != list(point.words):
+            raise InputError(
+                f"the run {point.name} was made with other options: give this sweep another name with --run, or remove "
+                f"{folder} and its runs."
+            )
+    return words
 
 
 def _run(point: Point, log: Path) -> str:

@@ -11,7 +11,8 @@ def checkpoint_activations(network: PreTrainedModel) -> None:
     Random states are put back for the second pass, so that it drops out what the first did. Hooks of layers run once.
     """
     # Named anew in transformers 5.23.
-    enable = getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)
+    is_new = hasattr(network, "activation_checkpointing_enable")
+    enable = network.activation_checkpointing_enable if is_new else network.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
     except ValueError as error:

@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from dynamics.errors import InputError
-from dynamics.files import damaged
-from dynamics.readers import refuse_damaged
+from dynamics.readers import refuse_damaged_in
 
 # What the hub's errors say of a model that is neither on this machine nor within reach.
 UNREACHABLE = ("connect", "not a local folder", "offline", "cached snapshot")
@@ -21,8 +20,7 @@ def fetch(call: Callable[..., Any], source: str, *, name: str = "", revision: st
     name, can_trust = name or source, "trust_remote_code" in settings
     if getattr(call, "__name__", "") == "from_pretrained":  # else transformers asks on a terminal whether to run code
         settings = {"trust_remote_code": False} | settings
-    for path in damaged(Path(source)):
-        refuse_damaged(path, f"restore it from a copy: {name} is not loaded")
+    refuse_damaged_in(Path(source), f"restore it from a copy: {name} is not loaded")
     try:
         product = call(source, **settings, **({"revision": revision} if revision else {}))
         if kernel := next(_kernels(product), ""):

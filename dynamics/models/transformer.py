@@ -73,7 +73,7 @@ class CharTransformerConfig(PreTrainedConfig):
             raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout}).")
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
-                raise InputError(f"model.{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
+                raise InputError(f"{key} must be one of {', '.join(choices)} (got {getattr(self, key)}).")
 
 
 def _norm(config: CharTransformerConfig, width: int, is_there: bool) -> nn.Module:

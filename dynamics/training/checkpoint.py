@@ -25,6 +25,7 @@ from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
+STEP = "step-" + "[0-9]" * 10  # a file that somebody has copied beside is none of the run's
 KEPT = 2  # newest states kept, so that a damaged one has a predecessor
 PACKED = 1 << 26  # bytes that leave a device in one copy, about
 CONTENTS = {  # of a training state
@@ -52,7 +53,7 @@ def step_of(path: Path) -> int:
 
 def states(folder: Path) -> list[Path]:
     """Return the training states of a run, newest first."""
-    return sorted((folder / "state").glob("step-*.ckpt"), reverse=True)
+    return sorted((folder / "state").glob(f"{STEP}.ckpt"), reverse=True)
 
 
 def resolve_resume(resume: str, folder: Path) -> Path | None:
@@ -135,7 +136,7 @@ def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    writer.submit(write)
+    writer.submit(write, len(content))
 
 
 class Checkpoints(L.Callback):
@@ -165,13 +166,12 @@ class Checkpoints(L.Callback):
         return sum(step > done for step in steps) + newest * (self.keep != "all" and last > done)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run starts, and delete what lies beyond or is half written."""
+        """Remember where the run starts, and delete what lies beyond."""
         self._saved = trainer.global_step
         if trainer.is_global_zero:
-            self.writer.finish()  # what the first measurement leaves is not half written
             folder = Path(trainer.default_root_dir)
-            for path in (*(folder / "state").glob("*step-*.ckpt*"), *(folder / "weights").glob("*step-*")):
-                if path.suffix == ".tmp" or step_of(path) > self._saved:
+            for path in (*states(folder), *(folder / "weights").glob(STEP)):
+                if step_of(path) > self._saved:
                     path.unlink() if path.is_file() else shutil.rmtree(path)
             self._prune(folder)
 
@@ -206,7 +206,7 @@ class Checkpoints(L.Callback):
             write_atomically(path, lambda file: file.write(content.getbuffer()), size=content.getbuffer().nbytes)
             self._prune(path.parent.parent)
 
-        self.writer.submit(write)
+        self.writer.submit(write, content.getbuffer().nbytes)
 
     def _prune(self, folder: Path) -> None:
         """Delete the states that are not to be kept; what is measured has a part in the record."""

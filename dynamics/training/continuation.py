@@ -1,7 +1,6 @@
 """A run continues only as what it was: its whole configuration is compared with the one that it is resumed with."""
 
 import json
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from inspect import signature
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from dynamics import runs
-from dynamics.config import read_config
+from dynamics.config import flat, read_config
 from dynamics.errors import InputError
 from dynamics.run_info import FitInfo, RunInfo
 from dynamics.schedule import Every, LogSpaced, Schedule
@@ -63,7 +62,7 @@ def refuse_configuration(cli: RunCLI) -> None:
         if states(folder) or any((folder / "record").glob("*.parquet")):
             raise InputError(f"{path} is missing, without which the run cannot resume: put it back.")
         return  # it was stopped before it had one
-    old, now = dict(_flat(read_config(path))), dict(_flat(yaml.safe_load(cli.saved)))
+    old, now = flat(read_config(path)), flat(yaml.safe_load(cli.saved))
     for key in sorted(old.keys() | now.keys()):
         name = key.replace(".init_args", "").removesuffix(".class_path")
         if _same(old.get(key), now.get(key)) or any(fnmatch(name, pattern) for pattern in MAY_CHANGE):
@@ -71,7 +70,7 @@ def refuse_configuration(cli: RunCLI) -> None:
         # An option that one of the two versions lacks is no change where it asks for nothing.
         if (key in now and key in old) or old.get(key) or (key in now and not _same(now[key], _default(cli, name))):
             raise _refusal(before, name, old.get(key), now.get(key))
-    _refuse_fewer(before, cli, read_config(path))
+    _refuse_fewer(before, cli, old)
     metrics = json.loads(json.dumps(cli.monitor.suite.describe(), default=str))
     for site in sorted(before.metrics.keys() | metrics.keys()) if before.metrics else ():
         was, is_ = before.metrics.get(site, {}), metrics.get(site, {})
@@ -98,19 +97,6 @@ def refuse_shorter(cli: RunCLI) -> None:
         raise _refusal(before, "trainer.max_steps", before.max_steps, cli.trainer.max_steps)
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested settings by their dotted names.
-
-    >>> dict(_flat({"a": {"b": 1, "c": [{"d": 2}, 3]}}))
-    {'a.b': 1, 'a.c.0.d': 2, 'a.c.1': 3}
-    """
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    if not value or not isinstance(value, dict | list | tuple):
-        yield name, value
-    for key, part in parts:
-        yield from _flat(part, f"{name}.{key}" if name else str(key))
-
-
 def _same(old: Any, now: Any) -> bool:
     """Return whether two leaves say the same; nothing may be missing, null or empty."""
     return (old == now and isinstance(old, bool) == isinstance(now, bool)) or (old in NOTHING and now in NOTHING)
@@ -122,29 +108,34 @@ def _default(cli: RunCLI, name: str) -> Any:
     kinds = {"model": cli.model, "data": cli.datamodule, "trainer": cli.trainer, "monitor": cli.monitor}
     option = rest.partition(".")[0]
     parameter = signature(type(kinds[section])).parameters.get(option) if section in kinds else None
-    return None if parameter is None else dict(_flat(parameter.default, f"{section}.{option}")).get(name)
+    return None if parameter is None else flat({section: {option: parameter.default}}).get(name)
 
 
 def _refuse_fewer(before: RunInfo, cli: RunCLI, old: dict[str, Any]) -> None:
     """Refuse schedules that leave out steps at which the run was to be measured or validated."""
     last, now = getattr(before, "max_steps", None) or 0, cli.monitor.schedule
-    spec = old.get("monitor", {}).get("schedule")
-    was = _schedule(spec, now)
+    key = "monitor.schedule"
+    name = old.get(f"{key}.class_path", old.get(key))
+    start = f"{key}.init_args."
+    was = _schedule(name, {option.removeprefix(start): old[option] for option in old if option.startswith(start)}, now)
     if was is None or not was.inner(last) <= now.inner(last):
-        raise _refusal(before, "monitor.schedule", was or spec, now)
-    interval, new = old["trainer"].get("val_check_interval"), cli.config.trainer.val_check_interval
+        raise _refusal(before, key, was or name, now)
+    interval, new = old.get("trainer.val_check_interval"), cli.config.trainer.val_check_interval
     is_finer = isinstance(interval, int) and isinstance(new, int) and interval % new == 0
     if interval != new and not is_finer:
         raise _refusal(before, "trainer.val_check_interval", interval, new)
 
 
-def _schedule(spec: Any, now: Schedule) -> Schedule | None:
+def _schedule(name: Any, options: dict[str, Any], now: Schedule) -> Schedule | None:
     """Return the schedule that a configuration names, if it is of the kind of `now` or one of ours."""
-    if spec is None:
+    if name is None:
         return LogSpaced()
     for kind in (type(now), LogSpaced, Every):
-        if spec["class_path"] == f"{kind.__module__}.{kind.__qualname__}":
-            return kind(**spec.get("init_args", {}))
+        if name == f"{kind.__module__}.{kind.__qualname__}":
+            try:
+                return kind(**options)
+            except (TypeError, InputError):  # somebody has changed it
+                return None
     return None
 
 

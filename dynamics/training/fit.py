@@ -1,6 +1,6 @@
 """`dynamics fit`, `validate` and `test`: runs with names, sizes and resuming."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynamics import runs
 from dynamics.allowed import is_of_a_run
-from dynamics.config import RunOptions, gather_config, read_config, split_options
+from dynamics.config import RunOptions, flat, gather_config, read_config, split_options
 from dynamics.errors import Failure, InputError
 from dynamics.lightning_compat import (
     come_from_callbacks,
@@ -51,18 +51,24 @@ def fit(options: RunOptions) -> None:
     stem = Path(options.configs[0]).stem if options.configs else "run"
     folder = runs.new(options.run or agree_on(runs.name_by_time(stem, options.size)))
     # The other ranks run the same command and meet the folder that the first one has begun.
-    if options.resume is None and is_first_rank():
-        runs.refuse_existing(folder)
+    if is_first_rank():
+        runs.refuse_existing(folder) if options.resume is None else require_intact(folder)
     cli = _configure(folder, options)
     if options.resume is not None:
         continuation.refuse_configuration(cli)
+    newest = states(folder)[:1]
     state = resolve_resume(options.resume, folder) if options.resume else None
     info = _prepare(cli, state)
     if options.resume is not None:
-        require_intact(folder)
         continuation.refuse_shorter(cli)
+
+    def check() -> None:
+        """Refuse the state that was chosen where a process that held the lock until now has written a newer one."""
+        if options.resume == "auto" and states(folder)[:1] != newest:
+            raise InputError(f"the run {folder.name} has gone on meanwhile: resume it again.")
+
     if is_first_rank():
-        _train_in_folder(cli, info, options.resume, state)
+        _train_in_folder(cli, info, options.resume, state, check)
     else:
         _train(cli, state)
 
@@ -112,7 +118,7 @@ def _incomparable(cli: RunCLI, verb: str) -> str:
         return f" (not recorded: {sum(counts)} of {len(loader)} batches)"
     windows = cli.datamodule.hparams.get("validation_windows")
     saved = cli.folder / "config.yaml"
-    before = read_config(saved)["data"]["init_args"].get("validation_windows") if saved.is_file() else windows
+    before = flat(read_config(saved)).get("data.init_args.validation_windows") if saved.is_file() else windows
     if verb == "validate" and windows != before:
         return f" (not recorded: {windows} validation windows, {before} in the run)"
     return ""
@@ -141,12 +147,14 @@ def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:
     return info
 
 
-def _train_in_folder(cli: RunCLI, info: FitInfo, resume: str | None, state: Path | None) -> None:
+def _train_in_folder(
+    cli: RunCLI, info: FitInfo, resume: str | None, state: Path | None, check: Callable[[], None]
+) -> None:
     """Train as the rank that owns the run's folder."""
     folder = cli.folder
     require_room(cli, state)
     try:
-        with runs.start(info, resume, update=True) as run:
+        with runs.start(info, resume, update=True, check=check) as run:
             announce(cli, info, state)
             cli.save_config()
             cli.datamodule.save(folder)

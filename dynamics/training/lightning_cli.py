@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from dynamics import runs
 from dynamics.allowed import add_named, parsing, refuse_foreign, refuse_functions
-from dynamics.config import read_config
+from dynamics.config import flat, read_config
 from dynamics.errors import InputError, in_words
 from dynamics.files import write_text
 from dynamics.lightning_compat import Unprofiled, count_batches_before_shares, leave_signals
@@ -129,7 +129,7 @@ class RunCLI(LightningCLI):
             raise InputError(f"trainer.devices must be auto, a number or a list of numbers (got {trainer.devices}).")
         if trainer.precision is None and "Precision" not in str(plugins):
             before = read_config(path) if (path := self.folder / "config.yaml").is_file() else {}
-            trainer.precision = before.get("trainer", {}).get("precision") or pick_precision(str(trainer.accelerator))
+            trainer.precision = flat(before).get("trainer.precision") or pick_precision(str(trainer.accelerator))
             why = "that of the run" if before else "picked for this machine; trainer.precision overrides it"
             print(f"precision {trainer.precision} ({why})")
         if isinstance(trainer.val_check_interval, float):

@@ -24,7 +24,7 @@ POSTFIX = {  # curves whose newest value stands after the bar, and the name that
 class ProgressBar(TQDMProgressBar):
     """Lightning's tqdm bar, one for the whole run, with the newest losses and the time spent measuring."""
 
-    priority: ClassVar[int] = 0  # last: it shows what the others have just computed
+    priority: ClassVar[int] = 0  # after those whose results it shows
     clock = staticmethod(time.monotonic)
 
     def __init__(self, curves: Curves, monitor: Monitor) -> None:

@@ -14,6 +14,8 @@ from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.errors import InputError
 from dynamics.experiments import sweep
+from dynamics.lock import locked
+from dynamics.run_info import SweepInfo
 from dynamics.training.checkpoint import states
 from tests.runs import CONFIGS, TINY, arguments, forget_digests
 
@@ -130,6 +132,19 @@ def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
     sweep.sweep(config(here / "s.yaml"), "s")
     with pytest.raises(InputError, match="made with other options"):
         sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
+
+
+def test_what_a_sweep_has_begun_by_the_time_it_has_its_lock_is_not_forgotten(here, monkeypatch):
+    def late(folder):
+        begun = SweepInfo(run="s", runs={"other": ["--a", "b"]})
+        runs.Run(folder, begun, resumed=False).save()
+        return locked(folder)
+
+    monkeypatch.setattr(runs, "locked", late)
+    replace_fit(monkeypatch, run(0))
+    sweep.sweep(config(here / "s.yaml"), "s")
+    assert len(runs.read("s").runs) == 5
+    assert runs.read("s").runs["other"] == ["--a", "b"]
 
 
 def test_the_name_of_another_run_is_refused(here, monkeypatch):

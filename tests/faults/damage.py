@@ -29,7 +29,7 @@ from tests.runs import fit
 COUNT = int(os.environ.get("DYNAMICS_FAULTS", "80"))
 """Faults of each kind of test; `make faults` sets more."""
 
-NOTICED, HARMLESS, REPAIRED, SILENT = "noticed", "harmless", "repaired", "silent"
+NOTICED, HARMLESS, SILENT = "noticed", "harmless", "silent"
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ def kinds(folder: Path, text: Path) -> dict[str, Kind]:
         "tokenizer.json": Kind(folder / "tokenizer.json", lambda: Vocabulary.load(folder)),
         "state": Kind(newest, state),
         "weights": Kind(weights / "model.safetensors", model),
-        "config.json": Kind(
-            weights / "config.json", lambda: hub.fetch(AutoConfig.from_pretrained, str(weights)).to_dict()
-        ),
+        "config.json": Kind(weights / "config.json", config),
         "text.txt": Kind(cached / "text.txt", corpus, True),
         "facts.json": Kind(cached / "facts.json", corpus, True),
         "ids": Kind(next(cached.glob("*.npy")), corpus, True),

@@ -1,16 +1,22 @@
 """Files that hold something else than they should: what reads them says so in one sentence, or can use them."""
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from dynamics import runs
 from dynamics.cli.main import main
 from dynamics.config import read_config
+from dynamics.data.vocabulary import Vocabulary
 from dynamics.errors import InputError
 from dynamics.files import remember
+from dynamics.run_info import ScanInfo
+from dynamics.verify import verify
 from tests.faults.damage import COUNT, kept, make_run
 from tests.runs import forget_digests, working_in
 
@@ -68,13 +74,19 @@ def drawn(content, count, seed):
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_a_file_that_holds_anything_is_refused_by_name(text, run, capsys):
-    for name, verbs in {"run.json": ("report", "verify"), "config.yaml": ("verify",), "tokenizer.json": ()}.items():
+    report, verifying, validate = ("report", "a", "--out", "page.html"), ("verify", "a"), ("validate", "--run", "a")
+    for name, read, verbs in (
+        ("run.json", lambda: runs.read(run), (report, verifying)),
+        ("config.yaml", lambda: read_config(run / "config.yaml"), (verifying, validate)),
+        ("tokenizer.json", lambda: Vocabulary.load(run), (verifying,)),
+    ):
         with kept(run):
             (run / name).write_text(text)
-            for verb in verbs:
-                assert run_verb(capsys, verb, "a", *(["--out", "page.html"] if verb == "report" else [])) in (0, 1, 2)
-            if name == "config.yaml":
-                assert run_verb(capsys, "validate", "--run", "a") in (0, 2)
+            may_be = name != "tokenizer.json" and text in ("{}", "\ufeff{}", '{"a": NaN}')
+            with suppress(InputError) if may_be else pytest.raises(InputError, match=re.escape(str(run / name))):
+                read()
+            for words in verbs:
+                assert run_verb(capsys, *words) in (0, 1, 2)
 
 
 def test_wrong_values_in_run_json_do_not_break_the_report(run, capsys):
@@ -87,10 +99,35 @@ def test_wrong_values_in_run_json_do_not_break_the_report(run, capsys):
 
 def test_wrong_values_in_config_yaml_do_not_break_a_run(run, capsys):
     content = read_config(run / "config.yaml")
+    Path("own.yaml").write_text(yaml.safe_dump(content))
     for wrong in drawn(content, COUNT // 8, 1):
         with kept(run):
             (run / "config.yaml").write_text(yaml.safe_dump(wrong))
             assert run_verb(capsys, "validate", "--run", "a") in (0, 1, 2)
+            # With a configuration of its own, that of the run is compared only.
+            assert run_verb(capsys, "fit", "--config", "own.yaml", "--run", "a", "--resume", "auto") in (0, 1, 2)
+
+
+SCHEDULE = {"class_path": "dynamics.schedule.Every", "init_args": {"interval": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        (None, 2),
+        *(({section: None}, 2) for section in ("trainer", "data", "model")),
+        *(({"monitor": {"schedule": schedule}}, 2) for schedule in ("LogSpaced", SCHEDULE, {"class_path": 3})),
+        *(({"monitor": monitor}, 0) for monitor in (None, {"schedule": None}, {"schedule": [1]})),  # as by default
+    ],
+    ids=str,
+)
+def test_a_configuration_in_which_a_section_is_something_else_is_compared(changes, code, run, capsys):
+    content = read_config(run / "config.yaml")
+    Path("own.yaml").write_text(yaml.safe_dump(content))
+    with kept(run):
+        (run / "config.yaml").write_text(yaml.safe_dump({} if changes is None else content | changes))
+        assert run_verb(capsys, "fit", "--config", "own.yaml", "--run", "a", "--resume", "auto") == code
+        assert run_verb(capsys, "validate", "--config", "own.yaml", "--run", "a") in (0, 2)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
@@ -104,7 +141,7 @@ def test_wrong_values_of_a_model_do_not_break_a_scan(name, run, capsys):
             assert run_verb(capsys, "scan", "a", *words) in (0, 1, 2)
 
 
-@pytest.mark.parametrize("name", ["sweep.json", "plan.json"])
+@pytest.mark.parametrize("name", ["run.json", "plan.json"])
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_what_a_sweep_and_a_plan_hold_is_checked(name, text, tmp_path, monkeypatch):
     from dynamics.experiments.sweep import _words
@@ -112,7 +149,7 @@ def test_what_a_sweep_and_a_plan_hold_is_checked(name, text, tmp_path, monkeypat
 
     (tmp_path / name).write_text(text)
     try:
-        content = _words(tmp_path) if name == "sweep.json" else read_plan(tmp_path / name)
+        content = _words(tmp_path) if name == "run.json" else read_plan(tmp_path / name)
     except InputError as error:
         content = str(error)
     assert content == {} or str(tmp_path / name) in content
@@ -168,6 +205,33 @@ def test_verify_names_what_is_damaged_and_what_can_be_measured_again(run, text_f
         assert "dynamics scan a --revisions 2 --run a-again" in said.out
         assert "cannot be measured again (no whole weights are kept): steps 3" in said.out
         assert "2 files are damaged" in said.err or "3 files are damaged" in said.err
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "plan.json", "tokenizer.json", "vectors/a.npz"])
+def test_verify_looks_into_what_has_no_digest(name, run, capsys):
+    with kept(run):
+        path = next(run.glob(f"weights/*2/{name}"), run / name)
+        path.write_bytes(b"garbage")
+        (run / "record" / "geometry-0000000002 (copy).parquet").touch()
+        (run / "weights" / "step-0000000002" / "notes.txt").touch()
+        assert run_verb(capsys, "verify", "a") == 1
+        found = str(verify("a"))
+    assert f"damaged: {path.relative_to(run)} (" in found
+    assert "not looked into: weights/step-0000000002/notes.txt" in found
+    assert "damaged: record/geometry-0000000002 (copy).parquet" in found
+
+
+def test_verify_names_the_command_of_what_is_no_training_run(run):
+    with kept(run):
+        info = ScanInfo(run="a", command="dynamics scan gpt2 --run a")
+        (run / "run.json").write_text(json.dumps(info.to_dict()))
+        (run / "record" / "geometry-0000000002.parquet").write_bytes(b"PAR1")
+        found = str(verify("a"))
+        (run / "run.json").unlink()
+        without = str(verify("a"))
+    assert "can be measured again, under another --run, by: dynamics scan gpt2 --run a" in found
+    assert "cannot be measured again" not in found
+    assert "dynamics scan a --revisions 2 --run a-again" in without
 
 
 @pytest.mark.parametrize(

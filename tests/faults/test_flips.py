@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dynamics.files import DIGESTS, digests
-from tests.faults.damage import COUNT, NOTICED, SILENT, kept, kinds, make_run
+from tests.faults.damage import COUNT, HARMLESS, NOTICED, SILENT, kept, kinds, make_run
 from tests.runs import forget_digests, working_in
 
 
@@ -60,17 +60,17 @@ NAMES = (
 def test_no_damage_is_read_as_truth(name, harm, made):
     found, _ = made
     counted = outcomes(found[name], harm, max(COUNT // 40, 1), seed=[*name.encode()])
-    assert counted[SILENT] == 0, counted
+    assert counted.keys() <= {NOTICED, HARMLESS}, counted
     if found[name].is_made_again:
         assert counted[NOTICED] == 0  # it is made again in silence, or with a warning
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("digests")])
 @pytest.mark.parametrize("harm", [flip, cut, zero])
-def test_no_damage_of_a_file_without_a_digest_is_a_traceback(name, harm, made, record_property):
+def test_no_damage_of_a_file_without_a_digest_is_a_traceback(name, harm, made):
     found, _ = made
     counted = outcomes(found[name], harm, max(COUNT // 80, 1), seed=[*name.encode(), 1], older=True)
-    record_property("outcomes", dict(counted))
+    assert counted.keys() <= {NOTICED, HARMLESS, SILENT}, counted
 
 
 def test_a_flip_is_noticed_by_the_digest_alone(made):

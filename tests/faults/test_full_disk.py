@@ -59,7 +59,7 @@ def test_a_disk_that_fills_while_a_run_trains_costs_no_state_that_it_had(small_d
     assert runs.read("a").status == "done"
 
 
-def test_a_write_that_the_disk_cuts_short_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_write_that_the_disk_cuts_short_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"before")
 

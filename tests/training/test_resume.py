@@ -15,6 +15,7 @@ import torch
 from dynamics import files, record, run_info, runs
 from dynamics.cli.main import main
 from dynamics.files import Writer
+from dynamics.lock import locked
 from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from dynamics.training import checkpoint
@@ -128,6 +129,22 @@ def test_rows_of_an_attempt_without_a_state_are_deleted(here, text_file, run):
     states(runs.CHECKPOINTS / "b")[0].unlink()
     fit(text_file, "b", "--resume", "auto")
     assert_same("a", "b")
+
+
+@pytest.mark.parametrize("content", ["whole", "damaged"])
+def test_a_run_that_has_gone_on_since_its_state_was_chosen_is_refused(text_file, run, capsys, monkeypatch, content):
+    """As by a process that is asked to stop and saves while the one that follows it starts."""
+    newer, before = state_path(run, 7), contents(run)
+
+    def late(folder):
+        newer.write_bytes(states(run)[0].read_bytes() if content == "whole" else b"")
+        return locked(folder)
+
+    monkeypatch.setattr(runs, "locked", late)
+    words = ["--resume", "auto", "--trainer.max_steps", "9"]
+    assert "the run a has gone on meanwhile: resume it again" in refusal(capsys, text_file, "a", *words)
+    assert newer.exists()
+    assert {path: text for path, text in contents(run).items() if path != newer} == before
 
 
 def test_resuming_deletes_what_a_kill_left_half_written(text_file, run):

@@ -15,10 +15,10 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dynamics.errors import InputError
-from dynamics.files import damaged
+from dynamics.files import sha256
 from dynamics.loading.subjects import Subject
 from dynamics.models import hub
-from dynamics.readers import read_json, refuse_damaged
+from dynamics.readers import read_json, refuse_damaged_in
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # the first that a checkpoint has, whole or in shards, is read
 
@@ -41,7 +41,7 @@ class Files:
 
     def digest(self) -> str:
         """Return one hash of all files; those whose hash is not known are read."""
-        parts = [known or _digest(self.path(name)) for name, known in sorted(self.hashes.items())]
+        parts = [known or sha256(self.path(name)) for name, known in sorted(self.hashes.items())]
         return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def tensors(self) -> Tensors:
@@ -84,8 +84,7 @@ def find(subject: Subject) -> Files:
 
 
 def _in_folder(folder: Path) -> tuple[dict[str, str], Callable[[str], Path]]:
-    for path in damaged(folder):
-        refuse_damaged(path, "restore it from a copy")
+    refuse_damaged_in(folder, "restore it from a copy")
     # In the cache of the hub, a large file is a link to a blob that bears its SHA-256.
     blobs = {path.name: path.resolve().name for path in folder.iterdir()}
     return {name: blob if len(blob) == 64 else "" for name, blob in blobs.items()}, folder.joinpath
@@ -103,11 +102,6 @@ def _on_hub(subject: Subject) -> tuple[dict[str, str], Callable[[str], Path]]:
     large = {entry.path: getattr(entry, "lfs", None) for entry in entries}
     hashes = {path: lfs.sha256 if lfs else "" for path, lfs in large.items()}
     return hashes, lambda name: Path(fetch(hf_hub_download, filename=name))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> Tensors:
