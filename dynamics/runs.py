@@ -23,6 +23,7 @@ from dynamics.run_info import INSIDE, KINDS, SCHEMA, RunInfo, SweepInfo
 
 CHECKPOINTS = Path("checkpoints")
 UNFINISHED = "unfinished-"
+STEP = "step-" + "[0-9]" * 10  # a copy that somebody has made beside is none of the run's
 WITHOUT = "restore it from a copy, or delete it (`dynamics verify` says what can be measured again)"
 UNREADABLE = "restore it from a copy, or delete it: what the run was made of is then not known"
 TYPES = {kind: get_type_hints(kind) for kind in (RunInfo, *KINDS.values())}  # of what `run.json` says
@@ -172,6 +173,16 @@ def start(
                     run.finish("interrupted" if is_asked else "failed")
             raise
         run.finish(run.ends_as)
+
+
+def weights_path(folder: Path, step: int) -> Path:
+    """Return where the run in `folder` keeps the weights measured at `step`, as transformers saves them."""
+    return folder / "weights" / f"step-{step:010d}"
+
+
+def kept_weights(folder: Path) -> dict[int, Path]:
+    """Return the folders of weights that a run keeps, by step."""
+    return {int(path.name.removeprefix("step-")): path for path in sorted((folder / "weights").glob(STEP))}
 
 
 def exists(folder: Path) -> bool:

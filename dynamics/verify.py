@@ -48,7 +48,8 @@ class Findings:
             return [f"can be measured again, under another --run, by: {info.command}"] if has_command else []
         found = (re.fullmatch(r"(?:geometry|arrays)-(\d+)\.parquet", name) for name in parts)
         lost = sorted({int(match[1]) for match in found if match})
-        again = [step for step in lost if self._weights(step).is_dir() and self._weights(step) not in broken]
+        paths = {step: runs.weights_path(self.folder, step) for step in lost}
+        again = [step for step, path in paths.items() if path.is_dir() and path not in broken]
         advice = []
         if again:
             steps, name = ",".join(map(str, again)), self.folder.name
@@ -62,9 +63,6 @@ class Findings:
         if any(path.parent.name == "state" for path in self.damaged):
             advice += ["--resume auto takes the newest state that is whole"]
         return advice
-
-    def _weights(self, step: int) -> Path:
-        return self.folder / "weights" / f"step-{step:010d}"
 
 
 def verify(run: str | Path) -> Findings:

@@ -23,6 +23,12 @@ INFOS = [
 ]
 
 
+def test_a_copy_beside_kept_weights_is_none_of_the_run(tmp_path):
+    for name in ("step-0000000004", "step-0000000002", "step-0000000002 (copy)", "step-x"):
+        (tmp_path / "weights" / name).mkdir(parents=True)
+    assert runs.kept_weights(tmp_path) == {step: runs.weights_path(tmp_path, step) for step in (2, 4)}
+
+
 @pytest.fixture(autouse=True)
 def here(workplace):
     return workplace

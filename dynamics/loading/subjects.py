@@ -143,7 +143,7 @@ def _subjects(model: str, revisions: Sequence[str], seed: int) -> Iterator[Subje
 
 
 def _of_run(run: Path, revisions: Sequence[str]) -> Iterator[Subject]:
-    paths = {int(path.name.split("-")[1]): path for path in sorted((run / "weights").glob("step-*"))}
+    paths = runs.kept_weights(run)
     if not paths:
         raise InputError(
             f"the run {run.name} kept no weights (nothing in {run / 'weights'}): train with --monitor.keep_weights all."

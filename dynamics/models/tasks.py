@@ -209,7 +209,7 @@ def _sources(checkpoint: str) -> tuple[str, str]:
     """Return where weights and tokenizer are: the same place, except for a run of ours."""
     for folder in (runs.CHECKPOINTS / checkpoint, Path(checkpoint)):
         if (folder / "run.json").is_file() and not (folder / "config.json").is_file():
-            saved = sorted((folder / "weights").glob("step-*"))
+            saved = list(runs.kept_weights(folder).values())
             if not saved:
                 raise InputError(
                     f"model.checkpoint {checkpoint}: this run kept no weights; train it with "

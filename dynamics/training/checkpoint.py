@@ -21,11 +21,11 @@ from dynamics.errors import InputError
 from dynamics.files import Writer, is_intact, remember, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
 from dynamics.metrics.streaming.transfer import to_host
+from dynamics.runs import STEP, kept_weights
 from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
 
-STEP = "step-" + "[0-9]" * 10  # a file that somebody has copied beside is none of the run's
 KEPT = 2  # newest states kept, so that a damaged one has a predecessor
 PACKED = 1 << 26  # bytes that leave a device in one copy, about
 CONTENTS = {  # of a training state
@@ -39,11 +39,6 @@ CONTENTS = {  # of a training state
 def state_path(folder: Path, step: int) -> Path:
     """Return where the run in `folder` keeps the training state after `step` updates."""
     return folder / "state" / f"step-{step:010d}.ckpt"
-
-
-def weights_path(folder: Path, step: int) -> Path:
-    """Return where the run in `folder` keeps the weights measured at `step`, as transformers saves them."""
-    return folder / "weights" / f"step-{step:010d}"
 
 
 def step_of(path: Path) -> int:
@@ -170,7 +165,7 @@ class Checkpoints(L.Callback):
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            for path in (*states(folder), *(folder / "weights").glob(STEP)):
+            for path in (*states(folder), *kept_weights(folder).values()):
                 if step_of(path) > self._saved:
                     path.unlink() if path.is_file() else shutil.rmtree(path)
             self._prune(folder)

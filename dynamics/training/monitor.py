@@ -22,8 +22,9 @@ from dynamics.measure import Meter, measure
 from dynamics.measure.suite import Suite
 from dynamics.readers import read_json
 from dynamics.record import Record, Row
+from dynamics.runs import weights_path
 from dynamics.schedule import LogSpaced, Schedule
-from dynamics.training.checkpoint import save_weights, weights_path
+from dynamics.training.checkpoint import save_weights
 from dynamics.training.plan import Plan, plan, price
 from dynamics.training.ranks import on_first_rank
 

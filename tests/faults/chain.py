@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_flatten_with_path
 
 from dynamics import record, runs
-from dynamics.training.checkpoint import states, weights_path
+from dynamics.training.checkpoint import states
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 """Events of Python before an operation on a file; of `open`, those that may write."""
@@ -94,7 +94,7 @@ def differences(one: str, other: str) -> Iterator[str]:
     for name in names[0]:
         yield from (f"{name}{key}" for key in _different(*(folder / "state" / name for folder in folders)))
     for step in (int(name.removeprefix("step-")) for name in kept[0]):
-        first, second = (weights_path(folder, step) / "model.safetensors" for folder in folders)
+        first, second = (runs.weights_path(folder, step) / "model.safetensors" for folder in folders)
         if first.read_bytes() != second.read_bytes():
             yield f"weights at {step}"
     for folder in folders:

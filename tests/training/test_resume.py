@@ -19,7 +19,7 @@ from dynamics.lock import locked
 from dynamics.models.language import LanguageModel
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from dynamics.training import checkpoint
-from dynamics.training.checkpoint import save_weights, state_path, states, weights_path
+from dynamics.training.checkpoint import save_weights, state_path, states
 from tests.runs import fit, forget_digests, working_in
 from tests.training.test_fit import geometry, refusal, weights
 
@@ -161,7 +161,7 @@ def test_resuming_deletes_what_a_kill_left_half_written(text_file, run):
 def test_resuming_from_before_the_end_deletes_the_states_and_weights_after_it(here, text_file, run):
     fit(text_file, "a", "--resume", str(state_path(run, 3)), trainer__max_steps=7, checkpoints__every=1)
     assert [path.name for path in states(run)] == ["step-0000000007.ckpt", "step-0000000006.ckpt"]
-    assert not weights_path(run, 6).exists()
+    assert not runs.weights_path(run, 6).exists()
     assert set(record.read("a").step) == set(range(8))
 
 
