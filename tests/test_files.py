@@ -23,24 +23,12 @@ def test_writes_happen_in_order_while_the_caller_goes_on():
     assert written == list(range(QUEUED - 1))
 
 
-def test_no_more_than_a_few_wait_to_be_written():
+@pytest.mark.parametrize("sizes", [[0] * QUEUED, [HELD, 1]], ids=["files", "bytes"])
+def test_no_more_wait_to_be_written_than_memory_allows(sizes):
     writer, may_write = BackgroundWriter(), threading.Event()
-    for _ in range(QUEUED):
-        writer.submit(may_write.wait)
+    for size in sizes:
+        writer.submit(may_write.wait, size)
     one_more = threading.Thread(target=writer.submit, args=(may_write.wait,))
-    one_more.start()
-    one_more.join(timeout=0.05)
-    assert one_more.is_alive()
-    may_write.set()
-    one_more.join()
-    writer.finish()
-
-
-def test_no_more_bytes_than_may_be_held_wait_to_be_written():
-    writer, may_write = BackgroundWriter(), threading.Event()
-    writer.submit(may_write.wait, HELD)
-    writer.submit(may_write.wait, 1)
-    one_more = threading.Thread(target=writer.submit, args=(may_write.wait, 0))
     one_more.start()
     one_more.join(timeout=0.05)
     assert one_more.is_alive()
