@@ -24,7 +24,7 @@ from dynamics.models.cross_entropy import cross_entropy, ends_in_head, is_large,
 from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
-from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
+from dynamics.models.transformer import CHOICES, CharTransformerConfig, CharTransformerLM
 
 OBJECTIVES = ("clm", "mlm")
 # Options that `CharTransformer` alone has, with their defaults.
@@ -99,6 +99,9 @@ class LanguageModel(RegularizedModule):
         for name, value in {"depth": depth, "width": width, "heads": heads}.items():
             if value < 1:
                 raise InputError(f"model.{name} must be at least 1 (got {value}).")
+        for name, value in {"norm": norm, "positions": positions}.items():
+            if value not in CHOICES[name]:
+                raise InputError(f"model.{name} must be one of {', '.join(CHOICES[name])} (got {value}).")
         if width % heads:
             raise InputError(f"model.width {width} cannot be shared by {heads} heads: choose a number that divides it.")
         if warmup_steps < 0:

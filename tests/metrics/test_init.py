@@ -42,7 +42,7 @@ def test_a_class_path_and_options():
         ("anisotropy_of_mine", {}, "no metric named anisotropy_of_mine"),
         ("anisotropy", {"sise": 3}, "sise"),
         ("nowhere.Metric", {}, "nowhere"),
-        ("dynamics.metrics.streaming.base.Estimate", {}, "not a Metric"),
+        ("dynamics.metrics.streaming.base.Estimate", {}, "is no Metric"),
         ("dynamics.metrics.entropy.Entropie", {}, "Entropie"),
     ],
 )
