@@ -309,7 +309,7 @@ def test_a_class_is_imported_only_from_an_allowed_package_and_of_the_right_kind(
         with pytest.raises(InputError, match=why):
             import_class(path, torch.nn.Module, "here")
     with pytest.raises(InputError, match="is not imported"):  # a module of ours holds it, but it is not ours
-        import_class("dynamics.experiments.sweep.Path", object, "here")
+        import_class("dynamics.experiments.sweep.cells.Path", object, "here")
 
 
 def test_modules_in_the_current_folder_are_not_taken_for_packages_that_libraries_miss(foreign):

@@ -121,6 +121,7 @@ def sweep(
     fit_options: tuple[str, ...] = (),
     run: str | None = None,
     launcher: str = "local",
+    jobs: int = 1,
     dry_run: bool = False,
 ) -> None:
     """Run `dynamics fit` for every value and seed of a sweep, then draw the runs on one page.
@@ -131,17 +132,18 @@ def sweep(
         config: the sweep, for example configs/istar-sweep.yaml
         run: name of the sweep under checkpoints/ (the name of the file when missing)
         launcher: where to run: local
+        jobs: runs side by side, each with a share of the cores and GPUs
         dry_run: print the commands and run nothing
 
     Examples:
         dynamics sweep configs/istar-sweep.yaml --dry-run
         dynamics sweep configs/istar-sweep-twins.yaml --run twins --trainer.max_steps 500
     """
-    from dynamics.experiments import sweep as experiment
+    from dynamics.experiments.sweep.running import sweep as run_sweep
     from dynamics.runs import CHECKPOINTS
 
     name = run or config.stem
-    complete, failed = experiment.sweep(config, name, launcher, dry_run, fit_options)
+    complete, failed = run_sweep(config, name, launcher, dry_run, fit_options, jobs)
     if complete:
         _draw(complete, CHECKPOINTS / name / "report.html")
     if failed:

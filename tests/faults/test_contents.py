@@ -144,7 +144,7 @@ def test_wrong_values_of_a_model_do_not_break_a_scan(name, run, capsys):
 @pytest.mark.parametrize("name", ["run.json", "plan.json"])
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_what_a_sweep_and_a_plan_hold_is_checked(name, text, tmp_path, monkeypatch):
-    from dynamics.experiments.sweep import _words
+    from dynamics.experiments.sweep.running import _words
     from dynamics.training.monitor import read_plan
 
     (tmp_path / name).write_text(text)

@@ -1,6 +1,7 @@
-"""A sweep: its points, what is skipped, what fails, what is refused."""
+"""A sweep: its cells, what is skipped, what fails, what is refused."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import yaml
 from dynamics import record, runs
 from dynamics.cli.main import main
 from dynamics.errors import InputError
-from dynamics.experiments import sweep
+from dynamics.experiments.sweep.cells import read_cells
+from dynamics.experiments.sweep.launchers import local
+from dynamics.experiments.sweep.running import sweep
 from dynamics.lock import locked
 from dynamics.run_info import SweepInfo
 from dynamics.training.checkpoint import states
@@ -36,12 +39,12 @@ def config(path, **changes):
 
 
 def test_every_value_and_seed_is_a_run(here):
-    points = sweep.points(config(here / "s.yaml"), "s", ["--trainer.max_steps", "9"])
-    assert [point.name for point in points] == [
+    cells = read_cells(config(here / "s.yaml"), "s", ["--trainer.max_steps", "9"])
+    assert [cell.name for cell in cells] == [
         *("s-plain-istar_-2-seed_0", "s-plain-istar_0.5-seed_0"),
         *("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"),
     ]
-    assert points[0].words == (
+    assert cells[0].words == (
         *("--config", "a.yaml", "--data.corpus", "my text.txt", "--model.regularizers.weight=-2"),
         *("--trainer.max_steps", "9", "--seed_everything", "0"),
     )
@@ -49,9 +52,9 @@ def test_every_value_and_seed_is_a_run(here):
 
 @pytest.mark.parametrize("name", ["istar-sweep", "istar-sweep-twins"])
 def test_the_shipped_sweeps_are_complete(name):
-    points = sweep.points(CONFIGS / f"{name}.yaml", name)
+    cells = read_cells(CONFIGS / f"{name}.yaml", name)
     fits = {"istar-sweep": 1, "istar-sweep-twins": 2}[name]
-    assert len({point.name for point in points}) == len(points) == fits * (9 + 8) * 3
+    assert len({cell.name for cell in cells}) == len(cells) == fits * (9 + 8) * 3
 
 
 def run(code, status=None, output=""):
@@ -60,12 +63,13 @@ def run(code, status=None, output=""):
     def fake(command, stdout, **_):
         name = command[command.index("--run") + 1]
         calls.append(name)
-        print(output, file=stdout)
+        stdout.write(f"{output}\n".encode())
+        stdout.flush()
         failing = code if "seed_1" in name or status else 0
         if status or not failing:
             (runs.CHECKPOINTS / name).mkdir(exist_ok=True)
             (runs.CHECKPOINTS / name / "run.json").write_text(json.dumps({"kind": "fit", "status": status or "done"}))
-        return SimpleNamespace(wait=lambda: failing)
+        return SimpleNamespace(returncode=failing, poll=lambda: failing)
 
     calls = []
     fake.calls = calls
@@ -73,15 +77,18 @@ def run(code, status=None, output=""):
 
 
 def replace_fit(monkeypatch, popen):
-    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(
+        local, "subprocess", SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL)
+    )
 
 
 def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypatch, capsys):
     path = config(here / "s.yaml")
     failing = run(1, output="dynamics: there is no text.")
     replace_fit(monkeypatch, failing)
-    complete, failed = sweep.sweep(path, "s")
-    assert len(failing.calls) == 4
+    complete, failed = sweep(path, "s")
+    assert failing.calls[:4] == [cell.name for cell in read_cells(path, "s")]
+    assert failing.calls[4:] == ["s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"]  # once more
     assert complete == ["s-plain-istar_-2-seed_0", "s-plain-istar_0.5-seed_0"]
     assert failed == dict.fromkeys(("s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"), "there is no text.")
     assert "[4/4]" in capsys.readouterr().out
@@ -89,7 +96,7 @@ def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, monkeypat
     assert runs.read("s").failed == failed
     again = run(0)
     replace_fit(monkeypatch, again)
-    complete, failed = sweep.sweep(path, "s")
+    complete, failed = sweep(path, "s")
     assert again.calls == ["s-plain-istar_-2-seed_1", "s-plain-istar_0.5-seed_1"]
     assert (len(complete), failed) == (4, {})
     assert (runs.read("s").status, runs.read("s").failed) == ("done", {})
@@ -100,7 +107,7 @@ def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, monkeypatch, code):
     stopped = run(code, status="interrupted")
     replace_fit(monkeypatch, stopped)
     with pytest.raises(KeyboardInterrupt) as error:
-        sweep.sweep(config(here / "s.yaml"), "s")
+        sweep(config(here / "s.yaml"), "s")
     assert getattr(error.value, "number", 0) == (15 if code == 143 else 0)
     assert len(stopped.calls) == 1
     info = runs.read("s")
@@ -129,9 +136,17 @@ def test_an_interrupted_sweep_lets_its_run_save_itself(here, text_file):
 
 def test_other_options_under_the_same_name_are_refused(here, monkeypatch):
     replace_fit(monkeypatch, run(0))
-    sweep.sweep(config(here / "s.yaml"), "s")
+    sweep(config(here / "s.yaml"), "s")
     with pytest.raises(InputError, match="made with other options"):
-        sweep.sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
+        sweep(here / "s.yaml", "s", more=["--trainer.max_steps", "3"])
+
+
+def test_runs_that_are_none_of_the_sweep_are_not_overwritten(here, monkeypatch):
+    replace_fit(monkeypatch, run(0))
+    sweep(config(here / "s.yaml"), "s")
+    shutil.rmtree(runs.CHECKPOINTS / "s")
+    with pytest.raises(InputError, match=r"the run s-plain-istar_-2-seed_0 exists and is none of this sweep: .*--run"):
+        sweep(here / "s.yaml", "s")
 
 
 def test_what_a_sweep_has_begun_by_the_time_it_has_its_lock_is_not_forgotten(here, monkeypatch):
@@ -142,7 +157,7 @@ def test_what_a_sweep_has_begun_by_the_time_it_has_its_lock_is_not_forgotten(her
 
     monkeypatch.setattr(runs, "locked", late)
     replace_fit(monkeypatch, run(0))
-    sweep.sweep(config(here / "s.yaml"), "s")
+    sweep(config(here / "s.yaml"), "s")
     assert len(runs.read("s").runs) == 5
     assert runs.read("s").runs["other"] == ["--a", "b"]
 
@@ -154,7 +169,7 @@ def test_the_name_of_another_run_is_refused(here, monkeypatch):
     (runs.CHECKPOINTS / "s" / "run.json").write_text('{"run": "s", "kind": "fit"}')
     forget_digests(runs.CHECKPOINTS)
     with pytest.raises(InputError, match="s is no sweep"):
-        sweep.sweep(config(here / "s.yaml"), "s")
+        sweep(config(here / "s.yaml"), "s")
 
 
 def test_a_second_process_is_refused(here, monkeypatch):
@@ -163,12 +178,12 @@ def test_a_second_process_is_refused(here, monkeypatch):
 
     def again(command, stdout, **_):
         with pytest.raises(InputError, match="open in another process"):
-            sweep.sweep(path, "s")
+            sweep(path, "s")
         raise KeyboardInterrupt
 
     replace_fit(monkeypatch, again)
     with pytest.raises(KeyboardInterrupt):
-        sweep.sweep(path, "s")
+        sweep(path, "s")
 
 
 def test_a_dry_run_prints_commands_and_leaves_nothing(here, capsys):
@@ -200,8 +215,8 @@ def test_impossible_configurations_are_refused(here, capsys, changes, words):
 
 
 def test_an_unknown_launcher_is_refused(here):
-    with pytest.raises(InputError, match="--launcher must be local"):
-        sweep.sweep(config(here / "s.yaml"), "s", "mars")
+    with pytest.raises(InputError, match="launcher must be local"):
+        sweep(config(here / "s.yaml"), "s", "mars")
 
 
 def test_a_sweep_trains_and_draws(here, text_file):
