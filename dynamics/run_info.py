@@ -76,6 +76,7 @@ class FitInfo(RunInfo):
     probe: Facts = field(default_factory=dict)  # the evaluation tokens that the geometry is measured on
     capture: str = ""  # verdict of the check of what is captured: `verified`, or `unverified: why`
     regularizers: dict[str, Facts] = field(default_factory=dict)
+    fork: "ForkFacts" = field(default_factory=dict)  # type: ignore[assignment]  # of a run that continues another one
 
 
 @dataclass(kw_only=True)
@@ -142,6 +143,15 @@ class SweepInfo(RunInfo):
 
     kind: ClassVar[str] = "sweep"
     runs: dict[str, list[str]] = field(default_factory=dict)
+
+
+class ForkFacts(TypedDict):
+    """Where a fork begins, and what it changes."""
+
+    parent: str  # name of the run that it continues, or the path of one that lies elsewhere
+    parent_state: str  # SHA-256 of the state from which it goes on
+    step: int
+    changed: dict[str, list[Any]]  # keys of the configuration: the value of the parent, that of the fork
 
 
 class Description(TypedDict, total=False):

@@ -175,6 +175,11 @@ def start(
         run.finish(run.ends_as)
 
 
+def state_path(folder: Path, step: int) -> Path:
+    """Return where the run in `folder` keeps the training state after `step` updates."""
+    return folder / "state" / f"step-{step:010d}.ckpt"
+
+
 def weights_path(folder: Path, step: int) -> Path:
     """Return where the run in `folder` keeps the weights measured at `step`, as transformers saves them."""
     return folder / "weights" / f"step-{step:010d}"

@@ -24,6 +24,7 @@ BELOW = {
     "lock": {"errors"},
     "runs": {"errors", "files", "lock", "readers", "run_info"},
     "record": {"errors", "files", "runs"},
+    "lineage": {"files", "run_info", "runs", "record"},
     "missing": set(),
     "verify": {"errors", "files", "readers", "config", "run_info", "runs", "record"},
     "scales": set(),
@@ -35,11 +36,11 @@ BELOW = {
     "models": {"errors", "readers", "runs", "data", "capture", "metrics", "lightning_compat"},
     "loading": {"allowed", "errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "files", "run_info", "runs", "record", "report"},
-    "report": {"errors", "files", "run_info", "runs", "record", "missing", "scales"},
-    "watch": {"errors", "files", "lock", "run_info", "runs", "record", "report"},
+    "report": {"errors", "files", "run_info", "runs", "record", "lineage", "missing", "scales"},
+    "watch": {"errors", "files", "lock", "run_info", "runs", "record", "lineage", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
-        *("lightning_compat", "run_info", "allowed", "lock", "readers", "capture", "metrics"),
+        *("lightning_compat", "run_info", "allowed", "lock", "readers", "lineage", "capture", "metrics"),
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),
@@ -53,8 +54,8 @@ BELOW = {
 """What each room may import. A room that is missing here fails: decide where it stands."""
 
 WITHOUT_TORCH = (
-    *("errors", "allowed", "files", "lock", "readers", "schedule", "config", "parsing", "runs", "record", "verify"),
-    *("missing", "scales", "report"),
+    *("errors", "allowed", "files", "lock", "readers", "schedule", "config", "parsing", "runs", "record", "lineage"),
+    *("verify", "missing", "scales", "report"),
     *("watch", "cli"),
 )
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics"}

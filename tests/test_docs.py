@@ -17,6 +17,7 @@ from dynamics.measure.suite import Suite
 from dynamics.models.transformer import CharTransformer, CharTransformerConfig
 from dynamics.training.lightning_cli import RunCLI
 from tests.report.conftest import make_run
+from tests.runs import TINY, arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -218,7 +219,7 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 def commands() -> list[str]:
     """Command lines of the README (and of the pages on watching, W&B and loggers), and the options in its tables."""
-    shown = README + WATCHING + "".join((DOCS / name).read_text() for name in ("wandb.md", "loggers.md"))
+    shown = README + WATCHING + "".join((DOCS / name).read_text() for name in ("wandb.md", "loggers.md", "forks.md"))
     lines = [line for block in blocks(shown, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
         for span in re.findall(r"`([^`]+)`", row):
@@ -262,6 +263,23 @@ def test_commands_of_the_readme_exist(line, fit_parser, monkeypatch, capsys):
         cli.main([verb, "--help"])
     offered = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= offered
+
+
+def test_the_example_of_forks_runs(workplace, text_file, capsys):
+    """With a tiny model and few steps in the place of theirs."""
+    settings = TINY | {"trainer.max_steps": 4, "trainer.val_check_interval": 2, "data.corpus": text_file}
+    (example,) = blocks((DOCS / "forks.md").read_text(), "sh")
+    for line in example.splitlines():
+        _, verb, *words = shlex.split(line.replace("--at 1024", "--at 2"), comments=True)
+        words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
+        cli.main([verb, *words, *(arguments(settings) if verb == "fit" else [])])
+    said = capsys.readouterr().out
+    assert "fork of causal from step 2: model.is_causal true -> false" in said
+    assert "fork of causal from step 2: nothing changes" in said
+    page = Path("report.html").read_text()
+    for name in ("causal, mlm", "bidirectional, mlm, from step 2", "causal, mlm, from step 2"):
+        assert f"<b>{name}</b>" in page
+    assert "Continues causal from step 2; changed: model.learning_rate 0.001 to 0.0003." in page
 
 
 # Links

@@ -132,7 +132,7 @@ class Parser(OneSentenceErrors, ArgumentParser):
             raise InputError(self._with_dashes(str(error))) from error
 
     def _split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the words of this verb, and those of another: from the first option that is not this one's."""
+        """Return the words of this verb, and those of another: from its first option, or KEY=VALUE, on."""
         here: list[str] = []
         others: list[str] = []
         rest = iter(words)
@@ -141,7 +141,8 @@ class Parser(OneSentenceErrors, ArgumentParser):
             if option in self.options:
                 here += [word, *islice(rest, int(self.options[option] and not equals))]
             else:
-                (others if others or word.startswith("-") else here).append(word)
+                is_setting = equals and len(here) > 0
+                (others if others or word.startswith("-") or is_setting else here).append(word)
         return here, others
 
     def _with_dashes(self, sentence: str) -> str:

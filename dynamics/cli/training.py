@@ -1,13 +1,14 @@
-"""`dynamics fit`, `validate` and `test`, with the help that needs no configuration. No torch here."""
+"""`dynamics fit`, `fork`, `validate` and `test`, with the help that needs no configuration. No torch here."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from textwrap import shorten
 from typing import Any
 
 from dynamics.cli.docstrings import ROOT, read_doc, read_parameters
 from dynamics.cli.memory import reuse_memory
 from dynamics.config import read_config
+from dynamics.errors import InputError
 
 CLASSES = {
     "model": "dynamics.models.language.LanguageModel",
@@ -78,6 +79,44 @@ def test(*words: str) -> None:
         dynamics test --run decoder --resume checkpoints/decoder/state/step-0000000500.ckpt
     """
     _run("test", words)
+
+
+def fork(parent: str, at: int | None = None, run: str | None = None, fit_options: tuple[str, ...] = ()) -> None:
+    """Continue a run from one of its training states with something changed, as a run of its own.
+
+    Other options are those of `dynamics fit` (--config FILE, --KEY VALUE), also as KEY=VALUE; what none names stays as
+    it is in the parent.
+
+    Args:
+        parent: the run, by its name under checkpoints/ or its path
+        at: step of the state; checkpoints.keep (newest, measured, all) says which a run keeps
+        run: name of the fork under checkpoints/ (made up when missing)
+
+    Examples:
+        dynamics fork causal-mlm --at 500 --config configs/switch.yaml --run switched
+        dynamics fork decoder --at 500 --run slower model.learning_rate=3e-4
+        dynamics fork decoder --at 500 --run control
+    """
+    reuse_memory()
+    from dynamics.training.fit import main
+
+    main("fit", [*(["--run", run] if run else []), *as_options(fit_options)], (parent, at))
+
+
+def as_options(words: Sequence[str]) -> list[str]:
+    """Return the words of `dynamics fit` with every `KEY=VALUE` as an option; refuse words that are neither.
+
+    >>> as_options(["model.is_causal=false", "--run", "a=b"])
+    ['--model.is_causal=false', '--run', 'a=b']
+    """
+    options: list[str] = []
+    is_value = False
+    for word in words:
+        if not (is_value or word.startswith("-") or "=" in word):
+            raise InputError(f"{word} is no option: write KEY=VALUE or --KEY VALUE.")
+        options.append(word if is_value or word.startswith("-") else f"--{word}")
+        is_value = not is_value and word.startswith("-") and "=" not in word
+    return options
 
 
 def _run(verb: str, words: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from dynamics.cli.training import fit, test, validate
+from dynamics.cli.training import fit, fork, test, validate
 from dynamics.errors import Failure, InputError
 from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.cone.options import ConeOptions
@@ -293,7 +293,7 @@ def _draw(runs: Sequence[str | Path], out: Path, kind: str = "html") -> None:
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
-        *(fit, validate, test, data, scan, audit, cone, check, probe, sweep),
+        *(fit, fork, validate, test, data, scan, audit, cone, check, probe, sweep),
         *(report, watch, workspace, verify, completion),
     )
 }

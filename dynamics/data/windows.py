@@ -18,6 +18,7 @@ from dynamics.data import corpus as corpora
 from dynamics.data.corpus import Corpus
 from dynamics.data.shares import TRAIN_STREAM, Shares, pinned, require_positive, steps_together, training_shares
 from dynamics.data.summary import bits_per_character
+from dynamics.data.vocabulary import Vocabulary
 from dynamics.errors import InputError
 
 MOST_PASSES = 10  # over the text, in one step
@@ -206,6 +207,14 @@ class CharData(L.LightningDataModule):
     def save(self, folder: Path) -> None:
         """Save the vocabulary beside the run."""
         self.text.vocabulary.save(folder)
+
+    def require_vocabulary(self, folder: Path) -> None:
+        """Refuse another vocabulary than the one that `save` has written into the folder of a run."""
+        if Vocabulary.load(folder) != self.text.vocabulary:
+            raise InputError(
+                f"data.corpus {self.hparams.corpus} has another vocabulary of {self.text.vocabulary.kind} than "
+                f"{folder.name}: choose a text with the same one (with data.vocabulary bytes all texts share it)."
+            )
 
     def _on_device(self, shares: Iterable[WindowBatch], together: int) -> Iterator[WindowBatch]:
         """Replace the offsets (B,) of shares by the windows themselves, of some shares at once."""

@@ -187,8 +187,24 @@ class RegularizedModule(L.LightningModule):
             name = next((name for name, x in self.network.named_parameters() if not x.isfinite().all()), "(their norm)")
             raise Failure(f"the weights {name} are not finite at step {self.trainer.global_step}: no state is saved.")
 
+    def _keep_settings(self, checkpoint: dict[str, Any]) -> None:
+        """Have the optimiser keep the settings of this configuration: a state brings what it has accumulated.
+
+        They differ in a fork alone, and in a run that is prolonged, whose learning rate follows its last step.
+        """
+        ours = self.configure_optimizers()
+        groups, peaks = ours["optimizer"].param_groups, ours["lr_scheduler"]["scheduler"].base_lrs
+        (optimizer,), (saved,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        factor = self.learning_rate_factor(saved["last_epoch"])
+        rates = [peak * factor for peak in peaks]
+        saved |= {"base_lrs": peaks, "_last_lr": rates}
+        for group, our_group, rate in zip(optimizer["param_groups"], groups, rates, strict=True):
+            group |= {key: value for key, value in our_group.items() if key in group and key != "params"} | {"lr": rate}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them, last of all, since building draws; a regulariser that is new starts from nothing."""
+        if checkpoint.get("optimizer_states") and lightning_compat.has_trainer(self):
+            self._keep_settings(checkpoint)
         self.guard.skipped = checkpoint.get("skipped", {})
         torch.set_rng_state(checkpoint["rng"].cpu())
         if "cuda_rng" in checkpoint and torch.cuda.is_available():

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,7 +19,7 @@ HISTORY = (
 )
 """Keys of `run.json` that say how a run went, not what it was: two seeds of one arm may differ in them."""
 # Keys, at any depth, that do not make another arm.
-ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes")
+ASIDE = ("probe", "capture", "seed", "seed_everything", "source", "notes", "parent", "parent_state")
 HIDDEN = ("schema", "descriptions", "audit")  # keys of `run.json` that are no settings
 NAMING = ("model", "revision", "step", "series")  # facts of a scanned model that its name on the page says
 SOURCES = ("text", "images", "audio")  # what a scan reads: the facts of a model name its own
@@ -62,7 +63,14 @@ class Arm:
     @property
     def about(self) -> str:
         """Return what this arm is, in a sentence; empty where its runs do not say."""
-        return ABOUT.get((self.objective, self.settings.get("is_causal")), "")
+        text, fork = ABOUT.get((self.objective, self.settings.get("is_causal")), ""), self.settings.get("fork")
+        if not fork:
+            return text
+        changed = (f"{key} {json.dumps(was)} to {json.dumps(now)}" for key, (was, now) in fork["changed"].items())
+        parents = Path(fork["parent"]).name if len(self.runs) == 1 else "other runs"
+        return (
+            f"{text} Continues {parents} from step {fork['step']}; changed: {', '.join(changed) or 'nothing'}.".strip()
+        )
 
 
 class ArmEntry(NamedTuple):

@@ -11,6 +11,7 @@ from dynamics import files
 from dynamics.errors import InputError
 from dynamics.report import browser, effects, summary
 from dynamics.report.blocks import Compared, Figure, PageBlock, Section, as_json
+from dynamics.report.forks import marked
 from dynamics.report.plot.style import DARK, TEMPLATE, looks
 from dynamics.report.sections import SECTIONS, settings
 from dynamics.report.study import Study, load
@@ -65,7 +66,7 @@ def write(runs: Sequence[str | Path], out: Path, kind: str = "html") -> Path:
 def page(study: Study) -> str:
     """Return the page as text: the answer, the main figure, and every section that applies."""
     drawn = [section for module in SECTIONS if module.applies(study) and (section := module.section(study))]
-    main, sections = _main(drawn)
+    main, sections = _main(marked(drawn, study.runs))
     styles = looks(study.arm_names)
     compared = [Compared(arm.name, arm.about, arm.runs, styles[arm.name]) for arm in study.arms]
     compared += [entry for section in drawn for entry in section.compared]

@@ -10,6 +10,7 @@ import pandas as pd
 from dynamics import record, runs
 from dynamics.errors import InputError
 from dynamics.report.arms import Arm, ArmEntry, arms_of, entries
+from dynamics.report.forks import joined, with_parents
 from dynamics.report.names import AUDIT, LAYERS, Descriptions, Words, capital, site, words
 from dynamics.report.tables import RANGE
 from dynamics.run_info import AuditInfo, ConeInfo, Facts, FitInfo, ProbeInfo, RunInfo, ScanInfo
@@ -78,12 +79,14 @@ class Study:
 def load(names: Sequence[str | Path]) -> Study:
     """Read runs given by name or path, `NAME=` before it to call a run that, and sort their rows into arms.
 
+    The runs that forks continue come with them.
+
     Parts that cannot be read and runs without rows are left out, and named in `Study.skipped`.
 
     Raises:
         InputError: no run was named, one does not exist, or none has rows.
     """
-    folders = dict.fromkeys(map(_named, names))
+    folders = with_parents(list(dict.fromkeys(map(_named, names))))
     if not folders:
         raise InputError("name at least one run to report on, for example `dynamics report NAME --out report.html`.")
     infos: dict[str, RunInfo] = {}
@@ -110,7 +113,7 @@ def load(names: Sequence[str | Path]) -> Study:
             skipped.append(_without(run, damaged))
     if not records:
         raise InputError(empty[0])
-    return study_of(infos, records, arrays, (*skipped, *map(capital, empty)))
+    return study_of(infos, joined(infos, records), arrays, (*skipped, *map(capital, empty)))
 
 
 def _without(run: str, damaged: Sequence[Path]) -> str:

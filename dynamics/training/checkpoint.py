@@ -21,7 +21,7 @@ from dynamics.errors import InputError
 from dynamics.files import Writer, is_intact, remember, write_atomically
 from dynamics.lightning_compat import training_state, validation_follows
 from dynamics.metrics.streaming.transfer import to_host
-from dynamics.runs import STEP, kept_weights
+from dynamics.runs import STEP, kept_weights, state_path
 from dynamics.training.ranks import on_first_rank
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,6 @@ CONTENTS = {  # of a training state
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
     "pytorch-lightning_version": str,
 }
-
-
-def state_path(folder: Path, step: int) -> Path:
-    """Return where the run in `folder` keeps the training state after `step` updates."""
-    return folder / "state" / f"step-{step:010d}.ckpt"
 
 
 def step_of(path: Path) -> int:
@@ -88,12 +83,14 @@ def read_state(path: Path, network: PreTrainedModel) -> dict[str, Any]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state["state_dict"].items()}
     except Exception as error:  # torch raises whatever the content makes it trip over
         raise InputError(f"{path} is not a training state of dynamics ({type(error).__name__}).") from error
-    for name, tensor in network.state_dict(prefix="network.").items():
-        if shapes.get(name) != tuple(tensor.shape):
-            stored = "missing" if name not in shapes else f"of shape {shapes[name]}"
+    ours = {name: tuple(tensor.shape) for name, tensor in network.state_dict(prefix="network.").items()}
+    stored = {name: shape for name, shape in shapes.items() if name.startswith("network.")}
+    for name in (*ours, *stored):
+        if stored.get(name) != ours.get(name):
+            there, here = (f"of shape {at[name]}" if name in at else "missing" for at in (stored, ours))
             raise InputError(
-                f"{path} is the state of another network: {name} is {stored}, but {tuple(tensor.shape)} in this "
-                "model; give the model and data options of its run."
+                f"{path} is the state of another network: {name} is {there}, but {here} in this model; give the model "
+                "and data options of its run."
             )
     return state
 

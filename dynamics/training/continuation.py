@@ -1,6 +1,7 @@
 """A run continues only as what it was: its whole configuration is compared with the one that it is resumed with."""
 
 import json
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from inspect import signature
 from typing import Any
@@ -15,15 +16,14 @@ from dynamics.schedule import Every, LogSpaced, Schedule
 from dynamics.training.checkpoint import states
 from dynamics.training.lightning_cli import RunCLI
 
+REPORTING = (
+    *("trainer.logger*", "trainer.log_every_n_steps", "trainer.enable_*", "trainer.profiler*"),
+    "trainer.default_root_dir",
+)
+"""Keys of the configuration that say what is reported, and where it goes."""
 MAY_CHANGE = (
-    # What is reported, where it goes, and where the text lies (its hash is compared, below).
-    *(
-        "trainer.logger*",
-        "trainer.log_every_n_steps",
-        "trainer.enable_*",
-        "trainer.profiler*",
-        "trainer.default_root_dir",
-    ),
+    *REPORTING,
+    # Where the text lies (its hash is compared, below).
     *("data.corpus", "data.path"),
     # What computes, and how: the sums may come out in another order.
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy*", "trainer.benchmark"),
@@ -62,20 +62,27 @@ def refuse_configuration(cli: RunCLI) -> None:
         if states(folder) or any((folder / "record").glob("*.parquet")):
             raise InputError(f"{path} is missing, without which the run cannot resume: put it back.")
         return  # it was stopped before it had one
-    old, now = flat(read_config(path)), flat(yaml.safe_load(cli.saved))
-    for key in sorted(old.keys() | now.keys()):
-        name = key.replace(".init_args", "").removesuffix(".class_path")
-        if _same(old.get(key), now.get(key)) or any(fnmatch(name, pattern) for pattern in MAY_CHANGE):
-            continue
-        # An option that one of the two versions lacks is no change where it asks for nothing.
-        if (key in now and key in old) or old.get(key) or (key in now and not _same(now[key], _default(cli, name))):
-            raise _refusal(before, name, old.get(key), now.get(key))
-    _refuse_fewer(before, cli, old)
+    old = read_config(path)
+    for name, was, is_ in changes(cli, old):
+        if not any(fnmatch(name, pattern) for pattern in MAY_CHANGE):
+            raise _refusal(before, name, was, is_)
+    _refuse_fewer(before, cli, flat(old))
     metrics = json.loads(json.dumps(cli.monitor.suite.describe(), default=str))
     for site in sorted(before.metrics.keys() | metrics.keys()) if before.metrics else ():
         was, is_ = before.metrics.get(site, {}), metrics.get(site, {})
         if other := next((name for name in (*was, *is_) if was.get(name) != is_.get(name)), None):
             raise _refusal(before, f"metrics.{other} at {site}", was.get(other, "none"), is_.get(other, "none"))
+
+
+def changes(cli: RunCLI, before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings of `cli` that differ from a configuration `before`: key, value before, value now."""
+    old, now = flat(before), flat(yaml.safe_load(cli.saved))
+    for key in sorted(old.keys() | now.keys()):
+        name, was, is_ = key.replace(".init_args", "").removesuffix(".class_path"), old.get(key), now.get(key)
+        # An option that one of the two versions lacks is no change where it asks for nothing.
+        is_lacking = not was and not (key in now and not _same(is_, _default(cli, name)))
+        if not _same(was, is_) and ((key in now and key in old) or not is_lacking):
+            yield name, was, is_
 
 
 def refuse_contents(cli: RunCLI, now: FitInfo) -> None:
@@ -141,10 +148,11 @@ def _schedule(name: Any, options: dict[str, Any], now: Schedule) -> Schedule | N
 
 def _refusal(before: RunInfo, key: str, old: Any, now: Any) -> InputError:
     return InputError(
-        f"the run {before.run} was made with {key} {_text(old)} (now {_text(now)}): give the same again, or choose "
+        f"the run {before.run} was made with {key} {spelled(old)} (now {spelled(now)}): give the same again, or choose "
         "another --run."
     )
 
 
-def _text(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """Return a setting as it is written."""
     return json.dumps(value) if isinstance(value, dict | list | bool | None) else str(value)

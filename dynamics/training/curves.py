@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dynamics.files import Writer
+from dynamics.lineage import newest_values
 from dynamics.loggers.names import begin, complete, log_rows
 from dynamics.metrics.streaming.transfer import to_host
 from dynamics.record import Record, Row
@@ -53,7 +54,7 @@ class Curves(L.Callback):
         if trainer.is_global_zero:
             self._record.cut(self._step)
             begin(trainer.loggers, self._step)
-            self._health.begin(self._record.newest("train", "loss", self._step, self._health.window))
+            self._health.begin(newest_values(self._record, "train", "loss", self._step, self._health.window))
         if guard := getattr(pl_module, "guard", None):
             guard.allowed = self._health.skip
 

@@ -4,12 +4,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.files import free_bytes
 from dynamics.measure.checked import checked
 from dynamics.provenance import provenance
 from dynamics.run_info import SCHEMA, FitInfo
 from dynamics.training.checkpoint import read_state
+from dynamics.training.continuation import spelled
 from dynamics.training.lightning_cli import RunCLI
 
 Facts = dict[str, Any]
@@ -84,7 +86,7 @@ def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
     """Print what is about to be trained, on what, and what it leaves on the disk."""
     last, parameters = cli.trainer.max_steps, cli.model.network.num_parameters()
     measured = {step for steps in cli.monitor.steps(last).values() for step in steps}
-    weights, kept_states = _volumes(cli, -1)
+    weights, kept_states = _volumes(cli, cli.monitor.begins or -1)
     print(
         f"run {info.run}: {info.label}, {info.layers} x {info.width}, {info.heads} heads, "
         f"{parameters / 1e6:.1f} M parameters, seed {info.seed}\n"
@@ -96,5 +98,8 @@ def announce(cli: RunCLI, info: FitInfo, state: Path | None) -> None:
         print(f"trainer.max_steps {last} decides, trainer.max_epochs {cli.trainer.max_epochs} does not")
     for note in info.data["notes"]:
         print(note)
-    if state is not None:
+    if state is not None and info.fork and state.name == runs.state_path(cli.folder, info.fork["step"]).name:
+        changed = (f"{key} {spelled(was)} -> {spelled(now)}" for key, (was, now) in info.fork["changed"].items())
+        print(f"fork of {info.fork['parent']} from step {info.fork['step']}: {', '.join(changed) or 'nothing changes'}")
+    elif state is not None:
         print(f"resuming from {state}")

@@ -21,31 +21,38 @@ from dynamics.lightning_compat import (
     leave_group,
     quiet,
 )
+from dynamics.lineage import fork_in, forked
 from dynamics.lock import locked
 from dynamics.record import Record, Row, require_intact
 from dynamics.run_info import FitInfo
 from dynamics.runs import Run
 from dynamics.training import continuation
-from dynamics.training.checkpoint import read_state, resolve_resume, state_path, states
+from dynamics.training.checkpoint import read_state, resolve_resume, states
 from dynamics.training.describe import announce, describe, require_room
+from dynamics.training.forking import Origin, unbegun
 from dynamics.training.lightning_cli import RunCLI
 from dynamics.training.ranks import agree_on
 from dynamics.training.trainer_options import refuse_training_options
 
 
-def main(verb: str, argv: Sequence[str]) -> None:
+def main(verb: str, argv: Sequence[str], fork: tuple[str, int | None] | None = None) -> None:
+    """Run a verb; with `fork`, a run and a step, `fit` continues that run from there as another one."""
     quiet()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     options = split_options(argv)
     try:
-        fit(options) if verb == "fit" else evaluate(verb, options)
+        if verb == "fit":
+            fit(options, Origin.find(*fork) if fork else None)
+        else:
+            evaluate(verb, options)
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
 
 
-def fit(options: RunOptions) -> None:
-    """Train one run, from its beginning or from where it stopped."""
+def fit(options: RunOptions, origin: Origin | None = None) -> None:
+    """Train one run, from its beginning, from where it stopped or, as a fork, from the state of another run."""
+    options = options if origin is None else origin.options(options)
     if options.run is None and options.resume == "auto":
         raise InputError("--resume auto needs the name of the run to resume: add --run NAME.")
     stem = Path(options.configs[0]).stem if options.configs else "run"
@@ -57,8 +64,9 @@ def fit(options: RunOptions) -> None:
     if options.resume is not None:
         continuation.refuse_configuration(cli)
     newest = states(folder)[:1]
-    state = resolve_resume(options.resume, folder) if options.resume else None
-    info = _prepare(cli, state)
+    origin = origin or (unbegun(folder) if options.resume == "auto" else None)
+    state = origin.state if origin else resolve_resume(options.resume, folder) if options.resume else None
+    info = _prepare(cli, state, origin)
     if options.resume is not None:
         continuation.refuse_shorter(cli)
 
@@ -68,7 +76,7 @@ def fit(options: RunOptions) -> None:
             raise InputError(f"the run {folder.name} has gone on meanwhile: resume it again.")
 
     if is_first_rank():
-        _train_in_folder(cli, info, options.resume, state, check)
+        _train_in_folder(cli, info, options.resume, state, origin, check)
     else:
         _train(cli, state)
 
@@ -133,10 +141,14 @@ def _configure(folder: Path, options: RunOptions, *words: str) -> RunCLI:
     return RunCLI(folder, args, None if is_own else options.allowed)
 
 
-def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:
+def _prepare(cli: RunCLI, state: Path | None, origin: Origin | None = None) -> FitInfo:
     """Set data and model up, and refuse all that can be refused before anything is written."""
+    if origin is not None:
+        origin.refuse_settings(cli)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
+    if origin is not None:
+        origin.refuse_vocabulary(cli)
     cli.model.build(cli.datamodule)
     if state is not None:
         read_state(state, cli.model.network)
@@ -144,11 +156,19 @@ def _prepare(cli: RunCLI, state: Path | None) -> FitInfo:
     info = describe(cli)
     if state is not None:
         continuation.refuse_contents(cli, info)
+    if fork := origin.facts(cli, info) if origin else fork_in(cli.folder):
+        info = forked(info, fork)
+        cli.monitor.begins = fork["step"]
     return info
 
 
 def _train_in_folder(
-    cli: RunCLI, info: FitInfo, resume: str | None, state: Path | None, check: Callable[[], None]
+    cli: RunCLI,
+    info: FitInfo,
+    resume: str | None,
+    state: Path | None,
+    origin: Origin | None,
+    check: Callable[[], None],
 ) -> None:
     """Train as the rank that owns the run's folder."""
     folder = cli.folder
@@ -157,6 +177,8 @@ def _train_in_folder(
         with runs.start(info, resume, update=True, check=check) as run:
             announce(cli, info, state)
             cli.save_config()
+            if origin is not None:
+                origin.bring(folder)
             cli.datamodule.save(folder)
             _train_and_explain(cli, state, run)
             run.ends_as = "done" if cli.trainer.global_step >= cli.trainer.max_steps else "stopped"
@@ -173,7 +195,7 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
     try:
         _train(cli, state)
     except (InputError, MisconfigurationException):
-        run.is_discarded = cli.trainer.global_step == 0
+        run.is_discarded = cli.trainer.global_step == cli.monitor.begins
         raise
     except RuntimeError as error:
         if not come_from_callbacks(error):
@@ -181,7 +203,7 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
         raise Failure(f"trainer.callbacks: {' '.join(str(error).split())}") from error
     except Failure as failure:
         # The weights of the step that failed may be what is not finite.
-        intact = (path for path in states(cli.folder) if path != state_path(cli.folder, cli.trainer.global_step))
+        intact = (path for path in states(cli.folder) if path != runs.state_path(cli.folder, cli.trainer.global_step))
         raise Failure(f"{failure} The newest state from before: {next(intact, 'none')}.") from failure
 
 

@@ -72,15 +72,22 @@ class Monitor(L.Callback):
         self.suite, self.schedule = Suite.parse(metrics), schedule or LogSpaced()
         self.keep_weights, self.max_overhead, self.strict = keep_weights, max_overhead, strict
         self.plan = None if plan is None else read_plan(Path(plan))
+        self.begins = 0  # the step that the run begins at: of a fork, that of its parent's state
         self.seconds = 0.0  # seconds spent measuring so far
         self.writer = Writer()
         self._references: dict[str, torch.Tensor] = {}
         self._seen: set[str] = set()
 
     def steps(self, last: int) -> Plan:
-        """Return the steps of every metric in a run of `last` updates: those of the plan, else of the schedules."""
+        """Return the steps of every metric in a run of `last` updates: those of the plan, else of the schedules.
+
+        The step that a fork begins at is one of them: what the change itself does, before any update.
+        """
         scheduled, planned = self.suite.steps(self.schedule, last), self.plan or {}
-        return {name: planned.get(name, steps) for name, steps in scheduled.items()}
+        chosen = {name: planned.get(name, steps) for name, steps in scheduled.items()}
+        if not self.begins:
+            return chosen
+        return {name: (self.begins, *(s for s in steps if s > self.begins)) for name, steps in chosen.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"references": self._references, "seconds": self.seconds, "plan": self.plan}
@@ -99,7 +106,7 @@ class Monitor(L.Callback):
         """Measure the step that the run starts from, if it is due."""
         self._record = Record(Path(trainer.default_root_dir), self.writer)
         self._follow(self.steps(trainer.max_steps))
-        self._measured = trainer.global_step if trainer.global_step > 0 else -1
+        self._measured = trainer.global_step if trainer.global_step > self.begins else -1
         self._batches = get_datamodule(trainer).evaluation_batches()
         self._costs: dict[str, float] = {}
         self._first, self._timed_from = trainer.global_step, (0.0, 0, 0.0)

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from dynamics.errors import in_words
+from dynamics.lineage import fork_of
 from dynamics.lock import is_abandoned
 from dynamics.report.names import CORE, QUALITY, number, words
 from dynamics.run_info import Facts, FitInfo, ModelsInfo, RunInfo, SweepInfo
@@ -57,7 +58,8 @@ def _facts(run: WatchedRun) -> Facts:
     last = run.info.max_steps if isinstance(run.info, FitInfo) and (run.info.max_steps or 0) > 0 else None
     step_seconds, measure_seconds = (_cost([*geometry, *curves], name) for name in COSTS)
     measuring = (measure_seconds or 0.0) * len(run.of_kind("geometry"))
-    training = (step_seconds or 0.0) * step
+    fork = fork_of(run.info)
+    training = (step_seconds or 0.0) * max(0, step - (fork["step"] if fork else 0))
     left = max(last - step, 0) * (step_seconds or 0.0) * (1 + measuring / training) if last and training else None
     problems = run.problems()
     return {

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dynamics.lineage import fork_of
 from dynamics.missing import not_measured as not_in_record
 from dynamics.report.arms import HISTORY, Settings, flatten, settings_of
 from dynamics.report.blocks import Section, Table, TableRow
@@ -90,8 +91,9 @@ def cost(study: Study) -> Table:
     parts = spent[spent.index.str.startswith("measure_seconds/")]
     whole = spent.reindex(["measure_seconds"]).iloc[0].fillna(parts.sum(min_count=1))
     steps = rows[rows["metric"] == "step_seconds"].sort_values(["run", "step"])
-    # A row is the mean of a step since the row before it.
-    seconds = steps["value"] * steps.groupby("run")["step"].diff().fillna(steps["step"])
+    # A row is the mean of a step since the row before it, or since a fork began.
+    begins = steps["run"].map({run: fork["step"] for run, info in study.runs.items() if (fork := fork_of(info))})
+    seconds = steps["value"] * steps.groupby("run")["step"].diff().fillna(steps["step"] - begins.fillna(0))
     training = seconds.groupby(steps["run"]).sum(min_count=1).reindex(runs)
     median = steps.groupby("run")["value"].median().reindex(runs)
     table = [

@@ -89,8 +89,9 @@ function marksOf(points, symbol, radius) {
     .join("");
 }
 
-// One chart. `lines` are {label, look, points: [{x, y, low, high, why}], isFaint, isMarks, isPlain}; `cursor` is an x.
-function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands = false}) {
+// One chart. `lines` are {label, look, points: [{x, y, low, high, why}], isFaint, isMarks, isPlain}; `cursor` is an x,
+// `forks` are those at which a fork begins.
+function lineChart({title, soft = "", width, x, y, lines, cursor = null, forks = [], bands = false}) {
   const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, HEIGHT - MARGIN.bottom];
   const all = lines.flatMap((line) => line.points);
   const heights = all.flatMap((p) => (bands ? [p.y, p.low, p.high] : [p.y])).filter((v) => Number.isFinite(v));
@@ -123,6 +124,11 @@ function lineChart({title, soft = "", width, x, y, lines, cursor = null, bands =
   picture.append(
     shape("text", {x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})`}, y.label),
   );
+  for (const place of forks) {
+    const upright = shape("line", {class: "fork", x1: across.at(place), x2: across.at(place), y1: top, y2: bottom});
+    upright.append(shape("title", {}, `a fork begins at ${compact(place)}`));
+    picture.append(upright);
+  }
   const pointer = shape("line", {class: "cursor", y1: top, y2: bottom});
   const moveCursor = (place) => ["x1", "x2"].forEach((end) => pointer.setAttribute(end, across.at(place)));
   if (cursor !== null) {

@@ -116,6 +116,11 @@ function extent(values) {
   return low <= high ? [low, high] : [0, 1];
 }
 
+// The step at which a run begins: 0, or of a fork that of its parent's state.
+function beginOf(run) {
+  return Number(run.settings["fork.step"] ?? 0);
+}
+
 function ascending(numbers) {
   return [...new Set(numbers)].sort((a, b) => a - b);
 }

@@ -75,6 +75,12 @@ function unitOf(quantity) {
   return unit || title;
 }
 
+// The steps at which forks among the series begin, where steps are what is drawn along.
+function forksOf(series) {
+  const steps = series.map((one) => beginOf(drawn.runs.get(one.run))).filter((step) => step > 0);
+  return alongName() === "step" ? [...new Set(steps)] : [];
+}
+
 // Learning curves
 
 function drawCurves(series, place) {
@@ -111,6 +117,7 @@ function drawCurves(series, place) {
           y: {label: unitOf(key), wide: true},
           lines: drawnLines,
           cursor: place,
+          forks: forksOf(series),
         });
       }),
   );
@@ -212,6 +219,7 @@ function drawPaths(series, place) {
           y: {label: unitOf(quantity), wide: drawn.words[quantity].wide},
           lines: shown,
           cursor: place,
+          forks: forksOf(series),
         }),
       ];
     }),

@@ -29,10 +29,10 @@ function drawNumbers(series, place) {
 }
 
 function drawCost() {
-  const body = [...drawn.runs].flatMap(([key, {parts}]) => {
+  const body = [...drawn.runs].flatMap(([key, run]) => {
     const seconds = new Map();
-    let [training, before] = [0, 0];
-    const groups = [...parts]
+    let [training, before] = [0, beginOf(run)];
+    const groups = [...run.parts]
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .flatMap(([, list]) => list)
       .filter((group) => group.site === "cost");
