@@ -173,6 +173,29 @@ def report(runs: list[str], out: Path | None = None, format: Literal["html", "pd
     _draw(runs, out or Path(f"report.{format}"), format)
 
 
+def claims(runs: list[str], json: Path | None = None, out: Path | None = None) -> None:
+    """Judge the claims of papers by runs: supported, contradicted, inconclusive or not measurable.
+
+    A claim takes at least 3 seeds, or 3 models of a scan or cone. What each says and its rule: docs/claims.md.
+
+    Args:
+        runs: names under checkpoints/, or paths: runs, sweeps, Parquet records (the newest run if none is named)
+        json: write the verdicts to this file, as a list of objects
+        out: write a page with a figure for each claim to this file
+
+    Examples:
+        dynamics claims decoder-0 decoder-1 decoder-2 encoder-0 encoder-1 encoder-2
+        dynamics claims my-sweep --json claims.json --out claims.html
+        dynamics claims foreign.parquet
+    """
+    from rich.console import Console
+
+    from dynamics.claims import run as claims_run
+    from dynamics.runs import newest
+
+    Console().print(claims_run.claims(runs or [newest().name], json, out))
+
+
 def watch(runs: list[str], once: Path | None = None, host: str = "127.0.0.1", port: int = 8765) -> None:
     """Follow runs, under way or ended, on a live page in the browser.
 
@@ -294,6 +317,6 @@ VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(fit, fork, validate, test, data, scan, audit, cone, check, probe, sweep),
-        *(report, watch, workspace, verify, completion),
+        *(report, claims, watch, workspace, verify, completion),
     )
 }
