@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dynamics.claims.statistics import Effects
-from dynamics.report.names import number
 
 if TYPE_CHECKING:
     from dynamics.claims.evidence import Evidence
@@ -46,7 +45,7 @@ class Criterion:
     @property
     def side(self) -> str:
         """Return where the effect is claimed to lie: `> 0.05`."""
-        return f"{'>' if self.above else '<'} {number(self.threshold.value)}"
+        return f"{'>' if self.above else '<'} {self.threshold.value:.3g}"
 
     @property
     def rule(self) -> str:

@@ -3,20 +3,19 @@
 No torch here.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from dynamics.claims import measures as m
 from dynamics.claims.base import Claim, Criterion, Threshold
 from dynamics.claims.controls import dimension_controls
-from dynamics.claims.evidence import Evidence, last_step
+from dynamics.claims.evidence import Evidence
 from dynamics.claims.members import DECODER, ENCODER, MASKED, TRANSFORMERS, Member
 from dynamics.claims.phases import FALL, RISE
-from dynamics.claims.statistics import Effects, Measured, mean_of
+from dynamics.claims.statistics import Effects, Measured, directed, mean_of
 
 SHARE = Threshold(0.05, "5 % of the variance, as for S1a and S1b")
 SMALL = Threshold(0.05, "5 %: seeds differ by 1 to 3 %")
+STEPS = (DECODER, MASKED), (MASKED, ENCODER)  # that differ in the objective alone, and in the mask alone
 
 _height = m.quantity("residual", "anisotropy", m.height)
 _bend = m.quantity("residual", "intrinsic_dimension", m.logs(m.height))
@@ -35,27 +34,21 @@ def _share_of_mean(member: Member, step: int) -> Measured | None:
 
 
 def _unlike_values(member: Member, step: int) -> Measured | None:
-    """Return how far the log drift of values is from that of queries and keys, whichever is greater."""
+    """Return the log drift of values less that of queries and keys."""
     query, key, value = (member.at(site, "drift", step, m.logs()) for site in ("query", "key", "value"))
-    if query is None or key is None or value is None:
-        return None
-    return Measured(abs(mean_of([query, key]).value - value.value), value.error)
+    return m.minus(value, mean_of([query, key])) if query is not None and key is not None else None
+
+
+def _distance(of: m.OfMember) -> m.Measure:
+    """Return a quantity of transformers in its own direction, whichever that is."""
+    measure = m.level(of, *TRANSFORMERS)
+    return lambda evidence: Effects(directed(measure(evidence).units))
 
 
 def _mask_over_objective(evidence: Evidence) -> Effects:
     """Return the effect of the mask on the bell less that of the objective, by way of the causal model with mlm."""
-    decoders, encoders = ({(x.design, x.unit): x for x in evidence.of(kind)} for kind in (DECODER, ENCODER))
-
-    def sizes() -> Iterator[tuple[str, Measured | None]]:
-        for middle in evidence.of(MASKED):
-            twins = [group.get((middle.design, middle.unit)) for group in (decoders, encoders)]
-            step = last_step([middle, *filter(None, twins)])
-            heights = [None if x is None or step is None else _height(x, step) for x in (middle, *twins)]
-            objective, mask = (m.minus(heights[0], other) for other in heights[1:])
-            if mask is not None and objective is not None:
-                yield middle.unit, Measured(abs(mask.value) - abs(objective.value), mask.error)
-
-    return Effects(evidence.by_unit(sizes()))
+    objective, mask = (directed(m.contrast(_height, *kinds)(evidence).units) for kinds in STEPS)
+    return Effects(evidence.by_unit((unit, m.minus(mask[unit], objective.get(unit))) for unit in mask))
 
 
 def _optimizer(of: m.OfMember, *others: str) -> m.Measure:
@@ -196,7 +189,7 @@ CLAIMS = (
         (
             Criterion(
                 "distance between the drift of values and that of queries and keys",
-                m.level(_unlike_values, *TRANSFORMERS),
+                _distance(_unlike_values),
                 Threshold(
                     float(np.log(1.5)), "a factor of 1.5: the drift of queries differs from that of keys by about 1.2"
                 ),

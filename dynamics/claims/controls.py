@@ -8,23 +8,16 @@ import numpy as np
 
 from dynamics.claims import measures as m
 from dynamics.claims.base import Criterion, Threshold
-from dynamics.claims.evidence import Evidence
 from dynamics.claims.members import TRANSFORMERS, Member
-from dynamics.claims.statistics import Effects, Measured
+from dynamics.claims.statistics import Effects, Measured, directed
 
 DIMENSION = "intrinsic_dimension"
 
 
 def _apart_from(control: str) -> m.Measure:
-    """Return how far the log dimension of models is from that of their control, whatever the sign."""
-    of = m.quantity("residual", DIMENSION, m.logs())
-
-    def measure(evidence: Evidence) -> Effects:
-        units = m.against_control(of, control, *TRANSFORMERS)(evidence).units
-        sign = np.sign(np.mean([v.value for v in units.values()]))
-        return Effects({unit: Measured(float(sign * v.value), v.error) for unit, v in units.items()})
-
-    return measure
+    """Return how far the log dimension of models is from that of their control, whatever the direction."""
+    measure = m.against_control(m.quantity("residual", DIMENSION, m.logs()), control, *TRANSFORMERS)
+    return lambda evidence: Effects(directed(measure(evidence).units))
 
 
 def _scale(member: Member, step: int) -> Measured | None:

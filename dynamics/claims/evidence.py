@@ -125,8 +125,8 @@ def _runs_of(name: str | Path) -> Iterator[str | Path]:
     yield from (folder.parent / run for run in info.runs if (folder.parent / run / "record").is_dir())
 
 
-def evidence(study: Study, population: Population) -> Evidence:
-    """Return what claims are judged by in one population."""
+def evidence(study: Study) -> Evidence:
+    """Return what claims are judged by; its population is that of seeds."""
     members: list[Member] = []
     probes, cones = [], []
     for run, rows in study.records.items():
@@ -134,7 +134,7 @@ def evidence(study: Study, population: Population) -> Evidence:
         cones.append(rows[is_cone])
         probes.append(rows[is_probe & ~is_cone])
         members += _members(run, rows[~is_cone & ~is_probe], study.runs[run])
-    return Evidence(tuple(members), population, pd.concat(probes), pd.concat(cones), study)
+    return Evidence(tuple(members), "seeds", pd.concat(probes), pd.concat(cones), study)
 
 
 def _is_probe(rows: pd.DataFrame) -> "pd.Series[bool]":

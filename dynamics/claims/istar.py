@@ -73,7 +73,7 @@ def _jitter(member: Member) -> float:
     """Return the spread of the mini-batch estimate of IsoScore*, from neighbouring steps of the second half."""
     grid = member.grid("train", "isoscore_star")
     values = grid.values[len(grid.values) // 2 :, 0] if grid is not None else np.empty(0)
-    return float(np.std(np.diff(values)) / np.sqrt(2) / np.mean(values)) if len(values) > 8 else np.nan
+    return float(np.std(np.diff(values)) / np.sqrt(2) / np.abs(values).mean()) if len(values) > 8 else np.nan
 
 
 def _steadier(evidence: Evidence) -> Effects:

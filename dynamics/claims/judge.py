@@ -175,7 +175,8 @@ def judge(study: Study, claims: Iterable[Claim]) -> list[Judgement]:
     measurable, the verdict is that over seeds, in which the compared arms differ by what was set, and by nothing else.
     """
     claims = tuple(claims)
-    sources = {population: evidence(study, population) for population in POPULATIONS}
+    whole = evidence(study)
+    sources = {population: replace(whole, population=population) for population in POPULATIONS}
     found = {population: [_judged(claim, source) for claim in claims] for population, source in sources.items()}
     measured = [one for judgements in found.values() for one in judgements if not one.missing]
     p_values = dict(zip(map(id, measured), corrected([one.p for one in measured]), strict=True))

@@ -17,6 +17,7 @@ DRAWS = 4000  # bootstrap resamples
 LEVEL = 0.05  # of wrong verdicts among all verdicts, after correction
 FAMILY = "Benjamini-Yekutieli"  # holds however the claims depend on one another
 SEED = 0
+MANY = 1e6  # degrees of freedom: a normal distribution
 
 
 class Measured(NamedTuple):
@@ -33,6 +34,18 @@ class Measured(NamedTuple):
 def mean_of(values: Sequence[Measured]) -> Measured:
     """Return the mean; its error holds however the errors go together."""
     return Measured(float(np.mean([v.value for v in values])), float(np.mean([v.error for v in values])))
+
+
+def directed(units: dict[str, Measured]) -> dict[str, Measured]:
+    """Return every unit's value in the direction of the mean of the others: where there is none, they average 0.
+
+    The size of a value alone is never negative, and so would take noise for an effect.
+
+    >>> directed({"0": Measured(-2.0), "1": Measured(-3.0)})["0"].value
+    2.0
+    """
+    total = sum(v.value for v in units.values())
+    return {unit: Measured(v.value * float(np.sign(total - v.value)), v.error) for unit, v in units.items()}
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,8 @@ class Outcome(NamedTuple):
 def outcome(effects: Effects, threshold: float, draws: int = DRAWS, seed: int = SEED) -> Outcome:
     """Return the mean effect, its interval, and how sure it lies beyond a threshold.
 
-    Two groups have Welch's degrees of freedom. Where no unit differs from another and none has a sampling error,
-    there is no spread to judge by: the p-values are those of the sign test.
+    Degrees of freedom are Welch's and Satterthwaite's. Where no unit differs from another and none has a sampling
+    error, there is no spread to judge by: the p-values are those of the sign test.
 
     >>> outcome(Effects({"0": Measured(1.0), "1": Measured(2.0), "2": Measured(3.0)}), 0.0).effect
     2.0
@@ -72,17 +85,19 @@ def outcome(effects: Effects, threshold: float, draws: int = DRAWS, seed: int = 
 
     groups = [_arrays(units) for units in (effects.units, effects.against) if units is not None]
     generator = np.random.default_rng(seed)
-    variances = np.array([_variance(values, errors, draws, generator) for values, errors in groups])
+    over_units, over_both = np.array([_variances(*group, draws, generator) for group in groups]).T
     sizes = np.array([len(values) for values, _ in groups])
     effect = float(groups[0][0].mean() - (groups[1][0].mean() if len(groups) > 1 else 0.0))
-    standard_error = float(np.sqrt(variances.sum()))
-    scale = max(abs(effect), abs(threshold), 1e-300)
-    if standard_error <= 1e-12 * scale:
+    if over_both.sum() <= (1e-12 * max(abs(effect), abs(threshold), 1e-300)) ** 2:
         certain, side = 0.5 ** int(sizes.min()), np.sign(effect - threshold)
         above, below = (certain, 1.0) if side > 0 else (1.0, certain) if side < 0 else (1.0, 1.0)
         return Outcome(effect, effect, effect, effects.n, above, below)
-    freedom = float(variances.sum() ** 2 / (variances**2 / (sizes - 1)).sum())
-    half = float(stats.t.ppf(0.975, freedom)) * standard_error
+    spread = (over_units**2 / (sizes - 1)).sum()  # sampling errors are known: they add no uncertainty of a variance
+    candidates = []
+    for variance in (over_units.sum(), over_both.sum()):
+        freedom = float(min(variance**2 / spread, MANY)) if spread else MANY
+        candidates.append((float(stats.t.ppf(0.975, freedom) * np.sqrt(variance)), freedom, float(np.sqrt(variance))))
+    half, freedom, standard_error = max(candidates)  # sampling errors never make an interval over units narrower
     t = (effect - threshold) / standard_error
     p_above, p_below = float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
     return Outcome(effect, effect - half, effect + half, effects.n, p_above, p_below)
@@ -94,15 +109,19 @@ def _arrays(units: dict[str, Measured]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([v.value for v in ordered]), np.nan_to_num([v.error for v in ordered])
 
 
-def _variance(values: np.ndarray, errors: np.ndarray, draws: int, generator: np.random.Generator) -> float:
-    """Return the variance of the mean over units: of the hierarchical bootstrap, times n / (n - 1).
+def _variances(
+    values: np.ndarray, errors: np.ndarray, draws: int, generator: np.random.Generator
+) -> tuple[float, float]:
+    """Return the variance of the mean over units, without and with sampling errors.
 
-    Without the factor, a bootstrap of n units has the variance of samples whose mean is known: too small.
+    It is that of the bootstrap, n / (n - 1) times: without the factor it would be too small, for the mean of a sample
+    lies nearer to its values than the mean of all.
     """
     n = len(values)
     chosen = generator.integers(0, n, (draws, n))
-    means = (values[chosen] + errors[chosen] * generator.standard_normal((draws, n))).mean(axis=1)
-    return float(means.var()) * n / (n - 1)
+    noise = errors[chosen] * generator.standard_normal((draws, n))
+    means, both = values[chosen].mean(axis=1), (values[chosen] + noise).mean(axis=1)
+    return float(means.var()) * n / (n - 1), float(both.var()) * n / (n - 1)
 
 
 def corrected(p_values: Sequence[float]) -> list[float]:

@@ -45,8 +45,8 @@ def caption(judgements: Sequence[Judgement]) -> str:
     """Return how the numbers are to be read, in sentences."""
     tests = sum((not one.missing) + (one.other is not None) for one in judgements)
     return (
-        f"Effect with its 95 % interval over seeds or models. Verdicts: p < {LEVEL:g} after correction for {tests} tests "
-        f"({FAMILY}). Statements, rules and thresholds: docs/claims.md."
+        f"Effect with its 95 % interval over seeds or models. Verdicts: p < {LEVEL:g} after correction for {tests} "
+        f"tests ({FAMILY}). Statements, rules and thresholds: docs/claims.md."
     )
 
 
