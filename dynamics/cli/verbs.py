@@ -4,10 +4,11 @@ What a verb does stands in the room that it imports when it is called. `VERBS`, 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from dynamics.cli.endings import draw, draw_run, fail_on_suspects
 from dynamics.cli.training import fit, fork, test, validate
 from dynamics.errors import Failure, InputError
 from dynamics.experiments.audit.options import AuditOptions
@@ -49,8 +50,8 @@ def scan(options: ScanOptions) -> None:
     from dynamics.experiments.scan.loop import scan as run_scan
 
     folder = run_scan(options)
-    _draw_run(folder, options.strict)
-    _fail_on_suspects(folder)
+    draw_run(folder, options.strict)
+    fail_on_suspects(folder)
 
 
 def audit(options: AuditOptions) -> None:
@@ -66,8 +67,8 @@ def audit(options: AuditOptions) -> None:
     from dynamics.experiments.audit.loop import audit as run_audit
 
     folder = run_audit(options)
-    _draw_run(folder)
-    _fail_on_suspects(folder)
+    draw_run(folder)
+    fail_on_suspects(folder)
 
 
 def cone(options: ConeOptions) -> None:
@@ -80,7 +81,7 @@ def cone(options: ConeOptions) -> None:
     """
     from dynamics.experiments.cone.loop import cone as run_cone
 
-    _draw_run(run_cone(options), options.strict)
+    draw_run(run_cone(options), options.strict)
 
 
 def check(options: LoadOptions) -> None:
@@ -113,7 +114,7 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     """
     from dynamics.experiments.probe.run import probe as run_probe
 
-    _draw_run(run_probe(settings, run, resume), strict)
+    draw_run(run_probe(settings, run, resume), strict)
 
 
 def sweep(
@@ -145,7 +146,7 @@ def sweep(
     name = run or config.stem
     complete, failed = run_sweep(config, name, launcher, dry_run, fit_options, jobs)
     if complete:
-        _draw(complete, CHECKPOINTS / name / "report.html")
+        draw(complete, CHECKPOINTS / name / "report.html")
     if failed:
         errors = "; ".join(f"{failed_run}: {error}" for failed_run, error in failed.items())
         raise Failure(f"{len(failed)} runs of {name} failed ({errors})")
@@ -170,7 +171,30 @@ def report(runs: list[str], out: Path | None = None, format: Literal["html", "pd
     if not runs:
         runs = [newest().name]
         print(f"the newest run is {runs[0]}")
-    _draw(runs, out or Path(f"report.{format}"), format)
+    draw(runs, out or Path(f"report.{format}"), format)
+
+
+def claims(runs: list[str], json: Path | None = None, out: Path | None = None) -> None:
+    """Judge the claims of papers by runs: supported, contradicted, inconclusive or not measurable.
+
+    A claim takes at least 3 seeds, or 3 models of a scan or cone. What each says and its rule: docs/claims.md.
+
+    Args:
+        runs: names under checkpoints/, or paths: runs, sweeps, Parquet records (the newest run if none is named)
+        json: write the verdicts to this file, as a list of objects
+        out: write a page with a figure for each claim to this file
+
+    Examples:
+        dynamics claims decoder-0 decoder-1 decoder-2 encoder-0 encoder-1 encoder-2
+        dynamics claims my-sweep --json claims.json --out claims.html
+        dynamics claims foreign.parquet
+    """
+    from rich.console import Console
+
+    from dynamics.claims import run as claims_run
+    from dynamics.runs import newest
+
+    Console().print(claims_run.claims(runs or [newest().name], json, out))
 
 
 def watch(runs: list[str], once: Path | None = None, host: str = "127.0.0.1", port: int = 8765) -> None:
@@ -258,42 +282,10 @@ def completion(shell: Literal["bash", "zsh", "fish"], line: str | None = None) -
     print("\n".join(words))
 
 
-def _fail_on_suspects(folder: Path) -> None:
-    from dynamics import runs
-
-    verdicts = runs.read(folder).to_dict().get("audit", {})
-    suspects = [name for name, verdict in verdicts.items() if verdict["suspect"]]
-    if suspects:
-        shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
-        are = "are" if len(suspects) > 1 else "is"
-        raise Failure(f"{len(suspects)} of {len(verdicts)} checkpoints {are} suspect: {shown}.")
-
-
-def _draw_run(folder: Path, strict: bool = False) -> None:
-    """Draw a run; fail if a model or input could not be measured, with `strict` also if a metric has no value."""
-    from dynamics import record, runs
-    from dynamics.missing import not_measured
-
-    _draw([folder], folder / "report.html")
-    info = runs.read(folder)
-    missing = dict(info.failed)
-    if strict:
-        missing |= not_measured(record.read(folder), info.descriptions)
-    if missing:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        raise Failure(f"{folder.name} lacks {len(missing)} of what was asked for ({reasons}).")
-
-
-def _draw(runs: Sequence[str | Path], out: Path, kind: str = "html") -> None:
-    from dynamics.report import page
-
-    print(f"report: {page.write(runs, out, kind)}")
-
-
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(fit, fork, validate, test, data, scan, audit, cone, check, probe, sweep),
-        *(report, watch, workspace, verify, completion),
+        *(report, claims, watch, workspace, verify, completion),
     )
 }

@@ -46,16 +46,25 @@ def write(runs: Sequence[str | Path], out: Path, kind: str = "html") -> Path:
         Failure: the browser failed.
     """
     out = Path(out)
+    refuse_unwritable(out, kind)
+    if kind != "html":
+        browser.find(kind)
+    html = page(load(runs))
+    return save(html.encode() if kind == "html" else browser.convert(html, kind), out)
+
+
+def refuse_unwritable(out: Path, kind: str = "html") -> None:
+    """Refuse a file that no page of a kind can be written to, before one is made."""
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name a file in it, for example {out / 'report.html'}.")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first.")
     if (named := out.suffix.removeprefix(".")) in KINDS and named != kind:
         raise InputError(f"--out {out} is not {kind}: add --format {named}, or name a file that ends with .{kind}.")
-    if kind != "html":
-        browser.find(kind)
-    html = page(load(runs))
-    made = html.encode() if kind == "html" else browser.convert(html, kind)
+
+
+def save(made: bytes, out: Path) -> Path:
+    """Write a page to `out`, whole or not at all, and return `out`."""
     try:
         files.write_atomically(out, lambda file: file.write(made), digest=False)
     except OSError as error:
@@ -73,17 +82,27 @@ def page(study: Study) -> str:
     kinds = {info.kind if not info.to_dict().get("task") else "task" for info in study.runs.values()}
     heading = HEADINGS.get(kinds.pop(), HEADING) if len(kinds) == 1 else HEADING
     findings = [*effects.sentences(study), *(finding for section in drawn for finding in section.findings)]
+    names = "; ".join(entry.name for entry in compared)
+    notes, first = summary.notes(study), [*main, *_tables(study)]
+    return render(f"{heading}: {names}", heading, compared, findings, notes, first, sections)
+
+
+def render(
+    title: str, heading: str, compared: Sequence[Compared], findings: Sequence[str], notes: Sequence[str],
+    first: Sequence[PageBlock], sections: Sequence[Section],
+) -> str:  # fmt: skip
+    """Return a page as text: its head (what is compared, findings, notes, the `first` blocks) and its sections."""
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html").render(
-        title=f"{heading}: {'; '.join(entry.name for entry in compared)}",
+        title=title,
         heading=heading,
         compared=compared,
         findings=findings,
-        notes=summary.notes(study),
-        first=[*main, *_tables(study)],
+        notes=notes,
+        first=first,
         sections=sections,
         plotly=base64.b64encode((TEMPLATES / PLOTLY).read_bytes()).decode(),
         template=as_json(TEMPLATE.to_plotly_json()),

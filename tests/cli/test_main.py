@@ -42,7 +42,7 @@ def test_an_error_is_one_sentence(error, code, sentence, monkeypatch, capsys):
 
 def test_a_verb_that_does_not_exist_is_refused_with_the_nearest(capsys):
     assert fail(capsys, "prob") == (2, "dynamics: there is no verb prob: did you mean probe?\n")
-    assert fail(capsys, "zzz")[1].startswith("dynamics: there is no verb zzz: choose one of fit, validate,")
+    assert fail(capsys, "zzz")[1].startswith("dynamics: there is no verb zzz: choose one of fit, fork,")
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
