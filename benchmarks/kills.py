@@ -2,13 +2,14 @@
 
     python benchmarks/kills.py --chains 10 --kills 5
     python benchmarks/kills.py --chains 16 --kills 5 --kinds scan cone probe sweep
-    python benchmarks/kills.py --chains 2 --kills 150 --kinds decoder --folder /another/disk
+    python benchmarks/kills.py --chains 1 --kills 300 --steps 2400 --kinds decoder --folder /another/disk
 
 Every chain trains one run to its end through several kills, each before a random operation on its files or at a random
 moment, and then compares losses, measurements, weights, optimiser and generators of every state with those of a run of
 the same kind that was not killed. After every kill the newest state must load. The control, a run of the kind encoder,
-resumes without the generators: it must be told from the others. Of scans, cones, probes and sweeps the records are
-compared. The last line counts; the exit code is 1 where anything differs, or the control does not.
+resumes without the generators: it must be told from the others. With `--steps`, runs are that long and save at every
+step, and every kill is before an operation on a file. Of scans, cones, probes and sweeps the records are compared. The
+last line counts; the exit code is 1 where anything differs, or the control does not.
 """
 
 import argparse
@@ -32,10 +33,11 @@ from dynamics import runs  # noqa: E402
 from dynamics.cli.main import main as dynamics  # noqa: E402
 from dynamics.run_info import SweepInfo  # noqa: E402
 from dynamics.training.checkpoint import resolve_resume  # noqa: E402
+from tests import runs as runs_of_tests  # noqa: E402
 from tests import tuning  # noqa: E402
 from tests.faults import chain as faults  # noqa: E402
 from tests.faults.chain import differences, leftovers, other_rows, without_generators  # noqa: E402
-from tests.runs import CONFIGS, TINY, arguments, fit  # noqa: E402
+from tests.runs import CONFIGS, TINY, arguments  # noqa: E402
 
 ISTAR = ("--model.regularizers+=IStar", "--model.regularizers.weight=-2")
 DROPOUT = {"config": "encoder", "model__dropout": 0.1}
@@ -52,13 +54,15 @@ seeds: [0, 1]
 """
 
 
-def training(folder: Path) -> dict[str, Callable[..., object]]:
+def training(folder: Path, steps: int = 0) -> dict[str, Callable[..., object]]:
     """What is trained, by name: a function of the run's name and further words."""
     words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "quietly"], size=6000)
     text = folder / "text.txt"
     text.write_text(" ".join(words))
     for name in ("bert", "sst2"):
         (folder / name).mkdir()
+    settings = {"trainer__max_steps": steps, "checkpoints__every": 1, "trainer__val_check_interval": steps}
+    fit = partial(runs_of_tests.fit, **(settings if steps else {}))
     bert, task = tuning.checkpoint(folder / "bert"), tuning.sst2(folder / "sst2")
     return {
         "decoder": lambda run, *more: fit(text, run, *more),
@@ -101,10 +105,10 @@ def compared(whole: str, run: str) -> list[str]:
 
 
 def chain(train: Callable[..., object], run: str, kills: int, rng: random.Random, seconds: float) -> int:
-    """Kill a run often, then let it end; return the kills that met it."""
+    """Kill a run often, then let it end; return the kills that met it. With 0 seconds none is at a moment in time."""
     met = 0
     for _ in range(kills):
-        by_file = rng.random() < 0.5
+        by_file = not seconds or rng.random() < 0.5
         operations, moment = rng.randint(1, OPERATIONS) * by_file, rng.uniform(0, seconds) * (not by_file)
         met += attempt(lambda: train(run, "--resume", "auto"), operations, moment) == -9
         if (runs.CHECKPOINTS / run / "state").is_dir():
@@ -134,12 +138,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--kinds", nargs="*")
     parser.add_argument("--folder", type=Path, help="where the runs lie (a temporary folder when missing)")
+    parser.add_argument("--steps", type=int, default=0, help="of every run (6 when missing)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         os.chdir(place)
         os.environ["DYNAMICS_CACHE"] = str(Path(place) / "cache")
-        made = training(Path(place))
+        made = training(Path(place), options.steps)
         trained, made = list(made), made | experiments(Path(place))
         rng, met, differing, wholes = random.Random(options.seed), 0, 0, dict[str, float]()
         for number in range(options.chains):
@@ -149,7 +154,7 @@ def main() -> None:
                 assert attempt(lambda kind=kind: made[kind](f"whole-{kind}")) == 0
                 wholes[kind] = time.monotonic() - started
             run = f"{kind}-{number}"
-            met += chain(made[kind], run, options.kills, rng, wholes[kind])
+            met += chain(made[kind], run, options.kills, rng, 0 if options.steps else wholes[kind])
             found = compared(f"whole-{kind}", run)
             differing += bool(found)
             print(f"{run}: {'; '.join(found) or 'the same'}", flush=True)
