@@ -7,12 +7,12 @@ Every contender trains a causal model of the same size on random characters, wit
 and the gradient clipped to norm 1: windows are drawn, gathered and moved to the device as each does it. Ours is the
 training step of `dynamics fit` without Lightning around it, its memory held as the command holds it (`--fresh` adds
 one that leaves this to the system); nanoGPT (DIR is a checkout of github.com/karpathy/nanoGPT) takes its own batches,
-model and optimiser; GPT-2 and Llama of transformers run in a plain loop. Each has a process of its own, of which one
-works at a time. A ratio is our speed over the other's: the median over rounds, with the least and the greatest. Memory
-is the most that a process held beyond what its imports take, compilation included (on a GPU: that was allocated);
-the time of the system is that of a step's work by the system itself, fresh pages of memory above all.
-Model FLOPs are 6 N + 12 L D T a token; the ceiling is that of a matrix product of 4096 x 4096 (2048 on a CPU) in the
-same precision, in the same run.
+model and optimiser; GPT-2 and Llama of transformers run in a plain loop, and with `--against gpt2-trainer` under its
+`Trainer` (which needs the package accelerate). Each has a process of its own, of which one works at a time. A ratio is
+our speed over the other's: the median over rounds, with the least and the greatest. Memory is the most that a process
+held beyond what its imports take, compilation included (on a GPU: that was allocated); the time of the system is that
+of a step's work by the system itself, fresh pages of memory above all. Model FLOPs are 6 N + 12 L D T a token; the
+ceiling is that of a matrix product of 4096 x 4096 (2048 on a CPU) in the same precision, in the same run.
 """
 
 import argparse
@@ -25,6 +25,8 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -45,7 +47,7 @@ from dynamics.models.transformer import CharTransformerConfig
 
 VOCABULARY = 207
 WARM = 4  # steps before those that are timed
-PEERS = ("gpt2", "llama")
+PEERS = ("gpt2", "llama", "gpt2-trainer", "llama-trainer")
 MODES = ("fp32/eager", "fp32/compiled", "bf16/eager", "bf16/compiled")
 
 
@@ -172,8 +174,8 @@ def nanogpt(
     return step
 
 
-def peer(kind: str, size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
-    """A model of transformers in a plain loop."""
+def peer_network(kind: str, size: Size) -> Any:
+    """Return a model of transformers of a size."""
     shapes: dict[str, Any] = {
         "gpt2": {"n_layer": size.depth, "n_head": size.heads, "n_embd": size.width, "n_positions": size.context}
         | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
@@ -187,7 +189,12 @@ def peer(kind: str, size: Size, is_compiled: bool, autocast: Callable[[], Any], 
         },
     }
     config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, use_cache=False, **shapes[kind])
-    network = transformers.AutoModelForCausalLM.from_config(config).to(device).train()
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def peer(kind: str, size: Size, is_compiled: bool, autocast: Callable[[], Any], device: str) -> Callable[[], None]:
+    """A model of transformers in a plain loop."""
+    network = peer_network(kind, size).to(device).train()
     parameters = list(network.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
@@ -208,6 +215,61 @@ def peer(kind: str, size: Size, is_compiled: bool, autocast: Callable[[], Any], 
         optimizer.zero_grad()
 
     return step
+
+
+class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Every window of the characters, as `Trainer` takes them."""
+
+    def __init__(self, context: int) -> None:
+        self.data, self.context = torch.from_numpy(characters()), context
+
+    def __len__(self) -> int:
+        return len(self.data) - self.context
+
+    def __getitem__(self, start: int) -> dict[str, torch.Tensor]:
+        ids = self.data[start : start + self.context].long()
+        return {"input_ids": ids, "labels": ids}
+
+
+class Pause(transformers.TrainerCallback):
+    """Ends each step of a `Trainer`, which runs in a thread, by waiting until the next one is asked for."""
+
+    def __init__(self) -> None:
+        self.asked, self.done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.asked.acquire()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.done.release()
+
+    def __call__(self) -> None:
+        self.asked.release()
+        self.done.acquire()
+
+
+def under_trainer(kind: str, size: Size, is_compiled: bool, is_bf16: bool, folder: str) -> Callable[[], None]:
+    """A model of transformers under its `Trainer`, which needs the package accelerate."""
+    options = transformers.TrainingArguments(
+        output_dir=folder,
+        max_steps=10**6,
+        per_device_train_batch_size=size.batch,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        bf16=is_bf16,
+        torch_compile=is_compiled,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=50,
+        disable_tqdm=True,
+    )
+    pause = Pause()
+    trainer = transformers.Trainer(
+        peer_network(kind, size), options, train_dataset=Windows(size.context), callbacks=[pause]
+    )
+    threading.Thread(target=trainer.train, daemon=True).start()
+    return pause
 
 
 def characters() -> np.ndarray:
@@ -260,6 +322,9 @@ def serve(pipe: Connection, name: str, mode: str, size: Size, folder: Path, devi
         step = ours(size, is_compiled, autocast, device)
     elif name == "nanogpt":
         step = nanogpt(size, is_compiled, autocast, device, folder)
+    elif name.endswith("-trainer"):
+        kind = name.removeprefix("hf-").removesuffix("-trainer")
+        step = under_trainer(kind, size, is_compiled, precision == "bf16", tempfile.mkdtemp())
     else:
         step = peer(name.removeprefix("hf-"), size, is_compiled, autocast, device)
     for _ in range(WARM):
@@ -317,7 +382,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--against", nargs="*", choices=PEERS, default=PEERS, help="models of transformers")
+    parser.add_argument("--against", nargs="*", choices=PEERS, default=PEERS[:2], help="models of transformers")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--fresh", action="store_true", help="ours too as it is without `cli/memory.py`")

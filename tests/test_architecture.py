@@ -130,7 +130,7 @@ def test_no_two_classes_bear_one_name():
 def test_files_and_the_package_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
     assert {path.name: count for path, count in lines.items() if count > 300} == {}
-    assert sum(lines.values()) <= 32_000
+    assert sum(lines.values()) <= 34_000
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

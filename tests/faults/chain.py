@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0
     sys.stdout.flush()
     sys.stderr.flush()
     if (child := os.fork()) == 0:
+        os.setpgrp()  # what it starts is killed with it
         try:
             if quiet:
                 for stream in (1, 2):
@@ -41,6 +42,8 @@ def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0
             sys.excepthook(*sys.exc_info())
             os._exit(70)
         os._exit(0)
+    with suppress(OSError):  # where it has done so itself, and is at work
+        os.setpgid(child, child)
     until = time.monotonic() + seconds
     while seconds and time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -48,7 +51,7 @@ def attempt(train: Callable[[], object], operations: int = 0, seconds: float = 0
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     if seconds:
-        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
@@ -66,7 +69,7 @@ class Countdown:
             return
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def chain(train: Callable[..., object], run: str, moments: Iterable[int]) -> int:
@@ -82,9 +85,7 @@ def chain(train: Callable[..., object], run: str, moments: Iterable[int]) -> int
 
 def differences(one: str, other: str) -> Iterator[str]:
     """Name what differs between two runs: losses, measurements, weights, optimiser, generators, or what lies about."""
-    frames = [frame[frame.site != "cost"].drop(columns="run") for frame in map(record.read, (one, other))]
-    if not frames[0].reset_index(drop=True).equals(frames[1].reset_index(drop=True)):
-        yield "record"
+    yield from other_rows(one, other)
     folders = [runs.CHECKPOINTS / name for name in (one, other)]
     names = [[path.name for path in states(folder)] for folder in folders]
     kept = [sorted(path.name for path in (folder / "weights").iterdir()) for folder in folders]
@@ -97,11 +98,24 @@ def differences(one: str, other: str) -> Iterator[str]:
         first, second = (runs.weights_path(folder, step) / "model.safetensors" for folder in folders)
         if first.read_bytes() != second.read_bytes():
             yield f"weights at {step}"
-    for folder in folders:
-        if left := [str(path) for path in (*folder.rglob(".*.tmp"), *folder.glob(".lock"))]:
-            yield f"leftovers {left}"
-        if runs.read(folder).status != "done":
-            yield f"status {runs.read(folder).status}"
+    for name in (one, other):
+        yield from leftovers(name)
+
+
+def other_rows(one: str, other: str) -> Iterator[str]:
+    """Name the record where that of two runs differs; the times that it took may."""
+    frames = [frame[frame.site != "cost"].drop(columns="run") for frame in map(record.read, (one, other))]
+    if not frames[0].reset_index(drop=True).equals(frames[1].reset_index(drop=True)):
+        yield "record"
+
+
+def leftovers(run: str) -> Iterator[str]:
+    """Name what a run that is done should not have: temporary files, a lock, another status."""
+    folder = runs.CHECKPOINTS / run
+    if left := [str(path) for path in (*folder.rglob(".*.tmp"), *folder.glob(".lock"))]:
+        yield f"leftovers {left}"
+    if runs.read(folder).status != "done":
+        yield f"status {runs.read(folder).status}"
 
 
 def _different(first: Path, second: Path) -> Iterator[str]:
