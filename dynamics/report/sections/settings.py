@@ -92,8 +92,9 @@ def cost(study: Study) -> Table:
     whole = spent.reindex(["measure_seconds"]).iloc[0].fillna(parts.sum(min_count=1))
     steps = rows[rows["metric"] == "step_seconds"].sort_values(["run", "step"])
     # A row is the mean of a step since the row before it, or since a fork began.
-    begins = steps["run"].map({run: fork["step"] for run, info in study.runs.items() if (fork := fork_of(info))})
-    seconds = steps["value"] * steps.groupby("run")["step"].diff().fillna(steps["step"] - begins.fillna(0))
+    begins = {run: fork["step"] for run, info in study.runs.items() if (fork := fork_of(info))}
+    since = steps["step"] - steps["run"].map(begins).astype(float).fillna(0)  # a float where no run has steps, too
+    seconds = steps["value"] * steps.groupby("run")["step"].diff().fillna(since)
     training = seconds.groupby(steps["run"]).sum(min_count=1).reindex(runs)
     median = steps.groupby("run")["value"].median().reindex(runs)
     table = [
