@@ -157,5 +157,5 @@ def test_what_no_optimizer_takes_is_refused():
         kind(optimizer="sgd", **settings)
         kind(optimizer="adam", weight_decay=0.0, **settings)
     for name in NAMES:
-        with pytest.raises(InputError, match="learning_rate, weight_decay or betas: (Invalid|Learning)"):
+        with pytest.raises(InputError, match=r"learning_rate, weight_decay or betas: (Invalid|Learning)"):
             optimizers.make(name, torch.nn.Linear(2, 2), -1.0, 0.0, (0.9, 0.95))
