@@ -24,6 +24,7 @@ class AttentionCall:
             computes its own softmax; `scores` then holds its input.
         sinks: further logits of each query's softmax that belong to no key: they take probability from the keys.
         change: what a model's functions make of the logits (`flex_attention`).
+        is_softmax: whether the weights are the softmax of the logits over the keys, or the sigmoid of each logit.
         is_causal: query i sees the keys 0..i only, on top of `mask`.
         valid: the queries that are not padding. Rows of padding may see no key at all.
         cross: the keys come from another sequence.
@@ -40,6 +41,7 @@ class AttentionCall:
     scores: Float[Tensor, "B H T S"] | None = None
     sinks: Float[Tensor, "B H T columns"] | None = None
     change: Change | None = None
+    is_softmax: bool = True
 
     @property
     def groups(self) -> int:
@@ -122,7 +124,8 @@ def attention_call(
     real = valid(query.shape[0], query.shape[2], query.device)
     if real is None:
         return None
-    return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits, sinks, scores.change)
+    form = scores.change, scores.is_softmax
+    return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits, sinks, *form)
 
 
 def _four(x: Shaped[Tensor, "..."], batch: int) -> Shaped[Tensor, "B H T d"]:

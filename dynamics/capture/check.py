@@ -283,5 +283,7 @@ def _compare_weights(stack: _Stack, against: str, own: Sequence[Tensor | None]) 
 def _weights(call: AttentionCall) -> Tensor:
     """Return the attention weights of a call; what takes probability and is no key (sinks) is left out of them."""
     logits = call.logits(0, call.query.shape[2])
+    if not call.is_softmax:
+        return logits.sigmoid()
     sinks = logits[..., :0] if call.sinks is None else call.sinks.to(logits.dtype)
     return torch.cat([logits, sinks], -1).softmax(-1)[..., : logits.shape[-1]]

@@ -2,9 +2,9 @@
 
 Recognised are the calls of `fused.py`; and a product of queries and keys (matmul, bmm, baddbmm, einsum) that
 elementwise operations carry into a softmax over the keys, perhaps beside columns that are no keys (sinks), perhaps
-written out as exponentials. The tensors are handed over after rotary embeddings, splits, norms and relative biases:
-hooks on projections miss these. What is made of such products in another way (blocks, bands, other axes) is not
-guessed at: a softmax over it is noted as unclear.
+written out as exponentials, or into a sigmoid that weights the values. The tensors are handed over after rotary
+embeddings, splits, norms and relative biases: hooks on projections miss these. What is made of such products in
+another way (blocks, bands, other axes) is not guessed at: a softmax over it is noted as unclear.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ _FUSED: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Scores]] = {
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _LOG_SOFTMAX = {torch.log_softmax, torch.special.log_softmax, F.log_softmax, Tensor.log_softmax}
+_SIGMOID = {torch.sigmoid, torch.special.expit, F.sigmoid, Tensor.sigmoid}
 _EXP = {torch.exp, Tensor.exp, Tensor.exp_}
 _SUM = {torch.sum, Tensor.sum}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
@@ -91,6 +92,7 @@ class ScoreWatch(TorchFunctionMode):
         self.exponentials: Any = WeakIdKeyDictionary()  # of products, perhaps normalised: the product, its logits, dim
         self.shifted: Any = WeakIdKeyDictionary()  # products less one number for each query: what they were before
         self.totals: Any = WeakIdKeyDictionary()  # sums of exponentials: what was summed
+        self.sigmoids: Any = WeakIdKeyDictionary()  # of products, perhaps cast: the product, its logits
         self.probabilities = ProbabilityWatch()
 
     def __torch_function__(
@@ -105,6 +107,7 @@ class ScoreWatch(TorchFunctionMode):
         following = bool(self.products or self.derived)
         call = self._softmax(args, kwargs) if following and func in _SOFTMAX else None
         if following:
+            self._weigh(func, args)
             self.probabilities.before(func, args)
         result = func(*args, **kwargs)
         if func in _MIXING:
@@ -141,6 +144,15 @@ class ScoreWatch(TorchFunctionMode):
             self._unclear[self.derived[logits]] = None
         return None
 
+    def _weigh(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Report a sigmoid of a product where values are weighted with it; it is a gate or a score elsewhere."""
+        if func not in MATMUL or args[0] not in self.sigmoids:
+            return
+        product, logits = self.sigmoids[args[0]]
+        scores = product.scores(logits, -1) if product.owner in self.stack else None
+        if scores is not None:
+            self.report(product.owner, scores._replace(is_softmax=False))
+
     def _report(self, product: _Product, logits: Tensor, dim: Any) -> Call | None:
         """Report a softmax of logits, as they were before a shift that it does not see; return whose it is."""
         scores = product.scores(self.shifted.get(logits, logits), dim)
@@ -159,6 +171,12 @@ class ScoreWatch(TorchFunctionMode):
         product = self.products.get(x)
         if func in _LOG_SOFTMAX and product is not None:
             self.exponentials[result] = product, x, _dim(args, kwargs)
+        elif func in _SIGMOID and product is not None:
+            self.sigmoids[result] = product, x
+        elif func is Tensor.to and x in self.sigmoids:
+            self.sigmoids[result] = self.sigmoids[x]
+        elif result is x:  # overwritten
+            self.sigmoids.pop(x, None)
         elif func in _EXP and x in self.exponentials:
             return self._report(*self.exponentials[x])
         elif func in _EXP and product is not None and product.owner in self.stack:

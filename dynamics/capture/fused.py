@@ -22,7 +22,7 @@ class Scores(NamedTuple):
 
     `mask` is boolean (true = visible) or additive and broadcasts to (..., T, S); None where the model computes its
     own masked `logits`, the input of its softmax, or changes the scores by a function. `sinks` are columns of the
-    softmax that are no keys.
+    softmax that are no keys. Without `is_softmax` each weight is the sigmoid of its logit.
     """
 
     query: Float[Tensor, "*lead T d"]
@@ -33,6 +33,7 @@ class Scores(NamedTuple):
     logits: Float[Tensor, "*lead T S"] | None = None
     sinks: Float[Tensor, "*lead T columns"] | None = None
     change: Change | None = None
+    is_softmax: bool = True
 
 
 def of_sdpa(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:

@@ -14,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from dynamics.capture.probabilities import MATMUL
 from dynamics.capture.state import held_still
 
 TOLERANCE = 1e-4  # greatest difference, relative to the greatest value; eight roundings where that is more
 LARGEST = 2**28  # attention weights that are held at once at most
 _MARK = "_output_capturing_hooks_installed"
 _SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
+_SIGMOID = {torch.sigmoid, torch.special.expit, F.sigmoid, Tensor.sigmoid}
 
 
 class Kernels(TorchFunctionMode):
@@ -32,6 +34,7 @@ class Kernels(TorchFunctionMode):
         super().__init__()
         self.weights: dict[int, Float[Tensor, "*lead T S"]] = {}  # by the number of the attention
         self._count, self._held = count, 0
+        self._sigmoid: Tensor | None = None  # the newest
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,6 +42,8 @@ class Kernels(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         number = self._count() - 1
+        if func in _SIGMOID:
+            self._sigmoid = result
         if number >= 0 and number not in self.weights and self._held < LARGEST:
             if func is F.scaled_dot_product_attention:
                 query, key, value, *rest = (*args, *(kwargs[x] for x in ("query", "key", "value") if x in kwargs))
@@ -51,6 +56,8 @@ class Kernels(TorchFunctionMode):
                     self._keep(number, weights)
             elif func in _SOFTMAX:
                 self._keep(number, result)
+            elif func in MATMUL and self._sigmoid is not None and args[0].shape == self._sigmoid.shape:
+                self._keep(number, self._sigmoid)
         return result
 
     def _keep(self, number: int, weights: Tensor) -> None:

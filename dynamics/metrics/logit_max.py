@@ -3,7 +3,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import AttentionStatistics, Estimate, undefined
-from dynamics.metrics.streaming.attention import SUMMARIES
+from dynamics.metrics.streaming.attention import SUMMARIES, UNSEEN
 
 
 def logit_max(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
@@ -30,7 +30,7 @@ class LogitMax(AttentionStatistics):
 
     def estimate(self, states: AttentionStatistics) -> Estimate:
         if not states.greatest.ndim:
-            return undefined(1, 0, "no attention call was seen")
+            return undefined(1, 0, UNSEEN)
         n = int(states.total[0, len(SUMMARIES)])
         heads = states.greatest.double().cpu().numpy()
         value = heads if len(heads) == 1 else np.append(heads, heads.max())

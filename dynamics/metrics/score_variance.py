@@ -4,7 +4,7 @@ from torch import Tensor
 
 from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.attention import LOG_ZERO, absorbed
+from dynamics.metrics.streaming.attention import LOG_ZERO, absorbed, is_distribution
 from dynamics.metrics.streaming.sampling import window_sums
 
 CHUNK = 64  # queries whose logits exist at a time
@@ -53,6 +53,8 @@ class ScoreSums(QueryMeans):
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
+        if not is_distribution(call):
+            return
         rows, heads, queries, _ = call.query.shape
         sums = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
         for start in range(0, queries, CHUNK):

@@ -1,8 +1,8 @@
 """The check before every update: the gradient is clipped and a bad update skipped, without waiting for the device.
 
-Fused AdamW divides gradients by `optimizer.grad_scale` and skips an update where `optimizer.found_inf` is not 0. Both
-are computed on the device; what was bad is read some steps later, and the run then ends with the first bad step, unless
-it may skip some.
+Each of `optimizers.py` divides gradients by `optimizer.grad_scale`, and skips an update where `optimizer.found_inf` is
+not 0. Both are computed on the device; what was bad is read some steps later, and the run then ends with the first bad
+step, unless it may skip some.
 """
 
 import logging

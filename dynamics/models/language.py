@@ -18,7 +18,7 @@ from dynamics import lightning_compat
 from dynamics.data.shares import steps_together
 from dynamics.data.windows import CharData, WindowBatch
 from dynamics.errors import InputError
-from dynamics.models import architectures
+from dynamics.models import architectures, optimizers
 from dynamics.models.checkpointing import checkpoint_activations
 from dynamics.models.cross_entropy import cross_entropy, ends_in_head, is_large, left_out
 from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
@@ -28,7 +28,8 @@ from dynamics.models.transformer import CHOICES, CharTransformerConfig, CharTran
 
 OBJECTIVES = ("clm", "mlm")
 # Options that `CharTransformer` alone has, with their defaults.
-OURS_ALONE = {"norm": "pre", "positions": "learned", "qk_norm": False, "bias": False}
+OURS_ALONE = {"norm": "pre", "positions": "learned", "attention": "softmax", "qk_norm": False, "bias": False}
+WEIGHT_DECAY = 0.1
 MASK_STREAM, EVALUATION_STREAM = 1, 2  # keep these draws apart from those of the windows under the same (seed, step)
 
 
@@ -51,16 +52,19 @@ class LanguageModel(RegularizedModule):
         width: width of the residual stream, D.
         heads: attention heads, H.
         overrides: further keys of the architecture's configuration, for example `{intermediate_size: 512}`.
-        norm: `pre`, `post` or `none` (`char_transformer` alone, as the next three).
+        norm: `pre`, `post` or `none` (`char_transformer` alone, as the next four).
         positions: `learned`, `rope` or `none`.
+        attention: `softmax`, `uniform`, `centered`, `cosine`, `sigmoid` or `none`; docs/arms.md says what each is.
         qk_norm: whether queries and keys are normalised.
         bias: whether linear maps and norms have biases (a key bias drifts by rounding noise: see the docs).
         dropout: dropout probability.
-        learning_rate: peak learning rate of AdamW.
+        optimizer: `adamw`; `adam`, the same without decay; `sgd`, with momentum; `muon`, on matrices of hidden layers,
+            with adamw on the rest.
+        learning_rate: peak learning rate; one serves all but sgd, which needs some hundred times as much.
         final_learning_rate: where the cosine ends, as a share of the peak.
         warmup_steps: optimiser steps of linear warm-up.
-        weight_decay: AdamW's, on matrices only.
-        betas: AdamW's.
+        weight_decay: of adamw and muon, on matrices only; the others have none.
+        betas: Adam's; the first is the momentum of sgd.
         compile: whether training runs through torch.compile (measuring never does); by default on CUDA, for our own
             architecture.
         activation_checkpointing: whether layers are computed twice, for less memory, instead of kept whole for their
@@ -80,13 +84,15 @@ class LanguageModel(RegularizedModule):
         overrides: dict[str, Any] | None = None,
         norm: str = "pre",
         positions: str = "learned",
+        attention: str = "softmax",
         qk_norm: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        optimizer: str = "adamw",
         learning_rate: float = 1e-3,
         final_learning_rate: float = 0.1,
         warmup_steps: int = 100,
-        weight_decay: float = 0.1,
+        weight_decay: float = WEIGHT_DECAY,
         betas: tuple[float, float] = (0.9, 0.95),
         compile: bool | None = None,
         activation_checkpointing: bool = False,
@@ -94,14 +100,15 @@ class LanguageModel(RegularizedModule):
         seed: int = 0,
     ) -> None:
         super().__init__(regularizers)
+        optimizers.refuse(optimizer, weight_decay, WEIGHT_DECAY)
         if objective not in OBJECTIVES:
             raise InputError(f"model.objective must be clm or mlm (got {objective}).")
         for name, value in {"depth": depth, "width": width, "heads": heads}.items():
             if value < 1:
                 raise InputError(f"model.{name} must be at least 1 (got {value}).")
-        for name, value in {"norm": norm, "positions": positions}.items():
-            if value not in CHOICES[name]:
-                raise InputError(f"model.{name} must be one of {', '.join(CHOICES[name])} (got {value}).")
+        for name, choice in {"norm": norm, "positions": positions, "attention": attention}.items():
+            if choice not in CHOICES[name]:
+                raise InputError(f"model.{name} must be one of {', '.join(CHOICES[name])} (got {choice}).")
         if width % heads:
             raise InputError(f"model.width {width} cannot be shared by {heads} heads: choose a number that divides it.")
         if warmup_steps < 0:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from dynamics import lightning_compat
 from dynamics.capture.listener import Listener
 from dynamics.errors import Failure, InputError
+from dynamics.models import optimizers
 from dynamics.models.guard import TASK, Guard
 from dynamics.models.regularizers import Regularizer
 
@@ -18,8 +19,8 @@ from dynamics.models.regularizers import Regularizer
 class RegularizedModule(L.LightningModule):
     """A LightningModule whose loss may hold regularisers of the residual stream.
 
-    A subclass builds its `network`, defines its learning rate (`learning_rate`, `weight_decay` and `betas` are among
-    its hyperparameters), passes `regularizers` to this constructor, leaves them out of
+    A subclass builds its `network`, defines its learning rate (`optimizer`, `learning_rate`, `weight_decay` and `betas`
+    are among its hyperparameters), passes `regularizers` to this constructor, leaves them out of
     `save_hyperparameters(ignore=["regularizers"])`, and returns `training_loss(...)` from `training_step`. Its hooks
     call those of this class. The states are recorded while the network trains, the terms kept for the curves
     (`train_values`), and the run stops before a loss or a gradient that is not finite reaches the weights. Without
@@ -59,16 +60,9 @@ class RegularizedModule(L.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW, with decay on matrices only, and the learning rate by step."""
-        hparams, parameters = self.hparams, [p for p in self.network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": hparams.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        try:
-            optimizer = torch.optim.AdamW(groups, lr=hparams.learning_rate, betas=hparams.betas, fused=True)
-        except ValueError as error:
-            raise InputError(f"model.learning_rate, weight_decay or betas: {error}.") from error
+        """Return the optimiser, with decay on matrices only, and the learning rate by step."""
+        of = self.hparams
+        optimizer = optimizers.make(of.optimizer, self.network, of.learning_rate, of.weight_decay, of.betas)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -17,12 +17,13 @@ from dynamics import runs
 from dynamics.data.task_table import Task, find
 from dynamics.data.tasks import TaskBatch, TaskData
 from dynamics.errors import InputError
-from dynamics.models import hub
+from dynamics.models import hub, optimizers
 from dynamics.models.checkpointing import checkpoint_activations
 from dynamics.models.quality import Quality
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 
+WEIGHT_DECAY = 0.01
 UNLIMITED = 1_000_000  # tokenizers without a limit report numbers beyond this one
 
 
@@ -32,10 +33,12 @@ class TaskModel(RegularizedModule):
     Args:
         checkpoint: name on the hub, a folder as transformers saves it, or a fine-tuned run of ours.
         revision: of a name on the hub.
-        learning_rate: peak learning rate of AdamW.
+        optimizer: `adamw`; `adam`, the same without decay; `sgd`, with momentum; `muon`, on matrices of hidden layers,
+            with adamw on the rest.
+        learning_rate: peak learning rate; one serves all but sgd, which needs some hundred times as much.
         warmup: share of the steps in which the learning rate rises linearly; it then falls linearly to 0.
-        weight_decay: AdamW's, on matrices only.
-        betas: AdamW's.
+        weight_decay: of adamw and muon, on matrices only; the others have none.
+        betas: Adam's; the first is the momentum of sgd.
         activation_checkpointing: whether layers are computed twice, for less memory, instead of kept whole for their
             gradients.
         regularizers: terms of the loss that change the residual stream (`dynamics.models.regularizers`).
@@ -46,15 +49,17 @@ class TaskModel(RegularizedModule):
         self,
         checkpoint: str,
         revision: str | None = None,
+        optimizer: str = "adamw",
         learning_rate: float = 1e-4,
         warmup: float = 0.1,
-        weight_decay: float = 0.01,
+        weight_decay: float = WEIGHT_DECAY,
         betas: tuple[float, float] = (0.9, 0.999),
         activation_checkpointing: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(regularizers)
+        optimizers.refuse(optimizer, weight_decay, WEIGHT_DECAY)
         if not 0 <= warmup <= 1:
             raise InputError(f"model.warmup must be a share of the steps, 0 to 1 (got {warmup}).")
         self.save_hyperparameters(ignore=["regularizers"])

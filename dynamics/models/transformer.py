@@ -19,11 +19,16 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dynamics.errors import InputError
-from dynamics.models import attention
+from dynamics.models import attention, interventions
 from dynamics.models.casting import AS_THEY_ARE, Matrices, linear, training_matrices
+from dynamics.models.interventions import Real
 
 UNMASKED = ("sdpa", "flash_attention_2", "flash_attention_3")  # attention functions that are told `is_causal`
-CHOICES = {"norm": ("pre", "post", "none"), "positions": ("learned", "rope", "none")}
+CHOICES = {
+    "norm": ("pre", "post", "none"),
+    "positions": ("learned", "rope", "none"),
+    "attention": interventions.KINDS,
+}
 LIMIT = 1 << 24  # of sizes: what is beyond is a slip
 
 
@@ -45,6 +50,7 @@ class CharTransformerConfig(PreTrainedConfig):
     is_causal: bool = True
     norm: str = "pre"
     positions: str = "learned"
+    attention: str = "softmax"
     rope_theta: float = 10_000.0
     qk_norm: bool = False
     bias: bool = False
@@ -97,25 +103,29 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.config, self.layer_idx, self.is_causal = config, layer_idx, config.is_causal
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
         width = config.hidden_size
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=config.bias) for _ in range(3))
         self.o_proj = ResidualLinear(width, width, bias=config.bias)
         self.q_norm, self.k_norm = (_norm(config, self.head_dim, config.qk_norm) for _ in range(2))
+        self.kind, self.scaling = config.attention, self.head_dim ** (0.5 if config.attention == "cosine" else -0.5)
+        interventions.freeze(self, self.kind)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None, matrices: Matrices
+        self, x: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor] | None, matrices: Matrices, real: Real
     ) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager attention, else None."""
+        """Map x (B, T, D) to (B, T, D); the second value is (B, H, T, T) under eager softmax attention, else None."""
         projected = self._project(x, matrices.projections)
         query, key, value = (y.view(*x.shape[:-1], -1, self.head_dim) for y in projected)
         query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
         value = value.transpose(1, 2)
         if rotation is not None:
             query, key = _rotate(query, *rotation), _rotate(key, *rotation)
+        query, key = interventions.changed(self.kind, query, key, real, self.is_causal)
         name, dropout = self.config._attn_implementation, self.config.dropout if self.training else 0.0
         weights = None
-        if self.training and name == "sdpa" and attention.applies(query, mask, dropout):
+        if self.kind == "sigmoid":
+            mixed = interventions.sigmoid_attention(query, key, value, self.scaling, real, self.is_causal, dropout)
+        elif self.training and name == "sdpa" and attention.applies(query, mask, dropout):
             mixed = attention.attend(query, key, value, self.is_causal, self.scaling)
         else:
             attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
@@ -150,6 +160,9 @@ class Block(GradientCheckpointingLayer):
         self.pre, self.post = config.norm == "pre", config.norm == "post"
         self.attention_norm = _norm(config, width, config.norm != "none")
         self.attention = SelfAttention(config, layer_idx)
+        self.mixes = config.attention != "none"
+        if not self.mixes and self.pre:
+            self.attention_norm.requires_grad_(False)
         self.mlp_norm = _norm(config, width, config.norm != "none")
         self.up = nn.Linear(width, 4 * width, bias=config.bias)
         self.down = ResidualLinear(4 * width, width, bias=config.bias)
@@ -161,9 +174,12 @@ class Block(GradientCheckpointingLayer):
         mask: Tensor | None,
         rotation: tuple[Tensor, Tensor] | None,
         matrices: Matrices = AS_THEY_ARE,
+        real: Real = None,
     ) -> Tensor:
         """Map x (B, T, D) to the residual stream (B, T, D) after this block; `matrices` replace its own in training."""
-        x = x + self.dropout(self.attention(self.attention_norm(x) if self.pre else x, mask, rotation, matrices)[0])
+        if self.mixes:
+            inner = self.attention_norm(x) if self.pre else x
+            x = x + self.dropout(self.attention(inner, mask, rotation, matrices, real)[0])
         x = self.attention_norm(x) if self.post else x
         hidden = linear(self.up, self.mlp_norm(x) if self.pre else x, matrices.up)
         x = x + self.dropout(linear(self.down, nn.functional.gelu(hidden), matrices.down))
@@ -219,7 +235,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         `attention_mask` is 0 at padding. `hidden_states`, on request, are layers 0..L before that norm.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        mask = self._mask(x, attention_mask)
+        mask, real = self._mask(x, attention_mask), None if attention_mask is None else attention_mask.bool()
         if self.config.positions == "learned":
             if x.shape[1] > self.config.max_position_embeddings:
                 raise InputError(
@@ -231,7 +247,7 @@ class CharTransformer(CharTransformerPreTrainedModel):
         rotation = self._rotation(x) if self.config.positions == "rope" else None
         states = [x := self.dropout(x)]
         for layer, matrices in training_matrices(self.layers, x.device.type):
-            x = layer(x, mask, rotation, matrices)
+            x = layer(x, mask, rotation, matrices, real)
             if output_hidden_states:
                 states.append(x)
         return BaseModelOutput(

@@ -67,7 +67,7 @@ def _volumes(cli: RunCLI, done: int) -> tuple[Volume, Volume]:
     last, parameters = cli.trainer.max_steps, cli.model.network.num_parameters()
     ahead = {step for steps in cli.monitor.steps(last).values() for step in steps if step > done}
     copies = {"all": len(ahead), "last": 1, "none": 0}[cli.monitor.keep_weights]
-    # A state has the two moments of AdamW besides.
+    # A state has the two moments of Adam besides; other optimisers have one.
     return Volume(copies, 4 * parameters), Volume(cli.checkpoints.count(ahead, done, last), 12 * parameters)
 
 

@@ -39,7 +39,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 INSTEAD = {
     "ckpt_path": "--resume auto|PATH names the training state",
     "weights_only": "training states are always read without unpickling code",
-    "optimizer": "it is AdamW: set model.learning_rate, model.weight_decay and model.betas",
+    "optimizer": "set model.optimizer, model.learning_rate, model.weight_decay and model.betas",
     "lr_scheduler": "warm-up, then a cosine: set model.warmup_steps and model.final_learning_rate",
     "verbose": "results are always printed",
     "subcommand": "dynamics fit, validate and test are the verbs",

@@ -393,6 +393,39 @@ def test_what_is_not_followed_is_named(attend):
     assert set(tap.unheard.values()) <= {CHANGED, SEVERAL, UNCLEAR}
 
 
+def by_sigmoid(module, q, k, v):
+    true = torch.sigmoid((q @ k.mT * 0.6 - 1).masked_fill(torch.ones(5, 5).triu(1) > 0, -torch.inf))
+    return true.to(v.dtype) @ v, true
+
+
+def by_scaled_sigmoid(module, q, k, v):
+    true = (q @ k.mT).sigmoid().mul_(0.5)
+    return true @ v, true
+
+
+def by_sigmoid_over_its_sum(module, q, k, v):
+    true = (q @ k.mT).sigmoid()
+    true = true / true.sum(-1, keepdim=True)
+    return true @ v, true
+
+
+def by_gated_softmax(module, q, k, v):
+    true, gate = (q @ k.mT).softmax(-1), (q @ v.mT).sigmoid()
+    return gate.mean(-1, keepdim=True) * (true @ v), true
+
+
+@pytest.mark.parametrize("attend", [by_sigmoid, by_scaled_sigmoid, by_sigmoid_over_its_sum, by_gated_softmax])
+def test_a_sigmoid_is_attention_where_it_weights_the_values(attend):
+    model, calls = stack(attend), []
+    with capture(model, ["attention", "residual"], lambda *_: None, calls.append):
+        model(torch.randn(2, 5, WIDTH))
+    heard = {by_sigmoid: 2, by_gated_softmax: 2}.get(attend, 0)
+    assert [call.is_softmax for call in calls] == [attend is by_gated_softmax] * heard
+    for call, block in zip(calls, model, strict=False):
+        ours = call.logits(0, 5).softmax(-1) if call.is_softmax else call.logits(0, 5).sigmoid()
+        torch.testing.assert_close(ours, block.attention.true, rtol=1e-5, atol=1e-6)
+
+
 def test_a_form_that_appears_in_a_later_batch_is_refused():
     def attend(module, q, k, v):
         return (by_matmul if q.shape[2] < 5 else in_two_parts)(module, q, k, v)

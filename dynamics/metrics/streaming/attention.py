@@ -23,6 +23,7 @@ ENTRIES = {"cpu": 1 << 21}  # logits that exist at a time, about: they should st
 MANY = 1 << 26  # elsewhere: a launch costs more than memory
 LOG_ZERO = -150 * math.log(2)  # a probability with a smaller logarithm is 0 in float32: its key is hidden
 SUMMARIES = ("entropy", "normalized_entropy", "max_probability", "sink_mass", "sink_rate")
+UNSEEN = "no softmax over the keys was seen; other weights (sigmoids) are no distribution"
 SINK = 0.3  # mean probability on the sink above which a window's head has one
 
 
@@ -72,6 +73,11 @@ def absorbed(call: AttentionInputs, start: int, stop: int) -> Float[Tensor, "B H
     """Return the log of the summed exponentials of what takes probability and is no key (sinks); None without it."""
     sinks: Tensor | None = getattr(call, "sinks", None)
     return None if sinks is None else floating(sinks[:, :, start:stop]).logsumexp(-1)
+
+
+def is_distribution(call: AttentionInputs) -> bool:
+    """Return whether the weights of a call are a softmax: those of sigmoid attention do not sum to 1."""
+    return getattr(call, "is_softmax", True)
 
 
 def attend(
@@ -124,7 +130,7 @@ class QueryMeans(WindowSums):
     def mean_of(self, place: int, number: int, scale: str) -> Estimate:
         """Return the sum at `place` of the last axis over the one at `number`, with its interval over windows."""
         if not self.total.ndim:
-            return undefined(1, 0, "no attention call was seen")
+            return undefined(1, 0, UNSEEN)
         n = self.total[:, number]
         if not n.all():
             return undefined(self.heads, 0, "no query sees enough keys")
@@ -161,6 +167,8 @@ class AttentionStatistics(QueryMeans):
 
     def update(self, batch: Attention) -> None:
         call, windows = batch
+        if not is_distribution(call):
+            return
         rows, heads, queries, _ = call.query.shape
         sink = call.valid.int().argmax(1) * (call.key.shape[2] == queries)
         total = torch.zeros(2, len(SUMMARIES), rows, heads, dtype=torch.float64, device=sink.device)
