@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test faults lint calibrate gpu clean
+.PHONY: setup demo test test-slurm faults lint calibrate gpu clean
 
 setup: .venv/installed
 
@@ -18,6 +18,10 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n auto
+
+# Jobs that are requeued, and sweeps as job arrays, on a SLURM of this machine; says why where none can be started.
+test-slurm: setup
+	DYNAMICS_SLURM=1 $(BIN)/python -m pytest -rs tests/launch
 
 # What breaks runs, on purpose (docs/reliability.md): far more of it than `make test` has, and 50 chains of kills.
 faults: setup
