@@ -28,7 +28,7 @@ faults: setup
 	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data tests/training \
 	  tests/test_lock.py tests/test_runs.py tests/test_files.py tests/test_record.py tests/cli/test_interrupt.py \
 	  tests/models/test_guard.py tests/loggers/test_kills.py tests/measure/test_unfinished.py \
-	  tests/experiments/test_scan_unfinished.py
+	  tests/experiments/test_scan_unfinished.py tests/launch
 	$(BIN)/python benchmarks/kills.py --chains 50
 
 lint: setup

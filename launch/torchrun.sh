@@ -21,4 +21,4 @@ fi
 if [[ ${1:-} == fit ]]; then
   set -- "$@" --resume auto --trainer.devices "$processes" --trainer.num_nodes "$nodes"
 fi
-exec torchrun "${where[@]}" --nproc-per-node "$processes" -m dynamics "$@"
+exec torchrun "${where[@]}" --nproc-per-node "$processes" -m -- dynamics "$@" # its options are no abbreviations of torchrun's

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -71,7 +70,3 @@ def finish(job):
     """Wait until a job has ended; its last state and what is known of it."""
     wait(lambda: show(job)["JobState"] in ENDED, f"job {job} is {show(job)['JobState']}")
     return show(job)
-
-
-def has(*programs):
-    return all(shutil.which(program) for program in programs)

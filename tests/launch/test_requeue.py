@@ -88,8 +88,9 @@ def whole_of_two(text_file):
 @pytest.fixture(scope="module")
 def ends(slurm, text_file):
     """What becomes of the jobs, which run side by side: by the name of each, a future of what SLURM knows of it."""
+    jobs = cancelled, displaced, limited, whole, whole_of_two
     with ThreadPoolExecutor() as pool:
-        yield {job.__name__: pool.submit(job, text_file) for job in (cancelled, displaced, limited, whole, whole_of_two)}
+        yield {job.__name__: pool.submit(job, text_file) for job in jobs}
 
 
 def test_a_signal_to_a_process_that_just_starts_costs_a_restart_and_scancel_ends_the_job(ends):
