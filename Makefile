@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test faults lint calibrate gpu clean
+.PHONY: setup demo test test-slurm faults lint calibrate gpu clean
 
 setup: .venv/installed
 
@@ -19,12 +19,16 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest -n auto
 
+# Jobs that are requeued, and sweeps as job arrays, on a SLURM of this machine; says why where none can be started.
+test-slurm: setup
+	DYNAMICS_SLURM=1 $(BIN)/python -m pytest -rs tests/launch
+
 # What breaks runs, on purpose (docs/reliability.md): far more of it than `make test` has, and 50 chains of kills.
 faults: setup
 	DYNAMICS_FAULTS=$(or $(FAULTS),1000) $(BIN)/python -m pytest -n auto tests/faults tests/data tests/training \
 	  tests/test_lock.py tests/test_runs.py tests/test_files.py tests/test_record.py tests/cli/test_interrupt.py \
 	  tests/models/test_guard.py tests/loggers/test_kills.py tests/measure/test_unfinished.py \
-	  tests/experiments/test_scan_unfinished.py
+	  tests/experiments/test_scan_unfinished.py tests/launch
 	$(BIN)/python benchmarks/kills.py --chains 50
 
 lint: setup

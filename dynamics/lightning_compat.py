@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -90,7 +91,13 @@ def training_state(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def leave_signals(trainer: L.Trainer) -> None:
-    """Keep Lightning from SIGTERM: it saves nothing, and has the ranks ask one another, and a GPU wait, every step."""
+    """Keep Lightning from SIGTERM: it saves nothing, and has the ranks ask one another, and a GPU wait, every step.
+
+    And, under SLURM, from the signal before the time limit: it saves in the midst of a step, where ranks may wait for
+    one another for ever, a file that any later run in the folder goes on from.
+    """
+    if isinstance(environment := trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+        environment.auto_requeue = False
     trainer._signal_connector._sigterm_notifier_fn = lambda signum, _: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 

@@ -218,8 +218,9 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 
 def commands() -> list[str]:
-    """Command lines of the README (and of the pages on watching, W&B and loggers), and the options in its tables."""
-    shown = README + WATCHING + "".join((DOCS / name).read_text() for name in ("wandb.md", "loggers.md", "forks.md"))
+    """Command lines of the README (and of pages of docs), and the options in its tables."""
+    pages = [DOCS / f"{name}.md" for name in ("wandb", "loggers", "forks", "clusters")]
+    shown = README + WATCHING + "".join(page.read_text() for page in pages)
     lines = [line for block in blocks(shown, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
         for span in re.findall(r"`([^`]+)`", row):
@@ -247,7 +248,13 @@ def fit_parser():
 @pytest.mark.parametrize("line", commands())
 def test_commands_of_the_readme_exist(line, fit_parser, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    launched = re.search(r"launch/\S+\.(?:sh|yaml)", line)
+    assert launched is None or Path(launched[0]).is_file()
+    line = re.sub(r"^(\w+=\S+ |sbatch (-\S+ )*)?launch/\S+\.sh ", "dynamics ", line)  # which gets the same arguments
     program, verb, *words = shlex.split(line, comments=True)
+    if program == "wandb":
+        assert verb == "sweep"
+        return
     if program == "make":
         assert re.search(rf"^{verb}:", Path("Makefile").read_text(), re.MULTILINE)
         return

@@ -1,8 +1,11 @@
 """The private names of Lightning that this package relies on: still there, and still doing what they did."""
 
+import signal
+
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,6 +22,7 @@ PLACES = {
     "Trainer.fit_loop._data_fetcher": lambda: trainer().fit_loop._data_fetcher,
     "Trainer.fit_loop.epoch_loop._should_check_val_fx": lambda: trainer().fit_loop.epoch_loop._should_check_val_fx,
     "Trainer._checkpoint_connector.dump_checkpoint": lambda: trainer()._checkpoint_connector.dump_checkpoint,
+    "Trainer._accelerator_connector.cluster_environment": lambda: trainer()._accelerator_connector.cluster_environment,
     "DDPStrategy.launcher.procs": lambda: trainer(strategy="ddp").strategy.launcher.procs,
     "LightningModule._trainer": lambda: BoringModel()._trainer,
     "MixedPrecision.scaler": lambda: trainer(precision="bf16-mixed").precision_plugin.scaler,
@@ -185,3 +189,22 @@ def test_gradients_of_a_fused_optimizer_are_clipped_by_value(precision):
         )
     assert len(greatest) == 4
     assert all(value <= 1.001e-3 for value in greatest)
+
+
+def test_lightning_answers_no_signal_of_slurm(monkeypatch):
+    for name, value in {"JOB_NAME": "a", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    seen = []
+    for leave in (lambda trainer: None, compat.leave_signals):
+        chosen = trainer()
+        leave(chosen)
+        connector = chosen._signal_connector
+        try:
+            connector.register_signal_handlers()
+            seen.append(signal.getsignal(signal.SIGUSR1) == handlers[signal.SIGUSR1])
+        finally:
+            connector.teardown()
+    assert seen == [False, True]
+    assert {number: signal.getsignal(number) for number in handlers} == handlers

@@ -15,6 +15,7 @@ from dynamics.experiments.audit.options import AuditOptions
 from dynamics.experiments.cone.options import ConeOptions
 from dynamics.experiments.probe.design import ProbeSettings
 from dynamics.experiments.scan.options import ScanOptions
+from dynamics.experiments.sweep.options import SweepOptions
 from dynamics.loading.options import LoadOptions
 
 
@@ -117,34 +118,23 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
     draw_run(run_probe(settings, run, resume), strict)
 
 
-def sweep(
-    config: Path,
-    fit_options: tuple[str, ...] = (),
-    run: str | None = None,
-    launcher: str = "local",
-    jobs: int = 1,
-    dry_run: bool = False,
-) -> None:
+def sweep(options: SweepOptions, fit_options: tuple[str, ...] = ()) -> None:
     """Run `dynamics fit` for every value and seed of a sweep, then draw the runs on one page.
 
     Other options are those of `dynamics fit`, for every run of the sweep.
 
-    Args:
-        config: the sweep, for example configs/istar-sweep.yaml
-        run: name of the sweep under checkpoints/ (the name of the file when missing)
-        launcher: where to run: local
-        jobs: runs side by side, each with a share of the cores and GPUs
-        dry_run: print the commands and run nothing
-
     Examples:
         dynamics sweep configs/istar-sweep.yaml --dry-run
         dynamics sweep configs/istar-sweep-twins.yaml --run twins --trainer.max_steps 500
+        dynamics sweep configs/istar-sweep-twins.yaml --launcher slurm --sbatch="--partition=gpu --gpus-per-node=1"
     """
     from dynamics.experiments.sweep.running import sweep as run_sweep
     from dynamics.runs import CHECKPOINTS
 
-    name = run or config.stem
-    complete, failed = run_sweep(config, name, launcher, dry_run, fit_options, jobs)
+    name = options.run or options.config.stem
+    complete, failed = run_sweep(
+        options.config, name, options.launcher, options.dry_run, fit_options, options.jobs, options.sbatch
+    )
     if complete:
         draw(complete, CHECKPOINTS / name / "report.html")
     if failed:

@@ -1,5 +1,6 @@
 """LightningCLI for one run: model, data, trainer and callbacks from one configuration, refused in one sentence."""
 
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -147,7 +148,8 @@ class RunCLI(LightningCLI):
         if "name" in logger and logger.name in (None, "", "lightning_logs"):  # the default of Lightning's own classes
             logger.name = self.folder.name
         if "id" in logger:
-            self.wandb_id = logger.id = logger.id or self.wandb_id or secrets.token_hex(4)
+            given = logger.id or self.wandb_id or os.environ.get("WANDB_RUN_ID")  # of an agent of W&B's sweeps
+            self.wandb_id = logger.id = given or secrets.token_hex(4)
 
     def instantiate_classes(self) -> None:
         """Build model, data and callbacks; an InputError of one of them comes through as it was raised."""

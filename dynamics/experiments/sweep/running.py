@@ -16,7 +16,13 @@ from dynamics.run_info import SweepInfo
 
 
 def sweep(
-    path: Path, name: str, launcher: str = "local", dry_run: bool = False, more: Sequence[str] = (), jobs: int = 1
+    path: Path,
+    name: str,
+    launcher: str = "local",
+    dry_run: bool = False,
+    more: Sequence[str] = (),
+    jobs: int | None = None,
+    sbatch: str = "",
 ) -> tuple[list[str], dict[str, str]]:
     """Run the cells that have not been run yet (see `read_cells`); with `dry_run`, print their commands only.
 
@@ -30,10 +36,10 @@ def sweep(
         InputError: as `read_cells`; or a cell was made with other words before, or is another run, or the name is that
             of another kind of run.
     """
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1 (got {jobs}).")
     folder = runs.new(name)
-    chosen = launcher_at(launcher, Place(folder, jobs))
+    chosen = launcher_at(launcher, Place(folder, jobs, tuple(shlex.split(sbatch))))
     cells = read_cells(path, name, more)
     words = _words(folder, cells)
     waiting = _waiting(cells)

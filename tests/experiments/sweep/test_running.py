@@ -215,7 +215,7 @@ def test_impossible_configurations_are_refused(here, capsys, changes, words):
 
 
 def test_an_unknown_launcher_is_refused(here):
-    with pytest.raises(InputError, match="launcher must be local"):
+    with pytest.raises(InputError, match="launcher must be local or slurm"):
         sweep(config(here / "s.yaml"), "s", "mars")
 
 

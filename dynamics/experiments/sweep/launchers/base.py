@@ -27,8 +27,8 @@ class Launcher(Protocol):
     def launch(self, cells: Sequence[Cell], board: Board) -> None:
         """Run the cells, and tell the board of each that it begins and that it ends.
 
-        A cell that fails does not keep the others from running. A `KeyboardInterrupt` (or `Interrupted`) has all cells
-        save themselves and end, and comes through.
+        A cell that fails does not keep the others from running. A `KeyboardInterrupt` (or `Interrupted`) has the cells
+        that are processes of this machine save themselves and end, and comes through.
         """
 
 
@@ -37,7 +37,8 @@ class Place:
     """Where a sweep runs."""
 
     folder: Path  # of the sweep: it holds the log of every cell, `<cell>.log`
-    jobs: int = 1  # cells that run side by side
+    jobs: int | None = None  # cells that run side by side, at most; None: as many as the launcher has by itself
+    sbatch: tuple[str, ...] = ()  # options of sbatch
 
     def log(self, cell: Cell) -> Path:
         """Return the file for what a cell prints."""

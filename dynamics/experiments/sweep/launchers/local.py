@@ -17,16 +17,16 @@ POLL_SECONDS = 0.2
 
 
 class Local:
-    """Runs `place.jobs` cells at a time, each as a process that has a share of the machine's cores and GPUs."""
+    """Runs `place.jobs` cells at a time (1 if it is not set), each as a process with a share of the cores and GPUs."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self._place, self._jobs = place, place.jobs or 1
 
     def launch(self, cells: Sequence[Cell], board: Board) -> None:
         waiting, running = deque(cells), dict[int, _Process]()
         try:
             while waiting or running:
-                for slot in range(self._place.jobs):
+                for slot in range(self._jobs):
                     if waiting and slot not in running:
                         board.begin(waiting[0])
                         running[slot] = _Process(waiting[0], self._place, self._environment(slot))
@@ -45,7 +45,7 @@ class Local:
 
     def _environment(self, slot: int) -> dict[str, str]:
         """Return the variables by which a cell keeps to its share, which is all that the machine has of one job."""
-        jobs = self._place.jobs
+        jobs = self._jobs
         if jobs == 1:
             return {}
         shares = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}

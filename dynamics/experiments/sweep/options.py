@@ -1,0 +1,25 @@
+"""Options of `dynamics sweep`. No torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What to run, under which name, and where.
+
+    Args:
+        config: the sweep, for example configs/istar-sweep.yaml
+        run: name of the sweep under checkpoints/ (the name of the file when missing)
+        launcher: where to run: local, or slurm (a job array that goes on by itself)
+        jobs: runs side by side, at most: 1 here, each with a share of cores and GPUs; as many as SLURM lets
+        sbatch: options of sbatch, after an equals sign, for launcher slurm
+        dry_run: print the commands and run nothing
+    """
+
+    config: Path
+    run: str | None = None
+    launcher: str = "local"
+    jobs: int | None = None
+    sbatch: str = ""
+    dry_run: bool = False

@@ -1,0 +1,1 @@
+../dynamics/experiments/sweep/launchers/slurm.sh
