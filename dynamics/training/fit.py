@@ -31,7 +31,7 @@ from dynamics.training.checkpoint import read_state, resolve_resume, states
 from dynamics.training.describe import announce, describe, require_room
 from dynamics.training.forking import Origin, unbegun
 from dynamics.training.lightning_cli import RunCLI
-from dynamics.training.ranks import agree_on
+from dynamics.training.ranks import agree_on, ended
 from dynamics.training.trainer_options import refuse_training_options
 
 
@@ -97,7 +97,7 @@ def evaluate(verb: str, options: RunOptions) -> None:
     cli = _configure(folder, options, "--trainer.logger", "false")
     _prepare(cli, state)
     trainer = cli.trainer
-    with _interruptible():
+    with _interruptible(), ended("another rank"):
         getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     leave_group()
     if not is_first_rank():
@@ -209,7 +209,7 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 def _train(cli: RunCLI, state: Path | None) -> None:
     try:
-        with _interruptible():
+        with _interruptible(), ended("another rank"):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     except BaseException:
         end_other_ranks(cli.trainer)

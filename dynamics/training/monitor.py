@@ -18,7 +18,7 @@ from dynamics.errors import InputError
 from dynamics.files import Writer, write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
-from dynamics.measure import Meter, measure
+from dynamics.measure import Measurement, Meter, Share, measure, united
 from dynamics.measure.suite import Suite
 from dynamics.readers import read_json
 from dynamics.record import Record, Row
@@ -26,7 +26,7 @@ from dynamics.runs import weights_path
 from dynamics.schedule import LogSpaced, Schedule
 from dynamics.training.checkpoint import save_weights
 from dynamics.training.plan import Plan, plan, price
-from dynamics.training.ranks import on_first_rank
+from dynamics.training.ranks import on_every_rank, on_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ FEW = 13  # tokens that tell where weights lie in our own network, which takes a
 class Monitor(L.Callback):
     """Measures the geometry of `pl_module.network` at the scheduled steps, on the data module's evaluation tokens.
 
-    Training is not affected: mode, RNG and attention implementation are restored, so that a run with the monitor
-    equals a run without it to the bit.
+    Several ranks share the layers out, and the first one writes. Training is not affected: mode, RNG and attention
+    implementation are restored, so that a run with the monitor equals a run without it to the bit.
 
     Args:
         metrics: names (or class paths) to measure, with their settings; the default suite when None.
@@ -117,8 +117,10 @@ class Monitor(L.Callback):
         step = trainer.global_step
         due = self._due.get(step)
         if due and step != self._measured:
-            self._measured, network = step, cast(PreTrainedModel, pl_module.network)
-            self.plan = on_first_rank(lambda: self._measure(trainer, network, step, due))
+            self._measured, network, started = step, cast(PreTrainedModel, pl_module.network), self._now()
+            parts = on_every_rank(lambda: self._measure(trainer, network, step, due))
+            self._references = (result := united(parts)).references
+            self.plan = on_first_rank(lambda: self._keep(trainer, network, step, result, started))
             self._follow(self.steps(trainer.max_steps))
         if step == self._first + TIMED_FROM > self._timed_from[1]:
             self._timed_from = self._now(), step, self.seconds
@@ -135,17 +137,23 @@ class Monitor(L.Callback):
             for step in due:
                 self._due.setdefault(step, set()).add(name)
 
-    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Plan | None:
-        """Measure and record what is due; return the plan to follow from here, if there is one."""
-        started = self._now()
-        folder = Path(trainer.default_root_dir)
-        shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
+    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Measurement:
+        """Measure this rank's part of what is due."""
+        about: dict[str, Any] = {"run": Path(trainer.default_root_dir).name, "step": step}
+        share = Share(trainer.global_rank, trainer.world_size)
         with each_once(Meter.__module__, self._seen):
-            result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
+            return measure(
+                network, self._batches, self.suite.only(due), **about, references=self._references, share=share
+            )
+
+    def _keep(
+        self, trainer: L.Trainer, network: PreTrainedModel, step: int, result: Measurement, started: float
+    ) -> Plan | None:
+        """Record what was measured; return the plan to follow from here, if there is one."""
+        folder = Path(trainer.default_root_dir)
         if self.strict and result.missing:
             missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
             raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
-        self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
             save_weights(network, weights_path(folder, step), self.writer)
         seconds = self._now() - started
