@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from dynamics.errors import Failure, InputError, in_words
 from dynamics.lightning_compat import is_first_rank
+from dynamics.metrics.streaming.ranks import are_several
 
 PATIENCE = timedelta(days=365)  # the watchdog of the other group ends a run after 30 minutes; measuring may take longer
 NAME = "DYNAMICS_RUN"  # the environment variable that tells the ranks that Lightning starts how their run is called
@@ -97,11 +98,6 @@ def on_every_rank(work: Callable[[], T], is_joint: bool = False) -> list[T]:
     with ended("another rank"):
         dist.gather_object(result, results, group=group)
     return [cast(T, result)] if results is None else results
-
-
-def are_several() -> bool:
-    """Return whether this process is one of several ranks."""
-    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 @contextmanager
