@@ -16,6 +16,7 @@ from dynamics.metrics.streaming.ranks import are_several, rank
 from dynamics.models import optimizers
 from dynamics.models.guard import TASK, Guard
 from dynamics.models.regularizers import Regularizer
+from dynamics.sharded import whole
 
 
 class RegularizedModule(L.LightningModule):
@@ -187,8 +188,9 @@ class RegularizedModule(L.LightningModule):
 
     def _refuse_weights(self) -> None:
         weights = [weight.detach() for weight in self.network.parameters()]
-        if not torch.nn.utils.get_total_norm(weights).isfinite():
-            name = next((name for name, x in self.network.named_parameters() if not x.isfinite().all()), "(their norm)")
+        if not whole(torch.nn.utils.get_total_norm(weights)).isfinite():
+            bad = (name for name, x in self.network.named_parameters() if not whole(x.isfinite().all()))
+            name = next(bad, "(their norm)")
             raise Failure(f"the weights {name} are not finite at step {self.trainer.global_step}: no state is saved.")
 
     def _keep_settings(self, checkpoint: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -24,7 +24,9 @@ from dynamics.readers import read_json
 from dynamics.record import Record, Row
 from dynamics.runs import weights_path
 from dynamics.schedule import LogSpaced, Schedule
+from dynamics.sharded import is_sharded, whole_weights
 from dynamics.training.checkpoint import save_weights
+from dynamics.training.fully_sharded import FullySharded
 from dynamics.training.plan import Plan, plan, price
 from dynamics.training.ranks import on_every_rank, on_first_rank
 
@@ -97,10 +99,11 @@ class Monitor(L.Callback):
         self.plan = state_dict["plan"] or self.plan
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Learn where weights lie before the network, if it is ours, goes to a GPU, on which that is many launches."""
-        network, is_first = cast(PreTrainedModel, pl_module.network), stage == "fit" and trainer.is_global_zero
-        if is_first and "weight" in self.suite.sites and type(network).__module__.startswith("dynamics."):
-            find_weights(network, {"input_ids": get_datamodule(trainer).evaluation_batches()[0]["input_ids"][:1, :FEW]})
+        """Learn where weights lie before the network goes into shards or, if ours, to a GPU: that is many launches."""
+        network, first = cast(PreTrainedModel, pl_module.network), get_datamodule(trainer).evaluation_batches()[0]
+        is_ours = type(network).__module__.startswith("dynamics.")
+        if stage == "fit" and "weight" in self.suite.sites and (is_ours or isinstance(trainer.strategy, FullySharded)):
+            find_weights(network, {"input_ids": first["input_ids"][:1, :FEW]} if is_ours else first)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""
@@ -118,9 +121,12 @@ class Monitor(L.Callback):
         due = self._due.get(step)
         if due and step != self._measured:
             self._measured, network, started = step, cast(PreTrainedModel, pl_module.network), self._now()
-            parts = on_every_rank(lambda: self._measure(trainer, network, step, due))
+            parts = on_every_rank(lambda: self._measure(trainer, network, step, due), is_joint=is_sharded(network))
             self._references = (result := united(parts)).references
-            self.plan = on_first_rank(lambda: self._keep(trainer, network, step, result, started))
+            weights = None
+            if is_sharded(network):
+                weights = whole_weights(network, trainer.is_global_zero)  # leaves the network in shards
+            self.plan = on_first_rank(lambda: self._keep(trainer, network, weights, step, result, started))
             self._follow(self.steps(trainer.max_steps))
         if step == self._first + TIMED_FROM > self._timed_from[1]:
             self._timed_from = self._now(), step, self.seconds
@@ -147,7 +153,13 @@ class Monitor(L.Callback):
             )
 
     def _keep(
-        self, trainer: L.Trainer, network: PreTrainedModel, step: int, result: Measurement, started: float
+        self,
+        trainer: L.Trainer,
+        network: PreTrainedModel,
+        weights: Mapping[str, torch.Tensor] | None,
+        step: int,
+        result: Measurement,
+        started: float,
     ) -> Plan | None:
         """Record what was measured; return the plan to follow from here, if there is one."""
         folder = Path(trainer.default_root_dir)
@@ -155,7 +167,7 @@ class Monitor(L.Callback):
             missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
             raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
-            save_weights(network, weights_path(folder, step), self.writer)
+            save_weights(network, weights_path(folder, step), self.writer, weights)
         seconds = self._now() - started
         self.seconds += seconds
         of_metrics = sum(result.seconds.values()) - result.seconds["forward"]

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamics.capture.weights import whole
-
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether `shard` has been applied to a module."""
@@ -26,6 +24,12 @@ def shard(network: Any, mesh: Any) -> None:
         if type(module).__name__ in names:
             fully_shard(module, mesh=mesh)
     fully_shard(network, mesh=mesh, reshard_after_forward=False)
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor that lies in shards (a DTensor) gathered, any other as it is; every rank takes part."""
+    gathered: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return gathered
 
 
 def on_first(x: Tensor, is_first: bool) -> Tensor:
