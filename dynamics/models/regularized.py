@@ -213,7 +213,9 @@ class RegularizedModule(L.LightningModule):
             self._keep_settings(checkpoint)
         self.guard.skipped = checkpoint.get("skipped", {})
         kept = checkpoint.get("of_ranks", {})
-        kept = {kind: x[rank()] for kind, x in kept.items() if rank() < len(x)} or (checkpoint if rank() == 0 else {})
+        kept = {kind: x[rank()].clone() for kind, x in kept.items() if rank() < len(x)} or (
+            checkpoint if rank() == 0 else {}
+        )
         if "rng" in kept:
             torch.set_rng_state(kept["rng"].cpu())
         else:  # a rank that the run did not have
