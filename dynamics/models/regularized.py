@@ -212,14 +212,13 @@ class RegularizedModule(L.LightningModule):
         if checkpoint.get("optimizer_states") and lightning_compat.has_trainer(self):
             self._keep_settings(checkpoint)
         self.guard.skipped = checkpoint.get("skipped", {})
-        kept = checkpoint.get("of_ranks", {})
-        kept = {kind: x[rank()].clone() for kind, x in kept.items() if rank() < len(x)} or (
-            checkpoint if rank() == 0 else {}
-        )
+        of_ranks, mine = checkpoint.get("of_ranks", {}), rank()
+        kept = {kind: x[mine].clone() for kind, x in of_ranks.items() if mine < len(x)}
+        kept = kept or (checkpoint if mine == 0 else {})
         if "rng" in kept:
             torch.set_rng_state(kept["rng"].cpu())
         else:  # a rank that the run did not have
-            torch.manual_seed(hash((self.hparams.seed, rank(), checkpoint["global_step"])) % 2**63)
+            torch.manual_seed(hash((self.hparams.seed, mine, checkpoint["global_step"])) % 2**63)
         if "cuda_rng" in kept and torch.cuda.is_available():
             torch.cuda.set_rng_state(kept["cuda_rng"].cpu())
         for name, state in checkpoint.get("regularizers", {}).items():

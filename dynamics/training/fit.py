@@ -20,6 +20,7 @@ from dynamics.lightning_compat import (
     is_first_rank,
     leave_group,
     quiet,
+    watch_other_ranks,
 )
 from dynamics.lineage import fork_in, forked
 from dynamics.lock import locked
@@ -38,6 +39,7 @@ from dynamics.training.trainer_options import refuse_training_options
 def main(verb: str, argv: Sequence[str], fork: tuple[str, int | None] | None = None) -> None:
     """Run a verb; with `fork`, a run and a step, `fit` continues that run from there as another one."""
     quiet()
+    watch_other_ranks()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     options = split_options(argv)

@@ -13,6 +13,8 @@ import torch
 from pydantic import NonNegativeInt
 from transformers import PreTrainedModel
 
+from dynamics.capture.state import held_still
+from dynamics.capture.tap import layout_of
 from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.files import Writer, write_text
@@ -100,9 +102,14 @@ class Monitor(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Learn where weights lie before the network goes into shards or, if ours, to a GPU: that is many launches."""
+        if stage != "fit":
+            return
         network, first = cast(PreTrainedModel, pl_module.network), get_datamodule(trainer).evaluation_batches()[0]
-        is_ours = type(network).__module__.startswith("dynamics.")
-        if stage == "fit" and "weight" in self.suite.sites and (is_ours or isinstance(trainer.strategy, FullySharded)):
+        is_ours, is_joint = type(network).__module__.startswith("dynamics."), isinstance(trainer.strategy, FullySharded)
+        if is_joint:  # later a rank that did not know its layers would need a pass that the others do not make
+            with held_still(network):
+                layout_of(network, lambda: network(**first))
+        if "weight" in self.suite.sites and (is_ours or is_joint):
             find_weights(network, {"input_ids": first["input_ids"][:1, :FEW]} if is_ours else first)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
