@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from subprocess import Popen
 from threading import Thread
 from typing import Any
@@ -33,6 +33,7 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from dynamics.errors import InputError
 
 TRIED_WITH = "2.6.6"
+FIRST_RANK = "DYNAMICS_FIRST_RANK"  # the environment variable that tells the ranks that Lightning starts whose they are
 GRACE = 20.0  # seconds in which a run may end of itself after one of its ranks has
 
 
@@ -142,22 +143,24 @@ def watch_other_ranks() -> None:
     """
 
     def observe(child_processes: list[Popen[Any]]) -> None:
-        _watch(lambda: next((code for rank in child_processes if (code := rank.poll())), None), child_processes)
+        _watch(lambda: any(rank.poll() for rank in child_processes), child_processes)
 
     subprocess_script._launch_process_observer = observe  # type: ignore[attr-defined]
-    if os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ:
-        parent = os.getppid()
-        _watch(lambda: os.getppid() != parent or None, [])
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[FIRST_RANK] = str(os.getpid())
+    elif parent := os.environ.get(FIRST_RANK):
+        _watch(lambda: str(os.getppid()) != parent, [])
 
 
-def _watch(find: Callable[[], int | None], ranks: list[Popen[Any]]) -> None:
-    """End this process and `ranks` some time after `find` has found that another rank ended; in a thread of its own."""
+def _watch(has_ended: Callable[[], bool], ranks: list[Popen[Any]]) -> None:
+    """End this process and `ranks` some time after another rank has ended; in a thread of its own."""
 
     def run() -> None:
-        while (code := find()) is None:
+        while not has_ended():
             time.sleep(1.0)
         time.sleep(GRACE)
-        print(f"dynamics: another rank has ended (exit code {code}); see what it reports.", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody may read it
+            print("dynamics: another rank has ended; see what it reports.", file=sys.stderr)
         for rank in ranks:
             rank.kill()
         os._exit(1)

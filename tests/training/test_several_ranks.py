@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -133,3 +134,9 @@ def test_a_rank_that_is_killed_ends_the_others(text_file, workplace, launcher):
         assert errors.count("Traceback") == 0
         assert errors.startswith("dynamics: another rank has ended; see what it reports. The newest state")
         assert runs.read("killed").status == "failed"
+
+
+def test_a_network_in_shards_is_not_compiled(text_file, workplace, capsys):
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit):  # Lightning writes the group's address there
+        fit_alone(text_file, "a", trainer__strategy="fsdp2", trainer__devices=1, model__compile="true")
+    assert "model.compile has no effect with trainer.strategy fsdp2: remove one of them." in capsys.readouterr().err
