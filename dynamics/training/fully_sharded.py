@@ -43,6 +43,8 @@ class FullySharded(ModelParallelStrategy):
         module: Any = self.lightning_module
         if module.hparams.get("compile"):
             raise InputError(f"model.compile has no effect with trainer.strategy {NAME}: remove one of them.")
+        if module.hparams.get("optimizer") == "muon":
+            raise InputError(f"model.optimizer muon needs whole matrices: choose another with {NAME}.")
         shard(module.network, self.device_mesh["data_parallel"])
         super().setup(trainer)
 
