@@ -9,9 +9,13 @@ ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if 
 class InputError(ValueError):
     """Bad input: one sentence that names the file or parameter, what is wrong, and how to fix it; exit code 2."""
 
+    is_told = False  # whether another rank prints it
+
 
 class Failure(Exception):
     """A run that began well and cannot continue: one sentence on what happened, when, and what is left; exit code 1."""
+
+    is_told = False  # whether another rank prints it
 
 
 class Interrupted(KeyboardInterrupt):

@@ -5,11 +5,17 @@ where another version lacks a private name that is used here.
 """
 
 import logging
+import os
 import re
 import signal
+import sys
+import time
 import traceback
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from subprocess import Popen
+from threading import Thread
 from typing import Any
 
 import lightning as L
@@ -19,6 +25,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -26,6 +33,8 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from dynamics.errors import InputError
 
 TRIED_WITH = "2.6.6"
+FIRST_RANK = "DYNAMICS_FIRST_RANK"  # the environment variable that tells the ranks that Lightning starts whose they are
+GRACE = 20.0  # seconds in which a run may end of itself after one of its ranks has
 
 
 class Unprofiled(PassThroughProfiler):
@@ -124,6 +133,39 @@ def end_other_ranks(trainer: L.Trainer) -> None:
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.kill(signal.SIGKILL)
+
+
+def watch_other_ranks() -> None:
+    """Have ranks that Lightning starts end with one another: Lightning kills the first one without a word.
+
+    Where the connection between ranks says that one has gone, the run ends of itself within `GRACE` seconds; a rank
+    that waits in NCCL, or in a kernel, does not notice, and is ended.
+    """
+
+    def observe(child_processes: list[Popen[Any]]) -> None:
+        _watch(lambda: any(rank.poll() for rank in child_processes), child_processes)
+
+    subprocess_script._launch_process_observer = observe  # type: ignore[attr-defined]
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[FIRST_RANK] = str(os.getpid())
+    elif parent := os.environ.get(FIRST_RANK):
+        _watch(lambda: str(os.getppid()) != parent, [])
+
+
+def _watch(has_ended: Callable[[], bool], ranks: list[Popen[Any]]) -> None:
+    """End this process and `ranks` some time after another rank has ended; in a thread of its own."""
+
+    def run() -> None:
+        while not has_ended():
+            time.sleep(1.0)
+        time.sleep(GRACE)
+        with suppress(OSError):  # nobody may read it
+            print("dynamics: another rank has ended; see what it reports.", file=sys.stderr)
+        for rank in ranks:
+            rank.kill()
+        os._exit(1)
+
+    Thread(target=run, daemon=True, name="other-ranks").start()
 
 
 def leave_group() -> None:

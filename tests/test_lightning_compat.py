@@ -1,12 +1,16 @@
 """The private names of Lightning that this package relies on: still there, and still doing what they did."""
 
 import signal
+import subprocess
+import sys
 
 import lightning as L
 import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 
 from dynamics import lightning_compat as compat
@@ -24,6 +28,9 @@ PLACES = {
     "Trainer._checkpoint_connector.dump_checkpoint": lambda: trainer()._checkpoint_connector.dump_checkpoint,
     "Trainer._accelerator_connector.cluster_environment": lambda: trainer()._accelerator_connector.cluster_environment,
     "DDPStrategy.launcher.procs": lambda: trainer(strategy="ddp").strategy.launcher.procs,
+    "subprocess_script._launch_process_observer": lambda: subprocess_script._launch_process_observer,
+    "ModelParallelStrategy._data_parallel_size": lambda: ModelParallelStrategy()._data_parallel_size,
+    "ModelParallelStrategy.lightning_restore_optimizer": lambda: ModelParallelStrategy().lightning_restore_optimizer,
     "LightningModule._trainer": lambda: BoringModel()._trainer,
     "MixedPrecision.scaler": lambda: trainer(precision="bf16-mixed").precision_plugin.scaler,
     "rank_zero_only.rank": lambda: rank_zero_only.rank,
@@ -208,3 +215,23 @@ def test_lightning_answers_no_signal_of_slurm(monkeypatch):
             connector.teardown()
     assert seen == [False, True]
     assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+@pytest.mark.parametrize("kind", ["child", "parent"])
+def test_a_rank_that_waits_for_ever_is_ended_with_another(kind):
+    """As under NCCL, where nothing tells it that a connection is closed."""
+    code = """
+import os, subprocess, sys, time
+from dynamics import lightning_compat as compat
+compat.GRACE = 0.1
+compat.watch_other_ranks()
+if sys.argv[1] == "parent" and "LOCAL_RANK" not in os.environ:
+    subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | {"LOCAL_RANK": "1"})
+    os._exit(9)
+if sys.argv[1] == "child":
+    compat.subprocess_script._launch_process_observer([subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"])])
+time.sleep(600)
+"""
+    done = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, timeout=300)
+    assert done.returncode == {"child": 1, "parent": 9}[kind]
+    assert done.stderr == "dynamics: another rank has ended; see what it reports.\n"

@@ -23,6 +23,7 @@ from dynamics.capture.attention import AttentionCall
 from dynamics.capture.state import input_device
 from dynamics.capture.tap import capture
 from dynamics.errors import InputError
+from dynamics.sharded import whole
 
 aten = torch.ops.aten
 
@@ -42,7 +43,7 @@ class _Matrix:
     offset: int
 
     def read(self, model: nn.Module) -> Float[Tensor, "rows d"]:
-        parameter = model.get_parameter(self.parameter).detach()
+        parameter = whole(model.get_parameter(self.parameter).detach())
         return parameter.as_strided(self.size, self.stride, int(parameter.storage_offset()) + self.offset)
 
 
@@ -117,9 +118,8 @@ def _learn(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[_Layout, dict
     tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor) and x.ndim}  # beside flags
     rows = slice(1 if len({x.shape[:1] for x in tensors.values()}) == 1 else None)
     device, unclear = input_device(model), OFFLOADED if any(x.is_meta for x in model.parameters()) else NOT_LINEAR
-    dtypes = {name: like.dtype if x.is_floating_point() else x.dtype for name, x in tensors.items()}
-    batch = {**batch, **{name: x[rows].to(device, dtypes[name]) for name, x in tensors.items()}}
-    products = _WeightProducts(model)
+    of_inputs = {k: x[rows].to(device, like.dtype if x.is_floating_point() else None) for k, x in tensors.items()}
+    batch, products = {**batch, **of_inputs}, _WeightProducts(model)
     passes: dict[_Place, list[list[Tensor]]] = defaultdict(list)  # by layer: of each pass the queries and keys
     inputs: dict[_Place, tuple[dict[_Matrix, _Input], dict[_Matrix, _Source]]] = {}
     widths: dict[_Place, set[int]] = defaultdict(set)  # of the states before and after each layer

@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         place = error.filename or "the disk"
         _exit(2, f"cannot use {place}: {error.strerror}; fix that, or choose another place.")
     except InputError as error:
-        _exit(2, str(error))
+        _exit(2, "" if error.is_told else str(error))
     except Failure as failure:
-        _exit(1, str(failure))
+        _exit(1, "" if failure.is_told else str(failure))
     except Interrupted as signal_:
         _exit(128 + signal_.number, "interrupted.")
     except KeyboardInterrupt:
@@ -112,5 +112,6 @@ def _usage() -> str:
 
 
 def _exit(code: int, sentence: str) -> None:
-    print(f"dynamics: {sentence}", file=sys.stderr)
+    if sentence:
+        print(f"dynamics: {sentence}", file=sys.stderr)
     sys.exit(code)

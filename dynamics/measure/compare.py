@@ -7,7 +7,8 @@ from dynamics.capture import capture, input_device
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.measurement import exact
-from dynamics.measure.meter import PAIR, Meter
+from dynamics.measure.meter import Meter
+from dynamics.measure.share import PAIR
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.metrics.streaming import Pair
 from dynamics.record import Row

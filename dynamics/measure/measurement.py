@@ -15,7 +15,9 @@ from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.measure.batches import Batches, arguments, to_device
 from dynamics.measure.identity import of_states
-from dynamics.measure.meter import PAIR, Measurement, Meter
+from dynamics.measure.meter import Meter
+from dynamics.measure.result import Measurement
+from dynamics.measure.share import PAIR, Share
 from dynamics.measure.suite import Metrics, Suite
 from dynamics.measure.unfinished import Unfinished
 from dynamics.metrics.streaming import Weights
@@ -65,7 +67,7 @@ def measure(
     step: int = 0,
     references: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = torch.float32,
-    all_ranks: bool = True,
+    share: Share | None = None,
     mask: str | None = None,
     unfinished: Path | None = None,
 ) -> Measurement:
@@ -82,7 +84,8 @@ def measure(
         run, subject, condition, step: the first columns of the rows.
         references: as in `Meter.compute`.
         dtype: precision to measure in; None keeps the model's own.
-        all_ranks: whether every rank of a distributed run measures here, each its own batches, or one alone.
+        share: of several ranks that run the same batches, the part that this one measures; `united` puts the parts
+            together. None: every rank of a distributed run measures batches of its own, and all return the same rows.
         mask: the argument of the model that is true at real tokens, as in `mask="keep"`, or at padding, `mask="~hide"`.
             Known without it are, true at real tokens, `attention_mask` (per query too, 4-D), `input_mask`, `valid_mask`
             and `token_mask`; true at padding `key_padding_mask`, `src_key_padding_mask`, `tgt_key_padding_mask`,
@@ -103,8 +106,8 @@ def measure(
         )
     with exact(model, dtype) as network:
         device = input_device(network)
-        alone = not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized())
-        meter = Meter(suite, device, batched=device.type == "cuda" and alone)
+        alone = share is not None or not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        meter = Meter(suite, device, batched=device.type == "cuda" and alone, share=share)
         sites = CAPTURED & set(suite.sites) | ({"residual"} if PAIR in suite.sites else set())
         started, batch = time.perf_counter(), None
         read, kept = partial(arguments, network, batches), None
@@ -135,7 +138,7 @@ def measure(
             meter.on_stack(stack)
             for site in ATTENTION_SITES:
                 meter.note_absent(site, layer, reason)
-        if not meter.groups:
+        if not meter.fed:
             reasons = "; ".join(sorted({entry.reason for entry in meter.missing}))
             missing = f"has nothing that these metrics are measured on ({', '.join(suite.sites)})"
             because = f" ({reasons})" if reasons else ""
@@ -143,7 +146,7 @@ def measure(
         meter.on_stack("")
         for site in MEASURED:
             meter.note_absent(site, -1, "nothing of the kind passed through the model")
-        if not all_ranks:
+        if share is not None:
             for *_, group in meter.groups:
                 group.states.distributed_available_fn = lambda: False
         result = meter.compute(run, subject, condition, step, references)

@@ -7,10 +7,10 @@ for each of its cells itself. Shapes: B rows of a batch, T tokens, D width, H he
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,8 @@ from dynamics.capture.padding import PADDED, REAL, real_tokens
 from dynamics.measure.budget import Budgeted
 from dynamics.measure.clock import Clock
 from dynamics.measure.layer_batches import LayerBatches
+from dynamics.measure.result import Measurement, Missing
+from dynamics.measure.share import PAIR, Share
 from dynamics.measure.suite import Suite
 from dynamics.metrics.streaming import Attention, Group, Pair, Referenced, States, Weights
 from dynamics.metrics.streaming.transfer import sent
@@ -30,38 +32,6 @@ from dynamics.record import condition as join
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-PAIR = "pair"  # metrics of two representations of the same tokens; their rows stand at `residual`
-
-
-class Missing(NamedTuple):
-    """A metric that was asked for and has no value, at a site: in these layers, or in any where none are named."""
-
-    metric: str
-    site: str
-    layers: tuple[int, ...]
-    reason: str
-    stack: str = ""
-    rows: tuple[Row, ...] = ()  # what the record keeps of it
-
-
-class Measurement(NamedTuple):
-    """The result of one measurement.
-
-    `missing` is what was asked for and not delivered. `references` are the tensors that later measurements of the same
-    model compare with (drift), by site, layer and metric. `seconds` is the time spent on each metric (metrics that
-    share an accumulator share its time evenly) and, where `measure` ran the model, on its `forward` passes.
-    """
-
-    rows: list[Row]
-    arrays: list[Array]
-    references: dict[str, Tensor]
-    seconds: dict[str, float]
-    missing: Sequence[Missing] = ()
-
-    @property
-    def recorded(self) -> list[Row]:
-        """The rows, and NaN with the reason for what is missing, at layer -1 where no layer is known."""
-        return [*self.rows, *(row for entry in self.missing for row in entry.rows)]
 
 
 class Meter:
@@ -72,14 +42,18 @@ class Meter:
     >>> [[row.layer, row.value] for row in meter.compute(run="cell").rows]
     [[2, 6.0]]
 
-    `batched` feeds layers together where they agree: faster on a GPU. What was fed is then computed once.
+    `batched` feeds layers together where they agree: faster on a GPU. What was fed is then computed once. Of several
+    ranks that are handed the same, each takes what its `share` holds.
     """
 
-    def __init__(self, suite: Suite, device: torch.device | str = "cpu", batched: bool = False) -> None:
-        self._suite, self._device = suite, torch.device(device)
+    def __init__(
+        self, suite: Suite, device: torch.device | str = "cpu", batched: bool = False, share: Share | None = None
+    ) -> None:
+        self._suite, self._device, self._share = suite, torch.device(device), share or Share()
         self._batches = LayerBatches(suite, self._update) if batched else None
         self._stack = ""
         self._members: dict[tuple[str, str, int], list[Budgeted]] = {}
+        self._elsewhere: set[tuple[str, str, int]] = set()  # what other ranks take
         self._previous: Tensor | None = None
         self._numbers: dict[torch.device, Tensor] = {}  # of the windows of this batch, by the device that holds them
         self._windows: dict[tuple[int, torch.device], Tensor] = {}  # of its rows, by their number and device
@@ -144,6 +118,9 @@ class Meter:
         if isinstance(batch, States | Pair) and not len(batch.windows):
             return
         place = self._stack, site, layer
+        if not self._share.holds(site, layer):
+            self._elsewhere.add(place)
+            return
         if place not in self._members:
             self._members[place] = self._build(site)
         members = self._members[place]
@@ -187,15 +164,20 @@ class Meter:
         self._absent[site, self._stack].setdefault(layer, reason)
 
     @property
+    def fed(self) -> set[tuple[str, str, int]]:
+        """Stack, site and layer of everything that was fed, on this rank or another."""
+        return self._members.keys() | self._elsewhere
+
+    @property
     def missing(self) -> list[Missing]:
         """The metrics of every absence that was noted and holds, by site."""
-        missing = []
+        missing, fed = [], self.fed
         for (site, stack), reasons in sorted(self._absent.items()):
             layers: dict[str, list[int]] = defaultdict(list)
             for layer, reason in sorted(reasons.items()):
-                if layer >= 0 and (stack, site, layer) not in self._members:
+                if layer >= 0 and (stack, site, layer) not in fed:
                     layers[reason].append(layer)
-            is_known = any(place == site for _, place, _ in self._members) or any(layers.values())
+            is_known = any(place == site for _, place, _ in fed) or any(layers.values())
             if -1 in reasons and not is_known:
                 layers[reasons[-1]] = []
             for reason, places in layers.items():
@@ -262,7 +244,8 @@ class Meter:
             start = run, subject, with_stack(condition, entry.stack), step, entry.site
             nan = (Row(*start, at, -1, entry.metric, math.nan, reason=entry.reason) for at in entry.layers or (-1,))
             missing.append(entry._replace(rows=tuple(nan)))
-        for (site, layers, reason, stack, _), same in groupby(self.missing, key=lambda entry: entry[1:]):
+        told = self.missing if self._share.rank == 0 else []
+        for (site, layers, reason, stack, _), same in groupby(told, key=lambda entry: entry[1:]):
             place = f"layer {', '.join(map(str, layers))}" if layers else "any layer"
             names = ", ".join(entry.metric for entry in same)
             log.warning("%s at %s, %s%s, not measured: %s", names, site, f"{stack} " if stack else "", place, reason)

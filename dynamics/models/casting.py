@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynamics.sharded import is_sharded
+
 # Blocks whose matrices are cast together. Not all: ranks exchange the gradients of some while others are computed.
 TOGETHER = 4
 
@@ -35,7 +37,7 @@ def training_matrices(blocks: Any, device: str) -> Iterator[tuple[Any, Matrices]
     for first in range(0, len(blocks), TOGETHER):
         some = blocks[first : first + TOGETHER]
         groups = [group for block in some for group in _groups(block)]
-        if not some[0].training:
+        if not some[0].training or is_sharded(some[0]):  # whose weights are gathered when it runs
             matrices = [AS_THEY_ARE] * len(some)
         elif torch.is_autocast_enabled(device) and not torch.compiler.is_compiling():
             sizes, dtype = [len(group) for group in groups], torch.get_autocast_dtype(device)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dynamics.errors import Failure
+from dynamics.sharded import whole
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Guard:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._norm = None
         if gradients and not is_scaled:
-            self._norm = torch.nn.utils.get_total_norm(gradients)
+            self._norm = whole(torch.nn.utils.get_total_norm(gradients))
             names, values = [*names, GRADIENT], [*values, self._norm.float()]
         stacked = torch.stack(values)
         is_bad = (0 * stacked).sum().nan_to_num(nan=1.0)  # 0 times a value is NaN unless that is finite

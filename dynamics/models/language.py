@@ -25,6 +25,7 @@ from dynamics.models.masking import MASKED_SHARE, Masks, choose, corrupt, draws
 from dynamics.models.regularized import RegularizedModule
 from dynamics.models.regularizers import Regularizer
 from dynamics.models.transformer import CHOICES, CharTransformerConfig, CharTransformerLM
+from dynamics.sharded import is_sharded
 
 OBJECTIVES = ("clm", "mlm")
 # Options that `CharTransformer` alone has, with their defaults.
@@ -170,7 +171,7 @@ class LanguageModel(RegularizedModule):
     def _training_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return `_cross_entropy`, compiled where asked for: one graph of trunk, head and loss."""
         ours, compile = isinstance(self.network, CharTransformerLM), self.hparams.compile
-        if not (ids.is_cuda and ours if compile is None else compile):
+        if is_sharded(self.network) or not (ids.is_cuda and ours if compile is None else compile):
             return self._cross_entropy(ids, targets, positions)
         # Small models wait for launches more than for arithmetic: a CUDA graph launches a pass at once. It keeps its
         # results in place until it runs again, so they are for one pass an update, and the loss is copied.
@@ -226,7 +227,7 @@ class LanguageModel(RegularizedModule):
     def _cross_entropy(self, ids: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of `targets` at `positions` (None: all), where alone our own head runs."""
         network, head = self.network, None
-        if isinstance(network, CharTransformerLM):
+        if isinstance(network, CharTransformerLM) and not is_sharded(network):
             head, states = network.lm_head, network.model(ids).last_hidden_state
         elif self._can_leave_head_out(ids):
             with left_out(head := network.get_output_embeddings()):
@@ -239,6 +240,8 @@ class LanguageModel(RegularizedModule):
 
     def _can_leave_head_out(self, ids: Tensor) -> bool:
         """Return whether the logits of another's network, which are too many, can be made in parts."""
+        if is_sharded(self.network) and isinstance(self.network, CharTransformerLM):
+            return True  # its pass gathers the weights
         is_left_out = self._ends_in_head and not torch.compiler.is_compiling()
         return is_left_out and is_large(ids.numel(), self.network.get_output_embeddings())
 

@@ -11,9 +11,12 @@ from transformers import PreTrainedModel
 from dynamics import lightning_compat
 from dynamics.capture.listener import Listener
 from dynamics.errors import Failure, InputError
+from dynamics.metrics.streaming.base import gathered
+from dynamics.metrics.streaming.ranks import are_several, rank
 from dynamics.models import optimizers
 from dynamics.models.guard import TASK, Guard
 from dynamics.models.regularizers import Regularizer
+from dynamics.sharded import whole
 
 
 class RegularizedModule(L.LightningModule):
@@ -158,11 +161,16 @@ class RegularizedModule(L.LightningModule):
         else:
             lightning_compat.clip_by_value(self, optimizer, gradient_clip_val)
 
+    def on_train_start(self) -> None:
+        """Have every rank drop out other states: they start from one seed."""
+        if rank() > 0 and self.trainer.global_step == 0:
+            torch.manual_seed(self.hparams.seed + rank())
+
     def on_train_end(self) -> None:
         self.guard.read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the regularisers, and of the first rank's generators; a failed run saves nothing.
+        """Add the state of the regularisers, and of all ranks' generators; a failed run saves nothing.
 
         Raises:
             Failure: weights are not finite, or an update was not: the newest state stays the last good one.
@@ -173,12 +181,16 @@ class RegularizedModule(L.LightningModule):
         checkpoint["rng"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
+        if are_several():  # the first rank's under its own names, for a run that goes on with one
+            kinds = [kind for kind in ("rng", "cuda_rng") if kind in checkpoint]
+            checkpoint["of_ranks"] = {kind: torch.stack(gathered(checkpoint[kind])) for kind in kinds}
         checkpoint["regularizers"] = {name: r.state_dict() for name, r in self.regularizers.items()}
 
     def _refuse_weights(self) -> None:
         weights = [weight.detach() for weight in self.network.parameters()]
-        if not torch.nn.utils.get_total_norm(weights).isfinite():
-            name = next((name for name, x in self.network.named_parameters() if not x.isfinite().all()), "(their norm)")
+        if not whole(torch.nn.utils.get_total_norm(weights)).isfinite():
+            bad = (name for name, x in self.network.named_parameters() if not whole(x.isfinite().all()))
+            name = next(bad, "(their norm)")
             raise Failure(f"the weights {name} are not finite at step {self.trainer.global_step}: no state is saved.")
 
     def _keep_settings(self, checkpoint: dict[str, Any]) -> None:
@@ -200,9 +212,15 @@ class RegularizedModule(L.LightningModule):
         if checkpoint.get("optimizer_states") and lightning_compat.has_trainer(self):
             self._keep_settings(checkpoint)
         self.guard.skipped = checkpoint.get("skipped", {})
-        torch.set_rng_state(checkpoint["rng"].cpu())
-        if "cuda_rng" in checkpoint and torch.cuda.is_available():
-            torch.cuda.set_rng_state(checkpoint["cuda_rng"].cpu())
+        of_ranks, mine = checkpoint.get("of_ranks", {}), rank()
+        kept = {kind: x[mine].clone() for kind, x in of_ranks.items() if mine < len(x)}
+        kept = kept or (checkpoint if mine == 0 else {})
+        if "rng" in kept:
+            torch.set_rng_state(kept["rng"].cpu())
+        else:  # a rank that the run did not have
+            torch.manual_seed(hash((self.hparams.seed, mine, checkpoint["global_step"])) % 2**63)
+        if "cuda_rng" in kept and torch.cuda.is_available():
+            torch.cuda.set_rng_state(kept["cuda_rng"].cpu())
         for name, state in checkpoint.get("regularizers", {}).items():
             if name in self.regularizers and state:
                 self.regularizers[name].load_state_dict(state)

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.errors import InputError
 from dynamics.metrics.streaming.arithmetic import floating, in_float64, precise
 from dynamics.metrics.streaming.covariance import evenness, mean_and_covariance, shrink
+from dynamics.metrics.streaming.ranks import counts_of_ranks, over_ranks, rank
 
 
 class Regularizer(ABC):
     """A quantity of the token states and the term that it adds to the loss; a `weight` of 0 only measures it.
 
-    Every rank and every accumulated share of a batch scores its own states.
+    The states are those of all ranks, whose number changes nothing; every accumulated share of a batch is scored alone.
     """
 
     quantity: str  # the name of the quantity in the curves
@@ -77,8 +77,8 @@ class IStar(Regularizer):
 
     A negative weight lowers isotropy, a positive one raises it. The covariance of the batch is shrunk,
     S = (1 - reference_weight) batch + reference_weight reference, towards the covariance of more states than a
-    batch has; see `isoscore_star`. That reference is gathered from the training batches themselves, in float64
-    and over all ranks: the sums are by-products of the loss. Until it is complete for the first time, what has
+    batch has; see `isoscore_star`. That reference is gathered from the training batches themselves, in float64:
+    the sums are by-products of the loss. Until it is complete for the first time, what has
     been gathered so far takes its place. It is part of the checkpoint.
 
     Args:
@@ -125,7 +125,7 @@ class IStar(Regularizer):
         """Return IsoScore* of the union."""
         if isinstance(self.renew, int) and self._batches >= self.renew:
             self._begin()
-        n, mean, covariance = mean_and_covariance(self._sample(states))
+        n, mean, covariance = mean_and_covariance(self._sample(states), of_all_ranks=True)
         self._batches, self._seen = self._batches + 1, self._seen + 1
         if self.reference_weight == 0:
             return evenness(covariance)
@@ -147,9 +147,11 @@ class IStar(Regularizer):
     def _sample(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.max_states is None:
             return states
-        stride = -(-sum(len(x) for x in states) // self.max_states)
+        counts = counts_of_ranks([len(x) for x in states], states[0].device)
+        stride = -(-sum(map(sum, counts)) // self.max_states)
+        before = [sum(of_layer) for of_layer in zip(*counts[: rank()], strict=True)] or [0] * len(states)
         # The start moves with every batch, so that no position is left out.
-        return [x[self._seen % stride :: stride] for x in states]
+        return [x[(self._seen - n) % stride :: stride] for x, n in zip(states, before, strict=True)]
 
     def _gather(self, n: int, mean: Tensor, covariance: Tensor) -> None:
         """Add a batch to the next reference."""
@@ -158,9 +160,6 @@ class IStar(Regularizer):
         moments[:-1, :-1] = (n - 1) * in_float64(covariance) + n * mean.outer(mean)
         moments[-1, :-1] = moments[:-1, -1] = n * mean
         moments[-1, -1] = n
-        if dist.is_initialized():
-            dist.all_reduce(moments)
-            n = int(moments[-1, -1])
         self._moments = moments if self._moments is None else self._moments.to(moments) + moments
         self._count += n
         if self._count >= self.reference_states:
@@ -211,11 +210,13 @@ class CosReg(Regularizer):
 
 
 def _cosine(x: Tensor) -> Tensor:
-    """Return the mean cosine of states (n, d)."""
-    if len(x) < 2:
-        raise InputError(f"a mean cosine needs at least 2 states (got {len(x)}): give longer or more sequences.")
+    """Return the mean cosine of the states (n, d) of all ranks."""
+    n = sum(of_rank for (of_rank,) in counts_of_ranks([len(x)], x.device))
+    if n < 2:
+        raise InputError(f"a mean cosine needs at least 2 states (got {n}): give longer or more sequences.")
     with precise(x):
         x = floating(x)
         power = x.square().sum(1, keepdim=True)
         units = x * power.where(power != 0, 1).rsqrt()
-        return (units.sum(0).square().sum() - (power != 0).sum()) / len(x) ** 2
+        total, directed = over_ranks(units.sum(0)), over_ranks((power != 0).sum())
+        return (total.square().sum() - directed) / n**2

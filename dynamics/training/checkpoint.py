@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -108,12 +108,19 @@ def on_host(state: dict[str, Any]) -> dict[str, Any]:
     return deepcopy(state, {id(x): host[x.data_ptr(), x.shape, x.stride()] for x in tensors})
 
 
-def save_weights(network: PreTrainedModel, path: Path, writer: Writer) -> None:
-    """Save config and weights as they are now (safetensors) into the folder `path`, all of it or nothing."""
+def save_weights(
+    network: PreTrainedModel, path: Path, writer: Writer, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Save config and weights as they are now (safetensors) into the folder `path`, all of it or nothing.
+
+    `state` is the network's state where it lies in shards, gathered.
+    """
     temporary, config = path.with_name(f".{path.name}.{os.getpid()}.tmp"), deepcopy(network.config)
     # Tied weights are written once, under the name that they also have in the trunk without its head.
     tied = network.all_tied_weights_keys
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in tied}
+    weights = {
+        name: tensor.contiguous() for name, tensor in (state or network.state_dict()).items() if name not in tied
+    }
     content = serialized(on_host(weights), metadata={"format": "pt"})
 
     def write() -> None:

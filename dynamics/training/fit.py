@@ -20,6 +20,7 @@ from dynamics.lightning_compat import (
     is_first_rank,
     leave_group,
     quiet,
+    watch_other_ranks,
 )
 from dynamics.lineage import fork_in, forked
 from dynamics.lock import locked
@@ -31,13 +32,14 @@ from dynamics.training.checkpoint import read_state, resolve_resume, states
 from dynamics.training.describe import announce, describe, require_room
 from dynamics.training.forking import Origin, unbegun
 from dynamics.training.lightning_cli import RunCLI
-from dynamics.training.ranks import agree_on
+from dynamics.training.ranks import agree_on, ended
 from dynamics.training.trainer_options import refuse_training_options
 
 
 def main(verb: str, argv: Sequence[str], fork: tuple[str, int | None] | None = None) -> None:
     """Run a verb; with `fork`, a run and a step, `fit` continues that run from there as another one."""
     quiet()
+    watch_other_ranks()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     options = split_options(argv)
@@ -97,7 +99,7 @@ def evaluate(verb: str, options: RunOptions) -> None:
     cli = _configure(folder, options, "--trainer.logger", "false")
     _prepare(cli, state)
     trainer = cli.trainer
-    with _interruptible():
+    with _interruptible(), ended("another rank"):
         getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True, verbose=False)
     leave_group()
     if not is_first_rank():
@@ -209,7 +211,7 @@ def _train_and_explain(cli: RunCLI, state: Path | None, run: Run[FitInfo]) -> No
 
 def _train(cli: RunCLI, state: Path | None) -> None:
     try:
-        with _interruptible():
+        with _interruptible(), ended("another rank"):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=state, weights_only=True)
     except BaseException:
         end_other_ranks(cli.trainer)

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -13,20 +13,24 @@ import torch
 from pydantic import NonNegativeInt
 from transformers import PreTrainedModel
 
+from dynamics.capture.state import held_still
+from dynamics.capture.tap import layout_of
 from dynamics.capture.weights import find_weights
 from dynamics.errors import InputError
 from dynamics.files import Writer, write_text
 from dynamics.lightning_compat import get_datamodule
 from dynamics.loggers.names import log_rows
-from dynamics.measure import Meter, measure
+from dynamics.measure import Measurement, Meter, Share, measure, united
 from dynamics.measure.suite import Suite
 from dynamics.readers import read_json
 from dynamics.record import Record, Row
 from dynamics.runs import weights_path
 from dynamics.schedule import LogSpaced, Schedule
+from dynamics.sharded import is_sharded, whole_weights
 from dynamics.training.checkpoint import save_weights
+from dynamics.training.fully_sharded import FullySharded
 from dynamics.training.plan import Plan, plan, price
-from dynamics.training.ranks import on_first_rank
+from dynamics.training.ranks import on_every_rank, on_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +43,8 @@ FEW = 13  # tokens that tell where weights lie in our own network, which takes a
 class Monitor(L.Callback):
     """Measures the geometry of `pl_module.network` at the scheduled steps, on the data module's evaluation tokens.
 
-    Training is not affected: mode, RNG and attention implementation are restored, so that a run with the monitor
-    equals a run without it to the bit.
+    Several ranks share the layers out, and the first one writes. Training is not affected: mode, RNG and attention
+    implementation are restored, so that a run with the monitor equals a run without it to the bit.
 
     Args:
         metrics: names (or class paths) to measure, with their settings; the default suite when None.
@@ -97,10 +101,16 @@ class Monitor(L.Callback):
         self.plan = state_dict["plan"] or self.plan
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Learn where weights lie before the network, if it is ours, goes to a GPU, on which that is many launches."""
-        network, is_first = cast(PreTrainedModel, pl_module.network), stage == "fit" and trainer.is_global_zero
-        if is_first and "weight" in self.suite.sites and type(network).__module__.startswith("dynamics."):
-            find_weights(network, {"input_ids": get_datamodule(trainer).evaluation_batches()[0]["input_ids"][:1, :FEW]})
+        """Learn where weights lie before the network goes into shards or, if ours, to a GPU: that is many launches."""
+        if stage != "fit":
+            return
+        network, first = cast(PreTrainedModel, pl_module.network), get_datamodule(trainer).evaluation_batches()[0]
+        is_ours, is_joint = type(network).__module__.startswith("dynamics."), isinstance(trainer.strategy, FullySharded)
+        if is_joint:  # later a rank that did not know its layers would need a pass that the others do not make
+            with held_still(network):
+                layout_of(network, lambda: network(**first))
+        if "weight" in self.suite.sites and (is_ours or is_joint):
+            find_weights(network, {"input_ids": first["input_ids"][:1, :FEW]} if is_ours else first)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the step that the run starts from, if it is due."""
@@ -117,8 +127,13 @@ class Monitor(L.Callback):
         step = trainer.global_step
         due = self._due.get(step)
         if due and step != self._measured:
-            self._measured, network = step, cast(PreTrainedModel, pl_module.network)
-            self.plan = on_first_rank(lambda: self._measure(trainer, network, step, due))
+            self._measured, network, started = step, cast(PreTrainedModel, pl_module.network), self._now()
+            parts = on_every_rank(lambda: self._measure(trainer, network, step, due), is_joint=is_sharded(network))
+            self._references = (result := united(parts)).references
+            weights = None
+            if is_sharded(network):
+                weights = whole_weights(network, trainer.is_global_zero)  # leaves the network in shards
+            self.plan = on_first_rank(lambda: self._keep(trainer, network, weights, step, result, started))
             self._follow(self.steps(trainer.max_steps))
         if step == self._first + TIMED_FROM > self._timed_from[1]:
             self._timed_from = self._now(), step, self.seconds
@@ -135,19 +150,31 @@ class Monitor(L.Callback):
             for step in due:
                 self._due.setdefault(step, set()).add(name)
 
-    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Plan | None:
-        """Measure and record what is due; return the plan to follow from here, if there is one."""
-        started = self._now()
-        folder = Path(trainer.default_root_dir)
-        shared: dict[str, Any] = {"run": folder.name, "step": step, "references": self._references}
+    def _measure(self, trainer: L.Trainer, network: PreTrainedModel, step: int, due: set[str]) -> Measurement:
+        """Measure this rank's part of what is due."""
+        about: dict[str, Any] = {"run": Path(trainer.default_root_dir).name, "step": step}
+        share = Share(trainer.global_rank, trainer.world_size)
         with each_once(Meter.__module__, self._seen):
-            result = measure(network, self._batches, self.suite.only(due), **shared, all_ranks=False)
+            return measure(
+                network, self._batches, self.suite.only(due), **about, references=self._references, share=share
+            )
+
+    def _keep(
+        self,
+        trainer: L.Trainer,
+        network: PreTrainedModel,
+        weights: Mapping[str, torch.Tensor] | None,
+        step: int,
+        result: Measurement,
+        started: float,
+    ) -> Plan | None:
+        """Record what was measured; return the plan to follow from here, if there is one."""
+        folder = Path(trainer.default_root_dir)
         if self.strict and result.missing:
             missing = "; ".join(f"{entry.metric} at {entry.site}: {entry.reason}" for entry in result.missing)
             raise InputError(f"monitor.strict: {missing}; remove it from monitor.metrics, or leave strict out.")
-        self._references = result.references
         if self.keep_weights == "all" or (self.keep_weights == "last" and step == trainer.max_steps):
-            save_weights(network, weights_path(folder, step), self.writer)
+            save_weights(network, weights_path(folder, step), self.writer, weights)
         seconds = self._now() - started
         self.seconds += seconds
         of_metrics = sum(result.seconds.values()) - result.seconds["forward"]

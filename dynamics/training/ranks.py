@@ -1,20 +1,23 @@
-"""What the first rank does alone, while the others wait for it; the name that all ranks give their run."""
+"""What all ranks do together or the first one alone, however long the others wait; the name they give their run."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from dynamics.errors import Failure, InputError, in_words
 from dynamics.lightning_compat import is_first_rank
+from dynamics.metrics.streaming.ranks import are_several
 
 PATIENCE = timedelta(days=365)  # the watchdog of the other group ends a run after 30 minutes; measuring may take longer
 NAME = "DYNAMICS_RUN"  # the environment variable that tells the ranks that Lightning starts how their run is called
+PARENT = os.getppid()  # of a rank that Lightning has started, the first rank
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # how many ranks others have started
 T = TypeVar("T")
 
@@ -44,30 +47,91 @@ def on_first_rank(work: Callable[[], T]) -> T:
     Raises:
         InputError, Failure: the work has failed on the first rank: every rank ends, with its message.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not are_several():
         return work()
     group, outcome = _patient_group(dist.group.WORLD), list[Any]([None, None])
     if dist.get_rank() == 0:
         try:
             outcome[0] = work()
         except BaseException as error:
-            ours = isinstance(error, InputError | Failure)
-            outcome[1] = error if ours else Failure(f"the first rank has failed ({in_words(error)}).")
+            outcome[1] = _told("the first rank", error)
             raise
         finally:
             dist.broadcast_object_list(outcome, src=0, group=group)
         return outcome[0]
-    try:
+    with ended("the first rank"):
         dist.broadcast_object_list(outcome, src=0, group=group)
-    except RuntimeError as error:
-        raise Failure("the first rank has ended; see what it reports.") from error
     if outcome[1] is not None:
-        with suppress(
-            RuntimeError
-        ):  # Lightning kills the first rank, and what it reports, where another ends before it
-            dist.barrier(group)
-        raise outcome[1]
+        raise _quiet(outcome[1], group)
     return outcome[0]
+
+
+def on_every_rank(work: Callable[[], T], is_joint: bool = False) -> list[T]:
+    """Return what `work` returns on each rank to the first of them, to another what it returns there.
+
+    `is_joint` says that the ranks wait for one another at work: one that fails then ends at once, and the others with
+    it; else all of them end with its message.
+
+    Raises:
+        InputError, Failure: the work has failed on a rank.
+    """
+    if not are_several():
+        return [work()]
+    group, result, failure = _patient_group(dist.group.WORLD), None, None
+    try:
+        result = work()
+    except BaseException as error:
+        if is_joint:
+            raise
+        if not isinstance(error, InputError | Failure) and dist.get_rank() > 0:
+            traceback.print_exc()  # now: the first rank ends this one as soon as it knows
+        failure = error
+    errors = list[Any]([None] * dist.get_world_size())
+    with ended("another rank"):
+        dist.all_gather_object(errors, failure and _told(f"rank {dist.get_rank()}", failure), group)
+    first = next((error for error in errors if error is not None), None)
+    if failure is not None and dist.get_rank() == 0:
+        raise failure
+    if first is not None:
+        raise _quiet(first, group)
+    results = list[Any]([None] * dist.get_world_size()) if dist.get_rank() == 0 else None
+    with ended("another rank"):
+        dist.gather_object(result, results, group=group)
+    return [cast(T, result)] if results is None else results
+
+
+@contextmanager
+def ended(who: str) -> Iterator[None]:
+    """Turn the error of a connection that breaks into what has happened: a rank has ended, of itself or by a signal.
+
+    Raises:
+        Failure: a rank has ended. The first rank says so, the second where it has lost the first, its parent.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise
+        failure = Failure(f"{who} has ended; see what it reports.")
+        failure.is_told = not is_first_rank() and (dist.get_rank() > 1 or os.getppid() == PARENT)
+        raise failure from error
+
+
+def _told(who: str, error: BaseException) -> InputError | Failure:
+    """Return the error with which the other ranks end: of ours the same one."""
+    return error if isinstance(error, InputError | Failure) else Failure(f"{who} has failed ({in_words(error)}).")
+
+
+def _quiet(error: InputError | Failure, group: Any) -> InputError | Failure:
+    """Return an error of all ranks as it ends this one: the first rank reports it, once.
+
+    Lightning kills the first rank, and what it reports, where another ends before it: that waits for its end.
+    """
+    if dist.get_rank() > 0:
+        error.is_told = True
+        with suppress(RuntimeError):
+            dist.barrier(group)
+    return error
 
 
 class Agreement:
@@ -84,7 +148,7 @@ class Agreement:
         Raises:
             Failure: a rank has ended.
         """
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        if not are_several():
             return asked
         before = self.finish()
         mine, group = torch.tensor([asked]), _patient_group(dist.group.WORLD)
@@ -96,10 +160,8 @@ class Agreement:
         if self._sent is None:
             return 0
         (work, greatest), self._sent = self._sent, None
-        try:
+        with ended("another rank"):
             work.wait()
-        except RuntimeError as error:
-            raise Failure("another rank has ended; see what it reports.") from error
         return int(greatest)
 
 

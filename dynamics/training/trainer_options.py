@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from dynamics.errors import InputError
 from dynamics.lightning_compat import starts_processes_by_command
+from dynamics.training.fully_sharded import NAME, FullySharded
 
 # Of `Trainer`: the values that ask for nothing, and why no other one can act.
 IDLE: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -110,10 +111,11 @@ def refuse_trainer(trainer: L.Trainer, precision: Any) -> None:
             f"trainer.precision {precision} is not possible on this accelerator (Lightning would take "
             f"{trainer.precision}): choose 32-true or bf16-mixed."
         )
-    if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy) or not starts_processes_by_command(strategy):
+    known = DDPStrategy | FullySharded | SingleDeviceStrategy
+    if not isinstance(strategy, known) or not starts_processes_by_command(strategy):
         raise InputError(
-            f"trainer.strategy {type(strategy).__name__} is not supported: every rank must hold the whole network and "
-            "run the same command; choose auto or ddp."
+            f"trainer.strategy {type(strategy).__name__} is not supported: every rank must run the same command "
+            f"and hold the whole network, or a shard of it; choose auto, ddp or {NAME}."
         )
     if type(strategy.checkpoint_io) is not TorchCheckpointIO:
         raise InputError(

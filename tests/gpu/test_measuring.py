@@ -78,7 +78,8 @@ def test_every_metric_has_the_rows_of_the_cpu_and_keeps_tensors_on_the_device(mo
         assert_equal(plain, rows(build("llama").to("cuda"), [inputs("llama")], sorted(names())))
     assert device.count("nondeterministic") == 0
     # As on several ranks: what a rank alone feeds together is never reduced.
-    monkeypatch.setattr("dynamics.measure.measurement.Meter", lambda suite, device, batched: Meter(suite, device))
+    made = lambda suite, device, batched, share: Meter(suite, device)  # noqa: E731
+    monkeypatch.setattr("dynamics.measure.measurement.Meter", made)
     monkeypatch.setattr(Meter, "compute", look)
     with Device():
         assert_equal(plain, rows(build("llama").to("cuda"), [inputs("llama")], sorted(names())))

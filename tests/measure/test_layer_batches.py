@@ -29,7 +29,7 @@ def batched(monkeypatch):
     """Feed layers together, as on a GPU."""
 
     def use(value):
-        made = lambda suite, device, batched: Meter(suite, device, batched=value)  # noqa: E731
+        made = lambda suite, device, batched, share: Meter(suite, device, batched=value)  # noqa: E731
         monkeypatch.setattr("dynamics.measure.measurement.Meter", made)
 
     return use

@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from dynamics import record, run_info, runs
 from dynamics.config import read_config
 from dynamics.errors import InputError
+from dynamics.measure import Missing
 from dynamics.measure.measurement import measure
-from dynamics.measure.meter import Missing
 from dynamics.models.language import LanguageModel
 from dynamics.training.checkpoint import states
 from tests.operations import Nondeterministic

@@ -1,8 +1,6 @@
 """`dynamics fit` with regularisers: options, curves, resuming, stopping, ranks, refusals."""
 
 import os
-import subprocess
-import sys
 from unittest import mock
 
 import pytest
@@ -11,7 +9,7 @@ import torch.distributed as dist
 
 from dynamics import record, runs
 from dynamics.training.checkpoint import states
-from tests.runs import CONFIGS, TINY, arguments, fit
+from tests.runs import fit
 from tests.training.test_fit import refusal, weights
 
 ISTAR = ("--model.regularizers+=IStar", "--model.regularizers.weight=-2")
@@ -84,22 +82,6 @@ def test_a_regulariser_that_overflows_is_named(text_file, monkeypatch, capsys):
         fit(text_file, "a", *ISTAR)
     assert exit_.value.code == 1
     assert "istar was the first to be -inf, at step 1" in capsys.readouterr().err
-
-
-def test_two_ranks_share_one_reference(text_file):
-    fit(text_file, "one", *ISTAR, trainer__max_steps=1)
-    # The second rank starts as a process of its own, which runs the command of the first.
-    chosen = TINY | {"data.corpus": text_file, "trainer.max_steps": 1, "trainer.strategy": "ddp"}
-    words = ["--config", str(CONFIGS / "decoder.yaml"), "--run", "two", "--trainer.devices", "2", *ISTAR]
-    command = [sys.executable, "-m", "dynamics", "fit", *words, *arguments(chosen)]
-    subprocess.run(command, check=True, timeout=600)
-    moments = []
-    for run in ("one", "two"):
-        (newest, *_) = states(runs.CHECKPOINTS / run)
-        moments.append(torch.load(newest, weights_only=True)["regularizers"]["istar"]["moments"])
-    assert moments[0][-1, -1] == 4 * 32 * 2  # windows, characters, layers
-    torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-4)
-    assert curve("two", "task_loss") == pytest.approx(curve("one", "task_loss"), rel=1e-5)
 
 
 def test_the_process_group_ends_before_the_interpreter(text_file, monkeypatch):

@@ -127,5 +127,6 @@ def test_a_run_whose_first_rank_fails_ends_with_its_message(workplace, text_file
     done = subprocess.run([*command, *arguments(chosen), *words], env=with_tests(), **PIPES, timeout=PATIENCE)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
+    assert code == 1 or done.stderr.count(message) == 1
     if runs.exists(runs.CHECKPOINTS / "two"):
         assert runs.read("two").status == "failed"

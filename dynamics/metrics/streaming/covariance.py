@@ -11,25 +11,30 @@ from torch.autograd.function import once_differentiable
 
 from dynamics.errors import InputError
 from dynamics.metrics.streaming.arithmetic import floating, precise, self_product
+from dynamics.metrics.streaming.ranks import counts_of_ranks, over_ranks
 
 
-def mean_and_covariance(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def mean_and_covariance(
+    parts: Sequence[Float[Tensor, "_ d"]], of_all_ranks: bool = False
+) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Return the number, mean and unbiased covariance of the union of several sets of states.
 
     `parts`: states; gradients flow to them from the covariance, not from the mean. All in the precision of
-    the states (float32 for half precision).
+    the states (float32 for half precision). With `of_all_ranks` the union is that of all ranks' states.
 
     Raises: InputError: fewer than two states.
 
     >>> mean_and_covariance([torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])])
     (2, tensor([2., 0.]), tensor([[2., 0.], [0., 0.]]))
     """
-    n = sum(len(x) for x in parts)
+    n, add = sum(len(x) for x in parts), over_ranks if of_all_ranks else lambda x: x
+    if of_all_ranks:
+        n = sum(of_rank for (of_rank,) in counts_of_ranks([n], parts[0].device))
     if n < 2:
         raise InputError(f"a covariance needs at least 2 states (got {n}): give longer or more sequences.")
     with torch.no_grad():
-        mean = reduce(torch.add, [floating(x).sum(0) for x in parts]) / n
-    return n, mean, _Scatter.apply(mean, *parts) / (n - 1)
+        mean = add(reduce(torch.add, [floating(x).sum(0) for x in parts])) / n
+    return n, mean, add(_Scatter.apply(mean, *parts)) / (n - 1)
 
 
 class _Scatter(torch.autograd.Function):
