@@ -67,10 +67,12 @@ def displaced(text_file):
 
 def limited(text_file):
     """A job that its time limit stops twice."""
-    job = slowly("limited", text_file, "--nodelist=n1", "--signal=USR1@30")
+    job = slowly("limited", text_file, "--nodelist=n1", "--signal=USR1@90")
     for number in (1, 2):
         until_it_trains("limited")
-        call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # minutes; SLURM looks every 30 s whose end is near
+        hours, minutes, _ = map(int, show(job)["RunTime"].split(":"))
+        soon = 60 * hours + minutes + 2  # minutes; SLURM looks every 30 s whose end is near
+        call("scontrol", "update", f"JobId={job}", f"TimeLimit={soon}")
         until_restart(job, number)
         call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     Path("limited.slow").unlink()
