@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,14 @@ class Grid:
     errors: np.ndarray
 
 
+class Repetition(NamedTuple):
+    """What runs share that differ in a regulariser alone."""
+
+    design: str
+    kind: str
+    unit: str
+
+
 @dataclass(frozen=True)
 class Member:
     """A model that was followed along its training, or measured once.
@@ -56,6 +64,11 @@ class Member:
     control: str = ""  # `untrained` or `shuffled`: what it is a control of has the same name
     regularizer: tuple[str, float] = ("", 0.0)  # class and weight
     is_tuned: bool = False  # whether its training went on from a pretrained model
+
+    @property
+    def repetition(self) -> Repetition:
+        """Design, kind and unit."""
+        return Repetition(self.design, self.kind, self.unit)
 
     @cached_property
     def _quantities(self) -> dict[Quantity, pd.DataFrame]:
