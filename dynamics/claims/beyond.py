@@ -159,7 +159,7 @@ CLAIMS = (
         (
             Criterion("height of the inner peak over the greater of both ends", m.level(_bend, *TRANSFORMERS), SMALL),
             Criterion("height in trained models less that before training", m.growth(_bend, *TRANSFORMERS), SMALL),
-            *dimension_controls()[1:],
+            *dimension_controls()[1:],  # the untrained models are compared above
         ),
         "transformers of 3 layers or more with `intrinsic_dimension`, trained and untrained",
     ),

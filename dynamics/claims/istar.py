@@ -10,7 +10,7 @@ from dynamics.claims import measures as m
 from dynamics.claims.base import Claim, Criterion, Threshold
 from dynamics.claims.controls import dimension_controls
 from dynamics.claims.evidence import Evidence, last_step
-from dynamics.claims.members import Member
+from dynamics.claims.members import Member, Repetition
 from dynamics.claims.quality import quality
 from dynamics.claims.statistics import Effects, Measured
 
@@ -37,9 +37,8 @@ def _against_none(change: Change, sign: int) -> m.Measure:
 
     def measure(evidence: Evidence) -> Effects:
         members = _sweep(evidence)
-        plain = {(member.design, member.unit): member for member in members if not member.regularizer[1]}
-        changed = [member for member in members if member.regularizer[1] * sign > 0]
-        pairs = [(member, plain.get((member.design, member.unit))) for member in changed]
+        plain = {member.repetition: member for member in members if not member.regularizer[1]}
+        pairs = [(member, plain.get(member.repetition)) for member in members if member.regularizer[1] * sign > 0]
         return Effects(evidence.by_unit((one.unit, change(one, base)) for one, base in pairs if base is not None))
 
     return measure
@@ -60,12 +59,12 @@ def _quality_change(member: Member, base: Member) -> Measured | None:
 
 def _over_lambda(evidence: Evidence) -> Effects:
     """Return the correlation over lambda between IsoScore and the intrinsic dimension (logarithms), in every seed."""
-    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    points: dict[Repetition, list[tuple[float, float]]] = defaultdict(list)
     for member in _sweep(evidence):
         score, dimension = m.at_end(_score)(member), m.at_end(_dimension)(member)
         if score is not None and dimension is not None:
-            points[member.unit, member.design].append((score.value, dimension.value))
-    sweeps = [(unit, np.array(values).T) for (unit, _), values in points.items() if len(values) >= LAMBDAS]
+            points[member.repetition].append((score.value, dimension.value))
+    sweeps = [(key.unit, np.array(values).T) for key, values in points.items() if len(values) >= LAMBDAS]
     return Effects(evidence.by_unit((unit, Measured(float(np.corrcoef(values)[0, 1]))) for unit, values in sweeps))
 
 
@@ -84,8 +83,7 @@ def _steadier(evidence: Evidence) -> Effects:
     pairs = [
         (one, other)
         for (one, weight), (other, shrunk) in product(members, members)
-        if weight == 0 < shrunk
-        and (one.design, one.unit, one.regularizer) == (other.design, other.unit, other.regularizer)
+        if weight == 0 < shrunk and (one.repetition, one.regularizer) == (other.repetition, other.regularizer)
     ]
     return Effects(evidence.by_unit((a.unit, Measured(float(np.log(_jitter(a) / _jitter(b))))) for a, b in pairs))
 

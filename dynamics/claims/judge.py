@@ -37,6 +37,14 @@ class Judged(NamedTuple):
         return f"{self.criterion.effect}, {estimate(found)}, claimed {self.criterion.side}"
 
     @property
+    def fails(self) -> bool:
+        """Whether its interval is not wholly on the claimed side."""
+        if self.outcome is None:
+            return False
+        threshold = self.criterion.threshold.value
+        return self.outcome.low <= threshold if self.criterion.above else self.outcome.high >= threshold
+
+    @property
     def p_for(self) -> float:
         """The p-value for the claimed side."""
         return 1.0 if self.outcome is None else self.outcome.p_above if self.criterion.above else self.outcome.p_below
@@ -80,8 +88,8 @@ class Judgement:
 
     @property
     def failed_controls(self) -> list[str]:
-        """The controls that the claim does not survive: those whose effect is not on the right side."""
-        return [one.criterion.effect for one in self.judged if one.criterion.role == "control" and _fails(one)]
+        """The controls that the claim does not survive: whose interval is not on the right side of the threshold."""
+        return [one.criterion.effect for one in self.judged if one.criterion.role == "control" and one.fails]
 
     @property
     def verdict(self) -> Decision:
@@ -155,11 +163,6 @@ class Judgement:
             ],
             "other": self.other.to_dict() if self.other is not None else None,
         }
-
-
-def _fails(one: Judged) -> bool:
-    """Whether the effect of a control lies on the wrong side of its threshold."""
-    return one.outcome is not None and (one.outcome.effect > one.criterion.threshold.value) != one.criterion.above
 
 
 def _numbers(found: Outcome | None) -> dict[str, float | int | None]:

@@ -98,13 +98,15 @@ def level(of: OfMember, *kinds: str, modalities: Sequence[str] = ()) -> Measure:
 
 
 def at_start(of: OfMember, *kinds: str) -> Measure:
-    """Return a quantity of models before any training: at step 0, or of their untrained controls."""
+    """Return a quantity of untrained models: of training runs at step 0, and of controls."""
 
-    def value(evidence: Evidence, member: Member) -> Measured | None:
-        start = _start(evidence, member)
-        return None if start is None else of(*start)
+    def measure(evidence: Evidence) -> Effects:
+        series = [(m, 0) for m in evidence.of(*kinds) if m.steps[:1] == (0,) and len(m.steps) > 1]
+        controls = [m for m in evidence.members if m.population == evidence.population and m.control == "untrained"]
+        drawn = [(m, m.steps[-1]) for m in controls if m.kind in kinds and m.steps]
+        return Effects(evidence.by_unit((m.unit, of(m, step)) for m, step in (*series, *drawn)))
 
-    return lambda evidence: Effects(evidence.effects(evidence.of(*kinds), lambda m: value(evidence, m)))
+    return measure
 
 
 def growth(of: OfMember, *kinds: str) -> Measure:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,14 @@ class Grid:
     errors: np.ndarray
 
 
+class Repetition(NamedTuple):
+    """What runs share that differ in a regulariser alone."""
+
+    design: str
+    kind: str
+    unit: str
+
+
 @dataclass(frozen=True)
 class Member:
     """A model that was followed along its training, or measured once.
@@ -56,6 +64,11 @@ class Member:
     control: str = ""  # `untrained` or `shuffled`: what it is a control of has the same name
     regularizer: tuple[str, float] = ("", 0.0)  # class and weight
     is_tuned: bool = False  # whether its training went on from a pretrained model
+
+    @property
+    def repetition(self) -> Repetition:
+        """Design, kind and unit."""
+        return Repetition(self.design, self.kind, self.unit)
 
     @cached_property
     def _quantities(self) -> dict[Quantity, pd.DataFrame]:
@@ -108,13 +121,17 @@ class Member:
 
 
 def _grid(rows: pd.DataFrame) -> Grid:
-    """Return rows as a grid: head -1 where it is recorded, else the mean over heads."""
-    whole = rows[rows["head"] == -1]
-    rows = whole if len(whole) else rows
-    errors = (rows["high"] - rows["low"]) / TO_STANDARD_ERROR
-    means = rows.assign(error=errors).groupby(["step", "layer"])[["value", "error"]].mean().unstack("layer")
-    layers = tuple(int(layer) for layer in means["value"].columns)
-    return Grid(tuple(map(int, means.index)), layers, means["value"].to_numpy(), means["error"].to_numpy())
+    """Return rows as a grid: head -1 where it is recorded, else the mean over heads; NaN where one of them has none."""
+    whole = rows["head"].to_numpy() == -1
+    rows = rows[whole] if whole.any() else rows
+    steps, at = np.unique(rows["step"].to_numpy(), return_inverse=True)
+    layers, place = np.unique(rows["layer"].to_numpy(), return_inverse=True)
+    cells, shape = at * len(layers) + place, (len(steps), len(layers))
+    errors = (rows["high"].to_numpy() - rows["low"].to_numpy()) / TO_STANDARD_ERROR
+    with np.errstate(invalid="ignore"):  # cells without a row
+        counts = np.bincount(cells, minlength=len(steps) * len(layers))
+        means = [np.bincount(cells, x, len(counts)) / counts for x in (rows["value"].to_numpy(), errors)]
+    return Grid(tuple(steps.tolist()), tuple(layers.tolist()), *(mean.reshape(shape) for mean in means))
 
 
 def kind_of(objective: str, is_causal: bool | None, names: str = "") -> str:

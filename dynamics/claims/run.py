@@ -31,4 +31,4 @@ def claims(names: Sequence[str | Path], json: Path | None = None, out: Path | No
         write_atomically(json, lambda file: file.write(text), digest=False)
     if out is not None:
         page.write(study, judgements, out)
-    return table(judgements)
+    return table(judgements, study.skipped)

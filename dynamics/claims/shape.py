@@ -65,7 +65,7 @@ CLAIMS = (
                 )
                 for i, name in enumerate(("rise to the turning point", "fall after it"))
             ),
-            *dimension_controls(),
+            *dimension_controls()[1:],  # the rise is one against the untrained model by itself
         ),
         "training runs, or revisions of 3 models, with `intrinsic_dimension` at 4 steps or more",
         note="The turning point of a seed is that of the mean of the others.",

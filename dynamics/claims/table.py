@@ -12,9 +12,9 @@ from dynamics.report.names import DASH, estimate
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "not measurable": "dim"}
 
 
-def table(judgements: Sequence[Judgement]) -> Grid:
+def table(judgements: Sequence[Judgement], notes: Sequence[str] = ()) -> Grid:
     """Return one row a claim: verdict, effect with its interval, units, and what must be known beside it."""
-    grid = Grid(caption=caption(judgements), caption_justify="left", title_justify="left")
+    grid = Grid(caption=" ".join((caption(judgements), *notes)), caption_justify="left", title_justify="left")
     for name in ("claim", "verdict", "effect", "n"):
         grid.add_column(name, no_wrap=name in ("claim", "verdict"))
     grid.add_column("statement", ratio=1)

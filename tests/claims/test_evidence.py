@@ -86,6 +86,14 @@ def test_designs_without_twins_are_left_out_of_claims_about_one_kind():
     assert not any("none" in member.design for member in main)
 
 
+def test_a_sweep_of_lambda_is_compared_with_runs_of_its_own_kind():
+    case = WORLDS["S2a"]
+    sweep = case.world(case.holds, case.quiet)
+    others = trained({("residual", "isoscore"): lambda *_: 9.0}, {"encoder": BIDIRECTIONAL}, 0.01)
+    both = study(sweep.runs | others.runs, sweep.records | others.records)
+    assert one(both, "S2a").main.outcome == one(sweep, "S2a").main.outcome
+
+
 def test_a_control_that_fails_takes_support_away():
     case = WORLDS["S1c"]
     risen = case.world(case.holds, case.quiet)
