@@ -9,7 +9,7 @@ import pandas as pd
 from dynamics.claims import measures as m
 from dynamics.claims.base import Claim, Criterion, NotMeasurable, Threshold
 from dynamics.claims.evidence import Evidence
-from dynamics.claims.statistics import Effects, Measured
+from dynamics.claims.statistics import UNITS, Effects, Measured
 from dynamics.run_info import ConeInfo
 
 SOURCE = "Inside the Cone (four experiments on sentence encoders)"
@@ -31,8 +31,7 @@ def _models(of: OfModel, is_tuned: bool = False) -> m.Measure:
     """Return a quantity of every model of the cones, of those tuned on sentences alone if so asked."""
 
     def measure(evidence: Evidence) -> Effects:
-        if evidence.population != "models" or evidence.cone.empty:
-            raise NotMeasurable("no cone among the runs")
+        _require_cone(evidence)
         rows = evidence.cone
         rows = rows.assign(**{key: rows[key].fillna("") if key in rows else "" for key in (*KEYS, "state")})
         rows = rows.assign(
@@ -44,6 +43,13 @@ def _models(of: OfModel, is_tuned: bool = False) -> m.Measure:
         return Effects(evidence.by_unit((name, of(part)) for name, part in chosen))
 
     return measure
+
+
+def _require_cone(evidence: Evidence) -> None:
+    if evidence.cone.empty:
+        raise NotMeasurable("no cone among the runs")
+    if evidence.population != "models":
+        raise NotMeasurable(f"{UNITS} models at least, found 0")
 
 
 def _is_tuned(evidence: Evidence, rows: pd.DataFrame) -> bool:
@@ -94,8 +100,9 @@ def _turned_by_corpus(rows: pd.DataFrame) -> Measured | None:
 def _turned_by_tuning(evidence: Evidence) -> Effects:
     """Return, of every tuned model, its axis' stability less its cosine with the axes of models that were not tuned."""
     rows = evidence.cone
-    if evidence.population != "models" or "against" not in rows:
-        raise NotMeasurable("no cone of several models among the runs")
+    _require_cone(evidence)
+    if "against" not in rows:
+        raise NotMeasurable("no cone of several models of one width among the runs")
     tuned = {subject: _is_tuned(evidence, part) for subject, part in rows.groupby("subject")}
     axes = rows[(rows["metric"] == "axis_cosine") & rows["against"].fillna("").ne("")]
     stability = rows[rows["metric"] == "axis_stability"].groupby("subject")["value"].mean()
