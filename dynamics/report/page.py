@@ -122,7 +122,7 @@ def _main(sections: list[Section]) -> tuple[list[Figure], list[Section]]:
 
 
 def _tables(study: Study) -> list[PageBlock]:
-    """Return the key numbers, how they differ (first, where seeds give intervals), and what differs between the runs."""
+    """Return the key numbers, how they differ (first, where there are seeds), and what differs between the runs."""
     if not study.arms:
         return []
     numbers = summary.by_arm(study, summary.key_numbers(study), "In numbers", style="numbers")

@@ -65,6 +65,8 @@ def section(study: Study) -> Section | None:
 def of(study: Study, metric: str) -> Shapes | None:
     """Return the shapes of a quantity in the residual stream; None where no profile has three layers."""
     table = tables.without_heads(tables.geometry(study.rows, SITE, metric))
+    if table.empty:
+        return None
     groups = table[table["layer"] > 0].sort_values("layer").groupby(["arm", "seed", "at"], sort=False)["value"]
     rows = pd.DataFrame(
         [(*key, *profile(values.to_numpy())) for key, values in groups], columns=["arm", "seed", "at", *Profile._fields]
