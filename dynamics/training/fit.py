@@ -52,7 +52,7 @@ def main(verb: str, argv: Sequence[str], fork: tuple[str, int | None] | None = N
         raise InputError(" ".join(str(error).split())) from error
 
 
-class Setup(NamedTuple):
+class PreparedRun(NamedTuple):
     """A run that is set up, of which nothing is written yet."""
 
     cli: RunCLI
@@ -66,7 +66,7 @@ class Setup(NamedTuple):
         _train(self.cli, self.state)
 
 
-def set_up(options: RunOptions, origin: Origin | None = None, folder: Path | None = None) -> Setup:
+def set_up(options: RunOptions, origin: Origin | None = None, folder: Path | None = None) -> PreparedRun:
     """Set up the run that `fit` trains (in `folder`, if it is none of `checkpoints/`); refuse all that it refuses."""
     options = options if origin is None else origin.options(options)
     if options.run is None and options.resume == "auto":
@@ -85,7 +85,7 @@ def set_up(options: RunOptions, origin: Origin | None = None, folder: Path | Non
     info = _prepare(cli, state, origin)
     if options.resume is not None:
         continuation.refuse_shorter(cli)
-    return Setup(cli, info, state, origin, newest)
+    return PreparedRun(cli, info, state, origin, newest)
 
 
 def fit(options: RunOptions, origin: Origin | None = None) -> None:
@@ -185,7 +185,7 @@ def _prepare(cli: RunCLI, state: Path | None, origin: Origin | None = None) -> F
     return info
 
 
-def _train_in_folder(setup: Setup, resume: str | None, check: Callable[[], None]) -> None:
+def _train_in_folder(setup: PreparedRun, resume: str | None, check: Callable[[], None]) -> None:
     """Train as the rank that owns the run's folder."""
     cli, info, state, origin, _ = setup
     folder = cli.folder
