@@ -44,7 +44,8 @@ def sweep(
     if dry_run:
         _show(cells)
         return [], {}
-    Plan([cell for cell in cells if not cell.status]).refuse()
+    if launcher == "local":  # elsewhere there may be other devices than here
+        Plan([cell for cell in cells if not cell.status]).refuse()
     from dynamics.provenance import provenance  # loads torch
 
     info = SweepInfo(run=name, runs=words, **provenance())
