@@ -46,7 +46,7 @@ BELOW = {
     },
     "experiments": {
         *("errors", "files", "config", "provenance", "runs", "record", "metrics", "capture", "measure"),
-        *("models", "loading", "run_info", "data", "allowed", "readers"),
+        *("models", "loading", "run_info", "data", "allowed", "readers", "training"),
     },
     "cli": {
         *("allowed", "errors", "config", "parsing", "runs", "record", "data", "report", "loading", "loggers"),

@@ -1,14 +1,14 @@
 """How arms differ, with intervals: paired by seed where arms share seeds, for twins start from equal weights."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dynamics.report import summary, tables
-from dynamics.report.arms import Arm
+from dynamics.report.arms import Arm, Settings, design, flatten
 from dynamics.report.blocks import Table, TableRow
 from dynamics.report.names import CORE, DASH, QUALITY, capital, estimate, number
 from dynamics.report.study import Study
@@ -57,12 +57,13 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """One quantity of several arms: the value of each, and how each other arm differs from the first that has it."""
+    """One quantity of several arms: the value of each, and how each but the first differs from its reference."""
 
     title: str
     place: str  # where the values are taken: `at step 200`
     values: Mapping[str, str]
     effects: Mapping[str, Effect]
+    references: Mapping[str, str] = field(default_factory=dict)  # what each effect is the difference from
 
 
 def difference(first: pd.DataFrame, second: pd.DataFrame) -> Effect:
@@ -89,6 +90,33 @@ def difference(first: pd.DataFrame, second: pd.DataFrame) -> Effect:
         high = value + float(np.hypot(b["high"] - b["value"], a["value"] - a["low"]))
         return Effect(value, low, high, "sampling error" if np.isfinite([low, high]).all() else "")
     return Effect(value)
+
+
+def references(study: Study) -> dict[str, str]:
+    """Return what each arm but the first is compared with: the earliest that differs in one setting, else the first."""
+    designs = {arm.name: _design(arm) for arm in study.arms}
+    names, found = study.arm_names, dict[str, str]()
+    for before, name in enumerate(names[1:], start=1):
+        twins = (other for other in names[:before] if len(_changed(designs[other], designs[name])) == 1)
+        found[name] = next(twins, names[0])
+    return found
+
+
+def changed(one: Arm, other: Arm) -> Settings:
+    """Return the settings that decide what an arm is and differ between two, with the values of `other`."""
+    return _changed(_design(one), _design(other))
+
+
+def _changed(one: Settings, other: Settings) -> Settings:
+    return {key: other.get(key) for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def _design(arm: Arm) -> Settings:
+    """Return the settings that decide what an arm is, flat; of an arm that was not trained there are none."""
+    kept = {key: arm.settings.get(key) for key in ("regularizers", "context", "batch_size", "max_steps")}
+    model = arm.settings.get("model") or {key: arm.settings.get(key) for key in ("objective", "is_causal")}
+    flat = flatten(design({**kept, **(model if isinstance(model, dict) else {})}))
+    return {key: value for key, value in flat.items() if value is not None and not key.startswith("_")}
 
 
 def comparisons(study: Study) -> list[ArmComparison]:
@@ -138,12 +166,19 @@ def _compared(study: Study, table: pd.DataFrame, metric: str, title: str) -> Arm
     if len(arms) < 2:
         return None
     table = table[table["arm"].isin([arm.name for arm in arms])]
+    last = at_last(table)
+    values = {arm.name: _mean(study, arm, metric, _of(last, arm)) for arm in arms}
+    chosen, first, by_name = references(study), arms[0].name, {arm.name: arm for arm in arms}
+    refs = {arm.name: ref if (ref := chosen[arm.name]) in values else first for arm in arms[1:]}
+    effects = {arm.name: difference(_of(last, by_name[refs[arm.name]]), _of(last, arm)) for arm in arms[1:]}
+    return ArmComparison(title, _place(table, last), values, effects, refs)
+
+
+def at_last(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows (one for each arm, seed and position) of the last position that all have, or the last of each."""
     reached = table.groupby("at").size()
     shared = reached[reached == len(table.drop_duplicates(["arm", "seed"]))].index
-    last = table[table["at"] == shared.max()] if len(shared) else tables.final(table)
-    values = {arm.name: _mean(study, arm, metric, _of(last, arm)) for arm in arms}
-    effects = {arm.name: difference(_of(last, arms[0]), _of(last, arm)) for arm in arms[1:]}
-    return ArmComparison(title, _place(table, last), values, effects)
+    return table[table["at"] == shared.max()] if len(shared) else tables.final(table)
 
 
 def _of(rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
@@ -198,18 +233,23 @@ def _sentence(study: Study, one: ArmComparison) -> str:
     for name in names[:NAMED]:
         effect = one.effects.get(name)
         who = f"{name}: " if len(study.arms) > 1 else ""
-        parts.append(f"{who}{one.values[name]}" + (f", {effect.words}" if effect else ""))
+        reference = one.references.get(name, names[0])
+        against = f" (against {reference})" if reference != names[0] else ""
+        parts.append(f"{who}{one.values[name]}" + (f", {effect.words}{against}" if effect else ""))
     more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{capital(one.title)}{place}. {'; '.join(parts)}{more}."
 
 
 def table(study: Study) -> Table | None:
-    """Return how every other arm differs from the first; None where there is nothing to compare."""
-    found, (first, *names), rows = comparisons(study), study.arm_names, []
+    """Return how every arm but the first differs from its reference; None where there is nothing to compare."""
+    found, (first, *names), rows, usual = comparisons(study), study.arm_names, [], references(study)
     for one in found:
         cells = tuple(one.effects[name].text if name in one.effects else DASH for name in names)
-        reference = next(iter(one.values))  # the first arm may not have it
-        parts = (capital(one.title), one.place, f"from {reference}" if reference != first else "")
+        # An arm may not have what its reference has.
+        others = {ref for name, ref in one.references.items() if ref != usual[name]}
+        parts = (capital(one.title), one.place, f"from {', '.join(sorted(others))}" if others else "")
         rows.append(TableRow(", ".join(filter(None, parts)), cells))
-    note = _basis(study, found) if found else ""
-    return Table(tuple(names), rows, f"Differences from {first}", note, style="numbers") if found else None
+    note, is_one = _basis(study, found) if found else "", set(usual.values()) == {first}
+    columns = tuple(name if is_one else f"{name}, from {usual[name]}" for name in names)
+    title = f"Differences from {first}" if is_one else "Differences between arms"
+    return Table(columns, rows, title, note, style="numbers") if found else None

@@ -15,6 +15,7 @@ from dynamics.report.forks import marked
 from dynamics.report.plot.style import DARK, TEMPLATE, looks
 from dynamics.report.sections import SECTIONS, settings
 from dynamics.report.study import Study, load
+from dynamics.report.tables import SEEDS
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A third of all of plotly.js: what has two axes. From the npm package plotly.js-cartesian-dist-min, of the version that
@@ -121,9 +122,11 @@ def _main(sections: list[Section]) -> tuple[list[Figure], list[Section]]:
 
 
 def _tables(study: Study) -> list[PageBlock]:
-    """Return the key numbers, what differs between the runs, and how their numbers differ."""
+    """Return the key numbers, how they differ (first, where there are seeds), and what differs between the runs."""
     if not study.arms:
         return []
     numbers = summary.by_arm(study, summary.key_numbers(study), "In numbers", style="numbers")
-    numbers = replace(numbers, note=summary.legend(study, numbers))
-    return [numbers, *filter(None, (effects.table(study), settings.differences(study)))]
+    numbers, differences = replace(numbers, note=summary.legend(study, numbers)), effects.table(study)
+    several = any(len(arm.seeds) >= SEEDS for arm in study.arms)
+    first = [differences, numbers] if several else [numbers, differences]
+    return [*filter(None, (*first, settings.differences(study)))]

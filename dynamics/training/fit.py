@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -52,13 +52,27 @@ def main(verb: str, argv: Sequence[str], fork: tuple[str, int | None] | None = N
         raise InputError(" ".join(str(error).split())) from error
 
 
-def fit(options: RunOptions, origin: Origin | None = None) -> None:
-    """Train one run, from its beginning, from where it stopped or, as a fork, from the state of another run."""
+class PreparedRun(NamedTuple):
+    """A run that is set up, of which nothing is written yet."""
+
+    cli: RunCLI
+    info: FitInfo
+    state: Path | None  # from which it goes on
+    origin: Origin | None  # of a fork that begins
+    newest: list[Path]  # state of the run when it was chosen, if there was one
+
+    def train(self) -> None:
+        """Train, without the `run.json` that the first rank writes."""
+        _train(self.cli, self.state)
+
+
+def set_up(options: RunOptions, origin: Origin | None = None, folder: Path | None = None) -> PreparedRun:
+    """Set up the run that `fit` trains (in `folder`, if it is none of `checkpoints/`); refuse all that it refuses."""
     options = options if origin is None else origin.options(options)
     if options.run is None and options.resume == "auto":
         raise InputError("--resume auto needs the name of the run to resume: add --run NAME.")
     stem = Path(options.configs[0]).stem if options.configs else "run"
-    folder = runs.new(options.run or agree_on(runs.name_by_time(stem, options.size)))
+    folder = folder or runs.new(options.run or agree_on(runs.name_by_time(stem, options.size)))
     # The other ranks run the same command and meet the folder that the first one has begun.
     if is_first_rank():
         runs.refuse_existing(folder) if options.resume is None else require_intact(folder)
@@ -71,16 +85,23 @@ def fit(options: RunOptions, origin: Origin | None = None) -> None:
     info = _prepare(cli, state, origin)
     if options.resume is not None:
         continuation.refuse_shorter(cli)
+    return PreparedRun(cli, info, state, origin, newest)
+
+
+def fit(options: RunOptions, origin: Origin | None = None) -> None:
+    """Train one run, from its beginning, from where it stopped or, as a fork, from the state of another run."""
+    setup = set_up(options, origin)
+    folder = setup.cli.folder
 
     def check() -> None:
         """Refuse the state that was chosen where a process that held the lock until now has written a newer one."""
-        if options.resume == "auto" and states(folder)[:1] != newest:
+        if options.resume == "auto" and states(folder)[:1] != setup.newest:
             raise InputError(f"the run {folder.name} has gone on meanwhile: resume it again.")
 
     if is_first_rank():
-        _train_in_folder(cli, info, options.resume, state, origin, check)
+        _train_in_folder(setup, options.resume, check)
     else:
-        _train(cli, state)
+        setup.train()
 
 
 def evaluate(verb: str, options: RunOptions) -> None:
@@ -164,15 +185,9 @@ def _prepare(cli: RunCLI, state: Path | None, origin: Origin | None = None) -> F
     return info
 
 
-def _train_in_folder(
-    cli: RunCLI,
-    info: FitInfo,
-    resume: str | None,
-    state: Path | None,
-    origin: Origin | None,
-    check: Callable[[], None],
-) -> None:
+def _train_in_folder(setup: PreparedRun, resume: str | None, check: Callable[[], None]) -> None:
     """Train as the rank that owns the run's folder."""
+    cli, info, state, origin, _ = setup
     folder = cli.folder
     require_room(cli, state)
     try:

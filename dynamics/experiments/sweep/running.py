@@ -1,17 +1,16 @@
 """A sweep as a run of its own: what has not been run yet is launched, and `run.json` says what became of each cell."""
 
 import shlex
-import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from dynamics import runs
 from dynamics.errors import InputError
-from dynamics.experiments.progress import Bar, progress
+from dynamics.experiments.sweep.board import SweepBoard
 from dynamics.experiments.sweep.cells import Cell, read_cells
 from dynamics.experiments.sweep.launchers import launcher_at
 from dynamics.experiments.sweep.launchers.base import Launcher, Place
+from dynamics.experiments.sweep.planning import Plan
 from dynamics.run_info import SweepInfo
 
 
@@ -24,7 +23,7 @@ def sweep(
     jobs: int | None = None,
     sbatch: str = "",
 ) -> tuple[list[str], dict[str, str]]:
-    """Run the cells that have not been run yet (see `read_cells`); with `dry_run`, print their commands only.
+    """Run the cells that have not been run yet (see `read_cells`); with `dry_run`, say what would be run.
 
     What a cell prints goes to `checkpoints/<name>/<cell>.log`. A cell that was interrupted is resumed. One that fails
     does not keep the others from running, and is tried once more at the end.
@@ -33,8 +32,8 @@ def sweep(
         The names of the cells that are complete, and the last line that each one which failed printed, by its name.
 
     Raises:
-        InputError: as `read_cells`; or a cell was made with other words before, or is another run, or the name is that
-            of another kind of run.
+        InputError: as `read_cells`; or `dynamics fit` would refuse a cell; or a cell was made with other words before,
+            or is another run; or the name is that of another kind of run.
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1 (got {jobs}).")
@@ -42,12 +41,11 @@ def sweep(
     chosen = launcher_at(launcher, Place(folder, jobs, tuple(shlex.split(sbatch))))
     cells = read_cells(path, name, more)
     words = _words(folder, cells)
-    waiting = _waiting(cells)
     if dry_run:
-        for cell in waiting:
-            print(shlex.join(["dynamics", "fit", "--run", cell.name, *cell.words]))
-        print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them complete")
+        _show(cells)
         return [], {}
+    if launcher == "local":  # elsewhere there may be other devices than here
+        Plan([cell for cell in cells if not cell.status]).refuse()
     from dynamics.provenance import provenance  # loads torch
 
     info = SweepInfo(run=name, runs=words, **provenance())
@@ -61,51 +59,29 @@ def _waiting(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.status != "done"]
 
 
+def _show(cells: Sequence[Cell]) -> None:
+    """Print the commands of the cells that are not done, which of them are refused, and how long the others take."""
+    waiting = _waiting(cells)
+    for cell in waiting:
+        print(shlex.join(["dynamics", "fit", "--run", cell.name, *cell.words]))
+    plan = Plan(waiting)
+    for name, why in plan.refused.items():
+        print(f"{name} is refused: {why}")
+    estimate = "" if plan.refused else plan.estimate()
+    print("; ".join(filter(None, [f"{len(cells)} runs, {len(cells) - len(waiting)} of them complete", estimate])))
+    plan.refuse()
+
+
 def _launch(launcher: Launcher, cells: Sequence[Cell], current: runs.Run[SweepInfo]) -> dict[str, str]:
     """Run the cells that are not done, those that fail once more; return why those failed that did twice, by name."""
     waiting = _waiting(cells)
-    with progress(len(cells), "sweep") as bar:
-        board = SweepBoard(current, len(cells), len(waiting), bar)
+    board = SweepBoard(current, cells)
+    with board:
         launcher.launch(waiting, board)
         if again := [cell for cell in waiting if cell.name in board.failed]:
-            print(f"once more: {', '.join(cell.name for cell in again)}", flush=True)
-            board.repeat(len(again))
+            board.repeat(again)
             launcher.launch(again, board)
     return board.failed
-
-
-class SweepBoard:
-    """Writes what a launcher tells of the cells to the sweep's `run.json`, and shows it."""
-
-    def __init__(self, current: runs.Run[SweepInfo], total: int, waiting: int, bar: Bar) -> None:
-        self.failed: dict[str, str] = {}  # why, by the names of cells
-        self._current, self._total, self._bar = current, total, bar
-        self.repeat(waiting)
-
-    def repeat(self, waiting: int) -> None:
-        """Expect so many cells from here on."""
-        self._waiting, self._ended, self._started = waiting, 0, time.monotonic()
-        self._bar.show(self._total - waiting)
-
-    def begin(self, cell: Cell) -> None:
-        self._current.info.runs[cell.name] = list(cell.words)
-        self._current.info.failed.pop(cell.name, None)
-        self._current.save()
-
-    def end(self, cell: Cell, failure: str) -> None:
-        self.failed.pop(cell.name, None)
-        if failure:
-            self.failed[cell.name] = self._current.info.failed[cell.name] = failure
-            self._current.save()
-        self._ended += 1
-        done = self._total - self._waiting + self._ended
-        self._bar.show(done)
-        seconds = (time.monotonic() - self._started) / self._ended * (self._waiting - self._ended)
-        text = f"{cell.name} failed: {failure}" if failure else cell.name
-        print(f"[{done}/{self._total}] {text}; {timedelta(seconds=round(seconds))} left", flush=True)
-
-    def tick(self) -> None:
-        """Nothing: the bar moves when a cell ends."""
 
 
 def _words(folder: Path, cells: Sequence[Cell] = ()) -> dict[str, list[str]]:

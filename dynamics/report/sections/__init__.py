@@ -6,7 +6,19 @@ The first figure that is open stands at the head of the page.
 from typing import Protocol
 
 from dynamics.report.blocks import Section
-from dynamics.report.sections import audit, cone, curves, geometry, glance, more, probe, regularizers, scan, settings
+from dynamics.report.sections import (
+    audit,
+    cone,
+    curves,
+    geometry,
+    glance,
+    more,
+    probe,
+    regularizers,
+    scan,
+    settings,
+    shape,
+)
 from dynamics.report.study import Study
 
 
@@ -17,4 +29,16 @@ class SectionModule(Protocol):
     def section(self, study: Study) -> Section | None: ...  # None where nothing of it can be drawn
 
 
-SECTIONS: list[SectionModule] = [probe, cone, audit, scan, regularizers, glance, curves, geometry, more, settings]
+SECTIONS: list[SectionModule] = [
+    probe,
+    cone,
+    audit,
+    scan,
+    regularizers,
+    glance,
+    shape,
+    curves,
+    geometry,
+    more,
+    settings,
+]
