@@ -1,6 +1,6 @@
 """What training and each metric cost, as a function of the sizes, fitted to measurements of this machine.
 
-    python benchmarks/scaling.py [--rounds 2] [--json FILE]
+    python benchmarks/scaling.py [--rounds 1] [--json FILE]
 
 A cost is a sum of TERMS, each a product of sizes with a factor that is not negative: nonnegative least squares of the
 relative error (Lawson and Hanson, 1974), on models that differ from one in a single size. Each point counts as its
@@ -50,7 +50,7 @@ FITTED = [
     Size(2, 256, 8, 256, 2048),
     Size(8, 64, 2, 64, 8192),
 ]
-LARGER = [Size(8, 512, 8, 256, 8192), Size(12, 384, 6, 512, 8192)]
+LARGER = [Size(6, 512, 8, 256, 4096), Size(12, 256, 8, 256, 4096)]
 TERMS = {
     "1": lambda s: 1,
     "L": lambda s: s.layers,
@@ -63,7 +63,7 @@ TERMS = {
     "L n T D": lambda s: s.layers * s.tokens * s.context * s.width,
     "L n^2 D": lambda s: s.layers * s.tokens**2 * s.width,
 }
-# A training step, as it would be asked of a larger run.
+# Sizes that are asked about: tokens of a step and of a measurement.
 NEEDS = {
     "scan of a 7B model": Size(32, 4096, 32, 512, 4096),
     "tiny": Size(6, 128, 4, 128, 4096),
@@ -84,7 +84,7 @@ class Fit(NamedTuple):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
