@@ -96,3 +96,18 @@ def test_an_agent_of_wandb_starts_a_run_with_the_id_that_it_was_given(workplace,
     cli = RunCLI(workplace / "checkpoints" / name, [*config, "--trainer.accelerator", "cpu", *rest])
     assert (cli.model.hparams.learning_rate, cli.model.hparams.seed) == (0.01, 2)
     assert cli.trainer.logger.version == cli.wandb_id == "given"
+
+
+def test_a_study_trains_forks_and_judges(call, workplace):
+    (workplace / "checkpoints" / "study-causal-mlm-seed_0").mkdir(parents=True)
+    code, lines = call("study.sh", "cpu", "--model.depth", "3", STEPS="64", SENTENCES="s.txt", MINILM="m")
+    assert code == 0
+    assert [line.split()[1] for line in lines] == ["sweep", "fork", "probe", "cone", "claims", "report"]
+    assert lines[0].endswith("--trainer.val_check_interval 32 --checkpoints.every 32 --model.depth 3")
+    assert "study-causal-mlm-seed_0 --at 32 --config configs/switch.yaml --run study-switched-seed_0" in lines[1]
+    assert lines[4].startswith("dynamics claims study study-probe study-cone --json")
+    (workplace / "checkpoints" / "study-switched-seed_0").mkdir()
+    _, lines = call("study.sh", "cpu", codes={"dynamics": 0})
+    assert [line.split()[1] for line in lines] == ["sweep", "fit", "probe", "claims", "report"]
+    assert call("study.sh", "cpu", codes={"dynamics": 2}) == (2, lines[:1])
+    assert call("study.sh", "tpu") == (2, ["launch/study.sh: the scale is cpu or gpu (got tpu)."])

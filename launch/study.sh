@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The whole study: twins, arms, forks, probe and cone; then every claim judged by them, and one report. Run again, it goes
+# on where it stopped. Options behind the scale go to every training run:
+#
+#   launch/study.sh cpu
+#   SENTENCES=sentences.txt launch/study.sh gpu
+#   STEPS=64 NAME=trial launch/study.sh cpu --model.depth 3     # to see that all of it works
+#
+# CORPUS is the text (sample); SENTENCES a file of sentences for the cone of MINILM, which is left out without it; STEPS
+# how long runs are; JOBS how many are side by side (2); NAME what the study is called (study).
+# Hardware: cpu: two cores. gpu: one GPU.
+# Time (estimates, from seconds a step of shorter runs): cpu: three hours; gpu: half an hour.
+# Cost (estimate): gpu: 2 USD for an H100 that is rented.
+set -euo pipefail
+scale=${1:-} name=${NAME:-study}
+case $scale in
+  cpu) steps=${STEPS:-1500} device=cpu probe=(--width 128 --heads 4) ;;
+  gpu) steps=${STEPS:-4000} device=cuda probe=() ;;
+  *) echo "launch/study.sh: the scale is cpu or gpu (got ${scale:-nothing})." >&2; exit 2 ;;
+esac
+shift
+half=$((steps / 2))
+arms=(--config configs/study/common.yaml --size tiny --data.corpus "${CORPUS:-sample}" --trainer.max_steps "$steps"
+  --trainer.val_check_interval "$half" --checkpoints.every "$half" "$@")
+folder=checkpoints/$name
+failed=0
+
+dynamics sweep configs/study/arms.yaml --run "$name" --jobs "${JOBS:-2}" "${arms[@]}" || failed=$?
+[[ $failed -le 1 ]] || exit "$failed" # 1: some runs failed, and are named; the others are judged
+
+forks=()
+for parent in "$folder"-causal-mlm-seed_*; do
+  fork=${parent#checkpoints/}
+  fork=${fork/causal-mlm/switched}
+  if [[ -e checkpoints/$fork ]]; then
+    dynamics fit --run "$fork" --resume auto
+  else
+    dynamics fork "$parent" --at "$half" --config configs/switch.yaml --run "$fork"
+  fi
+  forks+=("$fork")
+done
+
+others=("$name-probe")
+dynamics probe --config configs/probe.yaml "${probe[@]}" --device "$device" --run "$name-probe" --resume auto
+if [[ -n ${SENTENCES:-} ]]; then
+  minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2}
+  dynamics cone "$minilm" "$minilm:untrained" --sentences "$SENTENCES" --run "$name-cone" --resume auto
+  others+=("$name-cone")
+fi
+
+dynamics claims "$name" "${others[@]}" --json "$folder/claims.json" --out "$folder/claims.html"
+dynamics report "$folder"-{decoder,causal-mlm,encoder}-seed_* "${forks[@]}" --out "$folder/study.html"
+exit "$failed"
