@@ -41,7 +41,9 @@ calibrate: setup
 	$(BIN)/python benchmarks/calibration.py --json build/synthetic.json
 	$(BIN)/python benchmarks/calibration.py --part real --text $(TEXT) --json build/real.json \
 	  --runs checkpoints/demo-decoder checkpoints/demo-encoder
-	$(BIN)/python benchmarks/calibration.py --read build/synthetic.json build/real.json --page docs/calibration.md
+	$(BIN)/python benchmarks/calibration.py --part phases --json build/phases.json
+	$(BIN)/python benchmarks/calibration.py --read build/synthetic.json build/real.json build/phases.json \
+	  --page docs/calibration.md
 
 # On a machine with a GPU: waits, determinism and speed, written into docs/gpu.md; NANOGPT is a checkout to compare with.
 gpu: setup

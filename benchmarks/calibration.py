@@ -2,11 +2,13 @@
 
     python benchmarks/calibration.py [--part synthetic] [--repetitions 400] [--jobs 16] [--json FILE] [--page FILE]
     python benchmarks/calibration.py --part real --runs RUN RUN --text FILE [--sets 200] ...
+    python benchmarks/calibration.py --part phases [--repetitions 400] [--jobs 16] [--json FILE]
     python benchmarks/calibration.py --read FILE... --page docs/calibration.md
 
 Each cell draws a data set many times, each time with an interval, and counts how often the interval holds the mean of
 the values of all draws: the expectation of the estimator for as many windows. The real part cuts `--text` into disjoint
-sets of 32 windows and takes the states of each run's last weights; every set is a draw.
+sets of 32 windows and takes the states of each run's last weights; every set is a draw. The part `phases` counts how
+often change points are found that are there, and that are not (benchmarks/phases.py).
 """
 
 import argparse
@@ -25,6 +27,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallel part; read before torch is imported
 
 import numpy as np
+import phases
 import torch
 
 from dynamics.capture import AttentionCall
@@ -281,6 +284,9 @@ def page(results: list[dict]) -> str:
     """Return docs/calibration.md from what `--json` wrote of both parts."""
     parts = [HEAD]
     for result in results:
+        if result["part"] == "phases":
+            parts.append(phases.tables(result["cells"]))
+            continue
         names = [name.split(" | ") for name in result["cells"]]
         draws = max(c["draws"] for c in result["cells"].values())
         if result["part"] == "synthetic":
@@ -302,8 +308,8 @@ def page(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["synthetic", "real"], default="synthetic")
-    parser.add_argument("--repetitions", type=int, default=400, help="draws of a cell of the synthetic part")
+    parser.add_argument("--part", choices=["synthetic", "real", "phases"], default="synthetic")
+    parser.add_argument("--repetitions", type=int, default=400, help="draws of a cell, but of the real part")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--windows", nargs="+", type=int, default=WINDOWS)
     parser.add_argument("--metrics", nargs="+", help="these alone")
@@ -318,11 +324,15 @@ def main() -> None:
     if options.read:
         results = [json.loads(path.read_text()) for path in options.read]
         for result in results:
-            show(result["cells"])
+            if result["part"] != "phases":
+                show(result["cells"])
         if options.page:
             options.page.write_text(page(results))
         return
-    if options.part == "real":
+    if options.part == "phases":
+        cells = phases.cells(options.repetitions, options.jobs)
+        print(phases.tables(cells))
+    elif options.part == "real":
         tasks = {
             Path(run).name: (real_values, (run, options.text, options.sets, options.metrics)) for run in options.runs
         }
@@ -333,7 +343,8 @@ def main() -> None:
         pairs = itertools.product(options.kinds, options.windows)
         tasks = {f"{kind} | {windows}": (synthetic_values, (kind, windows)) for kind, windows in pairs}
         cells = run(tasks, options.repetitions, options.jobs)
-    show(cells)
+    if options.part != "phases":
+        show(cells)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"part": options.part, "cells": cells}, indent=1) + "\n")

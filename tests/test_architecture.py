@@ -29,6 +29,7 @@ BELOW = {
     "sharded": set(),
     "verify": {"errors", "files", "readers", "config", "run_info", "runs", "record"},
     "scales": set(),
+    "changepoints": set(),
     "metrics": {"allowed", "errors", "scales"},
     "capture": {"errors", "sharded"},
     "data": {"errors", "files", "lock", "readers"},
@@ -37,8 +38,8 @@ BELOW = {
     "models": {"errors", "readers", "runs", "data", "capture", "metrics", "lightning_compat", "sharded"},
     "loading": {"allowed", "errors", "runs", "capture", "data", "models"},
     "loggers": {"errors", "files", "run_info", "runs", "record", "report"},
-    "report": {"errors", "files", "run_info", "runs", "record", "lineage", "missing", "scales"},
-    "claims": {"errors", "files", "run_info", "runs", "record", "report"},
+    "report": {"errors", "files", "run_info", "runs", "record", "lineage", "missing", "scales", "changepoints"},
+    "claims": {"errors", "files", "run_info", "runs", "record", "report", "changepoints"},
     "watch": {"errors", "files", "lock", "run_info", "runs", "record", "lineage", "report"},
     "training": {
         *("errors", "files", "schedule", "config", "parsing", "provenance", "runs", "record", "measure", "loggers"),
@@ -57,7 +58,7 @@ BELOW = {
 
 WITHOUT_TORCH = (
     *("errors", "allowed", "files", "lock", "readers", "schedule", "config", "parsing", "runs", "record", "lineage"),
-    *("verify", "missing", "scales", "report"),
+    *("verify", "missing", "scales", "changepoints", "report"),
     *("claims", "watch", "cli"),
 )
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics"}

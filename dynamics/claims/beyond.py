@@ -148,8 +148,8 @@ CLAIMS = (
             )
             for i, name in enumerate(("collapse", "expansion", "compression"))
         ),
-        "training runs, or revisions of 3 models, with `effective_rank` at 5 steps or more",
-        note="The turning points of a seed are those of the mean of the others.",
+        "training runs, or revisions of 3 models, with `effective_rank` at 7 steps or more",
+        note="The turning points are change points, tested over seeds; those of a seed are those of the others.",
     ),
     Claim(
         "B7",

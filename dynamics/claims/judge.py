@@ -47,7 +47,18 @@ class Judged(NamedTuple):
     @property
     def p_for(self) -> float:
         """The p-value for the claimed side."""
-        return 1.0 if self.outcome is None else self.outcome.p_above if self.criterion.above else self.outcome.p_below
+        if self.outcome is None:
+            return 1.0
+        own = self.outcome.p_above if self.criterion.above else self.outcome.p_below
+        return max(own, self.effects.p if self.effects else 0.0)
+
+    @property
+    def turns(self) -> str:
+        """Where a curve turns, and the p-value of that many change points; empty for effects that are not phases."""
+        if self.effects is None or not self.effects.points:
+            return ""
+        steps = " and ".join(point.text for point in self.effects.points)
+        return f"Turns at step {steps}; change points: p = {self.effects.p:.2g}."
 
     @property
     def p_against(self) -> float:
@@ -124,6 +135,8 @@ class Judgement:
         parts = []
         if (deciding := self.deciding) is not None and deciding is not self.main:
             parts.append(f"Decided by: {deciding.text}.")
+        if self.main is not None and self.main.turns:
+            parts.append(self.main.turns)
         if self.verdict == "inconclusive" and self.corrected < LEVEL:
             parts.append(f"Does not survive its control: {'; '.join(self.failed_controls)}.")
         elif self.verdict == "inconclusive" and min(self.p_for, self.p_against) < 0.025:
@@ -158,6 +171,7 @@ class Judgement:
                     "role": one.criterion.role,
                     "missing": one.missing,
                     **_numbers(one.outcome),
+                    **({"turns": [p._asdict() for p in one.effects.points]} if one.turns and one.effects else {}),
                 }
                 for one in self.judged
             ],

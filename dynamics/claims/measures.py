@@ -8,10 +8,11 @@ from itertools import product
 
 import numpy as np
 
+from dynamics.changepoints import fewest
 from dynamics.claims.base import NotMeasurable
 from dynamics.claims.evidence import Evidence, design_key, last_step
 from dynamics.claims.members import Member, Summary
-from dynamics.claims.phases import phases
+from dynamics.claims.phases import Pattern, turns
 from dynamics.claims.statistics import Effects, Measured, mean_of
 from dynamics.report.profiles import profile
 
@@ -197,23 +198,23 @@ def setting(member: Member, factor: str) -> str:
     return next(named, DEFAULTS.get(factor, "")).lower()
 
 
-def phase(site: str, metric: str, pattern: Sequence[int], number: int, *kinds: str) -> Measure:
-    """Return the relative change (of the logarithm) in one phase of a pattern along training; see `phases`."""
+def phase(site: str, metric: str, pattern: Pattern, number: int, *kinds: str) -> Measure:
+    """Return the relative change (of the logarithm) in one phase of a pattern along training; see `phases.turns`."""
 
     def measure(evidence: Evidence) -> Effects:
         of = quantity(site, metric, logs())
         curves: dict[str, dict[int, list[float]]] = {}
         for member in evidence.of(*kinds):
             values = {step: found.value for step in member.steps if (found := of(member, step)) is not None}
-            for step, value in values.items() if len(values) > len(pattern) else ():
+            for step, value in values.items() if len(values) >= fewest(1) else ():
                 curves.setdefault(member.unit, {}).setdefault(step, []).append(value)
         evidence.enough(curves)
         shared = sorted(set.intersection(*(set(curve) for curve in curves.values())))
-        units = sorted(curves)
-        table = np.array([[np.mean(curves[unit][step]) for step in shared] for unit in units])
-        changes = phases(table, pattern)[:, number]
-        if not np.isfinite(changes).all():
-            raise NotMeasurable(f"{len(pattern) + 1} steps at least that all share, found {len(shared)}")
-        return Effects({unit: Measured(float(change)) for unit, change in zip(units, changes, strict=True)})
+        table = tuple(tuple(float(np.mean(curves[unit][step])) for step in shared) for unit in sorted(curves))
+        along = turns(tuple(shared), table, pattern)
+        if along is None:
+            raise NotMeasurable(f"{fewest(len(pattern) - 1)} steps at least that all share, found {len(shared)}")
+        changes = dict(zip(sorted(curves), along.changes[:, number].tolist(), strict=True))
+        return Effects({unit: Measured(change) for unit, change in changes.items()}, p=along.p, points=along.points)
 
     return measure

@@ -1,37 +1,54 @@
-"""Phases of a quantity along training: where it turns, and by how much it changes in between. No torch here."""
+"""Phases of claims: the change points at which a quantity turns, and its changes in between. No torch here."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
+from dynamics.changepoints import ChangePoint, knots_of, phases, places, searched
+
+Pattern = tuple[int, ...]  # `RISE` or `FALL` of each phase: (RISE, FALL) for "rises, then falls"
 RISE, FALL = 1, -1
-MOST = 60  # steps that turning points are sought among
+DRAWS = 10_000  # p-values are corrected for the number of claims: they must be small enough to stand it
 
 
-def phases(curves: np.ndarray, pattern: Sequence[int]) -> np.ndarray:
-    """Return the change of every curve in each phase of a pattern, in the direction that the pattern says.
+class Turns(NamedTuple):
+    """How curves follow a pattern: `changes` has the shape (seeds, phases), positive where one is as the pattern says.
 
-    The turning points of a curve are those at which the mean of the *other* curves follows the pattern best, so that
-    noise which a curve does not share with the others adds no change: without phases the changes average 0.
-
-    Args:
-        curves: shape (seeds, steps), two seeds at least; the same steps of each, in order.
-        pattern: `RISE` or `FALL` of each phase: (RISE, FALL) for "rises, then falls".
-
-    Returns:
-        Shape (seeds, phases): positive where a phase is as the pattern says. NaN with too few steps.
+    `p` is the p-value of as many change points as the pattern has turns; `points` are those of them that are its turns.
     """
-    seeds, steps = curves.shape
-    turns = len(pattern) - 1
-    inner = np.unique(np.linspace(1, steps - 2, min(max(steps - 2, 0), MOST)).round().astype(int)).tolist()
-    changes = np.full((seeds, len(pattern)), np.nan)
-    places = [(0, *turning, steps - 1) for turning in combinations(inner, turns)]
-    if not places or seeds < 2:
-        return changes
-    at, signs = np.array(places), np.array(pattern)
-    for seed in range(seeds):
-        others = np.delete(curves, seed, axis=0).mean(axis=0)
-        best = at[(np.diff(others[at], axis=1) * signs).sum(axis=1).argmax()]
-        changes[seed] = np.diff(curves[seed, best]) * signs
-    return changes
+
+    changes: np.ndarray
+    points: tuple[ChangePoint, ...]
+    p: float
+
+
+@lru_cache(maxsize=32)
+def turns(steps: tuple[int, ...], table: tuple[tuple[float, ...], ...], pattern: Pattern) -> Turns | None:
+    """Return how the curves of seeds, a tuple for each, follow a pattern.
+
+    Of the change points, the turns are those between which the curve follows the pattern best. The turns that a seed's
+    changes are taken between are those of the mean of the *others*: noise that it does not share with them adds no
+    change, and where nothing turns, the changes are not all positive.
+
+    None where there are too few seeds or steps.
+    """
+    count = len(pattern) - 1
+    found = phases(steps, np.array(table), DRAWS, least=count)
+    if found is None:
+        return None
+    at, curves = searched(steps, np.array(table))
+    x, signs = places(at), np.array(pattern)
+
+    def ends(curve: np.ndarray) -> list[int]:
+        knots = knots_of(x, curve, len(found.points))
+        chosen = [[0, *some, len(x) - 1] for some in combinations(knots, count)]
+        return max(chosen, key=lambda one: float((np.diff(curve[one]) * signs).sum()))
+
+    changes = [
+        np.diff(own[ends(np.delete(curves, seed, axis=0).mean(axis=0))]) * signs for seed, own in enumerate(curves)
+    ]
+    turning = at[ends(curves.mean(axis=0))[1:-1]]
+    points = tuple(point for point in found.points if point.step in turning)
+    return Turns(np.array(changes), points, found.p[count - 1])

@@ -67,8 +67,8 @@ CLAIMS = (
             ),
             *dimension_controls()[1:],  # the rise is one against the untrained model by itself
         ),
-        "training runs, or revisions of 3 models, with `intrinsic_dimension` at 4 steps or more",
-        note="The turning point of a seed is that of the mean of the others.",
+        "training runs, or revisions of 3 models, with `intrinsic_dimension` at 5 steps or more",
+        note="The turning point is a change point, tested over seeds; that of a seed is that of the others.",
     ),
     Claim(
         "S1d",

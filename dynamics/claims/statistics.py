@@ -7,10 +7,12 @@ most, and so does not make a 95 % interval.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
+from dynamics.changepoints import ChangePoint
 
 UNITS = 3  # seeds or models that an interval takes
 DRAWS = 4000  # bootstrap resamples
@@ -54,6 +56,8 @@ class Effects:
 
     units: dict[str, Measured]
     against: dict[str, Measured] | None = None
+    p: float = field(default=0.0, kw_only=True)  # of a test that the claimed side takes too: that of change points
+    points: tuple[ChangePoint, ...] = field(default=(), kw_only=True)  # where a curve turns, if the effect lies between
 
     @property
     def n(self) -> int:

@@ -12,7 +12,6 @@ from dynamics.claims import CLAIMS
 from dynamics.claims.evidence import evidence, load
 from dynamics.claims.judge import judge
 from dynamics.claims.members import CONVOLUTIONAL, DECODER, ENCODER
-from dynamics.claims.phases import FALL, RISE, phases
 from dynamics.claims.table import as_json
 from dynamics.errors import InputError
 from tests.claims.worlds import DECODER as CAUSAL
@@ -204,16 +203,6 @@ def test_untrained_models_are_controls_of_those_of_the_same_name():
     control = models.control(member, "untrained")
     assert control is not None
     assert control.at("residual", "mean_cosine", 0).value == pytest.approx(0.1)
-
-
-def test_phases_find_planted_turns_and_none_in_noise():
-    generator, t = np.random.default_rng(0), np.linspace(0, 1, 20)
-    planted = np.sin(np.pi * t) + 0.05 * generator.standard_normal((4, 20))
-    assert (phases(planted, (RISE, FALL)) > 0.7).all()
-    assert (phases(-planted, (RISE, FALL)).sum(axis=1) < 0.3).all()
-    noise = np.array([phases(generator.standard_normal((3, 20)), (RISE, FALL)) for _ in range(600)])
-    assert np.abs(noise.mean(axis=(0, 1))).max() < 0.12
-    assert np.isnan(phases(planted[:, :2], (RISE, FALL))).all()
 
 
 def test_bidirectional_models_are_encoders():

@@ -14,7 +14,9 @@ from dynamics import record
 from dynamics.report.study import Study
 from dynamics.run_info import FitInfo, RunInfo, ScanInfo
 
-STEPS = (0, 1, 4, 16, 64, 256)
+Steps = tuple[int, ...]
+STEPS: Steps = (0, 1, 4, 16, 64, 256)
+MANY: Steps = (0, *(2**i for i in range(11)))  # where phases are looked for
 LAYERS, HEADS = 5, 3
 POSITIVE = {"intrinsic_dimension", "effective_rank", "isoscore", "kurtosis", "bits_per_character", "isoscore_star"}
 OF_HEADS = ("query", "key", "value", "attention", "weight")
@@ -32,29 +34,30 @@ def bell(depth: Any) -> Any:
 
 
 def grid(
-    site: str, metric: str, value: Value, arm: Any, noise: float, generator: np.random.Generator
+    site: str, metric: str, value: Value, arm: Any, noise: float, generator: np.random.Generator, steps: Steps = STEPS
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return a quantity of one run, shape (steps, layers, heads), and its layers; noise of steps and of rows."""
     curve = site in ("train", "validation")
     layers = (-1,) if curve else tuple(range(site in OF_HEADS, LAYERS + 1))
     depth = np.array([(layer - 1) / (LAYERS - 1) for layer in layers])[None, :, None]
-    progress = np.linspace(0, 1, len(STEPS))[:, None, None]
+    progress = np.linspace(0, 1, len(steps))[:, None, None]
     heads = np.arange(HEADS if site in OF_HEADS else 1)[None, None, :]
-    shape = len(STEPS), len(layers), heads.size
+    shape = len(steps), len(layers), heads.size
     values = np.broadcast_to(value(arm, depth, progress, heads), shape)
-    errors = generator.standard_normal((len(STEPS), 1, 1)) + generator.standard_normal(shape)
+    errors = generator.standard_normal((len(steps), 1, 1)) + generator.standard_normal(shape)
     return values * np.exp(noise * errors) if metric in POSITIVE else values + 0.3 * noise * errors, layers
 
 
 def rows_of(
-    run: str, values: Values, arm: Any, noise: float, generator: np.random.Generator, subject: str = ""
-) -> pd.DataFrame:
+    run: str, values: Values, arm: Any, noise: float, generator: np.random.Generator, subject: str = "",
+    steps: Steps = STEPS,
+) -> pd.DataFrame:  # fmt: skip
     """Return the rows of one run or model."""
     parts = []
     for (site, metric), value in values.items():
-        array, layers = grid(site, metric, value, arm, noise, generator)
+        array, layers = grid(site, metric, value, arm, noise, generator, steps)
         count = array.shape[2]
-        step, layer, head = np.meshgrid(STEPS, layers, range(count) if count > 1 else [-1], indexing="ij")
+        step, layer, head = np.meshgrid(steps, layers, range(count) if count > 1 else [-1], indexing="ij")
         columns = {"step": step.ravel(), "layer": layer.ravel(), "head": head.ravel(), "value": array.ravel()}
         parts.append(pd.DataFrame(columns | {"site": site, "metric": metric, "run": run, "subject": subject}))
     rows = pd.concat(parts, ignore_index=True)
@@ -67,8 +70,9 @@ def study(infos: dict[str, RunInfo], records: dict[str, pd.DataFrame]) -> Study:
 
 
 def trained(
-    values: Values, arms: Mapping[str, Mapping[str, Any]], noise: float, seeds: Iterable[int] = range(4)
-) -> Study:
+    values: Values, arms: Mapping[str, Mapping[str, Any]], noise: float, seeds: Iterable[int] = range(4),
+    steps: Steps = STEPS,
+) -> Study:  # fmt: skip
     """Return a study of training runs: every arm (settings of `run.json`) in every seed."""
     infos: dict[str, RunInfo] = {}
     records = {}
@@ -76,7 +80,8 @@ def trained(
         for seed in seeds:
             run = f"{arm}-{seed}"
             infos[run] = FitInfo(run=run, status="done", seed=seed, **settings)
-            records[run] = rows_of(run, values, arm, noise, np.random.default_rng([7, number, seed]))
+            generator = np.random.default_rng([7, number, seed])
+            records[run] = rows_of(run, values, arm, noise, generator, steps=steps)
     return study(infos, records)
 
 
@@ -220,7 +225,10 @@ def of_decoders(scale: Value) -> Callable[[float], Values]:
 
 
 def phases(metric: str, curve: Callable[[Any], Any]) -> World:
-    return twins(lambda x: {("residual", metric): lambda arm, d, t, h: 20 * np.exp(x * curve(t))})
+    def values(x: float) -> Values:
+        return {("residual", metric): lambda arm, d, t, h: 20 * np.exp(x * curve(t))}
+
+    return lambda x, noise: trained(values(x), TWINS, noise, steps=MANY)
 
 
 def heads_drift(x: float) -> Values:
