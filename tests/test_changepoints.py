@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics import changepoints
-from dynamics.changepoints import deviations, fewest, fitted, knots_of, phases, places, searched
+from dynamics.changepoints import deviations, fewest, knots_of, phases, places, searched
 
 STEPS = [0, *(2**i for i in range(11))]
 X = places(STEPS)
@@ -21,7 +21,6 @@ def test_planted_change_points_have_their_phases():
     assert [point.step for point in found.points] == [16]
     assert found.points[0].low <= 16 <= found.points[0].high
     assert found.changes == pytest.approx((5, -6), abs=0.1)
-    assert found.spans == (5, 6)
     assert found.p[0] < 0.01
     assert found.seeds == 4
 
@@ -47,7 +46,8 @@ def test_the_search_finds_what_least_squares_over_all_knots_finds():
     for _ in range(5):
         curve = generator.standard_normal(len(X))
         pairs = [(i, j) for i in range(2, 10) for j in range(i + 2, 10)]
-        errors = [((curve - fitted(X, curve, pair)) ** 2).sum() for pair in pairs]
+        designs = [np.stack([X**0, X, *(np.maximum(X - X[knot], 0) for knot in pair)], 1) for pair in pairs]
+        errors = [np.linalg.lstsq(design, curve, rcond=None)[1].item() for design in designs]
         assert tuple(knots_of(X, curve, 2)) == pairs[int(np.argmin(errors))]
 
 

@@ -17,7 +17,7 @@ NONE = "no change point"
 NOTE = (
     "Mean over the layers 1..L. A phase is a stretch of about constant change per doubling of the step; brackets hold "
     "the 95 % interval of the step. Tested over seeds: at most 5 % of the quantities without a change point are given "
-    "one. Changes are those of the broken line through the mean of the seeds."
+    "one. Changes are those of the mean of the seeds."
 )
 
 

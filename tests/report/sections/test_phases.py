@@ -35,7 +35,7 @@ def test_quantities_with_change_points_have_their_phases_told():
     assert table.columns == ("decoder", "encoder")
     decoder, encoder = table.rows[0].cells
     assert decoder.startswith("rises by 0.199 until")
-    assert decoder.endswith("until step 8 [6, 11], then falls by 0.150")
+    assert decoder.endswith("until step 8 [6, 11], then falls by 0.149")
     assert encoder == phases.NONE
     assert table.note.startswith("4 seeds.")
 
@@ -47,6 +47,6 @@ def test_too_few_seeds_or_steps_have_no_section(seeds, steps):
 
 def test_a_small_change_is_called_level():
     points = (ChangePoint(8, 6, 11),)
-    assert phases.words(Phases(points, (0.01,), (0.01, -1.0), (3, 3), 4)) == (
+    assert phases.words(Phases(points, (0.01,), (0.01, -1.0), 4)) == (
         "stays level until step 8 [6, 11], then falls by 1.00"
     )
