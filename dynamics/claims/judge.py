@@ -58,7 +58,7 @@ class Judged(NamedTuple):
         if self.effects is None or not self.effects.points:
             return ""
         steps = " and ".join(point.text for point in self.effects.points)
-        return f"Turns at step {steps}; change points: p = {self.effects.p:.2g}."
+        return f"Change points: step {steps} (p = {self.effects.p:.2g})."
 
     @property
     def p_against(self) -> float:

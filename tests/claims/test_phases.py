@@ -57,5 +57,5 @@ def test_a_claim_says_where_a_curve_turns(id, turns):
     points = one.to_dict()["criteria"][0]["turns"]
     assert len(points) == turns
     assert all(point["low"] <= point["step"] <= point["high"] for point in points)
-    assert f"Turns at step {points[0]['step']} [" in one.reason
+    assert f"Change points: step {points[0]['step']} [" in one.reason
     assert one.p_for >= one.main.effects.p
