@@ -219,7 +219,7 @@ def test_measuring_a_model_of_ones_own_as_the_readme_says(capsys):
 
 def commands() -> list[str]:
     """Command lines of the README (and of pages of docs), and the options in its tables."""
-    pages = [DOCS / f"{name}.md" for name in ("wandb", "loggers", "forks", "clusters")]
+    pages = [DOCS / f"{name}.md" for name in ("wandb", "loggers", "forks", "clusters", "sweeps")]
     shown = README + WATCHING + "".join(page.read_text() for page in pages)
     lines = [line for block in blocks(shown, "sh") for line in block.splitlines() if line.strip()]
     for row in re.findall(r"^\|.*\|$", README, re.MULTILINE):
@@ -287,6 +287,16 @@ def test_the_example_of_forks_runs(workplace, text_file, capsys):
     for name in ("causal, mlm", "bidirectional, mlm, from step 2", "causal, mlm, from step 2"):
         assert f"<b>{name}</b>" in page
     assert "Continues causal from step 2; changed: model.learning_rate 0.001 to 0.0003." in page
+
+
+def test_the_file_of_a_sweep_is_one(tmp_path):
+    from dynamics.experiments.sweep.cells import read_cells
+
+    (example,) = blocks((DOCS / "sweeps.md").read_text(), "yaml")
+    (tmp_path / "example.yaml").write_text(example)
+    cells = read_cells(tmp_path / "example.yaml", "NAME")
+    assert len(cells) == 48 - 12 - 16 + 4  # all, less what each line of `exclude` is about, and both are
+    assert cells[0].name == "NAME-decoder-norm_pre-width_128-regularizers_none-seed_0"
 
 
 # Links

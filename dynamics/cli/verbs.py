@@ -119,12 +119,13 @@ def probe(settings: ProbeSettings, run: str | None = None, resume: str | None = 
 
 
 def sweep(options: SweepOptions, fit_options: tuple[str, ...] = ()) -> None:
-    """Run `dynamics fit` for every value and seed of a sweep, then draw the runs on one page.
+    """Run `dynamics fit` for a grid of settings and seeds, then draw the runs on one page.
 
     Other options are those of `dynamics fit`, for every run of the sweep.
 
     Examples:
-        dynamics sweep configs/istar-sweep.yaml --dry-run
+        dynamics sweep configs/ablation.yaml --dry-run
+        dynamics sweep configs/mask.yaml --size tiny --jobs 2
         dynamics sweep configs/istar-sweep-twins.yaml --run twins --trainer.max_steps 500
         dynamics sweep configs/istar-sweep-twins.yaml --launcher slurm --sbatch="--partition=gpu --gpus-per-node=1"
     """

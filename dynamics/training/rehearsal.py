@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -123,11 +124,15 @@ def read_costs(folder: Path) -> Costs | None:
 def _silent() -> Iterator[None]:
     """Print nothing of what a run says of itself, and refuse in our words what Lightning refuses."""
     quiet()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()):
             yield
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
+    finally:
+        logging.disable(disabled)
 
 
 def _key(info: FitInfo) -> str:

@@ -9,12 +9,12 @@ class SweepOptions:
     """What to run, under which name, and where.
 
     Args:
-        config: the sweep, for example configs/istar-sweep.yaml
+        config: the sweep, for example configs/ablation.yaml
         run: name of the sweep under checkpoints/ (the name of the file when missing)
         launcher: where to run: local, or slurm (a job array that goes on by itself)
         jobs: runs side by side, at most: 1 here, each with a share of cores and GPUs; as many as SLURM lets
         sbatch: options of sbatch, after an equals sign, for launcher slurm
-        dry_run: print the commands and run nothing
+        dry_run: say what would run, what is refused and how long the rest takes; run nothing
     """
 
     config: Path

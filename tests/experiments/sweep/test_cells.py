@@ -81,7 +81,7 @@ def test_what_is_excluded_is_no_cell(path, rules, left):
     assert len(cells(path, grid=GRID, exclude=rules)) == left
 
 
-@pytest.mark.parametrize(("name", "count"), [("ablation", 9), ("mask", 6), ("istar-sweep", 51)])
+@pytest.mark.parametrize(("name", "count"), [("ablation", 9), ("mask", 6), ("arms", 27), ("istar-sweep", 51)])
 def test_the_shipped_sweeps(name, count):
     assert len(read_cells(CONFIGS / f"{name}.yaml", name)) == count
 
