@@ -38,12 +38,20 @@ class ProgressBar(TQDMProgressBar):
         """Hide the validation bar: validation is short, and its result stands after the training bar."""
         return Tqdm(disable=True)
 
+    def on_train_start(self, *args: Any) -> None:
+        super().on_train_start(*args)
+        self._begin(args[0])
+
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self._begin(trainer)
+
+    def _begin(self, trainer: L.Trainer) -> None:
         """Name the bar after the run, which is a single epoch, and begin where the run does.
 
-        Lightning counts what is left of a run that resumes, and may count the batches from 0 again.
+        Lightning counts what is left of a run that resumes, and may count the batches from 0 again; of a run that
+        resumes within its epoch it does not start the epoch.
         """
-        super().on_train_epoch_start(trainer, *args)
         bar, shares = self.train_progress_bar, trainer.accumulate_grad_batches
         self._done, bar.total = trainer.global_step * shares, trainer.max_steps * shares
         bar.initial = bar.n = bar.last_print_n = self._done

@@ -66,3 +66,14 @@ def test_the_bar_of_a_resumed_run_goes_on_to_the_same_end(workplace, text_file, 
     assert counts[0] == (12, 20)
     assert counts[-1] == (20, 20)
     assert {total for _, total in counts} == {20}
+
+
+def test_the_bar_of_a_run_that_goes_on_within_its_epoch(workplace, text_file, capsys):
+    bar = {"trainer__enable_progress_bar": "true"}
+    fit(text_file, "a", **bar, checkpoints__keep="all")
+    (workplace / "checkpoints" / "a" / "state" / "step-0000000006.ckpt").unlink()
+    capsys.readouterr()
+    fit(text_file, "a", "--resume", "auto", **bar, checkpoints__keep="all")
+    bars = [part for part in capsys.readouterr().out.split("\r") if part.startswith("a:")]
+    assert re.search(r"[34]/6", bars[0])
+    assert "6/6" in bars[-1]
