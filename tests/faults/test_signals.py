@@ -46,6 +46,8 @@ def raise_in(monkeypatch, number, kind, method, call):
 def test_a_signal_ends_a_run_as_ctrl_c_does(text_file, monkeypatch, capsys, number, phase):
     kind, method, call, newest = PHASES[phase]
     raise_in(monkeypatch, number, kind, method, call)
+    if signal.getsignal(number) == signal.SIG_IGN:  # as under nohup
+        signal.signal(number, signal.SIG_DFL)
     handlers = {other: signal.getsignal(other) for other in (signal.SIGINT, *STATUS)}
     with pytest.raises(SystemExit) as exit_:
         fit(text_file, "cut")

@@ -105,7 +105,8 @@ def test_neither_compilation_nor_warm_up_counts(tmp_path, monkeypatch):
     )
     monitor = Monitor(["anisotropy"], Every(10), keep_weights="none", max_overhead=0.1)
     monkeypatch.setattr(Monitor, "clock", clock)
-    trainer = SimpleNamespace(global_step=0, max_steps=1000, default_root_dir=str(tmp_path), loggers=[])
+    settings = {"max_steps": 1000, "default_root_dir": str(tmp_path), "loggers": []}
+    trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1, **settings)
     module = SimpleNamespace(network=None)
     monitor.on_train_start(trainer, module)
     while monitor.plan is None:

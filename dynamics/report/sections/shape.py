@@ -22,6 +22,7 @@ STATISTICS = {
     "peak": "place of the peak (0: layer 1, 1: the last)",
     "span": "greatest less least value",
 }
+RANGES = {"peak": (0, 1), "span": (0, None)}
 NAMED = 4  # arms that a sentence names
 
 
@@ -83,10 +84,10 @@ def of(study: Study, metric: str) -> Shapes | None:
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over seeds of each arm, with its t interval; no place lies outside 0 to 1."""
+    """Return the mean over seeds of each arm, with its t interval, within what the statistic can be."""
     means = tables.over_seeds(rows.assign(layer=-1, head=-1, n=0, least=np.nan, greatest=np.nan))
-    is_place = rows["statistic"].iloc[0] == "peak"
-    return means.assign(low=means["low"].clip(0), high=means["high"].clip(upper=1)) if is_place else means
+    least, most = RANGES.get(rows["statistic"].iloc[0], (None, None))
+    return means.assign(low=means["low"].clip(least), high=means["high"].clip(upper=most))
 
 
 def _by_arm(study: Study, found: list[Shapes]) -> Table:
