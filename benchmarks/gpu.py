@@ -1,6 +1,6 @@
 """What holds on a real GPU, written into docs/gpu.md with the card and the command.
 
-    python benchmarks/gpu.py [--size tiny] [--nanogpt DIR]      (make gpu)
+    python benchmarks/gpu.py [--size tiny] [--nanogpt DIR] [--parts waits twins ...]      (make gpu)
 
 For each arm, `dynamics fit` takes 20 steady steps in which CUDA refuses to make the host wait (sync-debug mode
 "error"), and two deterministic runs of one seed are compared to the bit. Then a measurement is set beside a step, and
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- results: written by benchmarks/gpu.py -->", "<!-- end of results -->"
 ARMS = ("decoder", "encoder", "causal-mlm")
+PARTS = ("waits", "twins", "measurement", "training")
 STRICT = range(60, 80)  # updates before the steps in which nothing may wait; losses are read every 50
 
 
@@ -113,20 +114,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of github.com/karpathy/nanoGPT to compare with")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("gpu: torch finds no GPU here; run it where there is one.", file=sys.stderr)
         sys.exit(2)
-    comparison = compare(options.size, options.nanogpt)
+    comparison = compare(options.size, options.nanogpt) if "training" in options.parts else ""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["DYNAMICS_CACHE"] = f"{folder}/cache"
         write_text(Path("text.txt"))
-        lines = [check_waits(arm, options.size) for arm in ARMS]
-        lines += [check_twins(arm, options.size) for arm in ARMS]
-        lines.append(weigh_measurement(options.size))
+        lines = [check_waits(arm, options.size) for arm in ARMS if "waits" in options.parts]
+        lines += [check_twins(arm, options.size) for arm in ARMS if "twins" in options.parts]
+        if "measurement" in options.parts:
+            lines.append(weigh_measurement(options.size))
     command = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])
     about = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {datetime.date.today()}: `{command}`"
-    text = "\n".join([BEGIN, about, "", *(f"- {line}" for line in lines), "", "```", comparison, "```", END])
+    table = ["", "```", comparison, "```"] if comparison else []
+    text = "\n".join([BEGIN, about, "", *(f"- {line}" for line in lines), *table, END])
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2] or "\n"
