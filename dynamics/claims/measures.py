@@ -21,7 +21,7 @@ OfMember = Callable[[Member, int], Measured | None]  # of a model at a step
 
 
 def height(profile_of: Sequence[Measured]) -> Measured:
-    """Return the height of the peak between the ends over the greater end (`report.profiles.Profile.height`)."""
+    """Return the height of the peak above both ends (`report.profiles.Profile.height`)."""
     return Measured(profile([m.value for m in profile_of]).height, mean_of(profile_of).error)
 
 
