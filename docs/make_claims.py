@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from marks import between
+
 from dynamics.claims import CLAIMS
 from dynamics.claims.base import Claim
 
 PAGE = Path(__file__).resolve().parent / "claims.md"
-START, END = "<!-- claims: written by docs/make_claims.py -->\n", "<!-- end of claims -->\n"
 
 
 def table() -> str:
@@ -26,9 +27,7 @@ def _row(claim: Claim) -> str:
 
 def page() -> str:
     """Return the page with the table as it is now."""
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}{table()}{END}{after}"
+    return between(PAGE, "claims", table())
 
 
 if __name__ == "__main__":

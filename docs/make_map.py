@@ -3,10 +3,11 @@
 import ast
 from pathlib import Path
 
+from marks import between
+
 DOCS = Path(__file__).resolve().parent
 PACKAGE = DOCS.parent / "dynamics"
 PAGE = DOCS / "architecture.md"
-START, END = "<!-- map: written by docs/make_map.py -->\n", "<!-- end of map -->\n"
 
 
 def summary(path: Path) -> str:
@@ -34,9 +35,7 @@ def package_map() -> str:
 
 def page() -> str:
     """Return the page with the map as it is now."""
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}{package_map()}{END}{after}"
+    return between(PAGE, "map", package_map())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 from dynamics.claims import measures as m
 from dynamics.claims.base import Claim, Criterion, NotMeasurable, Threshold
 from dynamics.claims.evidence import Evidence
-from dynamics.claims.statistics import UNITS, Effects, Measured
+from dynamics.claims.statistics import HALF_WIDTH, UNITS, Effects, Measured
 from dynamics.run_info import ConeInfo
 
 SOURCE = "Inside the Cone (four experiments on sentence encoders)"
@@ -23,7 +23,7 @@ CONE = Threshold(
 
 
 def _measured(value: float, row: "pd.Series[float]") -> Measured:
-    error = (row["high"] - row["low"]) / (2 * 1.959964)
+    error = (row["high"] - row["low"]) / (2 * HALF_WIDTH)
     return Measured(value, float(error) if np.isfinite(error) else 0.0)
 
 

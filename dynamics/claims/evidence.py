@@ -16,6 +16,7 @@ from dynamics.claims.base import NotMeasurable
 from dynamics.claims.foreign import is_foreign, read_foreign
 from dynamics.claims.members import CONVOLUTIONAL, Member, Population, kind_of
 from dynamics.claims.statistics import UNITS, Measured, mean_of
+from dynamics.errors import InputError
 from dynamics.report import study as studies
 from dynamics.report.arms import design, flatten, settings_of
 from dynamics.report.study import Study
@@ -107,11 +108,12 @@ def load(names: Sequence[str | Path]) -> Study:
             ours += _runs_of(name)
     if not foreign:
         return studies.load(list(dict.fromkeys(ours)))
-    records = {run: rows for path in foreign for run, rows in read_foreign(path).items()}
-    infos: dict[str, RunInfo] = {run: RunInfo.from_dict({}) for run in records}
-    own = studies.load(ours) if ours else None
-    if own is not None:
-        infos, records = own.runs | infos, own.records | records
+    own = studies.load(list(dict.fromkeys(ours))) if ours else None
+    infos, records = (dict(own.runs), dict(own.records)) if own is not None else ({}, {})
+    for path in dict.fromkeys(foreign):
+        for name, rows in read_foreign(path).items():
+            run = name if name not in records else f"{name} ({path})"
+            infos[run], records[run] = RunInfo.from_dict({}), rows.assign(run=run)
     return studies.study_of(infos, records, [], own.skipped if own else ())
 
 
@@ -129,7 +131,7 @@ def evidence(study: Study) -> Evidence:
     """Return what claims are judged by; its population is that of seeds."""
     members: list[Member] = []
     probes, cones = [], []
-    for run, rows in study.records.items():
+    for run, rows in sorted(study.records.items()):  # of two runs of one design and seed, claims take the same one
         is_cone, is_probe = rows["site"].isin(CONE_SITES), _is_probe(rows)
         cones.append(rows[is_cone])
         probes.append(rows[is_probe & ~is_cone])
@@ -140,7 +142,7 @@ def evidence(study: Study) -> Evidence:
 def _is_probe(rows: pd.DataFrame) -> "pd.Series[bool]":
     if not {"beta", "bias"} <= {*rows.columns}:
         return pd.Series(False, index=rows.index)
-    return rows["beta"].notna() & rows["bias"].notna()
+    return pd.to_numeric(rows["beta"], errors="coerce").notna() & rows["bias"].notna()
 
 
 def _members(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[Member]:
@@ -179,23 +181,35 @@ def _member(
         rows=rows,
         modality=_modality(name, keys, facts),
         control=control,
-        regularizer=(keys.get("regularizer", "IStar"), float(keys["lambda"])) if "lambda" in keys else ("", 0.0),
+        regularizer=(keys.get("regularizer", "IStar"), _weight(keys["lambda"])) if "lambda" in keys else ("", 0.0),
         settings=keys,
     )
     if not isinstance(info, FitInfo):
         return common
     settings = flatten(design(settings_of(info)))
-    term = next(iter(info.regularizers.values()), {})
-    weight = float(term.get("weight", 0.0)) if len(info.regularizers) == 1 else 0.0
-    settings |= {f"regularizer.{key}": value for key, value in term.items()}
+    settings |= {f"regularizer.{key}": value for key, value in next(iter(info.regularizers.values()), {}).items()}
     return replace(
         common,
         design=design_key(settings),
         settings=settings,
         modality="characters" if not info.task else "text",
-        regularizer=(str(term.get("class", "")), weight) if weight else ("", 0.0),
+        regularizer=_regularizer([term for term in info.regularizers.values() if term.get("weight")]),
         is_tuned=bool(info.task),
     )
+
+
+def _regularizer(terms: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
+    """Return the class and weight of the only term; of several all together, without a weight that they share."""
+    if len(terms) > 1:
+        return " + ".join(f"{term.get('class')} {term['weight']:g}" for term in terms), np.nan
+    return next(((str(term.get("class", "")), float(term["weight"])) for term in terms), ("", 0.0))
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"A record has the condition lambda={text}: it must be a number, the weight.") from None
 
 
 def design_key(settings: Mapping[str, Any], *aside: str) -> str:

@@ -32,8 +32,8 @@ def read_foreign(path: Path) -> dict[str, pd.DataFrame]:
         InputError: a file cannot be read, or lacks a column.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    files = [file for file in files if not file.name.startswith("arrays-")]
-    rows = pd.concat([_read(file) for file in files], ignore_index=True)
+    parts = [_read(file) for file in files if not file.name.startswith("arrays-")]
+    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if rows.empty:
         raise InputError(f"{path} holds no rows: name a record that something was measured into.")
     rows["run"] = rows["run"].where(rows["run"] != "", path.stem)
@@ -47,21 +47,27 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not a readable Parquet file ({in_words(error)}): name a record.") from error
     if lacking := [name for name in NEEDED if name not in table]:
         raise InputError(f"{path} lacks the column {lacking[0]}: a record has those of docs/record.md.")
+    try:
+        return _in_schema(table)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} has a column of another type ({in_words(error)}): see docs/record.md.") from error
+
+
+def _in_schema(table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in the columns of the schema, with its types; further columns become keys of the condition."""
     for name, default in DEFAULTS.items():
         table[name] = table[name].fillna(default) if name in table else default
+    table = table.astype({"run": str, "subject": str, "condition": str, "step": int, "layer": int, "head": int})
+    table = table.astype(dict.fromkeys(("value", "low", "high"), float))
     if "model" in table:
         table["subject"] = table["subject"].where(table["subject"] != "", table["model"].astype(str))
     more = [name for name in table if name not in record.COLUMNS and name != "model"]
     settings = table[["condition", *more]].drop_duplicates()
     conditions = [
         record.condition(
-            **record.parse_condition(row["condition"]), **{key: row[key] for key in more if not pd.isna(row[key])}
+            **record.parse_condition(row["condition"]) | {key: row[key] for key in more if not pd.isna(row[key])}
         )
         for row in settings.to_dict("records")
     ]
     table = table.merge(settings.assign(_condition=conditions), on=["condition", *more])
-    table = table.assign(condition=table["_condition"])[record.COLUMNS]
-    try:
-        return table.astype({"step": int, "layer": int, "head": int, "value": float, "low": float, "high": float})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} has a column of another type ({in_words(error)}): see docs/record.md.") from error
+    return table.assign(condition=table["_condition"])[record.COLUMNS]

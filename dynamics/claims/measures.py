@@ -18,10 +18,11 @@ from dynamics.report.profiles import profile
 
 Measure = Callable[[Evidence], Effects]
 OfMember = Callable[[Member, int], Measured | None]  # of a model at a step
+Place = tuple[Member, int]  # a model and a step
 
 
 def height(profile_of: Sequence[Measured]) -> Measured:
-    """Return the height of the peak between the ends over the greater end (`report.profiles.Profile.height`)."""
+    """Return the height of the peak above both ends (`report.profiles.Profile.height`)."""
     return Measured(profile([m.value for m in profile_of]).height, mean_of(profile_of).error)
 
 
@@ -112,36 +113,33 @@ def at_start(of: OfMember, *kinds: str) -> Measure:
 
 def growth(of: OfMember, *kinds: str) -> Measure:
     """Return the change of a quantity from step 0 (or an untrained control) to the last step."""
-
-    def change(evidence: Evidence, member: Member) -> Measured | None:
-        start = _start(evidence, member)
-        if start is None or not member.steps:
-            return None
-        return minus(of(member, member.steps[-1]), of(*start))
-
-    return lambda evidence: Effects(evidence.effects(evidence.of(*kinds), lambda m: change(evidence, m)))
-
-
-def _start(evidence: Evidence, member: Member) -> tuple[Member, int] | None:
-    """Return where a model is untrained: at step 0 of several, or its untrained control."""
-    if len(member.steps) > 1 and member.steps[0] == 0:
-        return member, member.steps[0]
-    control = evidence.control(member, "untrained")
-    return (control, control.steps[-1]) if control is not None and control.steps else None
+    return _since(of, _start, *kinds)
 
 
 def against_control(of: OfMember, control: str, *kinds: str) -> Measure:
     """Return a quantity of models less that of their control, `untrained` (also step 0) or `shuffled`."""
-    if control == "untrained":
-        return growth(of, *kinds)
+    return _since(of, _start if control == "untrained" else lambda e, m: _end(e.control(m, control)), *kinds)
+
+
+def _since(of: OfMember, origin: Callable[[Evidence, Member], Place | None], *kinds: str) -> Measure:
+    """Return a quantity of models at their last step less that at another place."""
 
     def change(evidence: Evidence, member: Member) -> Measured | None:
-        other = evidence.control(member, control)
-        if other is None or not member.steps or not other.steps:
-            return None
-        return minus(of(member, member.steps[-1]), of(other, other.steps[-1]))
+        start, end = origin(evidence, member), _end(member)
+        return None if start is None or end is None else minus(of(*end), of(*start))
 
     return lambda evidence: Effects(evidence.effects(evidence.of(*kinds), lambda m: change(evidence, m)))
+
+
+def _start(evidence: Evidence, member: Member) -> Place | None:
+    """Return where a model is untrained: at step 0 of several, or its untrained control."""
+    if len(member.steps) > 1 and member.steps[0] == 0:
+        return member, 0
+    return _end(evidence.control(member, "untrained"))
+
+
+def _end(member: Member | None) -> Place | None:
+    return (member, member.steps[-1]) if member is not None and member.steps else None
 
 
 def contrast(of: OfMember, first: str, second: str) -> Measure:

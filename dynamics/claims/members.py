@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dynamics.claims.statistics import Measured, mean_of
+from dynamics.claims.statistics import HALF_WIDTH, Measured, mean_of
 
 Population = Literal["seeds", "models"]
 Quantity = tuple[str, str]  # site and metric
@@ -24,7 +24,6 @@ FAMILIES = {
     ENCODER: r"encoder|bidirectional|bert|electra|\bvit\b|deit|beit|wav2vec|hubert|canine|minilm|mpnet",
     DECODER: r"decoder|causal|gpt|opt|llama|pythia|falcon|bloom|mistral|qwen|gemma|olmo",
 }
-TO_STANDARD_ERROR = 2 * 1.959964  # of a 95 % interval's width
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _grid(rows: pd.DataFrame) -> Grid:
     steps, at = np.unique(rows["step"].to_numpy(), return_inverse=True)
     layers, place = np.unique(rows["layer"].to_numpy(), return_inverse=True)
     cells, shape = at * len(layers) + place, (len(steps), len(layers))
-    errors = (rows["high"].to_numpy() - rows["low"].to_numpy()) / TO_STANDARD_ERROR
+    errors = (rows["high"].to_numpy() - rows["low"].to_numpy()) / (2 * HALF_WIDTH)
     with np.errstate(invalid="ignore"):  # cells without a row
         counts = np.bincount(cells, minlength=len(steps) * len(layers))
         means = [np.bincount(cells, x, len(counts)) / counts for x in (rows["value"].to_numpy(), errors)]

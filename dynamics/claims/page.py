@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dynamics.claims.judge import Judged, Judgement
-from dynamics.claims.statistics import Effects
+from dynamics.claims.statistics import HALF_WIDTH, Effects
 from dynamics.claims.table import COLOURS as VERDICTS
 from dynamics.claims.table import caption, count, effect
 from dynamics.report import page
@@ -74,7 +74,7 @@ def points(effects: Effects) -> pd.DataFrame:
     groups = [effects.units, effects.against or {}]
     means = [float(np.mean([v.value for v in group.values()])) if group else 0.0 for group in groups]
     rows = [
-        (unit, sign * (v.value - other), 1.96 * v.error)
+        (unit, sign * (v.value - other), HALF_WIDTH * v.error)
         for group, other, sign in zip(groups, means[::-1], (1, -1), strict=True)
         for unit, v in sorted(group.items())
     ]

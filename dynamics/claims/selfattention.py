@@ -57,7 +57,7 @@ def _probe(value: OfDraw, metric: str, bias: str = "input") -> m.Measure:
         if evidence.population != "seeds" or rows.empty or "seed" not in rows:
             raise NotMeasurable("no probe among the runs")
         rows = rows[(rows["metric"] == metric) & (rows["bias"] == bias)]
-        rows = rows.assign(norm=rows["beta"].astype(float))
+        rows = rows.assign(norm=rows["beta"].astype(float), part=rows.get("part"))
         known = ("seed", "beta", "norm", "bias", "part", "least", "greatest")
         varied = [name for name in rows.columns[rows.columns.get_loc("reason") + 1 :] if name not in known]
         draws = rows.groupby(["seed", "run", "subject", *varied], dropna=False)

@@ -5,10 +5,11 @@ from dynamics.claims.base import Claim, Criterion, Threshold
 from dynamics.claims.controls import dimension_controls
 from dynamics.claims.members import DECODER, ENCODER, TRANSFORMERS
 from dynamics.claims.phases import FALL, RISE
+from dynamics.report.profiles import BELL
 
 SOURCE = "Razzhigaev et al., The Shape of Learning, arXiv 2311.05928"
 SHARE = Threshold(
-    0.05, "5 % of the variance: bells of the source are 20 to 80 % high, noise between seeds is about 1 %"
+    BELL, "5 % of the variance: bells of the source are 20 to 80 % high, noise between seeds is about 1 %"
 )
 RELATIVE = Threshold(0.05, "5 %: about the sampling error of one TwoNN estimate on 4096 states")
 STATES = "layers 1..L of the residual stream, last step"
@@ -23,7 +24,7 @@ CLAIMS = (
         f"anisotropy, {STATES}",
         (
             Criterion(
-                "height of the peak over the greater of both ends",
+                "height of the peak above both ends",
                 m.level(m.quantity("residual", "anisotropy", m.height), DECODER),
                 SHARE,
             ),

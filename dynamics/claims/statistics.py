@@ -19,6 +19,7 @@ DRAWS = 4000  # bootstrap resamples
 LEVEL = 0.05  # of wrong verdicts among all verdicts, after correction
 FAMILY = "Benjamini-Yekutieli"  # holds however the claims depend on one another
 SEED = 0
+HALF_WIDTH = 1.959964  # of a 95 % interval of sampling error, in standard errors
 MANY = 1e6  # degrees of freedom: a normal distribution
 
 

@@ -1,6 +1,6 @@
 """How arms differ, with intervals: paired by seed where arms share seeds, for twins start from equal weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -230,14 +230,18 @@ def _basis(study: Study, found: list[ArmComparison]) -> str:
 def _sentence(study: Study, one: ArmComparison) -> str:
     place, names = f", {one.place}" if one.place else "", [*one.values]
     parts = []
-    for name in names[:NAMED]:
+    for name in names:
         effect = one.effects.get(name)
         who = f"{name}: " if len(study.arms) > 1 else ""
         reference = one.references.get(name, names[0])
         against = f" (against {reference})" if reference != names[0] else ""
         parts.append(f"{who}{one.values[name]}" + (f", {effect.words}{against}" if effect else ""))
-    more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{capital(one.title)}{place}. {'; '.join(parts)}{more}."
+    return f"{capital(one.title)}{place}. {named(parts)}."
+
+
+def named(parts: Sequence[str]) -> str:
+    """Return what is said of the first `NAMED` arms, and how many more there are."""
+    return "; ".join(parts[:NAMED]) + (f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else "")
 
 
 def table(study: Study) -> Table | None:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dynamics.lineage import ancestors, fork_of
+from dynamics.lineage import ancestors, fork_of, parent_of
 from dynamics.report.blocks import Figure, PageBlock, Section
 from dynamics.report.names import CURVES
 from dynamics.report.plot.style import SOFT
-from dynamics.run_info import FitInfo, RunInfo
+from dynamics.run_info import RunInfo
 
 NamedRun = tuple[Path, str]  # a run's folder, and what the page calls it; empty where it keeps its name
 
@@ -27,19 +27,22 @@ def with_parents(runs: Sequence[NamedRun]) -> list[NamedRun]:
     return list(found)
 
 
-def joined(infos: Mapping[str, RunInfo], records: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def joined(
+    infos: Mapping[str, RunInfo], records: Mapping[str, pd.DataFrame], folders: Mapping[str, Path]
+) -> dict[str, pd.DataFrame]:
     """Return the rows of runs; the learning curves of a fork begin with the values that its parent had at its step.
 
-    Those of another objective, which are on another axis, stay away.
+    Those of another objective, which are on another axis, stay away. The three mappings are by the name on the page,
+    which may not be that of the folder.
     """
-    found = dict(records)
+    found, names = dict(records), {folder: run for run, folder in folders.items()}
     for run, info in infos.items():
-        fork = fork_of(info)
-        if fork is None or (parent := infos.get(Path(fork["parent"]).name)) is None:
+        if (fork := fork_of(info)) is None or (folder := parent_of(folders[run], fork)) is None:
             continue
-        if not isinstance(parent, FitInfo) or parent.objective != info.to_dict().get("objective", ""):
+        parent = names.get(folder.resolve(), "")  # without rows it is not on the page
+        if not parent or infos[parent].to_dict().get("objective") != info.to_dict().get("objective"):
             continue
-        rows, before = records[run], records[Path(fork["parent"]).name]
+        rows, before = records[run], found[parent]
         known = set(rows.loc[rows["site"].isin(CURVES), "metric"])
         is_last = before["site"].isin(CURVES) & (before["step"] == fork["step"]) & before["metric"].isin(known)
         found[run] = pd.concat([before[is_last].assign(run=run), rows], ignore_index=True)

@@ -92,6 +92,7 @@ def load(names: Sequence[str | Path]) -> Study:
     infos: dict[str, RunInfo] = {}
     records: dict[str, pd.DataFrame] = {}
     arrays: list[dict[str, Any]] = []
+    places: dict[str, Path] = {}
     skipped, empty = [], []
     for folder, name in folders:
         run = next(text for text in (name or folder.name, str(folder)) if text not in infos)
@@ -106,14 +107,14 @@ def load(names: Sequence[str | Path]) -> Study:
             )
             empty.append(f"run {run} has no rows in {folder / 'record'}: {why}.")
             continue
-        infos[run] = _called(info, name) if name else info
+        infos[run], places[run] = _called(info, name) if name else info, folder
         records[run] = rows.assign(run=run)
         arrays += [vars(array) | {"run": run} for array in record.read_arrays(folder, ALL_HEADS, damaged)]
         if damaged:
             skipped.append(_without(run, damaged))
     if not records:
         raise InputError(empty[0])
-    return study_of(infos, joined(infos, records), arrays, (*skipped, *map(capital, empty)))
+    return study_of(infos, joined(infos, records, places), arrays, (*skipped, *map(capital, empty)))
 
 
 def _without(run: str, damaged: Sequence[Path]) -> str:

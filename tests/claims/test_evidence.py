@@ -93,6 +93,14 @@ def test_a_sweep_of_lambda_is_compared_with_runs_of_its_own_kind():
     assert one(both, "S2a").main.outcome == one(sweep, "S2a").main.outcome
 
 
+def test_runs_with_two_regularizers_are_neither_plain_nor_of_one_lambda():
+    terms = {"istar": {"class": "IStar", "weight": -1.0}, "cosine": {"class": "MeanCosine", "weight": 1.0}}
+    arms = {"decoder": CAUSAL, "both": CAUSAL | {"regularizers": terms}}
+    found = evidence(trained(BELLS, arms, 0.02))
+    assert {member.regularizer[0] for member in found.trained} == {"", "IStar -1 + MeanCosine 1"}
+    assert {member.name for member in found.main} == {f"decoder-{seed}" for seed in range(4)}
+
+
 def test_a_control_that_fails_takes_support_away():
     case = WORLDS["S1c"]
     risen = case.world(case.holds, case.quiet)
@@ -143,10 +151,14 @@ def foreign(path, **columns):
     [
         {"condition": lambda arm, seed, settings: record.condition(seed=seed, **settings)},
         {"seed": lambda arm, seed, _: seed, "objective": lambda arm, seed, settings: settings["objective"]},
+        {
+            "condition": lambda arm, seed, settings: record.condition(seed=seed, **settings),
+            "seed": lambda arm, seed, _: seed,  # said twice, as in a frame that `record.read` returned
+        },
         {"condition": lambda arm, seed, _: record.condition(seed=seed)},  # told by the names of the runs
         {"seed": lambda arm, seed, _: seed, "model": lambda arm, *_: {"decoder": "gpt2", "encoder": "bert"}[arm]},
     ],
-    ids=["conditions", "columns", "names", "models"],
+    ids=["conditions", "columns", "both", "names", "models"],
 )
 def test_records_of_others_are_judged(tmp_path, columns):
     path = foreign(tmp_path / "theirs.parquet", **columns)
@@ -157,6 +169,16 @@ def test_records_of_others_are_judged(tmp_path, columns):
         )
         assert judged["S1b"].population == "seeds"
         assert judged["S1b"].main.outcome.n == 4
+
+
+def test_runs_of_one_name_in_several_records_stay_apart(tmp_path):
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        rows = rows_of("", BELLS, "decoder", 0.01, np.random.default_rng(seed))
+        rows.assign(seed=seed, objective="clm").to_parquet(folder / "record.parquet")
+    judged = one(load([tmp_path / str(seed) / "record.parquet" for seed in range(3)]), "S1a")
+    assert (judged.verdict, judged.main.outcome.n) == ("supported", 3)
 
 
 def test_a_record_of_others_needs_a_few_columns_alone(tmp_path):
@@ -173,13 +195,24 @@ def test_a_record_of_others_needs_a_few_columns_alone(tmp_path):
         (lambda path: pd.read_parquet(path).drop(columns="layer").to_parquet(path), "lacks the column layer"),
         (lambda path: pd.read_parquet(path).iloc[:0].to_parquet(path), "holds no rows"),
         (lambda path: pd.read_parquet(path).assign(step="a").to_parquet(path), "has a column of another type"),
+        (
+            lambda path: pd.read_parquet(path).assign(extra=[[1]] * len(pd.read_parquet(path))).to_parquet(path),
+            "has a column of another type",
+        ),
+        (lambda path: pd.read_parquet(path).assign(**{"lambda": "high"}).to_parquet(path), "lambda=high: it must be"),
     ],
 )
 def test_a_bad_record_is_refused_in_a_sentence(tmp_path, change, sentence):
     path = foreign(tmp_path / "theirs.parquet")
     change(path)
     with pytest.raises(InputError, match=sentence):
-        load([path])
+        judge(load([path]), [])
+
+
+def test_a_folder_of_arrays_alone_holds_no_rows(tmp_path):
+    foreign(tmp_path / "arrays-0.parquet")
+    with pytest.raises(InputError, match="holds no rows"):
+        load([tmp_path])
 
 
 def test_a_sweep_stands_for_its_runs(workplace):

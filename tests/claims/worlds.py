@@ -156,7 +156,7 @@ def coned(x: float, noise: float) -> Study:
 LAMBDAS = {f"lambda{weight}": weight for weight in (-5, -1, 0, 1, 5)}
 
 
-def regularized(values: Callable[[float], Values], **more: Any) -> World:
+def regularized(values: Callable[[float], Values]) -> World:
     """Return a world of I-STAR over lambda; values are told the arm's lambda in the place of its name."""
 
     def world(x: float, noise: float) -> Study:

@@ -75,6 +75,23 @@ def test_curves_begin_at_the_values_of_the_parent(forked):
     assert set(load([fork]).records[fork.name]["run"]) == {fork.name}
 
 
+def test_curves_begin_at_the_values_of_a_parent_by_another_name(forked):
+    parent, fork = forked()
+    for names in ([f"base={parent}", fork], [f"then={fork}"]):
+        study = load(names)
+        own = tables.curves(study.rows, "loss").query("arm != @study.arms[0].name and site == 'train'")
+        assert own.sort_values("at").iloc[0][["at", "value"]].tolist() == pytest.approx([AT, 2.6])
+
+
+def test_another_run_with_the_name_of_the_parent_is_not_taken_for_it(forked, tmp_path):
+    parent, fork = forked()
+    other = tmp_path / "elsewhere" / parent.name
+    write(other, (0, AT, 8), {"seed": 1, "objective": "mlm", "is_causal": True}, 9.0)
+    rows_of_fork = load([other, fork]).records[fork.name]
+    first = rows_of_fork[(rows_of_fork["step"] == AT) & (rows_of_fork["site"] == "train")]
+    assert first["value"].tolist() == pytest.approx([2.6])
+
+
 def test_those_of_another_objective_do_not(forked):
     _, fork = forked(objective="clm")
     rows_of_fork = load([fork]).records[fork.name]

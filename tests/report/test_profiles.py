@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dynamics.report.profiles import profile
+from dynamics.report.profiles import BELL, profile
 
 PROFILES = arrays(float, st.integers(3, 30), elements=st.floats(-1e3, 1e3))
 
@@ -34,3 +34,10 @@ def test_a_height_above_0_is_a_peak_between_the_ends(values):
     shape = profile(values)
     assert (shape.height > 1e-9) <= (0 < shape.peak < 1)
     assert shape.height <= shape.span
+
+
+def test_noise_on_a_flat_profile_is_a_peak_but_no_bell():
+    generator = np.random.default_rng(0)
+    heights = [profile(0.3 + 0.01 * generator.standard_normal(12)).height for _ in range(200)]
+    assert np.quantile(heights, 0.2) > 0
+    assert max(heights) < BELL

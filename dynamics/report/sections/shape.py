@@ -9,9 +9,9 @@ import pandas as pd
 
 from dynamics.report import tables
 from dynamics.report.blocks import Section, Table, TableRow
-from dynamics.report.effects import Effect, at_last, changed, difference, references
+from dynamics.report.effects import Effect, at_last, changed, difference, named, references
 from dynamics.report.names import DASH, estimate
-from dynamics.report.profiles import Profile, profile
+from dynamics.report.profiles import BELL, Profile, profile
 from dynamics.report.study import Study
 from dynamics.report.summary import by_arm, join
 
@@ -23,7 +23,6 @@ STATISTICS = {
     "span": "greatest less least value",
 }
 RANGES = {"peak": (0, 1), "span": (0, None)}
-NAMED = 4  # arms that a sentence names
 
 
 class Shapes(NamedTuple):
@@ -55,11 +54,12 @@ def applies(study: Study) -> bool:
 
 def section(study: Study) -> Section | None:
     """Return the shapes of all arms and how they differ, with what follows for the bell."""
-    found = [shapes for metric in METRICS if (shapes := of(study, metric)) is not None]
-    if not found:
+    by_metric = {metric: shapes for metric in METRICS if (shapes := of(study, metric)) is not None}
+    if not by_metric:
         return None
+    found, bells = [*by_metric.values()], by_metric.get(METRICS[0])
     blocks = [_by_arm(study, found), *_differences(study, found)]
-    findings = [*_bells(found[0], study), *_masks(found[0], study)] if METRICS[0] in _metrics(study) else []
+    findings = [*_bells(bells, study), *_masks(bells, study)] if bells is not None else []
     return Section("Shape over depth", "shape", "Shape", blocks, findings=findings)
 
 
@@ -99,7 +99,7 @@ def _by_arm(study: Study, found: list[Shapes]) -> Table:
     note = join(
         [
             f"profiles over layers 1..L at {found[0].place}; brackets: 95 % t interval over seeds, of three or more",
-            "a bell has a height above 0: its peak lies between the first and the last layer",
+            f"a bell of anisotropy has a height above {BELL:g}: noise alone can lift a peak a little above both ends",
         ]
     )
     return by_arm(study, rows, "The shape of profiles over depth", note, style="numbers")
@@ -127,17 +127,13 @@ def _differences(study: Study, found: list[Shapes]) -> Iterator[Table]:
     yield Table(columns, rows, "How shapes differ", note, style="numbers")
 
 
-def _metrics(study: Study) -> set[str]:
-    return set(study.rows.loc[study.rows["site"] == SITE, "metric"])
-
-
 def is_bell(height: Effect) -> bool | None:
-    """Whether a height is that of a bell; None where its interval does not say, or there is none.
+    """Whether a height is that of a bell, above `BELL`; None where its interval does not say, or there is none.
 
-    >>> is_bell(Effect(0.2, 0.1, 0.3)), is_bell(Effect(-0.2, -0.3, -0.1)), is_bell(Effect(0.1, -0.1, 0.3))
+    >>> is_bell(Effect(0.2, 0.1, 0.3)), is_bell(Effect(0.01, 0.005, 0.02)), is_bell(Effect(0.1, -0.1, 0.3))
     (True, False, None)
     """
-    return height.value > 0 if height.is_clear else None
+    return True if height.low > BELL else False if height.high < BELL else None
 
 
 def _bells(one: Shapes, study: Study) -> Iterator[str]:
@@ -148,9 +144,8 @@ def _bells(one: Shapes, study: Study) -> Iterator[str]:
         if height is not None and peak is not None:
             word = {True: "a bell", False: "none", None: "not told"}[is_bell(height)]
             parts.append(f"{name}: {word}, {_cell(height)}, peak at {_cell(peak)} of the depth")
-    more = f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
-    what = f"Bell of {_lower(one.title)} over depth, by the height of its peak above both ends, {one.place}"
-    yield f"{what}. {'; '.join(parts[:NAMED])}{more}."
+    what = f"Bell of {_lower(one.title)} over depth: its peak more than {BELL:g} above both ends, {one.place}"
+    yield f"{what}. {named(parts)}."
 
 
 def _masks(one: Shapes, study: Study) -> Iterator[str]:
@@ -180,7 +175,7 @@ def verdict(masked: Effect, free: Effect, effect: Effect) -> str:
 
     >>> verdict(Effect(0.2, 0.1, 0.3), Effect(-0.1, -0.2, -0.05), Effect(0.3, 0.2, 0.4))
     'Yes: there is one with it and none without it; it makes the peak higher.'
-    >>> verdict(Effect(0.2, 0.1, 0.3), Effect(0.1, 0.05, 0.2), Effect(0.1, -0.1, 0.3))
+    >>> verdict(Effect(0.2, 0.1, 0.3), Effect(0.2, 0.1, 0.4), Effect(0.1, -0.1, 0.3))
     'No: there is one without it too.'
     >>> verdict(Effect(0.2, 0.1, 0.3), Effect(0.1, -0.1, 0.3), Effect(0.1, -0.1, 0.3))
     'Inconclusive: whether there is one without it is not told.'

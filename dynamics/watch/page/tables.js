@@ -71,7 +71,7 @@ function drawCost() {
 
 function drawSettings() {
   const all = [...drawn.runs.values()];
-  const isHistory = (key) => all.length > 1 && key !== "seed" && drawn.history.includes(key);
+  const isHistory = (key) => all.length > 1 && drawn.history.includes(key);
   const keys = [...new Set(all.flatMap((run) => Object.keys(run.settings)))].filter((key) => !isHistory(key));
   const body = keys.map((key) => [
     key,
