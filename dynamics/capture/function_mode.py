@@ -175,8 +175,8 @@ class ScoreWatch(TorchFunctionMode):
             self.sigmoids[result] = product, x
         elif func is Tensor.to and x in self.sigmoids:
             self.sigmoids[result] = self.sigmoids[x]
-        elif result is x:  # overwritten
-            self.sigmoids.pop(x, None)
+        elif result is x and x in self.sigmoids:  # overwritten
+            del self.sigmoids[x]
         elif func in _EXP and x in self.exponentials:
             return self._report(*self.exponentials[x])
         elif func in _EXP and product is not None and product.owner in self.stack:

@@ -2,6 +2,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dynamics.metrics.streaming import STATE_SITES, Estimate, Moments, Spectral
+from dynamics.metrics.streaming.arithmetic import unresolved
 from dynamics.metrics.streaming.spectrum import eigenvalues
 
 
@@ -41,7 +42,11 @@ class EffectiveRank(Spectral):
     def with_interval(
         self, states: Moments, value: Float[Tensor, " heads"], influence: Float[Tensor, "w heads"]
     ) -> Estimate:
-        span = max(1, int((states.spectrum[0] > 0).sum(-1).max()) - 1)
+        values, _ = states.spectrum
+        # A layer norm leaves one direction only the states' rounding, which may be above the eigenvalues' own or not.
+        floor = unresolved(states.mean.square().sum(-1) + values.sum(-1), states.precision)
+        directions = (values > floor[..., None]).sum(-1)
+        span = max(1, int(directions.max()) - 1)
         place = super().with_interval(states, (value - 1) / span, influence / span)
         low, high = 1 + span * place.low, 1 + span * place.high
         return place._replace(value=1 + span * place.value, low=low, high=high)

@@ -59,7 +59,7 @@ def _seen_mean(x: Heads, real: Real, is_causal: bool) -> Float[Tensor, "B H rows
     ones = x.new_ones(x.shape[-2], x.shape[-2])
     sees = ones.tril() if is_causal else ones[:1]
     number = sees.sum(-1, keepdim=True) if real is None else sees @ real[:, None, :, None].to(x.dtype)
-    return (sees @ x / number).where(number > 1, 0).to(x.dtype)
+    return (sees @ x / number.clamp(min=1)).where(number > 1, 0).to(x.dtype)  # of none, 0 / 0 would have a gradient
 
 
 def sigmoid_attention(
@@ -72,7 +72,7 @@ def sigmoid_attention(
     if real is not None:
         sees = sees & real[:, None, None, :]
     number = sees.sum(-1, keepdim=True).clamp(min=1)
-    logits = query @ key.mT * scaling + -number.log()
+    logits = query @ key.mT * scaling - number.log()
     weights = logits.masked_fill(~sees, -torch.inf).sigmoid()
     if dropout:
         weights = nn.functional.dropout(weights, dropout)

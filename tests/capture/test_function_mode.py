@@ -109,6 +109,13 @@ def by_exponentials(module, q, k, v):
     return true @ v, true
 
 
+def by_exponentials_divided_in_place(module, q, k, v):
+    scores = q @ k.mT
+    true = (scores - scores.amax(-1, keepdim=True)).exp()
+    true /= true.sum(-1, keepdim=True)
+    return true @ v, true
+
+
 def by_heads_last(module, q, k, v):
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     true = (torch.einsum("bihd,bjhd->bijh", q, k) * 0.4).softmax(dim=2)
@@ -134,6 +141,7 @@ WAYS = [
     by_two_products,
     by_logarithms,
     by_exponentials,
+    by_exponentials_divided_in_place,
     by_heads_last,
     by_flex,
 ]
@@ -365,6 +373,11 @@ def unnormalised(module, q, k, v):
     return true @ v, true
 
 
+def by_exponentials_in_place(module, q, k, v):
+    true = (q @ k.mT).exp_()
+    return true / true.sum(-1, keepdim=True) @ v, true
+
+
 def by_difference(module, q, k, v):
     true = (q @ k.mT).softmax(-1) - 0.5 * (q @ v.mT).softmax(-1)
     return true @ v, true
@@ -379,7 +392,7 @@ def first_queries_alone(module, q, k, v):
 
 @pytest.mark.parametrize(
     "attend",
-    [in_two_parts, over_the_queries, unnormalised, by_difference, first_queries_alone],
+    [in_two_parts, over_the_queries, unnormalised, by_exponentials_in_place, by_difference, first_queries_alone],
     ids=lambda x: x.__name__,
 )
 def test_what_is_not_followed_is_named(attend):

@@ -62,6 +62,14 @@ def test_padding_changes_nothing_for_the_rest(kind, is_causal):
 
 
 @EVERY
+def test_padding_in_front_leaves_gradients_finite(kind):
+    network = make(attention=kind, initializer_range=0.2)
+    inputs = padded()
+    network(**inputs).logits[inputs["attention_mask"].bool()].square().sum().backward()
+    assert all(x.grad.isfinite().all() for x in network.parameters() if x.grad is not None)
+
+
+@EVERY
 @MASKS
 def test_eager_attention_agrees_with_sdpa(kind, is_causal):
     network, inputs = make(attention=kind, is_causal=is_causal, initializer_range=0.2), padded()

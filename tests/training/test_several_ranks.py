@@ -26,7 +26,7 @@ REGULARIZED = (
 )
 SETTINGS = {
     "trainer__precision": "32-true",
-    "metrics": "[anisotropy, drift, entropy, intrinsic_dimension, linear_cka, qk_symmetry]",
+    "metrics": "[anisotropy, drift, effective_rank, entropy, intrinsic_dimension, linear_cka, qk_symmetry]",
 }
 KEY = ["step", "site", "layer", "head", "metric"]
 
@@ -82,6 +82,15 @@ def test_a_network_in_shards_trains_is_measured_and_goes_on_alone(text_file, alo
     newest.unlink()
     fit_alone(text_file, "shards", *REGULARIZED, "--resume", "auto", config="encoder", **SETTINGS)
     assert_same_record("shards", "one")
+
+
+@pytest.mark.skipif(not os.environ.get("DYNAMICS_ALL_RANKS"), reason="a minute: set DYNAMICS_ALL_RANKS")
+@pytest.mark.parametrize("option", [{"model__attention": "none"}, {"model__optimizer": "muon"}], ids=str)
+def test_two_ranks_are_one_with(text_file, workplace, option):
+    metrics = {"metrics": "[anisotropy, effective_rank]"}  # a network without attention has no scores
+    fit_alone(text_file, "one", config="encoder", **SETTINGS | metrics, **option)
+    fit_on_two(LIGHTNING, text_file, "two", **metrics, **option)
+    assert_same_record("two", "one")
 
 
 @pytest.mark.skipif(not os.environ.get("DYNAMICS_ALL_RANKS"), reason="a minute: set DYNAMICS_ALL_RANKS")
