@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.report.arms import design, settings_of
@@ -40,8 +38,10 @@ def tags(info: RunInfo) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in named if tag))
 
 
-def artifact(folder: Path, name: str, last_step: int) -> wandb.Artifact:
-    """Return the record and the report page of a run that has made `last_step` steps; draw the page."""
+def artifact(folder: Path, name: str, last_step: int) -> Any:
+    """Return an artifact of W&B: the record and the report page of a run that has made `last_step` steps."""
+    import wandb
+
     from dynamics.report.page import page
     from dynamics.report.study import load
 

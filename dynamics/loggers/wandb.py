@@ -5,10 +5,10 @@ import re
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import wandb
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -18,8 +18,10 @@ from dynamics.loggers import about
 from dynamics.loggers.journal import Journal
 from dynamics.loggers.names import OF_HEAD
 from dynamics.loggers.profiles import PICTURED
-from dynamics.loggers.upload import Upload
 from dynamics.run_info import RunInfo
+
+if TYPE_CHECKING:  # imported where a run begins: a configuration that names this logger may be run without it
+    from dynamics.loggers.upload import Upload
 
 
 class WandbLogger(Logger):
@@ -58,6 +60,8 @@ class WandbLogger(Logger):
     ) -> None:
         super().__init__()
         self.mode = pick_mode(mode)
+        if self.mode != "disabled" and find_spec("wandb") is None:
+            raise InputError("trainer.logger: the package wandb is missing: pip install wandb, or set it false.")
         self._heads = _pattern(log_heads)
         self._folder = Path(save_dir or ".").resolve()  # W&B's own process may have been started in another folder
         self._id, self._name, self._pictures, self._attaches = id or secrets.token_hex(4), name, pictures, artifact
@@ -92,6 +96,8 @@ class WandbLogger(Logger):
         """Begin the run, or resume it at `step`."""
         if self.mode == "disabled" or self._upload is not None:
             return
+        from dynamics.loggers.upload import Upload
+
         self._has_begun = True
         entries = self._journal.begin(step)
         steps = [entry.step for entry in entries if any(isinstance(value, dict) for value in entry.values.values())]
@@ -153,7 +159,7 @@ class WandbLogger(Logger):
         self._last = max(self._last, step)
         self._upload.add(step, self._journal.append(step, values), values)
 
-    def _artifact(self) -> wandb.Artifact | None:
+    def _artifact(self) -> Any:
         return about.artifact(self._folder, self._name or self._id, self._last) if self._attaches else None
 
 

@@ -20,7 +20,7 @@ from dynamics.loggers.wandb import WandbLogger, pick_mode
 from dynamics.measure import measure
 from dynamics.models.transformer import CharTransformerConfig, CharTransformerLM
 from tests.loggers.stand_in import StandIn
-from tests.runs import fit
+from tests.runs import CONFIGS, fit
 
 CLASS = "dynamics.loggers.wandb.WandbLogger"
 
@@ -259,6 +259,15 @@ def test_a_logger_that_is_disabled_leaves_nothing(text_file, workplace, monkeypa
     train(text_file)
     assert not (runs.CHECKPOINTS / "a" / "wandb").exists()
     assert isinstance(WandbLogger(), RowLogger)
+
+
+def test_a_configuration_that_names_the_logger_runs_without_wandb():
+    words = ["--config", str(CONFIGS / "decoder.yaml"), "--data.corpus", "none.txt", "--run", "a"]
+    code = "import sys; sys.modules['wandb'] = None; from dynamics.cli.main import main; main(['fit', *sys.argv[1:]])"
+    for logger, complaint in (([], "the package wandb is missing"), (["--trainer.logger", "false"], "none.txt")):
+        done = subprocess.run([sys.executable, "-c", code, *words, *logger], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert complaint in done.stderr
 
 
 def test_a_client_that_fails_ends_no_run(text_file, workplace, monkeypatch, capsys):
