@@ -19,11 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.kills import attempt, kinds  # noqa: E402
+from benchmarks.kills import attempt, training  # noqa: E402
 from dynamics import record, runs  # noqa: E402
 from dynamics.cli.main import main as dynamics  # noqa: E402
 from dynamics.training.checkpoint import states, step_of  # noqa: E402
-from tests.faults.chain import _different, without_generators  # noqa: E402
+from tests.faults.chain import different, without_generators  # noqa: E402
 
 EVERY, LATEST = 20, 100  # steps between states, and the last one that is forked
 
@@ -40,7 +40,7 @@ def differences(parent: str, fork: str, at: int) -> Iterator[str]:
         return
     for name in names[0]:
         paths = (runs.CHECKPOINTS / run / "state" / name for run in (parent, fork))
-        yield from (f"{name}{key}" for key in _different(*paths))
+        yield from (f"{name}{key}" for key in different(*paths))
 
 
 def fork(parent: str, name: str, at: int, *words: str) -> str:
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         os.environ["DYNAMICS_CACHE"] = str(Path(place) / "cache")
-        made, rng, same, steps = kinds(Path(place)), random.Random(options.seed), 0, list[int]()
+        made, rng, same, steps = training(Path(place)), random.Random(options.seed), 0, list[int]()
         chosen = options.kinds or list(made)
         for number in range(options.forks):
             kind = chosen[number % len(chosen)]

@@ -61,7 +61,7 @@ class _Unique(yaml.SafeLoader):
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML configuration as nested dicts."""
-    config = read_yaml(path, "fix it, or give another --config", lambda text: yaml.load(text, _Unique))
+    config = read_yaml(path, "fix it, or name another one", lambda text: yaml.load(text, _Unique))
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise InputError(f"{path} holds no settings: it must be a YAML mapping, its keys text.")
     if "config" in config:

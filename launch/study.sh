@@ -19,6 +19,13 @@ case $scale in
   *) echo "launch/study.sh: the scale is cpu or gpu (got ${scale:-nothing})." >&2; exit 2 ;;
 esac
 shift
+for word in "$@"; do
+  case ${word%%=*} in
+    --trainer.max_steps | --checkpoints.every)
+      echo "launch/study.sh: ${word%%=*} is set by the study, whose forks begin at half of it: set STEPS instead." >&2
+      exit 2 ;;
+  esac
+done
 half=$((steps / 2))
 arms=(--config configs/study/common.yaml --size tiny --data.corpus "${CORPUS:-sample}" --trainer.max_steps "$steps"
   --trainer.val_check_interval "$half" --checkpoints.every "$half" "$@")

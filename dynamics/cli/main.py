@@ -18,6 +18,7 @@ from typing import NoReturn
 import dynamics
 from dynamics.cli.verbs import VERBS
 from dynamics.errors import ENDING, Failure, InputError, Interrupted
+from dynamics.parent import end_with_parent
 
 UNUSABLE = {  # what the user can do something about among the errors of a file or folder
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         try:
             with _interruptible():
+                end_with_parent()
                 _run(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()

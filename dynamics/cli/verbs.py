@@ -132,15 +132,12 @@ def sweep(options: SweepOptions, fit_options: tuple[str, ...] = ()) -> None:
     from dynamics.experiments.sweep.running import sweep as run_sweep
     from dynamics.runs import CHECKPOINTS
 
-    name = options.run or options.config.stem
-    complete, failed = run_sweep(
-        options.config, name, options.launcher, options.dry_run, fit_options, options.jobs, options.sbatch
-    )
+    complete, failed = run_sweep(options, fit_options)
     if complete:
-        draw(complete, CHECKPOINTS / name / "report.html")
+        draw(complete, CHECKPOINTS / options.name / "report.html")
     if failed:
         errors = "; ".join(f"{failed_run}: {error}" for failed_run, error in failed.items())
-        raise Failure(f"{len(failed)} runs of {name} failed ({errors})")
+        raise Failure(f"{len(failed)} runs of {options.name} failed ({errors})")
 
 
 def report(runs: list[str], out: Path | None = None, format: Literal["html", "pdf", "png"] = "html") -> None:

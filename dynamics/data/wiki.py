@@ -8,8 +8,6 @@ left out; the schema of 2006 marks neither, so both are recognised by their text
 import html
 import os
 import re
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from xml.etree import ElementTree
 from joblib import Parallel, cpu_count, delayed
 
 from dynamics.data.wikitext import NAMESPACES, clean
+from dynamics.parent import watch
 
 SEPARATOR = "\n\n"  # between two articles, and nowhere else in the text
 CHUNK = 1 << 20  # bytes of XML that a worker gets at a time
@@ -91,14 +90,8 @@ def _chunks(dump: Iterable[bytes]) -> Iterator[list[bytes]]:
 @cache
 def _end_with(parent: int) -> None:
     """Have this worker end soon after the process that started it: one that is killed cannot tell its workers."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
     if os.getppid() == parent:
-        threading.Thread(target=watch, daemon=True).start()
+        watch(parent, lambda: os._exit(1))
 
 
 def _clean_chunk(pages: list[bytes], namespaces: dict[str, int], parent: int = 0) -> Part:

@@ -78,6 +78,11 @@ class Origin(NamedTuple):
                     f"{key} is {spelled(was)} in {self.parent.name} (now {spelled(now)}) and cannot change in a fork: "
                     f"{FIXED[key]}."
                 )
+        if cli.wandb_id and cli.wandb_id == getattr(runs.read(self.parent), "wandb_id", ""):
+            raise InputError(
+                f"W&B has {self.parent.name} under the id {cli.wandb_id}, which the fork would take over: give it "
+                "another one (--trainer.logger.id), or null."
+            )
 
     def refuse_vocabulary(self, cli: RunCLI) -> None:
         """Refuse other tokens than the parent's, in whose order the rows of its embedding stand."""

@@ -22,8 +22,10 @@ from dynamics.training.describe import require_room
 from dynamics.training.fit import set_up
 
 TIMED_STEPS = 20  # of a run that is made to time its steps: two chunks of losses on a CPU
+TIMED_SECONDS = 5  # after which it makes no further step
 SHORT = {  # such a run trains, is measured at both ends, and keeps nothing
     "trainer.max_steps": TIMED_STEPS,
+    "trainer.max_time": f"00:00:00:{TIMED_SECONDS:02}",
     "trainer.val_check_interval": TIMED_STEPS,
     "trainer.num_sanity_val_steps": 0,
     "trainer.limit_val_batches": 1,
@@ -53,6 +55,7 @@ class Work:
     """What a run has to do."""
 
     key: str  # equal in runs that take equally long
+    parameters: int
     steps: int
     measurements: int
     max_overhead: float | None  # of measuring, as a share of training
@@ -60,7 +63,7 @@ class Work:
     def seconds(self, costs: Costs) -> float:
         """Return how long it takes, without what comes before the first step, and without validation, which is short.
 
-        >>> Work("", 100, 3, None).seconds(Costs(0.5, 2.0)), Work("", 100, 3, 0.1).seconds(Costs(0.5, 2.0))
+        >>> Work("", 9, 100, 3, None).seconds(Costs(0.5, 2.0)), Work("", 9, 100, 3, 0.1).seconds(Costs(0.5, 2.0))
         (56.0, 55.0)
         """
         training, measuring = self.steps * costs.step, self.measurements * costs.measurement
@@ -79,11 +82,11 @@ def rehearse(words: Sequence[str]) -> Work:
         require_room(setup.cli, setup.state)
     cli, last = setup.cli, setup.cli.trainer.max_steps
     measured = {step for steps in cli.monitor.steps(last).values() for step in steps}
-    return Work(_key(setup.info), last, len(measured), cli.monitor.max_overhead)
+    return Work(_key(setup.info), setup.info.parameters or 0, last, len(measured), cli.monitor.max_overhead)
 
 
 def time_steps(words: Sequence[str]) -> Costs:
-    """Return what a run of `words` takes by training a few steps in a temporary folder."""
+    """Return what a run of `words` takes by training a few steps in a temporary folder, for `TIMED_SECONDS` at most."""
     options = split_options(words)
     short = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
     with TemporaryDirectory() as folder, _silent():
@@ -112,12 +115,18 @@ def earlier_costs() -> dict[str, Costs]:
 def read_costs(folder: Path) -> Costs | None:
     """Return what the run in `folder` took, by the cost rows of its record; None where it has none."""
     rows = record.read(folder)
-    rows = rows[(rows["site"] == "cost") & (rows["step"] > 0)]
-    steps, measurements = (rows.loc[rows["metric"] == name, "value"] for name in ("step_seconds", "measure_seconds"))
-    if steps.empty:
+    rows = rows[rows["site"] == "cost"].sort_values("step")
+    steps, measurements = (
+        rows.loc[rows["metric"] == name, "value"].tolist() for name in ("step_seconds", "measure_seconds")
+    )
+    if not steps:
         return None
-    # The first steps and the first measurement of a run compile and allocate.
-    return Costs(median(steps[1:] if len(steps) > 1 else steps), median(measurements) if len(measurements) else 0.0)
+    return Costs(_usual(steps), _usual(measurements) if measurements else 0.0)
+
+
+def _usual(seconds: Sequence[float]) -> float:
+    """Return the median without the first value where there are others: the first steps compile and allocate."""
+    return median(seconds[1:] if len(seconds) > 1 else seconds)
 
 
 @contextmanager

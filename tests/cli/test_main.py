@@ -85,7 +85,7 @@ def test_the_help_of_every_verb_shows_examples(verb, capsys):
         ("probe --widht 3", "there is no option --widht: did you mean --width?"),
         (
             "probe --config missing.yaml",
-            "missing.yaml cannot be read (No such file or directory): fix it, or give another --config.",
+            "missing.yaml cannot be read (No such file or directory): fix it, or name another one.",
         ),
         ("probe --run", "--run needs a value."),
         ("data", "corpus is missing: see --help."),

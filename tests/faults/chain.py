@@ -93,7 +93,7 @@ def differences(one: str, other: str) -> Iterator[str]:
         yield f"files {names} {kept}"
         return
     for name in names[0]:
-        yield from (f"{name}{key}" for key in _different(*(folder / "state" / name for folder in folders)))
+        yield from (f"{name}{key}" for key in different(*(folder / "state" / name for folder in folders)))
     for step in (int(name.removeprefix("step-")) for name in kept[0]):
         first, second = (runs.weights_path(folder, step) / "model.safetensors" for folder in folders)
         if first.read_bytes() != second.read_bytes():
@@ -118,7 +118,7 @@ def leftovers(run: str) -> Iterator[str]:
         yield f"status {runs.read(folder).status}"
 
 
-def _different(first: Path, second: Path) -> Iterator[str]:
+def different(first: Path, second: Path) -> Iterator[str]:
     """Name the entries of two training states that differ; times may."""
     trees = [dict(tree_flatten_with_path(torch.load(path, weights_only=True))[0]) for path in (first, second)]
     for key in trees[0].keys() | trees[1].keys():

@@ -111,3 +111,5 @@ def test_a_study_trains_forks_and_judges(call, workplace):
     assert [line.split()[1] for line in lines] == ["sweep", "fit", "probe", "claims", "report"]
     assert call("study.sh", "cpu", codes={"dynamics": 2}) == (2, lines[:1])
     assert call("study.sh", "tpu") == (2, ["launch/study.sh: the scale is cpu or gpu (got tpu)."])
+    code, (said,) = call("study.sh", "cpu", "--trainer.max_steps=9")
+    assert (code, said[:47]) == (2, "launch/study.sh: --trainer.max_steps is set by ")

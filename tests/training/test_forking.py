@@ -1,5 +1,6 @@
 """Forks: nothing changed gives the parent to the bit; one thing changed is that thing alone, and is recorded."""
 
+import json
 import os
 import shutil
 
@@ -17,7 +18,7 @@ from dynamics.runs import state_path
 from dynamics.training.checkpoint import states
 from dynamics.training.forking import Origin
 from dynamics.verify import verify
-from tests.faults.chain import _different as different
+from tests.faults.chain import different
 from tests.runs import CONFIGS, fit, working_in
 
 AT, LAST = 3, 6
@@ -160,6 +161,17 @@ def test_another_text_in_the_same_vocabulary(fork, tmp_path):
     info, parent = runs.read(folder), runs.read("bytes")
     assert info.data["sha256"] != parent.data["sha256"]
     assert list(info.fork["changed"]) == ["data.corpus"]
+
+
+def test_a_fork_is_another_run_in_wandb(fork, text_file, capsys):
+    logger = {"class_path": "dynamics.loggers.wandb.WandbLogger", "init_args": {"id": "given"}}
+    fit(text_file, "named", trainer__logger=json.dumps(logger), checkpoints__every=1, checkpoints__keep="all")
+    with pytest.raises(SystemExit, match="2"):
+        fork(of="named")
+    assert "W&B has named under the id given" in capsys.readouterr().err
+    folder = fork("--trainer.logger.id", "null", of="named")
+    assert runs.read("named").wandb_id == "given"
+    assert runs.read(folder).wandb_id not in ("", "given")
 
 
 def test_a_fork_resumes_as_what_it_is():

@@ -9,6 +9,7 @@ from pathlib import Path
 from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.experiments.sweep.axes import Sweep, in_a_name, read_sweep
+from dynamics.lock import is_abandoned
 
 RESERVED = ("--run", "--seed_everything", "--resume")  # options of `dynamics fit` that the sweep sets
 
@@ -30,6 +31,11 @@ class Cell:
         """The status in the run's `run.json`; empty before it begins."""
         folder = runs.CHECKPOINTS / self.name
         return runs.read(folder).status if (folder / "run.json").is_file() else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a process is at work on the run, such as one of a sweep that was killed."""
+        return not is_abandoned(runs.CHECKPOINTS / self.name)
 
     @property
     def options(self) -> list[str]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamics.errors import InputError
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -23,3 +25,12 @@ class SweepOptions:
     jobs: int | None = None
     sbatch: str = ""
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise InputError(f"jobs must be at least 1 (got {self.jobs}).")
+
+    @property
+    def name(self) -> str:
+        """The name of the sweep, and the beginning of those of its runs."""
+        return self.run or self.config.stem

@@ -13,7 +13,7 @@ from dynamics.experiments.sweep.cells import Cell
 if TYPE_CHECKING:
     from dynamics.training.rehearsal import Work
 
-TIMING_SECONDS = 120.0  # after which no further design is timed
+TIMING_SECONDS = 10.0  # after which no further design is timed
 
 
 class Plan:
@@ -41,14 +41,19 @@ class Plan:
         if not self.refused:
             return
         (name, why), *others = self.refused.items()
-        more = f" (and {len(others)} more runs; --dry-run lists them)" if others else ""
+        more = f" (and {len(others)} more; --dry-run lists them)" if others else ""
         raise InputError(f"the run {name} cannot be made: {why}{more}; mend it, or leave it out with exclude.")
 
-    def estimate(self) -> str:
-        """Return how long the cells take one after the other, and how that is known; empty where it is not."""
-        from dynamics.training.rehearsal import TIMED_STEPS, earlier_costs, time_steps
+    def estimate(self, jobs: int = 1) -> str:
+        """Return how long the cells take one after the other, and how that is known; empty where it is not.
 
-        works = {work.key: design for design, work in self._work.items()}
+        Of `jobs` cells side by side, also how long they take at best: each as fast as if it had the machine to itself.
+        """
+        from dynamics.training.rehearsal import earlier_costs, time_steps
+
+        # The largest first: those that are not timed count as the slowest that is.
+        by_size = sorted(self._work.items(), key=lambda item: item[1].parameters, reverse=True)
+        works = {work.key: design for design, work in by_size}
         known = {key: costs for key, costs in earlier_costs().items() if key in works}
         earlier, deadline = len(known), time.monotonic() + TIMING_SECONDS
         for key, design in works.items():
@@ -58,15 +63,19 @@ class Plan:
         if not known:
             return ""
         slowest = max(known.values())  # of those of which nothing is known
-        seconds = (
-            self._counts[design] * (self._start + work.seconds(known.get(work.key, slowest)))
-            for design, work in self._work.items()
-        )
+        each = {design: self._start + work.seconds(known.get(work.key, slowest)) for design, work in self._work.items()}
+        total = sum(self._counts[design] * seconds for design, seconds in each.items())
+        least = max(total / jobs, *each.values())
+        beside = f", at best {_rounded(least)} with {jobs} side by side" if jobs > 1 else ""
         timed, unknown = len(known) - earlier, len(works) - len(known)
         parts = {
             "earlier runs": earlier,
-            f"runs of {TIMED_STEPS} steps just now": timed,
+            "short runs just now": timed,
             "the slowest of these": unknown,
         }
         basis = ", ".join(f"{what} ({count} of {len(works)} designs)" for what, count in parts.items() if count)
-        return f"about {timedelta(seconds=round(sum(seconds)))} one after the other, by {basis}"
+        return f"about {_rounded(total)} one after the other{beside}, by {basis}"
+
+
+def _rounded(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))

@@ -10,19 +10,12 @@ from dynamics.experiments.sweep.board import SweepBoard
 from dynamics.experiments.sweep.cells import Cell, read_cells
 from dynamics.experiments.sweep.launchers import launcher_at
 from dynamics.experiments.sweep.launchers.base import Launcher, Place
+from dynamics.experiments.sweep.options import SweepOptions
 from dynamics.experiments.sweep.planning import Plan
 from dynamics.run_info import SweepInfo
 
 
-def sweep(
-    path: Path,
-    name: str,
-    launcher: str = "local",
-    dry_run: bool = False,
-    more: Sequence[str] = (),
-    jobs: int | None = None,
-    sbatch: str = "",
-) -> tuple[list[str], dict[str, str]]:
+def sweep(options: SweepOptions, more: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
     """Run the cells that have not been run yet (see `read_cells`); with `dry_run`, say what would be run.
 
     What a cell prints goes to `checkpoints/<name>/<cell>.log`. A cell that was interrupted is resumed. One that fails
@@ -35,31 +28,36 @@ def sweep(
         InputError: as `read_cells`; or `dynamics fit` would refuse a cell; or a cell was made with other words before,
             or is another run; or the name is that of another kind of run.
     """
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs must be at least 1 (got {jobs}).")
-    folder = runs.new(name)
-    chosen = launcher_at(launcher, Place(folder, jobs, tuple(shlex.split(sbatch))))
-    cells = read_cells(path, name, more)
+    folder = runs.new(options.name)
+    launcher = launcher_at(options.launcher, Place(folder, options.jobs, _sbatch_words(options.sbatch)))
+    cells = read_cells(options.config, options.name, more)
     words = _words(folder, cells)
-    if dry_run:
-        _show(cells)
+    if options.dry_run:
+        _show(cells, options.jobs or 1)
         return [], {}
-    if launcher == "local":  # elsewhere there may be other devices than here
+    if options.launcher == "local":  # elsewhere there may be other devices than here
         Plan([cell for cell in cells if not cell.status]).refuse()
     from dynamics.provenance import provenance  # loads torch
 
-    info = SweepInfo(run=name, runs=words, **provenance())
+    info = SweepInfo(run=options.name, runs=words, **provenance())
     with runs.start(info, "auto", update=True, check=lambda: words.update(_words(folder, cells))) as current:
-        failed = _launch(chosen, cells, current)
+        failed = _launch(launcher, cells, current)
         current.ends_as = "failed" if failed else "done"
     return [cell.name for cell in cells if cell.status == "done"], failed
+
+
+def _sbatch_words(options: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(options))
+    except ValueError as error:  # a quotation mark without its second one
+        raise InputError(f"sbatch must be the options of sbatch as a shell reads them ({error}): mend it.") from error
 
 
 def _waiting(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.status != "done"]
 
 
-def _show(cells: Sequence[Cell]) -> None:
+def _show(cells: Sequence[Cell], jobs: int) -> None:
     """Print the commands of the cells that are not done, which of them are refused, and how long the others take."""
     waiting = _waiting(cells)
     for cell in waiting:
@@ -67,9 +65,10 @@ def _show(cells: Sequence[Cell]) -> None:
     plan = Plan(waiting)
     for name, why in plan.refused.items():
         print(f"{name} is refused: {why}")
-    estimate = "" if plan.refused else plan.estimate()
-    print("; ".join(filter(None, [f"{len(cells)} runs, {len(cells) - len(waiting)} of them complete", estimate])))
+    print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them complete", flush=True)
     plan.refuse()
+    if estimate := plan.estimate(jobs):
+        print(estimate)
 
 
 def _launch(launcher: Launcher, cells: Sequence[Cell], current: runs.Run[SweepInfo]) -> dict[str, str]:

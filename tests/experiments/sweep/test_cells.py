@@ -81,7 +81,10 @@ def test_what_is_excluded_is_no_cell(path, rules, left):
     assert len(cells(path, grid=GRID, exclude=rules)) == left
 
 
-@pytest.mark.parametrize(("name", "count"), [("ablation", 9), ("mask", 6), ("arms", 27), ("istar-sweep", 51)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("ablation", 9), ("mask", 6), ("arms", 27), ("istar-sweep", 51), ("istar-sweep-twins", 102), ("study/arms", 75)],
+)
 def test_the_shipped_sweeps(name, count):
     assert len(read_cells(CONFIGS / f"{name}.yaml", name)) == count
 
@@ -99,6 +102,11 @@ def test_the_shipped_sweeps(name, count):
         ({"grid": {"data.corpus": ["a/b", "a_b"]}, "seeds": [0]}, "2 runs would be called s-plain-corpus_a_b-seed_0"),
         ({"fit": {"a": "--x 1", "b": "--x 1"}}, "the runs s-a-seed_0 and s-b-seed_0 are the same"),
         ({"seeds": [0, True]}, "seeds must be a list of whole numbers from 0 on"),
+        ({"seeds": [0, 1, 0]}, "seeds holds 0 twice"),
+        ({"vary": {"a": {"option": "--x=1", "values": [1]}}}, "an option with {} in it"),
+        ({"vary": {"a": {"option": "--x={}", "values": []}}}, "a list of values"),
+        ({"vary": {"a": {"option": "--x={}", "values": [1, 1.0]}}}, "vary.a holds 1.0 twice"),
+        ({"fit": {"a": "--run b"}}, "--run is set by the sweep"),
         ({"seeds": [-1]}, "seeds must be a list of whole numbers from 0 on"),
         ({"seeds": 3}, "seeds must be a list of whole numbers from 0 on"),
         ({"grid": {"seed_everything": [0, 1]}}, "--seed_everything is set by the sweep"),

@@ -5,14 +5,17 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
+from dynamics import runs
 from dynamics.errors import Interrupted
 from dynamics.experiments.sweep.cells import Cell
 from dynamics.experiments.sweep.launchers import local
 from dynamics.experiments.sweep.launchers.base import Place
 from dynamics.experiments.sweep.launchers.local import Local
+from dynamics.lock import locked
 
 
 class Heard:
@@ -63,6 +66,21 @@ def test_why_cells_fail_is_told_of_this_time_alone(code, workplace):
     assert [told for told in board.told if told[0] != "begin"] == [
         *(("c0", "there is no text."), ("c1", "exit code 3"), ("c2", "killed by signal 9"), ("c3", "")),
     ]
+
+
+def test_a_cell_that_another_process_runs_waits_for_that(code, workplace, capfd):
+    (runs.CHECKPOINTS / "c0").mkdir(parents=True)
+    with ExitStack() as other:
+        other.enter_context(locked(runs.CHECKPOINTS / "c0"))
+        board = Heard(lambda: other.close() if ("c1", "") in board.told else None)
+        Local(Place(workplace, 2)).launch(cells("", ""), board)
+    assert board.told == [("begin", "c1"), ("c1", ""), ("begin", "c0"), ("c0", "")]
+    assert "other processes are at work on these runs, which wait for them: c0" in capfd.readouterr().out
+
+
+def test_cells_are_asked_to_end_with_their_sweep(code, workplace):
+    Local(Place(workplace)).launch(cells("import os; print(os.environ['DYNAMICS_PARENT'], os.getppid())"), Heard())
+    assert (workplace / "c0.log").read_text() == f"{os.getpid()} {os.getpid()}\n"
 
 
 @pytest.mark.parametrize(

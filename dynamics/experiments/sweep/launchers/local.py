@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
@@ -12,32 +11,38 @@ from typing import BinaryIO
 from dynamics.errors import Interrupted
 from dynamics.experiments.sweep.cells import Cell
 from dynamics.experiments.sweep.launchers.base import Board, Place, last_line
+from dynamics.parent import variables
 
 POLL_SECONDS = 0.2
 
 
 class Local:
-    """Runs `place.jobs` cells at a time (1 if it is not set), each as a process with a share of the cores and GPUs."""
+    """Runs `place.jobs` cells at a time (1 if it is not set), each as a process with a share of the cores and GPUs.
+
+    They end with this process, even if it is killed. A cell that is open in another process waits for that.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place, self._jobs = place, place.jobs or 1
 
     def launch(self, cells: Sequence[Cell], board: Board) -> None:
-        waiting, running = deque(cells), dict[int, _Process]()
+        waiting, running = list(cells), dict[int, _Process]()
+        if names := [cell.name for cell in waiting if cell.is_open]:
+            print(f"other processes are at work on these runs, which wait for them: {', '.join(names)}", flush=True)
         try:
             while waiting or running:
                 for slot in range(self._jobs):
-                    if waiting and slot not in running:
-                        board.begin(waiting[0])
-                        running[slot] = _Process(waiting[0], self._place, self._environment(slot))
-                        waiting.popleft()
+                    if slot not in running and (cell := next((one for one in waiting if not one.is_open), None)):
+                        board.begin(cell)
+                        running[slot] = _Process(cell, self._place, self._environment(slot))
+                        waiting.remove(cell)
                 for slot, process in list(running.items()):
                     if process.has_ended():
                         del running[slot]
                         process.raise_if_interrupted()
                         board.end(process.cell, process.failure)
                 board.tick()
-                if running:
+                if waiting or running:
                     time.sleep(POLL_SECONDS)
         except BaseException as error:
             _stop(list(running.values()), error)
@@ -71,7 +76,7 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | variables() | environment,
             process_group=0,
         )
 
