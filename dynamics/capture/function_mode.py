@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dynamics.capture.calls import Call
 from dynamics.capture.fused import Scores, of_flex, of_multihead, of_sdpa
-from dynamics.capture.probabilities import CHANGED, MATMUL, ProbabilityWatch
+from dynamics.capture.probabilities import CHANGED, MATMUL, SIGMOID, SOFTMAX, ProbabilityWatch
 
 _FUSED: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Scores]] = {
     F.scaled_dot_product_attention: of_sdpa,
@@ -27,9 +27,7 @@ _FUSED: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Scores]] = {
     flex_attention: of_flex,
 }
 _BADDBMM = {torch.baddbmm, Tensor.baddbmm}
-_SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
 _LOG_SOFTMAX = {torch.log_softmax, torch.special.log_softmax, F.log_softmax, Tensor.log_softmax}
-_SIGMOID = {torch.sigmoid, torch.special.expit, F.sigmoid, Tensor.sigmoid}
 _EXP = {torch.exp, Tensor.exp, Tensor.exp_}
 _SUM = {torch.sum, Tensor.sum}
 _TIMES = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
@@ -105,7 +103,7 @@ class ScoreWatch(TorchFunctionMode):
         if func in _FUSED:
             self.report(owner, _FUSED[func](args, kwargs))
         following = bool(self.products or self.derived)
-        call = self._softmax(args, kwargs) if following and func in _SOFTMAX else None
+        call = self._softmax(args, kwargs) if following and func in SOFTMAX else None
         if following:
             self._weigh(func, args)
             self.probabilities.before(func, args)
@@ -114,7 +112,7 @@ class ScoreWatch(TorchFunctionMode):
             product = _product(owner, func, args, kwargs)
             if product is not None and isinstance(result, Tensor):
                 self.products[result] = product
-        elif following and func not in _SOFTMAX and isinstance(result, Tensor) and result.is_floating_point():
+        elif following and func not in SOFTMAX and isinstance(result, Tensor) and result.is_floating_point():
             call = self._written_out(func, args, kwargs, result)
             self._carry(func, args, kwargs, result)
         if following:
@@ -171,7 +169,7 @@ class ScoreWatch(TorchFunctionMode):
         product = self.products.get(x)
         if func in _LOG_SOFTMAX and product is not None:
             self.exponentials[result] = product, x, _dim(args, kwargs)
-        elif func in _SIGMOID and product is not None:
+        elif func in SIGMOID and product is not None:
             self.sigmoids[result] = product, x
         elif func is Tensor.to and x in self.sigmoids:
             self.sigmoids[result] = self.sigmoids[x]

@@ -16,6 +16,8 @@ from dynamics.capture.calls import Call
 
 CHANGED = "its weights are changed after the softmax"
 MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
+SIGMOID = {torch.sigmoid, torch.special.expit, F.sigmoid, Tensor.sigmoid}
 _PRODUCTS = {*MATMUL, torch.einsum}
 _LINEAR = {F.linear, F.conv1d, F.conv2d, torch.conv1d, torch.conv2d}
 # By name: a tensor's method, its operator and torch's function are one.

@@ -14,14 +14,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from dynamics.capture.probabilities import MATMUL
+from dynamics.capture.probabilities import MATMUL, SIGMOID, SOFTMAX
 from dynamics.capture.state import held_still
 
 TOLERANCE = 1e-4  # greatest difference, relative to the greatest value; eight roundings where that is more
 LARGEST = 2**28  # attention weights that are held at once at most
 _MARK = "_output_capturing_hooks_installed"
-_SOFTMAX = {torch.softmax, torch.special.softmax, F.softmax, Tensor.softmax}
-_SIGMOID = {torch.sigmoid, torch.special.expit, F.sigmoid, Tensor.sigmoid}
 
 
 class Kernels(TorchFunctionMode):
@@ -42,7 +40,7 @@ class Kernels(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         number = self._count() - 1
-        if func in _SIGMOID:
+        if func in SIGMOID:
             self._sigmoid = result
         if number >= 0 and number not in self.weights and self._held < LARGEST:
             if func is F.scaled_dot_product_attention:
@@ -54,7 +52,7 @@ class Kernels(TorchFunctionMode):
                 _, weights = func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
                 if weights is not None:
                     self._keep(number, weights)
-            elif func in _SOFTMAX:
+            elif func in SOFTMAX:
                 self._keep(number, result)
             elif func in MATMUL and self._sigmoid is not None and args[0].shape == self._sigmoid.shape:
                 self._keep(number, self._sigmoid)

@@ -13,12 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dynamics.data.shares import pinned
+from dynamics.metrics.streaming.sampling import GAMMA, splitmix64
 
 MASKED_SHARE = 0.15
-# SplitMix64 (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195): the step of its counter, then the shift and the
-# factor of every round of its output function. Factors are signed: int64 products wrap.
-GAMMA = 0x9E3779B97F4A7C15 - 2**64
-ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 
 
 class Masks(NamedTuple):
@@ -33,10 +30,7 @@ def draws(seed: int, stream: int, steps: Sequence[int], places: Int[Tensor, "*an
     """Return 64 random bits for every place of each of some steps, which repeat for the same arguments alone."""
     starts = [np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0] for step in steps]
     bits = pinned(torch.tensor(np.array(starts).view(np.int64))).to(places.device, non_blocking=True)
-    z = places * GAMMA + bits.view(-1, *[1] * places.ndim)
-    for shift, factor in ROUNDS:
-        z = (z ^ (z >> shift & 2 ** (64 - shift) - 1)) * factor  # int64 shifts repeat the sign, which is cut off
-    return z
+    return splitmix64(places * GAMMA + bits.view(-1, *[1] * places.ndim))
 
 
 def choose(bits: Int[Tensor, "*any T"], mask_id: int, characters: int) -> Masks:

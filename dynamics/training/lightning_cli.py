@@ -186,9 +186,8 @@ class RunCLI(LightningCLI):
         trainer: Any = self._build({**config, "profiler": config["profiler"] or Unprofiled()})
         refuse_trainer(trainer, config["precision"])
         leave_signals(trainer)
-        if (
-            config["profiler"] is not None and trainer.profiler.filename is None
-        ):  # else it would report to a logger that is silent
+        if config["profiler"] is not None and trainer.profiler.filename is None:
+            # Else it would report to a logger that is silent.
             trainer.profiler.dirpath, trainer.profiler.filename = self.folder, "profile"
         return cast(L.Trainer, trainer)
 

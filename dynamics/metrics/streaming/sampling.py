@@ -18,27 +18,28 @@ from dynamics.metrics.streaming.clouds import different_in_each
 from dynamics.metrics.streaming.neighbors import Different, different_rows
 from dynamics.metrics.streaming.transfer import asked, sent
 
+# SplitMix64 (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195): the step of its counter, then the shift and the
+# factor of every round of its output function. Factors are signed: int64 products wrap.
+GAMMA = 0x9E3779B97F4A7C15 - 2**64
+ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 LEAST = 8  # windows that a sample keeps whatever its budget: fewer give no variance worth the name
 
 
-def _signed(number: int) -> int:
-    return (number & (2**64 - 1)) - ((number & 2**63) << 1)
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    return x ^ ((x >> by) & (2 ** (64 - by) - 1))
+def splitmix64(counter: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    """Return 64 pseudo-random bits for each state of the counter of SplitMix64, which steps by `GAMMA`."""
+    for shift, factor in ROUNDS:
+        counter = (counter ^ (counter >> shift & 2 ** (64 - shift) - 1)) * factor  # int64 shifts repeat the sign
+    return counter
 
 
 def priority(ids: Int[Tensor, " n"], seed: int = 0) -> Int[Tensor, " n"]:
-    """Return a pseudo-random int64 for each id: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    """Return a pseudo-random int64 for each id.
 
     >>> priority(torch.tensor([0, 1, 2])).unique().numel()
     3
     """
-    x = ids + _signed((seed + 1) * 0x9E3779B97F4A7C15)
-    x = _shifted(x, 30) * _signed(0xBF58476D1CE4E5B9)
-    x = _shifted(x, 27) * _signed(0x94D049BB133111EB)
-    return _shifted(x, 31)
+    start = (seed + 1) * GAMMA
+    return splitmix64(ids + ((start + 2**63) % 2**64 - 2**63))  # as an int64
 
 
 def occurrence(windows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -63,12 +64,12 @@ def _unique(windows: Tensor) -> tuple[Tensor, Tensor]:
     return ids, inverse
 
 
-def kept_windows(windows: Int[Tensor, " n"], budget: int, seed: int = 0) -> Bool[Tensor, " n"]:
+def kept_windows(windows: Int[Tensor, " n"], budget: int) -> Bool[Tensor, " n"]:
     """Mark the rows in the sample of whole windows: as many as fit into `budget` rows, at least `LEAST`."""
     if len(windows) <= budget:
         return torch.ones_like(windows, dtype=torch.bool)
     ids, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
-    order = torch.argsort(priority(ids, seed))
+    order = torch.argsort(priority(ids))
     fits = counts[order].cumsum(0) <= budget
     fits[:LEAST] = True
     kept = torch.empty_like(fits)
