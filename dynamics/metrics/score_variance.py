@@ -4,10 +4,10 @@ from torch import Tensor
 
 from dynamics.metrics.streaming import Attention, Estimate, QueryMeans
 from dynamics.metrics.streaming.arithmetic import floating
-from dynamics.metrics.streaming.attention import LOG_ZERO, absorbed, is_distribution
+from dynamics.metrics.streaming.attention import LOG_ZERO, absorbed, chunks, is_distribution
 from dynamics.metrics.streaming.sampling import window_sums
 
-CHUNK = 64  # queries whose logits exist at a time
+CHUNK = 64  # queries whose logits exist at a time, at most
 
 
 def score_variance(logits: Float[Tensor, "*heads T S"]) -> Float64[Tensor, "*heads"]:
@@ -57,8 +57,7 @@ class ScoreSums(QueryMeans):
             return
         rows, heads, queries, _ = call.query.shape
         sums = torch.zeros(rows, heads, 4, dtype=torch.float64, device=call.query.device)
-        for start in range(0, queries, CHUNK):
-            stop = min(start + CHUNK, queries)
+        for start, stop in chunks(queries, rows * heads * call.key.shape[2], CHUNK, sums.device.type):
             logits = floating(call.logits(start, stop, call.reach(stop)))
             total, outside = logits.logsumexp(-1), absorbed(call, start, stop)
             total = total if outside is None else torch.logaddexp(total, outside)
