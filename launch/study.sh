@@ -36,7 +36,9 @@ dynamics sweep configs/study/arms.yaml --run "$name" --jobs "$jobs" "${arms[@]}"
 [[ $failed -le 1 ]] || exit "$failed" # 1: some runs failed, and are named; the others are judged
 
 switch_mask() { # train the fork $1: its parent, from half of its steps on, without the mask
-  if [[ -e checkpoints/$1 ]]; then
+  if grep -qs '"status": "done"' "checkpoints/$1/run.json"; then
+    return
+  elif [[ -e checkpoints/$1 ]]; then
     dynamics fit --run "$1" --resume auto
   else
     dynamics fork "checkpoints/${1/switched/causal-mlm}" --at "$half" --config configs/switch.yaml --run "$1"
