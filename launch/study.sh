@@ -29,23 +29,26 @@ done
 half=$((steps / 2))
 arms=(--config configs/study/common.yaml --size tiny --data.corpus "${CORPUS:-sample}" --trainer.max_steps "$steps"
   --trainer.val_check_interval "$half" --checkpoints.every "$half" "$@")
-folder=checkpoints/$name
+folder=checkpoints/$name jobs=${JOBS:-2} cores=$(getconf _NPROCESSORS_ONLN)
 failed=0
 
-dynamics sweep configs/study/arms.yaml --run "$name" --jobs "${JOBS:-2}" "${arms[@]}" || failed=$?
+dynamics sweep configs/study/arms.yaml --run "$name" --jobs "$jobs" "${arms[@]}" || failed=$?
 [[ $failed -le 1 ]] || exit "$failed" # 1: some runs failed, and are named; the others are judged
 
-forks=()
-for parent in "$folder"-causal-mlm-seed_*; do
-  fork=${parent#checkpoints/}
-  fork=${fork/causal-mlm/switched}
-  if [[ -e checkpoints/$fork ]]; then
-    dynamics fit --run "$fork" --resume auto
+switch_mask() { # train the fork $1: its parent, from half of its steps on, without the mask
+  if grep -qs '"status": "done"' "checkpoints/$1/run.json"; then
+    return
+  elif [[ -e checkpoints/$1 ]]; then
+    dynamics fit --run "$1" --resume auto
   else
-    dynamics fork "$parent" --at "$half" --config configs/switch.yaml --run "$fork"
+    dynamics fork "checkpoints/${1/switched/causal-mlm}" --at "$half" --config configs/switch.yaml --run "$1"
   fi
-  forks+=("$fork")
-done
+}
+export -f switch_mask
+export half
+threads=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))} # as the sweep gives to each of its runs
+mapfile -t forks < <(printf '%s\n' "$folder"-causal-mlm-seed_* | sed 's/^checkpoints.//; s/causal-mlm/switched/')
+printf '%s\0' "${forks[@]}" | OMP_NUM_THREADS=$threads xargs -0 -P "$jobs" -I {} bash -c 'switch_mask "$1"' _ {}
 
 others=("$name-probe")
 dynamics probe --config configs/probe.yaml "${probe[@]}" --device "$device" --run "$name-probe" --resume auto
