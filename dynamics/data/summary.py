@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import pyppmd
@@ -41,6 +42,7 @@ def describe(corpus: Corpus) -> RenderableType:
     return Group(*map(Text, facts), *tables, Panel(excerpt, title="validation split begins", box=box.SQUARE))
 
 
+@lru_cache(maxsize=1)  # a sweep sets up many runs on one text
 def bits_per_character(text: str) -> dict[str, float]:
     """Return the size of a text under each compressor, in bits per character; NaN for an empty text.
 
