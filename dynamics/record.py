@@ -29,7 +29,7 @@ SCHEMA = 2  # of the columns of a part, in its metadata; parts of 1, or that do 
 _VERSION = b"dynamics.schema"
 
 SITES = (
-    *("residual", "query", "key", "attention", "weight", "output", "sentence", "token"),
+    *("residual", "query", "key", "value", "attention", "weight", "output", "sentence", "token"),
     *("train", "validation", "test", "cost"),
 )
 

@@ -28,6 +28,7 @@ class AttentionCall:
         is_causal: query i sees the keys 0..i only, on top of `mask`.
         valid: the queries that are not padding. Rows of padding may see no key at all.
         cross: the keys come from another sequence.
+        value: what the weights sum, one head for each of the keys; None where the model does so in its own product.
     """
 
     layer: int
@@ -42,6 +43,7 @@ class AttentionCall:
     sinks: Float[Tensor, "B H T columns"] | None = None
     change: Change | None = None
     is_softmax: bool = True
+    value: Float[Tensor, "B H_kv S v"] | None = None
 
     @property
     def groups(self) -> int:
@@ -104,7 +106,8 @@ def attention_call(
     """
     batch, tokens = shape
     query, key = _four(scores.query, batch), _four(scores.key, batch)
-    logits, sinks = (None if x is None else _four(x, batch) for x in (scores.logits, scores.sinks))
+    rest = scores.logits, scores.sinks, scores.value
+    logits, sinks, value = (None if x is None else _four(x, batch) for x in rest)
     mask, scaling = scores.mask, scores.scaling
     if mask is not None and scores.query.ndim == 3 and mask.ndim == 3:
         mask = _four(mask, min(batch, mask.shape[0]))
@@ -116,7 +119,7 @@ def attention_call(
             if mask is not None and mask.ndim == 4 and mask.shape[2] == groups:
                 mask = mask.flatten(1, 2).unsqueeze(2)
         else:
-            key = key[:, ::groups]
+            key, value = key[:, ::groups], None if value is None else value[:, ::groups]
     of_module = getattr(module, "scaling", None)
     if scaling == 1.0 and isinstance(of_module, float) and of_module != 1.0:
         # OPT and Whisper scale their queries before the attention
@@ -124,7 +127,7 @@ def attention_call(
     real = valid(query.shape[0], query.shape[2], query.device)
     if real is None:
         return None
-    form = scores.change, scores.is_softmax
+    form = scores.change, scores.is_softmax, value
     return AttentionCall(layer, query, key, scaling, mask, scores.is_causal, real, cross, logits, sinks, *form)
 
 

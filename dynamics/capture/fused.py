@@ -22,7 +22,8 @@ class Scores(NamedTuple):
 
     `mask` is boolean (true = visible) or additive and broadcasts to (..., T, S); None where the model computes its
     own masked `logits`, the input of its softmax, or changes the scores by a function. `sinks` are columns of the
-    softmax that are no keys. Without `is_softmax` each weight is the sigmoid of its logit.
+    softmax that are no keys. Without `is_softmax` each weight is the sigmoid of its logit. `value` is None where the
+    model weights its values in a product of its own.
     """
 
     query: Float[Tensor, "*lead T d"]
@@ -34,6 +35,7 @@ class Scores(NamedTuple):
     sinks: Float[Tensor, "*lead T columns"] | None = None
     change: Change | None = None
     is_softmax: bool = True
+    value: Float[Tensor, "*lead_kv S v"] | None = None
 
 
 def of_sdpa(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
@@ -41,13 +43,14 @@ def of_sdpa(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
     call = {**dict(zip(_SDPA, args, strict=False)), **kwargs}
     query, scale = call["query"], call.get("scale")
     scaling = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    return Scores(query, call["key"], scaling, call.get("attn_mask"), bool(call.get("is_causal", False)))
+    is_causal = bool(call.get("is_causal", False))
+    return Scores(query, call["key"], scaling, call.get("attn_mask"), is_causal, value=call["value"])
 
 
 def of_flex(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
     """Return the scores of the operator behind `flex_attention`; the last entry of its block mask is a function."""
-    query, key, _, score_mod, block_mask, scale = args[:6]
-    return Scores(query, key, float(scale), change=partial(_flex, score_mod, block_mask[-1]))
+    query, key, value, score_mod, block_mask, scale = args[:6]
+    return Scores(query, key, float(scale), change=partial(_flex, score_mod, block_mask[-1]), value=value)
 
 
 def _flex(score_mod: Any, mask_mod: Any, logits: Float[Tensor, "B H c S"], start: int) -> Float[Tensor, "B H c S"]:
@@ -64,26 +67,22 @@ def _flex(score_mod: Any, mask_mod: Any, logits: Float[Tensor, "B H c S"], start
 
 
 def of_multihead(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
-    """Return queries and keys of `torch.nn.MultiheadAttention`, projected once more: its own are out of reach.
+    """Return what enters `torch.nn.MultiheadAttention`, projected once more: its own projections are out of reach.
 
     A key made of `bias_k`, or of zeros, comes from no token: it is a sink.
     """
     bound = _MULTIHEAD.bind(*args, **kwargs)
     bound.apply_defaults()
     call = bound.arguments
-    query, key = call["query"], call["key"]
-    if query.ndim == 2:
-        query, key = query[:, None], key[:, None]
-    width, heads = query.shape[-1], call["num_heads"]
+    inputs = [call[name] if call[name].ndim == 3 else call[name][:, None] for name in ("query", "key", "value")]
+    heads, bias = call["num_heads"], call["in_proj_bias"]
     if call["use_separate_proj_weight"]:
-        weights = call["q_proj_weight"], call["k_proj_weight"]
+        weights = [call[f"{part}_proj_weight"] for part in "qkv"]
     else:
-        weights = call["in_proj_weight"][:width], call["in_proj_weight"][width : 2 * width]
-    bias = call["in_proj_bias"]
-    biases = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
-    query, key = (
+        weights = call["in_proj_weight"].chunk(3)
+    query, key, value = (
         F.linear(x, weight, shift).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
-        for x, weight, shift in zip((query, key), weights, biases, strict=True)
+        for x, weight, shift in zip(inputs, weights, (None,) * 3 if bias is None else bias.chunk(3), strict=True)
     )
     mask = _additive(call["attn_mask"], query)
     if mask is not None and mask.ndim == 3:
@@ -98,7 +97,7 @@ def of_multihead(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scores:
         sinks.append(query @ call["bias_k"].reshape(heads, -1, 1) * scaling)
     if call["add_zero_attn"]:
         sinks.append(torch.zeros_like(query[..., :1]))
-    return Scores(query, key, scaling, mask, sinks=torch.cat(sinks, -1) if sinks else None)
+    return Scores(query, key, scaling, mask, sinks=torch.cat(sinks, -1) if sinks else None, value=value)
 
 
 def _additive(hidden: Shaped[Tensor, "..."] | None, like: Tensor) -> Shaped[Tensor, "..."] | None:

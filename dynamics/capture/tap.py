@@ -24,7 +24,7 @@ from dynamics.capture.states import InputShape, input_shape
 from dynamics.errors import InputError
 
 STATE_SITES = frozenset({"residual", "output"})
-ATTENTION_SITES = frozenset({"query", "key", "attention"})
+ATTENTION_SITES = frozenset({"query", "key", "value", "attention"})
 
 # Called with site, layer, states and which of them are not padding.
 OnStates = Callable[[str, int, Float[Tensor, "B T D"], Bool[Tensor, "B T"]], None]
@@ -266,7 +266,7 @@ def capture(
 
     Args:
         model: any module; a compiled one is measured uncompiled.
-        sites: of "residual", "output", "query", "key", "attention"; only what they need is captured.
+        sites: of "residual", "output", "query", "key", "value", "attention"; only what they need is captured.
         on_states: called as (site, layer, x, valid), images flattened, valid false for padding. "residual": layer 0 is
             what enters the first layer, 1..L what leaves each, before any final norm. "output": the last hidden state.
         on_attention: called with every `AttentionCall`; with those to another sequence only if `cross`.
@@ -293,7 +293,7 @@ def capture(
         choices = ", ".join(sorted(STATE_SITES | ATTENTION_SITES))
         raise InputError(f"sites must be of {choices} (got {', '.join(unknown) or 'none'}).")
     if (sites & STATE_SITES and on_states is None) or (sites & ATTENTION_SITES and on_attention is None):
-        raise InputError("sites residual and output need on_states; query, key and attention need on_attention.")
+        raise InputError("sites residual and output need on_states; query, key, value and attention need on_attention.")
     tap = Tap(getattr(model, "_orig_mod", model), sites, on_states, on_attention, on_stack, cross, mask)
     with tap._open():
         yield tap

@@ -200,7 +200,7 @@ CLAIMS = (
                 ),
             ),
         ),
-        "training runs with `drift` at the sites query, key and value",
+        "training runs with `drift` at the sites query, key and value (the default suite leaves values out)",
     ),
     Claim(
         "B12",

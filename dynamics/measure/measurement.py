@@ -23,7 +23,7 @@ from dynamics.measure.unfinished import Unfinished
 from dynamics.metrics.streaming import Weights
 from dynamics.metrics.streaming.arithmetic import WITHOUT_FLOAT64, full_precision
 
-CAPTURED = {"residual", "output", "query", "key", "attention"}  # the sites that a forward pass fills
+CAPTURED = {"residual", "output", "query", "key", "value", "attention"}  # the sites that a forward pass fills
 MEASURED = (*sorted(CAPTURED), PAIR, "weight")  # all that there are in a model; sentences are the cone's
 
 

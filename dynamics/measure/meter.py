@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
@@ -32,6 +33,7 @@ from dynamics.record import condition as join
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+OWN_PRODUCT = "the model sums its values in a product of its own, which is not followed"
 
 
 class Meter:
@@ -106,12 +108,16 @@ class Meter:
             self._previous = states.x
 
     def on_attention(self, call: AttentionCall) -> None:
-        """Take one attention call, as `capture` hands it over: queries, keys and the attention itself are sites."""
-        for site, x, valid in (("query", call.query, call.valid), ("key", call.key, call.key_valid)):
-            if site in self._suite.sites:
+        """Take one attention call, as `capture` hands it over: queries, keys, values and attention are sites."""
+        keys = call.key_valid
+        for site, x, valid in (("query", call.query, call.valid), ("key", call.key, keys), ("value", call.value, keys)):
+            if x is None:
+                self.note_absent(site, call.layer, OWN_PRODUCT)
+            elif site in self._suite.sites:
                 self.feed(site, call.layer, self._states(x.transpose(1, 2), valid))
         if "attention" in self._suite.sites:
-            self.feed("attention", call.layer, Attention(call, self.windows(len(call.query), call.query.device)))
+            weights = replace(call, value=None)  # which need no values: none are held
+            self.feed("attention", call.layer, Attention(weights, self.windows(len(call.query), call.query.device)))
 
     def feed(self, site: str, layer: int, batch: States | Pair | Attention | Weights) -> None:
         """Update every metric of a site and layer; a batch of padding alone holds nothing."""

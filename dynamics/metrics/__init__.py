@@ -52,7 +52,7 @@ def default() -> dict[str, tuple[str, ...]]:
         metric = _metric_class(name)
         for site, place in metric.default_sites.items():
             places[site] += [(place, name), *((place, f"{name}_{suffix}") for suffix in metric.default_variants)]
-    return {site: tuple(name for _, name in sorted(members)) for site, members in places.items()}
+    return {site: tuple(name for _, name in sorted(members)) for site, members in places.items() if members}
 
 
 def describe(metrics: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:

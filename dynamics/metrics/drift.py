@@ -31,7 +31,7 @@ class Drift(Referenced, Sums):
     estimator = "‖mean now - mean at step 0‖ per head, on the same tokens"
     source = "Godey, de la Clergerie and Sagot (arXiv 2401.12143): queries and keys along training"
     default_sites = dict.fromkeys(HEAD_SITES, 2)
-    sites = HEAD_SITES
+    sites = (*HEAD_SITES, "value")
 
     def to_keep(self, states: Sums) -> Tensor | None:
         return None if states.trouble else torch.cat([states.mean[None], states.deviations])[..., : states.width]

@@ -41,6 +41,7 @@ SITES = {
     "output": "after the final norm",
     "query": "queries",
     "key": "keys",
+    "value": "values",
     "attention": "attention",
     "weight": "weights",
     "sentence": "sentence vectors",
@@ -54,6 +55,7 @@ LAYERS = {
     "residual": "layer 0 = embeddings, 1..L = residual stream after each block, before the final norm",
     "output": "the last layer after the final norm",
     **{site: f"layers 1..L; {SITES[site]} as they enter the dot product" for site in ("query", "key")},
+    "value": "layers 1..L; values as attention sums them",
     **dict.fromkeys(("attention", "weight"), "layers 1..L"),
     **dict.fromkeys(("sentence", "token"), "layer 0 = embeddings, 1..L = after each block"),
 }

@@ -214,7 +214,7 @@ def caption(study: Study, table: pd.DataFrame, site: str, metric: str) -> str:
     words, by_head = study.words(metric), bool((table["head"] >= 0).all())
     several = bool((table.groupby("arm")["seed"].nunique() > 1).any())
     heads = "mean over seeds" if by_head and several else ""
-    if not by_head and site in ("query", "key", "attention"):
+    if not by_head and site in ("query", "key", "value", "attention"):
         heads = "values of a layer are means over its heads" + (", where opposite signs cancel" if words.signed else "")
     shapes = [intervals(table, "bars and bands")]
     shapes += ["highest layer: filled where it has an interval and this excludes the runner-up"]

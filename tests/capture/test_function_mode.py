@@ -161,6 +161,7 @@ def test_every_way_to_attend_is_exact(attend):
     for call, block in zip(calls, model, strict=True):
         ours = call.logits(0, 5).softmax(-1)
         torch.testing.assert_close(ours, block.attention.true, rtol=1e-5, atol=1e-6)
+        assert (call.value is not None) == (attend in (by_sdpa, by_flat_sdpa, by_flex))
         product = call.scaling * call.query @ call.key.mT
         rest = call.logits(0, 5) - product
         if attend in (by_matmul, by_einsum):
@@ -192,8 +193,10 @@ def test_torch_attention_is_exact(batch_first, padded):
         assert valid.sum() == (8 if padded else 10)
         state = state if batch_first else state.transpose(0, 1)
         with torch.no_grad():
-            true = block.self_attn(state, state, state, hidden, average_attn_weights=False)[1]
+            out, true = block.self_attn(state, state, state, hidden, average_attn_weights=False)
         torch.testing.assert_close(call.logits(0, 5).softmax(-1), true, rtol=1e-5, atol=1e-6)
+        mixed = block.self_attn.out_proj((true @ call.value).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(mixed if batch_first else mixed.transpose(0, 1), out, rtol=1e-5, atol=1e-6)
 
 
 def test_torch_decoder_marks_its_cross_attention():

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from dynamics.errors import InputError
 from dynamics.measure.compare import compare
 from dynamics.measure.measurement import measure
-from dynamics.measure.meter import Meter
+from dynamics.measure.meter import OWN_PRODUCT, Meter
 from dynamics.measure.suite import Suite
 from dynamics.metrics.anisotropy import anisotropy
 from dynamics.metrics.mean_cosine import mean_cosine
@@ -63,6 +63,25 @@ def test_queries_and_keys_are_those_that_enter_the_product():
     for head in range(4):
         assert values["query", 1, head, "norm_of_mean"] == pytest.approx(norms[head].item(), rel=1e-5)
     assert values["query", 1, -1, "norm_of_mean"] == pytest.approx(norms.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_drift_of_values_is_that_of_their_means_where_attention_is_one_call(implementation):
+    before, after = (model(seed, CharTransformer, attn_implementation=implementation).eval() for seed in (0, 1))
+    (given,), suite = batches(rows=4), {"drift": {"sites": ["query", "value"]}}
+    start = measure(before, [given], suite, references={})
+    moved = measure(after, [given], suite, step=1, references=start.references)
+    if implementation == "eager":
+        assert {row.site for row in moved.rows} == {"query"}
+        assert [(one.site, one.layers, one.reason) for one in moved.missing] == [("value", (1, 2, 3), OWN_PRODUCT)]
+        return
+    means = []
+    for network in (before, after):
+        x = network.layers[0].attention_norm(network.embed_tokens(given["input_ids"]) + network.embed_positions.weight)
+        means.append(network.layers[0].attention.v_proj(x).view(-1, 4, 8).double().mean(0))
+    expected = (means[1] - means[0]).norm(dim=-1).tolist()
+    found = [table(moved)["value", 1, head, "drift"] for head in range(4)]
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_batching_and_the_order_of_batches_change_nothing():

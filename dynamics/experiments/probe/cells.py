@@ -107,7 +107,8 @@ class Cells:
 
 def rows_of(call: AttentionCall, rows: slice) -> AttentionCall:
     """Return some rows of an attention call."""
-    parts: dict[str, Any] = {name: getattr(call, name) for name in ("query", "key", "valid", "mask", "scores")}
+    names = ("query", "key", "value", "valid", "mask", "scores")
+    parts: dict[str, Any] = {name: getattr(call, name) for name in names}
     return replace(call, **{name: x[rows] for name, x in parts.items() if x is not None and len(x) == len(call.query)})
 
 

@@ -29,7 +29,7 @@ from dynamics.metrics.streaming.transfer import to_host
 
 STATE_SITES: tuple[str, ...] = ("residual", "output", "sentence", "token")
 HEAD_SITES: tuple[str, ...] = ("query", "key")
-SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "attention", "weight")  # in the order in which they are measured
+SITES: tuple[str, ...] = (*STATE_SITES, *HEAD_SITES, "value", "attention", "weight")  # in the order of measuring
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ T = TypeVar("T")
 class States(NamedTuple):
     """Token states of one batch at one site and layer, padding already dropped.
 
-    heads = 1 except at the query and key sites; `windows` is the window (the independent unit) of each token, unique
-    over the whole stream. A window comes whole, in one batch, its tokens in their order.
+    heads = 1 except at the query, key and value sites; `windows` is the window (the independent unit) of each token,
+    unique over the whole stream. A window comes whole, in one batch, its tokens in their order.
     """
 
     x: Float[Tensor, "n heads d"]
