@@ -1,6 +1,7 @@
 """Which rows belong together: an arm is a set of runs (or conditions) that differ in their seed alone."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -109,17 +110,26 @@ def design(settings: Any) -> Any:
         return settings
     if settings.get("objective") in ("clm", "mlm"):  # an older run.json says nothing of what had one value then
         settings = {"architecture": "char_transformer", **settings, "overrides": settings.get("overrides") or None}
+    if "recipe" in settings:  # with which versions a text was cleaned is history: its counts say if it became another
+        settings = settings | {"recipe": str(settings["recipe"]).partition(",")[0]}
     return {key: design(value) for key, value in settings.items() if key not in HISTORY + ASIDE}
 
 
 def differing(settings: Settings, others: Sequence[Settings]) -> list[str]:
-    """Return those settings that are not the same in all others, each as its key's last part and its value.
+    """Return those settings that are not as in most of the others, each as its key's last part and its value.
 
-    >>> differing({"model.width": 32, "depth": 2}, [{"model.width": 64, "depth": 2}])
-    ['width 32']
+    A setting that has no value in more than half of them is named wherever they differ in it.
+
+    >>> wide = {"model.width": 64, "depth": 2}
+    >>> differing({"model.width": 32, "depth": 2}, [wide]), differing(wide, [{"model.width": 32}, wide, wide])
+    (['width 32'], [])
     """
-    keys = [key for key, value in settings.items() if any(other.get(key) != value for other in others)]
-    return list(dict.fromkeys(f"{key.split('.')[-1]} {settings[key]}" for key in keys))
+    named = []
+    for key, value in settings.items():
+        (common, count), *rest = Counter(other.get(key) for other in others).most_common()
+        if value != common or (rest and 2 * count <= len(others)):
+            named.append(f"{key.split('.')[-1]} {value}")
+    return list(dict.fromkeys(named))
 
 
 def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
@@ -205,8 +215,8 @@ def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -
     )
     bases = [short if short_names.count(short) == 1 else name for name, short in zip(full, short_names, strict=True)]
     names = []
-    for base, run, settings in zip(bases, runs, flat, strict=True):
+    for base, settings in zip(bases, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
-        short = {key: value for key, value in settings.items() if len(str(value)) <= 24}
-        names.append(base if len(alike) == 1 else f"{base}, {', '.join(differing(short, alike)[:2]) or run}")
+        short = {key: value for key, value in settings.items() if len(str(value)) <= 24 and key != "parameters"}
+        names.append(", ".join([base, *differing(short, alike)[:2]]))
     return [name if names.count(name) == 1 else f"{name}, {run}" for name, run in zip(names, runs, strict=True)]
