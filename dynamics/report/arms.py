@@ -1,7 +1,6 @@
 """Which rows belong together: an arm is a set of runs (or conditions) that differ in their seed alone."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -116,20 +115,22 @@ def design(settings: Any) -> Any:
 
 
 def differing(settings: Settings, others: Sequence[Settings]) -> list[str]:
-    """Return those settings that are not as in most of the others, each as its key's last part and its value.
+    """Return those settings that are not the same in all others, each as its key's last part and its value.
 
-    A setting that has no value in more than half of them is named wherever they differ in it.
-
-    >>> wide = {"model.width": 64, "depth": 2}
-    >>> differing({"model.width": 32, "depth": 2}, [wide]), differing(wide, [{"model.width": 32}, wide, wide])
-    (['width 32'], [])
+    >>> differing({"model.width": 32, "depth": 2}, [{"model.width": 64, "depth": 2}])
+    ['width 32']
     """
-    named = []
-    for key, value in settings.items():
-        (common, count), *rest = Counter(other.get(key) for other in others).most_common()
-        if value != common or (rest and 2 * count <= len(others)):
-            named.append(f"{key.split('.')[-1]} {value}")
-    return list(dict.fromkeys(named))
+    keys = [key for key, value in settings.items() if any(other.get(key) != value for other in others)]
+    return list(dict.fromkeys(f"{key.split('.')[-1]} {settings[key]}" for key in keys))
+
+
+def unusual(settings: Settings, others: Sequence[Settings]) -> Settings:
+    """Return the settings without those that more than half of the others have too.
+
+    >>> unusual({"width": 32, "depth": 2}, [{"width": 64, "depth": 2}, {"width": 32, "depth": 2}])
+    {'width': 32}
+    """
+    return {k: v for k, v in settings.items() if 2 * sum(other.get(k) == v for other in others) <= len(others)}
 
 
 def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
@@ -218,5 +219,5 @@ def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -
     for base, settings in zip(bases, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
         short = {key: value for key, value in settings.items() if len(str(value)) <= 24 and key != "parameters"}
-        names.append(", ".join([base, *differing(short, alike)[:2]]))
+        names.append(", ".join([base, *differing(unusual(short, alike), alike)[:2]]))
     return [name if names.count(name) == 1 else f"{name}, {run}" for name, run in zip(names, runs, strict=True)]
