@@ -109,6 +109,8 @@ def design(settings: Any) -> Any:
         return settings
     if settings.get("objective") in ("clm", "mlm"):  # an older run.json says nothing of what had one value then
         settings = {"architecture": "char_transformer", **settings, "overrides": settings.get("overrides") or None}
+    if "recipe" in settings:  # with which versions a text was cleaned is history: its counts say if it became another
+        settings = settings | {"recipe": str(settings["recipe"]).partition(",")[0]}
     return {key: design(value) for key, value in settings.items() if key not in HISTORY + ASIDE}
 
 
@@ -120,6 +122,15 @@ def differing(settings: Settings, others: Sequence[Settings]) -> list[str]:
     """
     keys = [key for key, value in settings.items() if any(other.get(key) != value for other in others)]
     return list(dict.fromkeys(f"{key.split('.')[-1]} {settings[key]}" for key in keys))
+
+
+def unusual(settings: Settings, others: Sequence[Settings]) -> Settings:
+    """Return the settings without those that more than half of the others have too.
+
+    >>> unusual({"width": 32, "depth": 2}, [{"width": 64, "depth": 2}, {"width": 32, "depth": 2}])
+    {'width': 32}
+    """
+    return {k: v for k, v in settings.items() if 2 * sum(other.get(k) == v for other in others) <= len(others)}
 
 
 def entries(run: str, rows: pd.DataFrame, info: RunInfo) -> Iterator[ArmEntry]:
@@ -205,8 +216,8 @@ def _names(groups: Sequence[Sequence[ArmEntry]], infos: Mapping[str, RunInfo]) -
     )
     bases = [short if short_names.count(short) == 1 else name for name, short in zip(full, short_names, strict=True)]
     names = []
-    for base, run, settings in zip(bases, runs, flat, strict=True):
+    for base, settings in zip(bases, flat, strict=True):
         alike = [other for other, name in zip(flat, bases, strict=True) if name == base]
-        short = {key: value for key, value in settings.items() if len(str(value)) <= 24}
-        names.append(base if len(alike) == 1 else f"{base}, {', '.join(differing(short, alike)[:2]) or run}")
+        short = {key: value for key, value in settings.items() if len(str(value)) <= 24 and key != "parameters"}
+        names.append(", ".join([base, *differing(unusual(short, alike), alike)[:2]]))
     return [name if names.count(name) == 1 else f"{name}, {run}" for name, run in zip(names, runs, strict=True)]
