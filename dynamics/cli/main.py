@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Interrupted as signal_:
         _exit(128 + signal_.number, "interrupted.")
     except KeyboardInterrupt:
-        _exit(1, "interrupted.")
+        _exit(128 + signal.SIGINT, "interrupted.")
 
 
 @contextmanager

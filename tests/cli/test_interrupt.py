@@ -49,7 +49,7 @@ def test_an_interrupt_before_training_ends_a_run_in_the_background(workplace, te
     assert "stuck\n" in iter(process.stdout.readline, "")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert errors.splitlines()[-1] == "dynamics: interrupted."
     assert "Traceback" not in errors
     assert not (workplace / "checkpoints" / "a").exists()

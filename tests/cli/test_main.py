@@ -24,7 +24,7 @@ def fail(capsys, *words):
     [
         (InputError("No."), 2, "dynamics: No.\n"),
         (Failure("It broke."), 1, "dynamics: It broke.\n"),
-        (KeyboardInterrupt(), 1, "dynamics: interrupted.\n"),
+        (KeyboardInterrupt(), 130, "dynamics: interrupted.\n"),
         (
             PermissionError(13, "Permission denied", "secret.txt"),  # reading or writing
             2,

@@ -168,7 +168,7 @@ def test_an_interrupted_run_keeps_what_it_has(workplace, monkeypatch):
     written = stop_after(monkeypatch, 1)
     with pytest.raises(SystemExit) as exit_:
         probe("--run", "p")
-    assert exit_.value.code == 1
+    assert exit_.value.code == 130
     assert facts("p")["status"] == "interrupted"
     assert len(record.read("p")) == len(written[0])
     with pytest.raises(SystemExit):

@@ -91,7 +91,7 @@ def test_a_file_that_holds_anything_is_refused_by_name(text, run, capsys):
 
 def test_wrong_values_in_run_json_do_not_break_the_report(run, capsys):
     content = json.loads((run / "run.json").read_text())
-    for wrong in drawn(content, COUNT // 4, 0):
+    for wrong in drawn(content, COUNT // 8, 0):
         with kept(run):
             (run / "run.json").write_text(json.dumps(wrong))
             assert run_verb(capsys, "report", "a", "--out", "page.html") in (0, 1, 2)

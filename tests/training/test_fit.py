@@ -89,7 +89,7 @@ def test_ctrl_c_stops_after_a_step_with_its_state_saved(here, text_file, monkeyp
     monkeypatch.setattr(LanguageModel, "training_step", pressed)
     with pytest.raises(SystemExit) as exit_:
         fit(text_file, "cut", trainer__accumulate_grad_batches=2)
-    assert exit_.value.code == 1
+    assert exit_.value.code == 130
     assert signal.getsignal(signal.SIGINT) is handler
     printed = capsys.readouterr()
     assert f"step-{step:010d}.ckpt) with --resume auto" in printed.out

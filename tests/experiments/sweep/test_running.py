@@ -119,7 +119,7 @@ def test_what_is_complete_is_skipped_and_a_failure_stops_nothing(here, unasked, 
     assert (runs.read("s").status, runs.read("s").failed) == ("done", {})
 
 
-@pytest.mark.parametrize("code", [1, 143])
+@pytest.mark.parametrize("code", [130, 143])
 def test_a_run_that_was_asked_to_stop_stops_the_sweep(here, unasked, monkeypatch, code):
     stopped = run(code, status="interrupted")
     replace_fit(monkeypatch, stopped)

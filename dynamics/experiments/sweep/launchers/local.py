@@ -88,9 +88,9 @@ class _Process:
 
     def raise_if_interrupted(self) -> None:
         """Raise as the cell was ended, if somebody asked it to stop: nobody meant the others to begin then."""
-        code = self._process.returncode
-        if (code == 1 or code > 128) and self.cell.status == "interrupted":
-            raise KeyboardInterrupt if code == 1 else Interrupted(code - 128)
+        number = self._process.returncode - 128
+        if number > 0 and self.cell.status == "interrupted":
+            raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
     @property
     def failure(self) -> str:
