@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 
 from dynamics import record, runs
 from dynamics.loggers.names import flat_name
@@ -40,7 +41,8 @@ def train(folder, text_file, environment):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Makes processes that have imported everything already."""
+    """Makes processes that have imported everything already, and share no service of W&B with tests before them."""
+    wandb.teardown()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.loggers.test_kills", "dynamics.training.fit", "dynamics.loggers.wandb"])
     return context
