@@ -44,6 +44,9 @@ def pick_precision(accelerator: str) -> str:
     return "bf16-mixed" if is_fast else "32-true"
 
 
+ANY = re.DOTALL | re.MULTILINE
+
+
 class RunCLI(LightningCLI):
     """Model, data, trainer and callbacks of one run, from one configuration.
 
@@ -165,6 +168,9 @@ class RunCLI(LightningCLI):
                 cause = InputError(f"{match[1]} {match[2]}: remove it.")
             if cause is None and isinstance(error, TypeError):
                 cause = InputError(f"the configuration has a value of a wrong type ({in_words(error)}): correct it.")
+            # A value that a class falls over, as jsonargparse reports it: its first reason says which.
+            if cause is None and (match := re.search(r"any of the Union subtypes.*?^\s*- ([^\n]+)", str(error), ANY)):
+                cause = InputError(f"the configuration has a value of a wrong type ({match[1]}): correct it.")
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
