@@ -25,6 +25,7 @@ from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.curves import Curves
 from dynamics.training.health import Health
 from dynamics.training.monitor import Monitor
+from dynamics.training.nulls import refuse_nulls
 from dynamics.training.progress import ProgressBar
 from dynamics.training.signals import Interrupt
 from dynamics.training.trainer_options import refuse_settings, refuse_trainer, refuse_words
@@ -42,9 +43,6 @@ def pick_precision(accelerator: str) -> str:
         uses_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
         is_fast = uses_cpu and torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if is_fast else "32-true"
-
-
-ANY = re.DOTALL | re.MULTILINE
 
 
 class RunCLI(LightningCLI):
@@ -126,6 +124,9 @@ class RunCLI(LightningCLI):
         if "plugins" not in self.config.trainer:
             raise InputError("trainer must be a mapping of settings (got null): leave it out, or give some.")
         trainer, plugins = self.config.trainer, self.config.trainer.plugins
+        refuse_nulls(
+            self.config, {"trainer": L.Trainer, "monitor": Monitor, "checkpoints": Checkpoints, "health": Health}
+        )
         if trainer.default_root_dir is not None and is_run(trainer.default_root_dir):
             trainer.default_root_dir = None  # in the config.yaml of an older run
         refuse_settings(trainer)
@@ -168,9 +169,6 @@ class RunCLI(LightningCLI):
                 cause = InputError(f"{match[1]} {match[2]}: remove it.")
             if cause is None and isinstance(error, TypeError):
                 cause = InputError(f"the configuration has a value of a wrong type ({in_words(error)}): correct it.")
-            # A value that a class falls over, as jsonargparse reports it: its first reason says which.
-            if cause is None and (match := re.search(r"any of the Union subtypes.*?^\s*- ([^\n]+)", str(error), ANY)):
-                cause = InputError(f"the configuration has a value of a wrong type ({match[1]}): correct it.")
             raise (cause or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
