@@ -51,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _exit(2, "" if error.is_told else str(error))
     except Failure as failure:
         _exit(1, "" if failure.is_told else str(failure))
-    except Interrupted as signal_:
-        _exit(128 + signal_.number, "interrupted.")
-    except KeyboardInterrupt:
-        _exit(128 + signal.SIGINT, "interrupted.")
+    except KeyboardInterrupt as error:
+        _exit(128 + getattr(error, "number", signal.SIGINT), "interrupted.")
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError
 from dynamics.files import write_text
 from dynamics.report.arms import design, settings_of
 from dynamics.run_info import FitInfo, RunInfo
+
+if TYPE_CHECKING:
+    import wandb
 
 
 def config(info: RunInfo) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def tags(info: RunInfo) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in named if tag))
 
 
-def artifact(folder: Path, name: str, last_step: int) -> Any:
+def artifact(folder: Path, name: str, last_step: int) -> "wandb.Artifact":
     """Return an artifact of W&B: the record and the report page of a run that has made `last_step` steps."""
     import wandb
 

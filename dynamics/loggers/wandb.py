@@ -21,6 +21,8 @@ from dynamics.loggers.profiles import PICTURED
 from dynamics.run_info import RunInfo
 
 if TYPE_CHECKING:  # imported where a run begins: a configuration that names this logger may be run without it
+    import wandb
+
     from dynamics.loggers.upload import Upload
 
 
@@ -159,7 +161,7 @@ class WandbLogger(Logger):
         self._last = max(self._last, step)
         self._upload.add(step, self._journal.append(step, values), values)
 
-    def _artifact(self) -> Any:
+    def _artifact(self) -> "wandb.Artifact | None":
         return about.artifact(self._folder, self._name or self._id, self._last) if self._attaches else None
 
 

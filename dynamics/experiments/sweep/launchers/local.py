@@ -90,7 +90,7 @@ class _Process:
         """Raise as the cell was ended, if somebody asked it to stop: nobody meant the others to begin then."""
         number = self._process.returncode - 128
         if number > 0 and self.cell.status == "interrupted":
-            raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
+            raise Interrupted(number)
 
     @property
     def failure(self) -> str:
