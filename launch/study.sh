@@ -36,20 +36,22 @@ failed=0
 dynamics sweep configs/study/arms.yaml --run "$name" --jobs "$jobs" "${arms[@]}" || failed=$?
 [[ $failed -le 1 ]] || exit "$failed" # 1: some runs failed, and are named; the others are judged
 
-switch_mask() { # train the fork $1: its parent, from half of its steps on, without the mask
-  if grep -qs '"status": "done"' "checkpoints/$1/run.json"; then
-    return
-  elif [[ -e checkpoints/$1 ]]; then
-    dynamics fit --run "$1" --resume auto
+switch_mask() { # train the fork of the seed $1: causal-mlm, from half of its steps on, without the mask
+  local fork=$name-switched-$1
+  if grep -qs '"status": "done"' "checkpoints/$fork/run.json"; then
+    return # its states, from which a run resumes, may be gone by now
+  elif [[ -e checkpoints/$fork ]]; then
+    dynamics fit --run "$fork" --resume auto
   else
-    dynamics fork "checkpoints/${1/switched/causal-mlm}" --at "$half" --config configs/switch.yaml --run "$1"
+    dynamics fork "$folder-causal-mlm-$1" --at "$half" --config configs/switch.yaml --run "$fork"
   fi
 }
 export -f switch_mask
-export half
+export name folder half
 threads=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))} # as the sweep gives to each of its runs
-mapfile -t forks < <(printf '%s\n' "$folder"-causal-mlm-seed_* | sed 's/^checkpoints.//; s/causal-mlm/switched/')
-printf '%s\0' "${forks[@]}" | OMP_NUM_THREADS=$threads xargs -0 -P "$jobs" -I {} bash -c 'switch_mask "$1"' _ {}
+parents=("$folder"-causal-mlm-seed_*)
+seeds=("${parents[@]#"$folder-causal-mlm-"}")
+printf '%s\0' "${seeds[@]}" | OMP_NUM_THREADS=$threads xargs -0 -P "$jobs" -I {} bash -c 'switch_mask "$1"' _ {}
 
 others=("$name-probe")
 dynamics probe --config configs/probe.yaml "${probe[@]}" --device "$device" --run "$name-probe" --resume auto
@@ -60,5 +62,5 @@ if [[ -n ${SENTENCES:-} ]]; then
 fi
 
 dynamics claims "$name" "${others[@]}" --json "$folder/claims.json" --out "$folder/claims.html"
-dynamics report "$folder"-{decoder,causal-mlm,encoder}-seed_* "${forks[@]}" --out "$folder/study.html"
+dynamics report "$folder"-{decoder,causal-mlm,encoder}-seed_* "${seeds[@]/#/$name-switched-}" --out "$folder/study.html"
 exit "$failed"
