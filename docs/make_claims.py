@@ -27,7 +27,7 @@ def _row(claim: Claim) -> str:
 
 def page() -> str:
     """Return the page with the table as it is now."""
-    return between(PAGE, "claims", table())
+    return between(PAGE.read_text(), "claims", table())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def package_map() -> str:
 
 def page() -> str:
     """Return the page with the map as it is now."""
-    return between(PAGE, "map", package_map())
+    return between(PAGE.read_text(), "map", package_map())
 
 
 if __name__ == "__main__":

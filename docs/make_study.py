@@ -1,4 +1,4 @@
-"""Write docs/study from the runs of launch/study.sh: records, verdicts, both pages, and the table of README.md.
+"""Write docs/study from the runs of launch/study.sh: records, verdicts, both pages, and the tables of README.md.
 
     python docs/make_study.py study study-switched-seed_{0..4} study-probe study-cone
 
@@ -12,22 +12,29 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from marks import between
 
 from dynamics import record, runs
-from dynamics.claims import CLAIMS, page
+from dynamics.claims import CLAIMS
 from dynamics.claims.evidence import load
 from dynamics.claims.judge import Judgement, judge
-from dynamics.claims.table import as_json, count, effect
+from dynamics.claims.run import claims
+from dynamics.claims.table import count, effect
 from dynamics.cli.main import main as dynamics
 from dynamics.run_info import FitInfo, SweepInfo
 
 STUDY = Path(__file__).resolve().parent / "study"
 RECORDS, CONFIGS = STUDY / "records", STUDY / "configs"
-REPORTED = ("decoder", "causal-mlm", "encoder", "switched")  # arms of the report
+TWINS = ("decoder", "causal-mlm", "encoder")
+REPORTED = (*TWINS, "switched")  # arms of the report
+FOLLOWED = (  # quantities along the steps: site, metric, decimals
+    *(("residual", "anisotropy", 2), ("residual", "intrinsic_dimension", 1), ("residual", "effective_rank", 0)),
+    *(("residual", "mean_cosine", 2), ("attention", "normalized_entropy", 2), ("attention", "sink_mass", 3)),
+)
 FLOATS = ("value", "low", "high", "n_effective")
 
 
@@ -71,15 +78,56 @@ def kept() -> list[Path]:
     return [folder for folder in sorted(RECORDS.iterdir()) if not isinstance(runs.read(folder), FitInfo)]
 
 
-def readme(judgements: list[Judgement]) -> str:
-    """Return the page with the table of these verdicts."""
-    head = "| | claim | verdict | effect [95 %] | of |\n|---|---|---|---|---|\n"
+def verdict_table(judgements: list[Judgement]) -> str:
     rows = (
         f"| [{one.claim.id}](../claims.md#the-claims) | {one.claim.statement} | {one.verdict} | {effect(one)} | "
         f"{count(one)} |\n"
         for one in judgements
     )
-    return between(STUDY / "README.md", "verdicts", head + "".join(rows))
+    return "| | claim | verdict | effect [95 %] | of |\n|---|---|---|---|---|\n" + "".join(rows)
+
+
+def profile_table(rows: pd.DataFrame) -> str:
+    """Return anisotropy by arm and layer, and bits on validation, at the last step: means over seeds."""
+    last = rows[rows["step"] == rows["step"].max()]
+    shares = last[(last["site"] == "residual") & (last["metric"] == "anisotropy") & (last["layer"] > 0)]
+    shares = shares.groupby(["arm", "layer"], sort=False)["value"].mean().unstack()
+    bits = last[(last["site"] == "validation") & last["metric"].str.startswith("bits")].groupby("arm")["value"].mean()
+    seeds = last.groupby("arm")["run"].nunique()
+    lines = (
+        f"| {arm} | {seeds[arm]} | {' | '.join(f'{x:.2f}' for x in shares.loc[arm])} | {bits[arm]:.2f} |\n"
+        for arm in shares.index
+    )
+    head = f"| arm | seeds | layer {' | '.join(map(str, shares.columns))} | bits |\n"
+    return head + "|---" * (len(shares.columns) + 3) + "|\n" + "".join(lines)
+
+
+def course_table(rows: pd.DataFrame) -> str:
+    """Return quantities of the twins along the steps: means over layers 1..L and seeds."""
+    twins = rows[rows["arm"].isin(TWINS) & (rows["layer"] > 0) & (rows["head"] == -1)]
+    lines, steps = [], list[int]()
+    for site, metric, decimals in FOLLOWED:
+        of = twins[(twins["site"] == site) & (twins["metric"] == metric)]
+        means = of.groupby(["arm", "step"])["value"].mean().unstack()
+        steps = list(means.columns)
+        for arm in TWINS:
+            values = " | ".join(f"{x:.{decimals}f}" for x in means.loc[arm])
+            lines.append(f"| {metric.replace('_', ' ')} | {arm} | {values} |\n")
+    return f"| | | step {' | '.join(map(str, steps))} |\n" + "|---" * (len(steps) + 2) + "|\n" + "".join(lines)
+
+
+def readme(judgements: list[Judgement]) -> str:
+    """Return the page with its tables as these verdicts and the records have them."""
+    rows = record.read([folder for folder in sorted(RECORDS.iterdir()) if "-seed_" in folder.name])
+    rows = rows.assign(arm=rows["run"].str.extract("^[^-]+-(.+)-seed_")[0])
+    text = (STUDY / "README.md").read_text()
+    for name, table in {
+        "verdicts": verdict_table(judgements),
+        "profiles": profile_table(rows),
+        "courses": course_table(rows),
+    }.items():
+        text = between(text, name, table)
+    return text
 
 
 def main(names: list[str]) -> None:
@@ -97,11 +145,8 @@ def main(names: list[str]) -> None:
                     keep(folder.parent / run)
         else:
             keep(folder)
-    study = load(kept())
-    judgements = judge(study, CLAIMS)
-    (STUDY / "claims.json").write_text(as_json(judgements))
-    page.write(study, judgements, STUDY / "claims.html")
-    (STUDY / "README.md").write_text(readme(judgements))
+    claims(kept(), STUDY / "claims.json", STUDY / "claims.html")
+    (STUDY / "README.md").write_text(readme(verdicts()))
     drawn = [folder for arm in REPORTED for folder in sorted(RECORDS.glob(f"*-{arm}-seed_*"))]
     dynamics(["report", *map(str, drawn), "--out", str(STUDY / "report.html")])
 

@@ -224,6 +224,12 @@ def test_many_arms_are_laid_over_one_another(small, draw):
     assert {trace["name"] for trace in last["data"] if trace.get("showlegend")} == {f"arm, width {w}" for w in range(7)}
 
 
+@pytest.mark.parametrize(("count", "is_folded"), [(6, False), (7, True)])
+def test_many_arms_are_listed_in_a_fold_so_that_the_answer_comes_first(small, draw, count, is_folded):
+    html = draw(*(small(f"m{i}", states(f"m{i}")) for i in range(count)))
+    assert (f"<details><summary>{count} arms and runs</summary>" in html) == is_folded
+
+
 def test_a_metric_of_the_user_has_its_title_and_axis(small, draw):
     facts = {"title": "twist", "unit": "turns", "meaning": "How far states turn.", "source": "nobody", "range": [0, 1]}
     html = draw(small("d", states("d") + states("d", "my_twist"), descriptions={"my_twist": facts}))
