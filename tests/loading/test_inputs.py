@@ -325,7 +325,7 @@ def test_memory_does_not_grow_with_the_tokens(workplace):
         done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=True)
         return int(done.stdout.split()[-1])
 
-    assert peak(90_000) < 1.05 * peak(15_000)
+    assert peak(150_000) < 1.05 * peak(15_000)
 
 
 @pytest.mark.parametrize("name", ["lab/model", "google/multiberts-seed_1"])
