@@ -26,6 +26,7 @@ for word in "$@"; do
       exit 2 ;;
   esac
 done
+[[ $steps =~ ^[1-9][0-9]*$ && $steps != 1 ]] || { echo "launch/study.sh: STEPS must be at least 2 (got $steps)." >&2; exit 2; }
 half=$((steps / 2))
 arms=(--config configs/study/common.yaml --size tiny --data.corpus "${CORPUS:-sample}" --trainer.max_steps "$steps"
   --trainer.val_check_interval "$half" --checkpoints.every "$half" "$@")
