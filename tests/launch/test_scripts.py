@@ -112,6 +112,7 @@ def test_a_study_trains_forks_and_judges(call, workplace):
     assert call("study.sh", "cpu", codes={"dynamics": 2}) == (2, lines[:1])
     assert call("study.sh", "tpu") == (2, ["launch/study.sh: the scale is cpu or gpu (got tpu)."])
     for steps in ("1", "abc"):
-        assert call("study.sh", "cpu", STEPS=steps) == (2, [f"launch/study.sh: STEPS must be at least 2 (got {steps})."])
+        said = f"launch/study.sh: STEPS must be at least 2 (got {steps})."
+        assert call("study.sh", "cpu", STEPS=steps) == (2, [said])
     code, (said,) = call("study.sh", "cpu", "--trainer.max_steps=9")
     assert (code, said[:47]) == (2, "launch/study.sh: --trainer.max_steps is set by ")
